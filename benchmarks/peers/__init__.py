@@ -1,0 +1,4 @@
+"""Comparison with other libraries: ``python -m benchmarks.peers --help``.
+
+The peers are needed only here: ``pip install "nbnorm[peers]"``.
+"""

@@ -1,0 +1,178 @@
+"""Time of a training step with batch norm: nbnorm beside PyTorch, JAX and scikit-learn.
+
+Before anything is timed, all take the same steps from the same initial values, and must end with the
+same values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from . import networks
+from .machine import quiet_turns
+from .process import Remote
+
+CONTESTANTS = {
+    "nbnorm": "Nbnorm",
+    "torch eager": "Torch",
+    "torch.compile": "TorchCompile",
+    "jax jit": "Jax",
+    "jax scan": "JaxScan",
+    "scikit-learn": "ScikitLearn",
+}
+# It has no batch norm, so there is nothing to compare its results with.
+WITHOUT_NORM = ("scikit-learn",)
+
+# Batches of an epoch, by their size: the slowest epoch takes about a second.
+STEPS = {32: 500, 60: 200, 128: 60, 256: 20, 512: 8}
+
+# Steps whose results are compared, and their learning rate, which is large so that the values move.
+COMPARED = 5
+COMPARED_LR = 0.1
+# Largest difference of an array's values after these steps, in the Euclidean norm and relative to the
+# length of the way they went from their initial values; of the loss, relative to it.  tanh shows roundings
+# alone.  With relu, rounding puts a few of a million units on the other side of the corner, where the
+# gradient jumps: one such unit in a batch is a difference of about a thousandth.
+TOLERANCES = {"tanh": 1e-4, "sigmoid": 1e-4, "relu": 1e-2}
+LOSS_TOLERANCE = 1e-5
+# The network of torch.compile is that of torch eager, and another activation would have it compile again.
+ONCE = ("torch.compile",)
+
+LR = 1e-3
+WARM_UP = 0.05  # seconds
+
+Entry = dict[str, Any]
+
+
+def megaflops(sizes: tuple[int, ...], batch: int) -> float:
+    """Arithmetic of a step's matrix products: the first layer needs no gradient of its input."""
+    products = [a * b for a, b in itertools.pairwise(sizes)]
+    return 2.0 * batch * (3 * sum(products) - products[0]) / 1e6
+
+
+def difference(start: dict[str, Any], expected: dict[str, Any], got: dict[str, Any]) -> tuple[float, float]:
+    """Return how far two losses, and two arrays of values at most, lie from each other."""
+    if set(got) != set(expected):
+        raise RuntimeError(f"values {sorted(set(got) ^ set(expected))} are missing or foreign")
+    loss = abs(float(got["loss"]) / float(expected["loss"]) - 1.0)
+    worst = 0.0
+    for name in set(expected) - {"loss"}:
+        way = np.linalg.norm(np.float64(expected[name]) - start[name])
+        worst = max(worst, float(np.linalg.norm(np.float64(got[name]) - expected[name]) / way))
+    return loss, worst
+
+
+def compare(
+    folder: str, problem: str, activation: str, remotes: dict[str, Remote]
+) -> tuple[Entry, dict[str, str]]:
+    """Let all take the same steps, first with tanh and then as they are timed; take out who cannot.
+
+    Returns
+    -------
+    differences : dict
+        For each activation and contestant, how far its loss and its values are from nbnorm's; more than the
+        tolerances is an error.
+    absent : dict of str to str
+        Who has failed, and why.
+    """
+    with np.load(problem) as file:
+        start = dict(file)
+    differences: Entry = {}
+    absent = {}
+    for kind in dict.fromkeys(("tanh", activation)):
+        results = {}
+        for name, remote in list(remotes.items()):
+            if kind != activation and name in (*ONCE, *WITHOUT_NORM):
+                continue
+            path = f"{folder}/{remote.name}.npz"
+            try:
+                remote.call("steps", count=COMPARED, lr=COMPARED_LR, activation=kind, save=path)
+            except RuntimeError as error:
+                if name == "nbnorm":
+                    raise
+                absent[name] = str(error)
+                remotes.pop(name).close()
+                continue
+            if name not in WITHOUT_NORM:
+                with np.load(path) as file:
+                    results[name] = dict(file)
+        expected = results.pop("nbnorm")
+        differences[kind] = {name: difference(start, expected, got) for name, got in results.items()}
+        for name, (loss, values) in differences[kind].items():
+            if not (loss <= LOSS_TOLERANCE and values <= TOLERANCES[kind]):
+                raise RuntimeError(
+                    f"after {COMPARED} steps with {kind}, {name} differs from nbnorm by {loss:.2g} in the "
+                    f"loss and {values:.2g} in the values"
+                )
+    return differences, absent
+
+
+def measure(
+    sizes: tuple[int, ...],
+    batch: int,
+    *,
+    threads: int,
+    norm: str = "after",
+    activation: str = "relu",
+    contestants: tuple[str, ...] = tuple(CONTESTANTS),
+    rounds: int = 5,
+    least: float = 0.3,
+) -> Entry:
+    """Compare the contestants' results and time their steps.
+
+    Parameters
+    ----------
+    rounds : int
+        Turns that each contestant has; its time is the median over them.
+    least : float
+        Seconds of a turn, at least; it always consists of whole epochs.
+
+    Returns
+    -------
+    dict
+        For each contestant ``seconds`` of a step and ``turns``, those of each turn, of which the ``quiet``
+        ones count, ``differences`` and
+        ``absent`` (with the reason); ``limits`` of the machine.
+    """
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = f"{folder}/problem.npz"
+        networks.problem(path, list(sizes), batch, STEPS[batch], norm)
+        remotes: dict[str, Remote] = {}
+        for name in contestants:
+            arguments = {"path": path, "sizes": sizes, "batch": batch, "norm": norm, "activation": activation}
+            remote = Remote("benchmarks.peers.networks", CONTESTANTS[name], threads, **arguments)
+            remotes[name] = stack.enter_context(remote)
+        differences, absent = compare(folder, path, activation, remotes)
+        meter = stack.enter_context(Remote("benchmarks.peers.machine", "Meter", threads))
+        for remote in remotes.values():
+            remote.call("epochs", lr=LR, least=WARM_UP)
+        turns: dict[str, list[float]] = {name: [] for name in remotes}
+
+        def play(turn: int) -> None:
+            order = list(remotes)
+            order = order[turn % len(order) :] + order[: turn % len(order)]
+            for name in order:
+                seconds = remotes[name].call("epochs", lr=LR, least=least)
+                turns[name].append(statistics.fmean(seconds) / STEPS[batch])
+
+        quiet, limits = quiet_turns(lambda: meter.call("measure", memory=False), play, rounds)
+    return {
+        "sizes": sizes,
+        "batch": batch,
+        "threads": threads,
+        "norm": norm,
+        "activation": activation,
+        "megaflops": megaflops(sizes, batch),
+        "limits": limits,
+        "quiet": quiet,
+        "seconds": {name: statistics.median(times[turn] for turn in quiet) for name, times in turns.items()},
+        "turns": turns,
+        "differences": differences,
+        "absent": absent,
+    }

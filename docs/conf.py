@@ -1,0 +1,93 @@
+"""Sphinx configuration."""
+
+import contextlib
+import importlib.metadata
+import io
+import os
+import re
+import shutil
+from pathlib import Path
+
+from docutils.nodes import SkipNode
+from docutils.utils.math import MathError
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.util.math import get_node_equation_number
+
+import nbnorm.cli
+
+# Pages of names that are gone must not stay.
+shutil.rmtree(Path(__file__).parent / "generated", ignore_errors=True)
+
+project = "nbnorm"
+author = "the nbnorm developers"
+copyright = author
+release = importlib.metadata.version("nbnorm")
+version = release
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+]
+templates_path = ["_templates"]
+exclude_patterns = ["_build", "_templates", "examples"]
+nitpicky = False
+
+myst_enable_extensions = ["amsmath", "dollarmath", "deflist", "colon_fence", "attrs_block"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings state types, shapes and dtypes
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+html_theme = "furo"
+html_title = f"nbnorm {release}"
+html_show_sphinx = False
+html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["page.css"]
+html_math_renderer = "mathml"
+
+
+def _mathml(text, block):
+    # docutils takes the index of an accented letter for a limit below it; an empty base prevents that.
+    source = re.sub(r"(\\(?:bar|hat|dot) ?(?:\w|\{[^{}]*\}))_", r"\1{}_", text.replace("\n", " "))
+    try:
+        return tex2mathml(source, as_block=block)
+    except MathError as error:
+        raise ValueError(f"cannot render {source!r}: {error}") from None
+
+
+def _inline(translator, node):
+    translator.body.append(_mathml(node.astext(), False))
+    raise SkipNode
+
+
+def _block(translator, node):
+    translator.body.append(translator.starttag(node, "div", CLASS="equation"))
+    translator.body.append(_mathml(node.astext(), True))
+    if node["number"]:
+        translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})</span>')
+    translator.body.append("</div>")
+    raise SkipNode
+
+
+def _write_help(app):
+    """Write what `nbnorm COMMAND --help` prints, for the page on the command line."""
+    os.environ["COLUMNS"] = "92"
+    folder = Path(app.srcdir) / "generated"
+    folder.mkdir(exist_ok=True)
+    for command in ("train", "predict", "standardize", "gradcheck"):
+        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+            nbnorm.cli.main([command, "--help"])
+        (folder / f"help-{command}.txt").write_text(text.getvalue())
+
+
+def setup(app):
+    """Render mathematics as MathML when the pages are built: they need no network and no script."""
+    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.connect("builder-inited", _write_help)

@@ -1,0 +1,47 @@
+"""Standardization, batch normalization and fast training of fully connected networks on CPUs."""
+
+from nbnorm import kernels as kernels
+from nbnorm._jit import get_num_threads, set_num_threads
+from nbnorm.activations import activation_backward, activation_forward
+from nbnorm.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_inference
+from nbnorm.datasets import load_digits, load_mnist, train_test_split
+from nbnorm.dense import Dense, dense_backward, dense_forward
+from nbnorm.gradcheck import gradcheck
+from nbnorm.losses import binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from nbnorm.moments import Moments, moments
+from nbnorm.network import FNN
+from nbnorm.sgd import SGD, sgd_step
+from nbnorm.standardize import Standardizer, standardize
+from nbnorm.training import DivergenceError, History
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FNN",
+    "SGD",
+    "BatchNorm",
+    "Dense",
+    "DivergenceError",
+    "History",
+    "Moments",
+    "Standardizer",
+    "activation_backward",
+    "activation_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "binary_cross_entropy",
+    "dense_backward",
+    "dense_forward",
+    "get_num_threads",
+    "gradcheck",
+    "load_digits",
+    "load_mnist",
+    "mean_squared_error",
+    "moments",
+    "set_num_threads",
+    "sgd_step",
+    "softmax_cross_entropy",
+    "standardize",
+    "train_test_split",
+]

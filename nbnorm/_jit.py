@@ -1,0 +1,388 @@
+"""Compile options, the compile cache and the thread policy: the only place that knows them.
+
+Every compiled function of the package is made by `kernel` or `parallel_kernel`.  No other module
+imports `njit`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import pickle
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import config
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.serialize import dumps
+
+PACKAGE = Path(__file__).resolve().parent
+
+# Named sets of LLVM fast-math flags.  None of them assumes away NaN or infinity.
+EXACT: frozenset[str] = frozenset()
+REASSOCIATE = frozenset({"reassoc", "contract"})  # lets a long sum run in vector lanes
+
+# ----------------------------------------------------------------------------------------------
+# Cache
+# ----------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def package_digest() -> str:
+    """Digest of every source file of the package and of the Python and Numba versions.
+
+    Numba's own stamp covers only the file in which a function stands, so a changed callee in
+    another file would run stale machine code.  The digest names the cache folder instead.
+    """
+    digest = hashlib.sha256(f"{sys.version}|{numba.__version__}|{np.__version__}".encode())
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(str(path.relative_to(PACKAGE)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+# Now, while the files are those that this process imports: an upgrade beside a running process must
+# not let it store old code under the new version's name.  It takes 3 ms.
+package_digest()
+
+
+def _user_cache() -> Path:
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def _cache_roots() -> Iterator[Path]:
+    """Places for compiled code, the preferred one first."""
+    if config.CACHE_DIR:
+        yield Path(config.CACHE_DIR) / "nbnorm"
+        return
+    yield PACKAGE / "__pycache__" / "jit"
+    with contextlib.suppress(RuntimeError):  # no home directory
+        yield _user_cache() / "nbnorm" / "jit"
+
+
+@functools.cache
+def cache_folder() -> Path | None:
+    """Folder of the compiled code of this very version, or None where nothing can be written."""
+    for root in _cache_roots():
+        folder = root / package_digest()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError:
+            continue
+        _drop_other_versions(root, folder)
+        return folder
+    return None
+
+
+def _drop_other_versions(root: Path, keep: Path) -> None:
+    """Remove the code of versions whose folder was last used more than 30 days before this one's."""
+    with contextlib.suppress(OSError):
+        os.utime(keep)
+        limit = keep.stat().st_mtime - 30 * 86400
+        for folder in root.iterdir():
+            if folder != keep and folder.is_dir() and folder.stat().st_mtime < limit:
+                for file in folder.iterdir():
+                    file.unlink()
+                folder.rmdir()
+
+
+class _Locator(_CacheLocator):
+    """Points Numba at `cache_folder`."""
+
+    def __init__(self, py_func: Callable[..., Any], py_file: str) -> None:
+        self._py_file = py_file
+        self._line = py_func.__code__.co_firstlineno
+
+    def ensure_cache_path(self) -> None:
+        """Do nothing: `_Files` finds out by itself whether it can write."""
+
+    def get_cache_path(self) -> str:
+        return str(cache_folder())
+
+    def get_source_stamp(self) -> str:
+        return package_digest()
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, py_func: Callable[..., Any], py_file: str) -> _Locator:
+        return cls(py_func, py_file)
+
+
+class _Impl(CompileResultCacheImpl):
+    _locator_classes = [_Locator]  # noqa: RUF012  the base class's attribute
+
+    def __init__(self, py_func: Callable[..., Any]) -> None:
+        # NUMBA_CACHE_LOCATOR_CLASSES would put another locator in front of ours.
+        chosen, config.CACHE_LOCATOR_CLASSES = getattr(config, "CACHE_LOCATOR_CLASSES", ""), ""
+        try:
+            super().__init__(py_func)
+        finally:
+            config.CACHE_LOCATOR_CLASSES = chosen
+
+
+class _Files:
+    """One file for each compiled signature; no index that two processes could overwrite.
+
+    The file's name is the digest of the whole key and the key is stored inside, so a file can
+    only ever be taken for what it is.  Anything unreadable counts as absent and is replaced.
+    """
+
+    def __init__(self, base: str, options: str) -> None:
+        self._base = base
+        self._options = options
+
+    def _path(self, key: object) -> Path | None:
+        folder = cache_folder()
+        if folder is None:
+            return None
+        name = hashlib.sha256(f"{self._options}|{key!s}".encode()).hexdigest()[:24]
+        return folder / f"{self._base}-{name}.nbc"
+
+    def load(self, key: object) -> Any:
+        path = self._path(key)
+        if path is None:
+            return None
+        try:
+            blob = path.read_bytes()
+            digest, body = blob[:32], blob[32:]
+            if hashlib.sha256(body).digest() != digest:
+                return None
+            stored, data = pickle.loads(body)
+        except Exception:  # missing, truncated, foreign: compile again
+            return None
+        return data if stored == str(key) else None
+
+    def save(self, key: object, data: object) -> None:
+        path = self._path(key)
+        if path is None:
+            return
+        body = dumps((str(key), data))
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(body).digest() + body)
+                os.replace(temporary, path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+        except OSError:  # a full disk or a folder gone meanwhile: the code stays in memory
+            return
+
+    def flush(self) -> None:
+        folder = cache_folder()
+        if folder is not None:
+            for path in folder.glob(f"{self._base}-*.nbc"):
+                path.unlink(missing_ok=True)
+
+
+class _Cache(FunctionCache):
+    _impl_class = _Impl
+
+    def __init__(self, py_func: Callable[..., Any], options: str) -> None:
+        # `cache_folder` is asked only when something is compiled: importing must not touch disks.
+        self._name = repr(py_func)
+        self._py_func = py_func
+        self._impl = self._impl_class(py_func)
+        self._options = options
+        self._cache_file = _Files(self._impl.filename_base, options)
+        self.enable()
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache_folder())
+
+
+# ----------------------------------------------------------------------------------------------
+# Compilation
+# ----------------------------------------------------------------------------------------------
+
+
+def _compile(function: Callable[..., Any], parallel: bool, fastmath: frozenset[str], inline: str) -> Any:
+    options: dict[str, Any] = {
+        # Kernels hold no Python objects; other Python threads go on while they run.
+        "nogil": True,
+        "parallel": parallel,
+        "fastmath": set(fastmath) if fastmath else False,
+        # Division by zero gives inf or nan as in NumPy and costs no branch.
+        "error_model": "numpy",
+        "inline": inline,
+    }
+    dispatcher = numba.njit(**options)(function)
+    if not config.DISABLE_JIT:
+        # Numba's key leaves the options out, so twins of one body would share an entry.
+        stamp = f"{parallel}|{sorted(fastmath)}|{inline}|{config.OPT!s}"
+        dispatcher._cache = _Cache(function, stamp)
+    return dispatcher
+
+
+def kernel(
+    function: Callable[..., Any] | None = None,
+    *,
+    fastmath: frozenset[str] = EXACT,
+    inline: str = "never",
+) -> Any:
+    """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL."""
+    if function is None:
+        return functools.partial(kernel, fastmath=fastmath, inline=inline)
+    return _compile(function, False, fastmath, inline)
+
+
+class ParallelKernel:
+    """A body with `numba.prange` loops, compiled serially and in parallel on first use.
+
+    `serial` and `parallel` are the two dispatchers; calling the object itself with the amount of
+    work first picks one of them.
+    """
+
+    def __init__(self, function: Callable[..., Any], fastmath: frozenset[str]) -> None:
+        functools.update_wrapper(self, function)
+        self.serial = _compile(function, False, fastmath, "never")
+        self.parallel = _compile(function, True, fastmath, "never")
+
+    def __call__(self, work: int, *args: Any) -> Any:
+        """Run on `args`; `work` is the number of array elements read or written."""
+        return _launch(self, work, args)
+
+
+def parallel_kernel(function: Callable[..., Any] | None = None, *, fastmath: frozenset[str] = EXACT) -> Any:
+    """Decorate a body with `prange` loops over fixed blocks; see `ParallelKernel`."""
+    if function is None:
+        return functools.partial(parallel_kernel, fastmath=fastmath)
+    return ParallelKernel(function, fastmath)
+
+
+# ----------------------------------------------------------------------------------------------
+# Threads
+# ----------------------------------------------------------------------------------------------
+
+# Elements below which a parallel region is not worth it.  A region costs 1-2 us with OpenMP and TBB
+# and about 100 us with Numba's workqueue, an element about 0.3 ns; but the parallel twin also has to
+# be compiled, which takes seconds, so small work is left to the serial one.
+_WORK = {"omp": 131_072, "tbb": 131_072, "workqueue": 2_000_000}
+
+_workqueue_lock = threading.Lock()
+_threads: int | None = None
+_forked = False
+
+
+def _limit() -> int:
+    """Threads that the environment allows."""
+    limit = int(config.NUMBA_NUM_THREADS)
+    with contextlib.suppress(ValueError):
+        limit = min(limit, int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0]))
+    return max(limit, 1)
+
+
+def get_num_threads() -> int:
+    """Return the number of threads that nbnorm uses at most.
+
+    Returns
+    -------
+    int
+        The number given to `set_num_threads`, otherwise what ``NUMBA_NUM_THREADS``,
+        ``OMP_NUM_THREADS`` and the processor allow.  A smaller ``numba.set_num_threads`` in the
+        calling thread is respected.
+
+    Examples
+    --------
+    >>> import nbnorm
+    >>> nbnorm.get_num_threads() >= 1
+    True
+    """
+    count = _limit() if _threads is None else _threads
+    if _launched():
+        count = min(count, int(numba.get_num_threads()))
+    return count
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set the number of threads that nbnorm uses at most, in the whole process.
+
+    Results do not depend on it, to the last bit.
+
+    Parameters
+    ----------
+    n : int or None
+        Between 1 and the number that the environment allows; None restores the default.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer.
+    ValueError
+        If `n` is out of range.
+
+    Examples
+    --------
+    >>> import nbnorm
+    >>> nbnorm.set_num_threads(1)
+    >>> nbnorm.get_num_threads()
+    1
+    >>> nbnorm.set_num_threads(None)
+    """
+    global _threads
+    if n is None:
+        _threads = None
+        return
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"n must be an integer or None, got {type(n).__name__}")
+    most = int(config.NUMBA_NUM_THREADS)
+    if not 1 <= n <= most:
+        raise ValueError(f"n must be between 1 and {most} (NUMBA_NUM_THREADS), got {n}")
+    _threads = int(n)
+
+
+def _launched() -> bool:
+    """Whether Numba's threading layer has been started in this process."""
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    return bool(getattr(parallel, "_is_initialized", False))
+
+
+def _after_fork() -> None:
+    # GNU OpenMP kills a forked child that enters a region; the other layers have lost their
+    # workers.  Serial twins give the same bits.
+    global _forked, _workqueue_lock
+    _forked = _launched()
+    _workqueue_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _launch(pair: ParallelKernel, work: int, args: tuple[Any, ...]) -> Any:
+    if work < _WORK["omp"] or _forked:
+        return pair.serial(*args)
+    threads = get_num_threads()
+    if threads == 1:
+        return pair.serial(*args)
+    before = int(numba.get_num_threads())  # starts the threading layer
+    layer = numba.threading_layer()
+    if work < _WORK[layer]:
+        return pair.serial(*args)
+    # The workqueue layer aborts the process when two Python threads enter at once.
+    if layer == "workqueue" and not _workqueue_lock.acquire(blocking=False):
+        return pair.serial(*args)
+    try:
+        numba.set_num_threads(threads)
+        return pair.parallel(*args)
+    finally:
+        numba.set_num_threads(before)
+        if layer == "workqueue":
+            _workqueue_lock.release()

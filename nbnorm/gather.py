@@ -1,0 +1,288 @@
+"""Reading a mini-batch where the data lie: gathered, converted, standardized and blocked at once.
+
+Rows of the table are samples; in the engine's input (see `nbnorm.engine`) samples stand side by
+side.  Squares of as many samples and features as a tile has rows are therefore transposed in
+registers, between the conversion to floating point and the store.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+
+from nbnorm._jit import kernel
+from nbnorm.simd import PEEK_DTYPES, data_at, get, put, tile, tile_rows, tile_width, transpose_registers
+
+# Places in the engine's `control` array that describe the table.
+(
+    ADDRESS,  # of the first element
+    ROW,  # bytes between rows
+    COLUMN,  # bytes between columns
+    KIND,  # index in simd.PEEK_DTYPES
+    READS,
+) = range(5)
+
+# Features that are transposed for all samples of a block before the next ones: 16 kB of output.
+_STRIP = 128
+
+_I64 = ir.IntType(64)
+
+
+class Data:
+    """A table that kernels read where it lies: address, strides and element type.
+
+    Arrays of other element types, or of foreign byte order, are converted once.
+    """
+
+    def __init__(self, x: npt.NDArray[Any], dtype: np.dtype[Any]) -> None:
+        if x.dtype == np.bool_:
+            x = x.view(np.uint8)
+        if x.dtype not in PEEK_DTYPES or not x.dtype.isnative:
+            x = x.astype(dtype)
+        self.array = x  # keeps the memory alive
+        self.samples = len(x)
+        self.kind = PEEK_DTYPES.index(x.dtype)
+        self.address = int(x.__array_interface__["data"][0])
+        self.strides = x.strides
+
+
+@kernel(inline="always")
+def share(total: Any, tid: Any, threads: Any) -> Any:
+    """Range of the items that a thread owns."""
+    return total * tid // threads, total * (tid + 1) // threads
+
+
+if config.DISABLE_JIT:
+
+    def peek_any(address: int, offset: int, kind: int) -> Any:
+        """Return an element of type ``PEEK_DTYPES[kind]`` as float64."""
+        dtype = PEEK_DTYPES[kind]
+        return np.float64(np.frombuffer(ctypes.string_at(int(address + offset), dtype.itemsize), dtype)[0])
+
+    def gather_squares(
+        address: int, stride: int, kind: int, rows: Any, r: int, exact: Any, single: Any, first: int,
+        steps: int, out: Any, o: int,
+    ) -> None:  # fmt: skip
+        """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
+        size, width, item = tile(out.dtype).rows, tile(out.dtype).width, PEEK_DTYPES[kind].itemsize
+        s = exact if kind == 2 else single
+        for i in range(first, first + steps * size):
+            for b in range(size):
+                x = s.dtype.type(peek_any(address, int(rows[r + b]) * stride + i * item, kind))
+                out[o + (i - first) * width + b] = ((x - s[0, i]) - s[1, i]) * s[2, i]
+
+else:
+
+    @intrinsic
+    def peek_any(typingctx: Any, address: Any, offset: Any, kind: Any) -> Any:
+        """Return an element of type ``PEEK_DTYPES[kind]`` as float64."""
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            place = builder.gep(base, [args[1]])
+            double = ir.DoubleType()
+            after = builder.append_basic_block("peeked")
+            blocks = [builder.append_basic_block(str(dtype)) for dtype in PEEK_DTYPES]
+            switch = builder.switch(args[2], blocks[0])
+            outcomes = []
+            for code, (dtype, block) in enumerate(zip(PEEK_DTYPES, blocks, strict=True)):
+                if code > 0:
+                    switch.add_case(_I64(code), block)
+                builder.position_at_end(block)
+                if dtype.kind == "f":
+                    value_type = ir.FloatType() if dtype.itemsize == 4 else double
+                else:
+                    value_type = ir.IntType(8 * dtype.itemsize)
+                value = builder.load(builder.bitcast(place, value_type.as_pointer()), align=1)
+                if dtype.kind == "u":
+                    value = builder.uitofp(value, double)
+                elif dtype.kind == "i":
+                    value = builder.sitofp(value, double)
+                elif dtype.itemsize == 4:
+                    value = builder.fpext(value, double)
+                outcomes.append((value, builder.block))
+                builder.branch(after)
+            builder.position_at_end(after)
+            result = builder.phi(double)
+            for value, block in outcomes:
+                result.add_incoming(value, block)
+            return result
+
+        return types.float64(types.int64, types.int64, types.int64), codegen
+
+    def _element(kind: Any) -> Any:
+        return {"float32": ir.FloatType(), "float64": ir.DoubleType(), "uint8": ir.IntType(8)}[str(kind)]
+
+    def _emit_squares(module: Any, source: Any, middle: Any, target: Any) -> Any:
+        """Return the function (address, stride, rows, high, low, inverse, first, steps, out)."""
+        name = f"nbnorm_gather_{source}_{middle}_{target}"
+        function = module.globals.get(name)
+        if function is not None:
+            return function
+        shape = tile(np.float32 if target == types.float32 else np.float64)
+        size = shape.rows
+        kinds = [ir.VectorType(_element(kind), size) for kind in (source, middle, target)]
+        statistic, result = _element(middle).as_pointer(), _element(target).as_pointer()
+        byte = ir.IntType(8).as_pointer()
+        signature = ir.FunctionType(
+            ir.VoidType(), [byte, _I64, _I64.as_pointer(), *[statistic] * 3, _I64, _I64, result]
+        )
+        function = ir.Function(module, signature, name)
+        function.linkage = "linkonce_odr"
+        function.attributes.add("noinline")
+        function.attributes.add("nounwind")
+        address, stride, rows, high, low, inverse, first, steps, out = function.args
+        item = _I64({"float32": 4, "float64": 8, "uint8": 1}[str(source)])
+        b = ir.IRBuilder(function.append_basic_block("entry"))
+        begin = b.mul(first, item)
+        samples = []
+        for r in range(size):
+            index = b.load(b.gep(rows, [_I64(r)], inbounds=True))
+            samples.append(b.gep(address, [b.add(b.mul(index, stride), begin)]))
+        entry = b.block
+        head, inside, done = (function.append_basic_block(name) for name in ("head", "inside", "done"))
+        b.branch(head)
+        b.position_at_end(head)
+        turn = b.phi(_I64)
+        turn.add_incoming(_I64(0), entry)
+        b.cbranch(b.icmp_signed("<", turn, steps), inside, done)
+        b.position_at_end(inside)
+        skipped = b.mul(turn, _I64(size))
+        at = b.add(first, skipped)
+
+        def vector(pointer: Any, index: Any, kind: Any) -> Any:
+            place = b.bitcast(b.gep(pointer, [index], inbounds=True), kind.as_pointer())
+            return b.load(place, align=1)
+
+        shifts, rests, factors = (vector(pointer, at, kinds[1]) for pointer in (high, low, inverse))
+        values = []
+        for sample in samples:
+            x = vector(sample, b.mul(skipped, item), kinds[0])
+            if str(source) == "uint8":
+                x = b.uitofp(x, kinds[1])
+            elif source != middle:
+                x = b.fpext(x, kinds[1])
+            x = b.fmul(b.fsub(b.fsub(x, shifts), rests), factors)
+            values.append(x if middle == target else b.fptrunc(x, kinds[2]))
+        for r, value in enumerate(transpose_registers(b, values)):
+            index = b.mul(b.add(skipped, _I64(r)), _I64(shape.width))
+            place = b.bitcast(b.gep(out, [index], inbounds=True), kinds[2].as_pointer())
+            b.store(value, place, align=4)
+        turn.add_incoming(b.add(turn, _I64(1)), b.block)
+        b.branch(head)
+        b.position_at_end(done)
+        b.ret_void()
+        return function
+
+    @intrinsic
+    def gather_squares(
+        typingctx: Any, address: Any, stride: Any, kind: Any, rows: Any, r: Any, exact: Any, single: Any,
+        first: Any, steps: Any, out: Any, o: Any,
+    ) -> Any:  # fmt: skip
+        """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
+        i8 = types.int64
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            indices = data_at(context, builder, sig.args[3], args[3], args[4])
+            target = data_at(context, builder, sig.args[9], args[9], args[10])
+            after = builder.append_basic_block("gathered")
+            kinds = (types.uint8, types.float32, types.float64)
+            blocks = [builder.append_basic_block(str(source)) for source in kinds]
+            switch = builder.switch(args[2], blocks[0])
+            for code, (source, block) in enumerate(zip(kinds, blocks, strict=True)):
+                if code > 0:
+                    switch.add_case(_I64(code), block)
+                builder.position_at_end(block)
+                place = 5 if source == types.float64 else 6
+                array = context.make_array(sig.args[place])(context, builder, args[place])
+                width = builder.extract_value(array.shape, 1)
+                statistics = [builder.gep(array.data, [builder.mul(width, _I64(k))]) for k in range(3)]
+                function = _emit_squares(builder.module, source, sig.args[place].dtype, out.dtype)
+                builder.call(function, [base, args[1], indices, *statistics, args[7], args[8], target])
+                builder.branch(after)
+            builder.position_at_end(after)
+            return context.get_dummy_value()
+
+        return types.void(i8, i8, i8, rows, i8, exact, single, i8, i8, out, i8), codegen
+
+
+@kernel
+def _gather_part(
+    control: Any,
+    rows: Any,
+    b: Any,
+    stop: Any,
+    first: Any,
+    last: Any,
+    exact: Any,
+    single: Any,
+    out: Any,
+    base: Any,
+    pad: Any,
+) -> None:
+    """Read samples [b, stop) and features [first, last), element by element.
+
+    The arithmetic is that of the squares: a sample's bits must not depend on its place in the batch
+    or on the layout of the table.
+    """
+    width = tile_width(out)
+    address, stride, column, kind = control[ADDRESS], control[ROW], control[COLUMN], control[KIND]
+    for sample in range(b, stop):
+        source = get(rows, sample) * stride
+        target = base + sample // width * pad * width + sample % width
+        for i in range(first, last):
+            x = peek_any(address, source + i * column, kind)
+            if kind <= 1:
+                y = out.dtype.type(x)
+                put(out, target + i * width, ((y - single[0, i]) - single[1, i]) * single[2, i])
+            else:
+                value = ((x - exact[0, i]) - exact[1, i]) * exact[2, i]
+                put(out, target + i * width, out.dtype.type(value))
+
+
+@kernel
+def gather(
+    tid: Any,
+    threads: Any,
+    control: Any,
+    size: Any,
+    pad: Any,
+    rows: Any,
+    n: Any,
+    exact: Any,
+    single: Any,
+    out: Any,
+    base: Any,
+) -> None:
+    """Read the samples `rows[:n]` into the blocked input at `base`, each thread some of the features.
+
+    ``x`` becomes ``((x - s[0]) - s[1]) * s[2]``: for uint8 and float32 with s = `single` in the
+    precision of `out`, which holds them, for other types in float64 with s = `exact`.  Contiguous rows
+    of uint8, float32 and float64 are read by squares, edges and the others element by element.
+    """
+    width, square = tile_width(out), tile_rows(out)
+    first, last = share((size + width - 1) // width, tid, threads)
+    first, last = first * width, min(last * width, size)
+    kind, column = control[KIND], control[COLUMN]
+    fast = (kind == 0 and column == 1) or (kind == 1 and column == 4) or (kind == 2 and column == 8)
+    samples = n // square * square if fast else 0
+    for begin in range(first, last, _STRIP):
+        end = min(begin + _STRIP, last)
+        steps = (end - begin) // square
+        for b in range(0, samples, square):
+            target = base + (b // width * pad + begin) * width + b % width
+            gather_squares(
+                control[ADDRESS], control[ROW], kind, rows, b, exact, single, begin, steps, out, target
+            )
+        whole = begin + steps * square
+        if whole < end:
+            # a literal 0 would be a type of its own, and one more compiled function
+            _gather_part(control, rows, np.int64(0), samples, whole, end, exact, single, out, base, pad)
+    _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)

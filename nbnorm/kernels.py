@@ -1,0 +1,170 @@
+"""Compiled functions for use inside your own ``@njit`` code.
+
+The functions under their plain names run on the thread that calls them; `parallel` holds twins that
+divide their work among Numba's threads and give the same bits.  They check nothing and allocate
+nothing: every array has to exist with the right shape, C-contiguous and writeable, and all arrays have
+the dtype of the first, float32 or float64, except where the table says float64.  Output arrays come
+behind the inputs and must not overlap them; workspaces come last and may hold anything.
+
+Scalars
+    ``exp(x)``, ``sigmoid(x)``, ``tanh(x)``, ``relu(x)``
+        Vectorisable elementary functions.
+    ``activate(x, code)``, ``derivative_from_output(y, code)``
+        An activation function chosen by its entry in ``nbnorm.activations.CODES``, and its
+        derivative.
+
+Activations, on vectors
+    ``activation_forward(z, code, y)``
+        y = f(z).
+    ``activation_backward(dy, y, code, dz)``
+        dz = dy * f'(z).
+
+Batch normalization of x (n, f); `mean`, `rstd` and `var` are float64 (f,)
+    ``batch_norm_forward(x, gamma, beta, eps, out, mean, rstd, sums, factors)``
+        Normalise a mini-batch and return its statistics.
+    ``batch_norm_backward(dout, x, gamma, mean, rstd, training, dx, dgamma, dbeta, sums, factors)``
+        Gradients; with `training` False the statistics count as constants.
+    ``batch_norm_inference(x, mean, scale, shift, out, factors)``
+        (x - mean) * scale + shift, where `mean`, ``scale = gamma / sqrt(var + eps)`` and ``shift = beta``
+        are float64 (f,).
+    ``moments(x, mean, var, sums)``
+        Mean and biased variance of the columns.
+    ``sums_size(n, f)``, ``factors_size(f)``
+        Lengths of the workspaces `sums` (float64) and `factors` (dtype of x).
+
+Affine layers, x (n, n_in), weight (n_out, n_in)
+    ``dense_forward(x, weight, bias, z)``
+        z = x weight^T + bias.
+    ``dense_backward(dz, x, weight, dx, dweight, dbias, rows)``
+        Gradients; workspace `rows` is float64 of shape ``(rows_size(n), n_out)``.
+    ``rows_size(n)``
+        Number of rows of that workspace.
+
+Losses; each returns the loss as float64
+    ``softmax_cross_entropy(logits, labels, gradient, partial)``
+        `labels` is int64 (n,), within range.
+    ``binary_cross_entropy(logits, targets, gradient, partial)``
+        `targets` has the shape of `logits`, (n, outputs).
+    ``mean_squared_error(pred, targets, gradient, partial)``
+        `targets` has the shape of `pred`, (n, outputs).
+    ``partial_size(n)``
+        Length of the workspace `partial` (float64).
+
+Others
+    ``standardize(x, mean, std, out)``
+        (x - mean) / std, row by row; `mean` and `std` are float64 (f,).
+    ``sgd_step(param, grad, velocity, lr, momentum, nesterov, weight_decay)``
+        Update the vectors `param` and `velocity` in place.
+
+In `parallel`: `activation_forward`, `activation_backward`, `batch_norm_forward`, `batch_norm_backward`,
+`batch_norm_inference`, `moments`, `softmax_cross_entropy`, `binary_cross_entropy`,
+`mean_squared_error` and `sgd_step`, with the same arguments.
+
+Examples
+--------
+>>> import numpy as np
+>>> from numba import njit
+>>> from nbnorm import kernels
+>>> @njit
+... def double_step(param, grad, velocity):
+...     for _ in range(2):
+...         kernels.sgd_step(param, grad, velocity, 0.1, 0.5, False, 0.0)
+>>> param, velocity = np.zeros(2), np.zeros(2)
+>>> double_step(param, np.ones(2), velocity)
+>>> param
+array([-0.25, -0.25])
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from nbnorm import _jit, activations, batch_norm, dense, losses, sgd
+from nbnorm.activations import activate, derivative_from_output, exp, relu, sigmoid, tanh
+from nbnorm.batch_norm import factors_size, sums_size
+from nbnorm.losses import partial_size
+
+__all__ = [
+    "activate",
+    "activation_backward",
+    "activation_forward",
+    "batch_norm_backward",
+    "batch_norm_forward",
+    "batch_norm_inference",
+    "binary_cross_entropy",
+    "dense_backward",
+    "dense_forward",
+    "derivative_from_output",
+    "exp",
+    "factors_size",
+    "mean_squared_error",
+    "moments",
+    "parallel",
+    "partial_size",
+    "relu",
+    "rows_size",
+    "sgd_step",
+    "sigmoid",
+    "softmax_cross_entropy",
+    "standardize",
+    "sums_size",
+    "tanh",
+]
+
+_PAIRS = {
+    "activation_forward": activations.forward_kernel,
+    "activation_backward": activations.backward_kernel,
+    "batch_norm_forward": batch_norm.forward_kernel,
+    "batch_norm_backward": batch_norm.backward_kernel,
+    "batch_norm_inference": batch_norm.inference_kernel,
+    "moments": batch_norm.statistics_kernel,
+    "softmax_cross_entropy": losses.softmax_kernel,
+    "binary_cross_entropy": losses.binary_kernel,
+    "mean_squared_error": losses.squared_kernel,
+    "sgd_step": sgd.step_kernel,
+}
+
+activation_forward = activations.forward_kernel.serial
+activation_backward = activations.backward_kernel.serial
+batch_norm_forward = batch_norm.forward_kernel.serial
+batch_norm_backward = batch_norm.backward_kernel.serial
+batch_norm_inference = batch_norm.inference_kernel.serial
+moments = batch_norm.statistics_kernel.serial
+softmax_cross_entropy = losses.softmax_kernel.serial
+binary_cross_entropy = losses.binary_kernel.serial
+mean_squared_error = losses.squared_kernel.serial
+sgd_step = sgd.step_kernel.serial
+rows_size = dense.sums_rows
+_add_bias = dense.add_bias_kernel.serial
+_column_sums = dense.column_sums_kernel.serial
+
+# A module, because compiled code can look into one.
+parallel: Any = ModuleType("nbnorm.kernels.parallel", "Twins that divide their work among threads.")
+for _name, _pair in _PAIRS.items():
+    setattr(parallel, _name, _pair.parallel)
+
+
+@_jit.kernel
+def dense_forward(x: Any, weight: Any, bias: Any, z: Any) -> None:
+    """Affine map, by the matrix product that Numba compiles `numpy.dot` to."""
+    np.dot(x, weight.T, z)
+    _add_bias(z, bias)
+
+
+@_jit.kernel
+def dense_backward(dz: Any, x: Any, weight: Any, dx: Any, dweight: Any, dbias: Any, rows: Any) -> None:
+    """Gradients of `dense_forward`."""
+    np.dot(dz, weight, dx)
+    np.dot(dz.T, x, dweight)
+    _column_sums(dz, dbias, rows)
+
+
+@_jit.kernel
+def standardize(x: Any, mean: Any, std: Any, out: Any) -> None:
+    """``(x - mean) / std`` row by row, in float64."""
+    for i in range(x.shape[0]):
+        for j in range(x.shape[1]):
+            out[i, j] = (x[i, j] - mean[j]) / std[j]

@@ -1,0 +1,899 @@
+"""Fully connected networks with input standardization and batch normalization."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, activations, storage, training
+from nbnorm import engine as _engine
+from nbnorm.activations import activation_forward
+from nbnorm.batch_norm import batch_norm_inference
+from nbnorm.engine import Engine, Layout, Run
+from nbnorm.gather import Data
+from nbnorm.gradcheck import STEP, gradcheck
+from nbnorm.moments import is_sparse
+from nbnorm.sgd import SGD
+from nbnorm.standardize import Standardizer
+from nbnorm.training import History, metrics, threads_for
+
+Array = npt.NDArray[Any]
+
+OUTPUTS = ("softmax", "sigmoid", "identity")
+INITS = ("he", "glorot", "lecun", "orthogonal")
+
+# Rows of a sparse matrix that are predicted together.
+_ROWS = 4096
+
+# Samples that are predicted together: enough to fill the register tiles, few enough for the cache.
+_BATCH = 128
+
+
+def _initial(init: str, n_out: int, n_in: int, rng: np.random.Generator) -> Array:
+    """Draw a weight matrix in float64."""
+    if init == "orthogonal":
+        tall = rng.standard_normal((max(n_out, n_in), min(n_out, n_in)))
+        q, r = np.linalg.qr(tall)
+        q *= np.sign(np.diag(r))
+        return q if n_out >= n_in else q.T
+    variance = {"he": 2.0 / n_in, "glorot": 2.0 / (n_in + n_out), "lecun": 1.0 / n_in}[init]
+    return rng.standard_normal((n_out, n_in)) * math.sqrt(variance)
+
+
+class FNN:
+    """Fully connected network, trained by mini-batch SGD.
+
+    The input is standardized, y_0 = U(x).  Each hidden layer computes z = W y + b and then
+
+    * ``norm="after"``: y = f(z), out = BN(y);
+    * ``norm="before"``: out = f(BN(z)), without a bias, whose place beta takes [1]_;
+    * ``norm=None``: out = f(z).
+
+    The output layer computes logits z = W y + b.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Features of the input, of each hidden layer, and outputs.
+    activation : {"relu", "sigmoid", "tanh", "identity"}, default "relu"
+        Activation f of the hidden layers.
+    norm : {"after", "before", None}, default "after"
+        Place of batch normalization, relative to the activation.
+    output : {"softmax", "sigmoid", "identity"}, default "softmax"
+        Softmax with cross-entropy for classes 0, 1, ...; sigmoid with binary cross-entropy for one
+        or more yes/no targets; identity with half the mean squared error for regression.
+    standardize : bool, default True
+        Whether the first `fit` also fits a `Standardizer` to the training data.
+    eps : float, default 1e-5
+        Added to the variance inside the square root.
+    decay : float, default 0.9
+        Weight of the old value in the moving averages, 0 <= decay < 1.
+    running : {"var", "std"}, default "var"
+        Whether the variance or the standard deviation is averaged.
+    unbiased : bool, default True
+        Whether the averaged variance is the unbiased one.
+    init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
+        Distribution of the initial weights; biases and beta begin at 0, gamma at 1.
+    dtype : {float32, float64}, default float32
+        Type of the parameters and of the computation.  Moving averages are float64.
+    seed : int, optional
+        Seed of the initial weights and of the order of samples.
+
+    Attributes
+    ----------
+    training : bool
+        Mode, set by `train` and `eval`; a new network is in training mode.
+    standardizer : Standardizer or None
+        Statistics of the training data, after the first `fit`.
+    epochs_trained : int
+        Epochs done so far.
+    metadata : dict
+        Anything that `json` can write; saved with the network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is of the wrong kind or outside its range.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
+       Reducing Internal Covariate Shift", ICML 2015.
+
+    Examples
+    --------
+    >>> from nbnorm import FNN, SGD, load_digits, train_test_split
+    >>> X, X_test, y, y_test = train_test_split(*load_digits())
+    >>> net = FNN([64, 32, 10], seed=0)
+    >>> history = net.fit(X, y, epochs=10, batch_size=64, optimizer=SGD(lr=0.1))
+    >>> net.score(X_test, y_test) > 0.9
+    True
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str = "relu",
+        norm: str | None = "after",
+        output: str = "softmax",
+        standardize: bool = True,
+        eps: float = 1e-5,
+        decay: float = 0.9,
+        running: str = "var",
+        unbiased: bool = True,
+        init: str = "he",
+        dtype: Any = np.float32,
+        seed: int | None = None,
+    ) -> None:
+        if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)):
+            raise TypeError(f"sizes must be a sequence of integers, got {type(sizes).__name__}")
+        if len(sizes) < 2:
+            raise ValueError(f"sizes must name the input and the output at least, got {list(sizes)}")
+        self.sizes = tuple(_check.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
+        self.activation = str(_check.choice("activation", activation, tuple(activations.CODES)))
+        self.norm = _check.choice("norm", norm, ("after", "before", None))
+        self.output = str(_check.choice("output", output, OUTPUTS))
+        if self.output == "softmax" and self.sizes[-1] < 2:
+            raise ValueError(
+                'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
+            )
+        self.standardize = _check.flag("standardize", standardize)
+        self.eps = _check.number("eps", eps, above=0.0)
+        self.decay = _check.number("decay", decay, least=0.0, below=1.0)
+        self.running = str(_check.choice("running", running, ("var", "std")))
+        self.unbiased = _check.flag("unbiased", unbiased)
+        self.init = str(_check.choice("init", init, INITS))
+        self.dtype = _check.float_dtype("dtype", dtype)
+        if seed is None:
+            self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        else:
+            self.seed = _check.integer("seed", seed, least=0, most=2**63 - 1)
+        self.training = True
+        self.standardizer: Standardizer | None = None
+        self.epochs_trained = 0
+        self.metadata: dict[str, Any] = {}
+        self._parameters: dict[str, Array] = {}
+        self._buffers: dict[str, Array] = {}
+        rng = np.random.default_rng(self.seed)
+        last = len(self.sizes) - 1
+        for l in range(1, last + 1):
+            n_in, n_out = self.sizes[l - 1], self.sizes[l]
+            self._parameters[f"dense{l}.weight"] = _initial(self.init, n_out, n_in, rng).astype(
+                self.dtype, order="C"
+            )
+            if l == last or self.norm != "before":
+                self._parameters[f"dense{l}.bias"] = np.zeros(n_out, self.dtype)
+            if l < last and self.norm is not None:
+                self._parameters[f"norm{l}.gamma"] = np.ones(n_out, self.dtype)
+                self._parameters[f"norm{l}.beta"] = np.zeros(n_out, self.dtype)
+                self._buffers[f"norm{l}.running_mean"] = np.zeros(n_out)
+                self._buffers[f"norm{l}.running_{self.running}"] = np.ones(n_out)
+
+    def __repr__(self) -> str:
+        return (
+            f"FNN({list(self.sizes)}, activation={self.activation!r}, norm={self.norm!r}, "
+            f"output={self.output!r}, dtype={self.dtype.name}, parameters={self.n_parameters})"
+        )
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable values."""
+        return sum(values.size for values in self._parameters.values())
+
+    def train(self) -> FNN:
+        """Set training mode: batch statistics, which also move the moving averages.
+
+        Returns
+        -------
+        FNN
+            The network itself.
+        """
+        self.training = True
+        return self
+
+    def eval(self) -> FNN:
+        """Set evaluation mode: the moving averages are used and stay as they are.
+
+        Returns
+        -------
+        FNN
+            The network itself.
+        """
+        self.training = False
+        return self
+
+    def parameters(self) -> dict[str, Array]:
+        """Return the trainable arrays by name; writing to them changes the network.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``"dense1.weight"`` (n_out, n_in), ``"dense1.bias"`` (n_out,), ``"norm1.gamma"``,
+            ``"norm1.beta"``, ``"dense2.weight"``, ...; with ``norm="before"`` only the output
+            layer has a bias.
+
+        Examples
+        --------
+        >>> from nbnorm import FNN
+        >>> list(FNN([4, 3, 2]).parameters())
+        ['dense1.weight', 'dense1.bias', 'norm1.gamma', 'norm1.beta', 'dense2.weight', 'dense2.bias']
+        """
+        return dict(self._parameters)
+
+    def buffers(self) -> dict[str, Array]:
+        """Return the moving averages by name, float64; writing to them changes the network.
+
+        Returns
+        -------
+        dict of str to ndarray
+            ``"norm1.running_mean"`` and ``"norm1.running_var"`` (or ``"norm1.running_std"``), ...
+        """
+        return dict(self._buffers)
+
+    # ------------------------------------------------------------------------------------------
+    # Input
+    # ------------------------------------------------------------------------------------------
+
+    def _table(self, name: str, X: Any, *, check: bool = True) -> Array:
+        """Check a table of samples; it is neither copied nor converted as a whole."""
+        if is_sparse(X):
+            raise TypeError(f"{name} must be dense: sparse matrices are taken in evaluation mode only")
+        x = _check.numeric(name, X)
+        _check.rank(name, x, 2)
+        if x.shape[1] != self.sizes[0]:
+            raise ValueError(f"{name} must have {self.sizes[0]} features (sizes[0]), got shape {x.shape}")
+        if check:
+            _check.finite(name, x)
+        return x
+
+    def _answers(self, name: str, y: Any, samples: int, other: str) -> tuple[Array | None, Array | None]:
+        """Check targets; return (labels, targets), one of which is None."""
+        try:
+            got = np.asarray(y)
+        except ValueError as error:
+            raise ValueError(f"{name} must be a rectangular array: {error}") from None
+        n_out = self.sizes[-1]
+        if got.ndim == 0 or len(got) != samples:
+            length = "no length" if got.ndim == 0 else f"{len(got)}"
+            raise ValueError(f"{name} must have the length of {other}, {samples}, got {length}")
+        if self.output == "softmax":
+            if got.ndim != 1:
+                raise ValueError(f"{name} must have shape (n_samples,), got shape {got.shape}")
+            if got.dtype.kind not in "iub":
+                raise TypeError(f"{name} must hold integer classes 0 to {n_out - 1}, got dtype {got.dtype}")
+            wrong = np.flatnonzero((got < 0) | (got >= n_out))
+            if wrong.size:
+                raise ValueError(
+                    f"{name} must hold classes 0 to {n_out - 1}, got {got[wrong[0]]} at [{wrong[0]}]"
+                )
+            labels = _check.readable(np.ascontiguousarray(got, dtype=np.int64))
+            return labels, np.zeros(1, self.dtype)
+        got = _check.numeric(name, got)
+        shapes = [(samples, n_out)] + ([(samples,)] if n_out == 1 else [])
+        if got.shape not in shapes:
+            raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got shape {got.shape}")
+        _check.finite(name, got)
+        if self.output == "sigmoid" and ((got < 0) | (got > 1)).any():
+            raise ValueError(f"{name} must lie between 0 and 1 for output='sigmoid'")
+        with np.errstate(over="ignore"):
+            targets = _check.readable(np.ascontiguousarray(got, dtype=self.dtype))
+        _check.finite(f"{name} in {self.dtype}", targets)
+        targets = targets.reshape(-1)
+        return None, targets
+
+    def _check_batch(self, smallest: int, advice: str) -> None:
+        if smallest < 2 and self.norm is not None:
+            raise ValueError(
+                f"batch normalization needs at least 2 samples in a training batch, got 1: {advice}"
+            )
+
+    def _engine(self, batch: int, *, gradients: bool) -> Engine:
+        layout = Layout(
+            self.sizes,
+            (self.activation,) * (len(self.sizes) - 2),
+            self.norm,
+            batch,
+            self.dtype,
+            gradients=gradients,
+        )
+        engine = Engine(
+            layout,
+            self._parameters,
+            self._buffers,
+            spread=f"running_{self.running}",
+            unbiased=self.unbiased,
+            decay=self.decay,
+            eps=self.eps,
+            output=self.output,
+        )
+        if self.standardizer is not None:
+            moments = self.standardizer.moments_
+            engine.standardize(moments.mean, moments.mean_low, self.standardizer.scale_)
+        return engine
+
+    # ------------------------------------------------------------------------------------------
+    # Forward, gradients, training
+    # ------------------------------------------------------------------------------------------
+
+    def forward(self, X: npt.ArrayLike) -> Array:
+        """Return the logits in the current mode.
+
+        In training mode `X` is one mini-batch: its own statistics are used, and they move the
+        moving averages.  In evaluation mode each sample is computed by itself.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples, of any real type; read where they lie.  In evaluation mode also a SciPy sparse
+            matrix, which is not made dense: the standardizer is folded into the first layer.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_out)
+            Logits, of the network's dtype.
+
+        Raises
+        ------
+        ValueError
+            If `X` has another width or is not finite, or is a single sample in training mode.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm import FNN
+        >>> FNN([3, 4, 2], seed=1).eval().forward(np.ones((5, 3))).shape
+        (5, 2)
+        """
+        if is_sparse(X) and not self.training:
+            return self._sparse_logits(X)
+        data = Data(self._table("X", X), self.dtype)
+        if not self.training:
+            return self._run(data, _engine.FORWARD, min(_BATCH, data.samples)).out
+        self._check_batch(data.samples, "give more samples, or call eval() first")
+        run = self._run(data, _engine.FORWARD, data.samples)
+        run.engine.store_statistics()
+        return run.out
+
+    def _sparse_logits(self, X: Any) -> Array:
+        """Logits of a SciPy sparse matrix, which stays sparse: the standardizer goes into the first layer."""
+        if X.ndim != 2 or X.shape[1] != self.sizes[0] or X.shape[0] == 0:
+            raise ValueError(f"X must have {self.sizes[0]} features (sizes[0]), got shape {X.shape}")
+        samples = X.tocsr()
+        if samples.dtype.kind not in "fiub":
+            raise TypeError(f"X must hold real numbers, got dtype {samples.dtype}")
+        if samples.nnz:
+            _check.finite("X.data", samples.data)
+        weight = self._parameters["dense1.weight"].astype(np.float64)
+        bias = self._parameters.get("dense1.bias", np.zeros(len(weight))).astype(np.float64)
+        if self.standardizer is not None:
+            weight, bias = self.standardizer.fold(weight, bias)
+        rest = self._without_first_layer()
+        out = np.empty((samples.shape[0], self.sizes[-1]), self.dtype)
+        for start in range(0, len(out), _ROWS):
+            z = samples[start : start + _ROWS] @ weight.T + bias
+            out[start : start + _ROWS] = z if rest is None else rest.forward(self._first_hidden(z))
+        return out
+
+    def _first_hidden(self, z: Array) -> Array:
+        """Return what the second layer reads, from z of the first, with the moving averages."""
+        if self.norm == "before":
+            return activation_forward(self._first_norm(z), self.activation)
+        y = activation_forward(z, self.activation)
+        return y if self.norm is None else self._first_norm(y)
+
+    def _first_norm(self, y: Array) -> Array:
+        held = self._parameters, self._buffers
+        gamma, beta = (held[0][f"norm1.{name}"].astype(np.float64) for name in ("gamma", "beta"))
+        mean, spread = (held[1][f"norm1.running_{name}"] for name in ("mean", self.running))
+        variance = spread**2 if self.running == "std" else spread
+        return batch_norm_inference(y, gamma, beta, mean, variance, eps=self.eps)
+
+    def _without_first_layer(self) -> FNN | None:
+        """Network of the layers behind the first, on the same arrays; None if there are none."""
+        if len(self.sizes) == 2:
+            return None
+        rest = FNN(
+            self.sizes[1:],
+            activation=self.activation,
+            norm=self.norm,
+            output=self.output,
+            standardize=False,
+            eps=self.eps,
+            running=self.running,
+            dtype=self.dtype,
+            seed=0,
+        )
+        for held, source in ((rest._parameters, self._parameters), (rest._buffers, self._buffers)):
+            for name in held:
+                kind, number, value = re.fullmatch(r"([a-z]+)(\d+)\.(\w+)", name).groups()  # type: ignore[union-attr]
+                held[name] = source[f"{kind}{int(number) + 1}.{value}"]
+        return rest.eval()
+
+    def _run(
+        self, data: Data, mode: int, batch: int, labels: Array | None = None, targets: Array | None = None
+    ) -> Run:
+        """Run the network over `data` in the current mode, without an update."""
+        engine = self._engine(batch, gradients=mode != _engine.FORWARD)
+        run = Run(engine, data, batch, mode, training=self.training, labels=labels, targets=targets)
+        # a forward pass is a third of a training step
+        return run.all(threads_for(self.sizes, batch // 3 if mode == _engine.FORWARD else batch))
+
+    def loss_and_gradients(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, dict[str, Array]]:
+        """Return the loss of one batch and its gradient, in the current mode.
+
+        Nothing is changed: neither the parameters nor, in training mode, the moving averages.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples.
+        y : array_like
+            Targets as for `fit`.
+
+        Returns
+        -------
+        loss : float
+            Mean over the samples.
+        gradients : dict of str to ndarray
+            Named and shaped like `parameters`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm import FNN
+        >>> net = FNN([3, 4, 2], seed=1)
+        >>> loss, gradients = net.loss_and_gradients(np.eye(3), [0, 1, 1])
+        >>> gradients["dense1.weight"].shape
+        (4, 3)
+        """
+        x = self._table("X", X)
+        labels, targets = self._answers("y", y, len(x), "X")
+        if self.training:
+            self._check_batch(len(x), "give more samples, or call eval() first")
+        run = self._run(Data(x, self.dtype), _engine.GRADIENTS, len(x), labels, targets)
+        gradients = {name: np.empty_like(values) for name, values in self._parameters.items()}
+        run.engine.export(run.weight_velocity, run.vector_velocity, gradients)
+        return float(run.progress[_engine.LOSS]) / len(x), gradients
+
+    def check_gradients(self, X: npt.ArrayLike, y: npt.ArrayLike, *, step: float = STEP) -> dict[str, float]:
+        """Compare the gradient of every parameter with numerical differences, in the current mode.
+
+        The comparison is made on a float64 copy; the network stays as it is.  In the copy, biases
+        and beta that are 0, as in a new network, become small random numbers: with relu, a sample
+        whose inputs are all cut off would otherwise sit on the corner, where there is no derivative.
+        It takes some dozens of forward passes for each single parameter, so small networks and
+        batches are advisable.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples.
+        y : array_like
+            Targets as for `fit`.
+        step : float, default 1e-3
+            First step of the differences; see `nbnorm.gradcheck`.
+
+        Returns
+        -------
+        dict of str to float
+            For each parameter the largest error of its gradient, relative to its largest element,
+            or to a thousandth of the largest element of all where that is more: the gradient of a
+            bias in front of a batch norm, for example, is zero but for rounding.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm import FNN
+        >>> net = FNN([3, 4, 2], activation="tanh", seed=1)
+        >>> X = np.random.default_rng(0).normal(size=(5, 3))
+        >>> max(net.check_gradients(X, [0, 1, 1, 0, 1]).values()) < 1e-6
+        True
+        """
+        copy = self._as_float64()
+        rng = np.random.default_rng(0)
+        for name, values in copy._parameters.items():
+            if name.endswith(("bias", "beta")):
+                values += np.where(values == 0.0, 0.1 * rng.standard_normal(values.shape), 0.0)
+        _, gradients = copy.loss_and_gradients(X, y)
+        largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
+
+        def loss_of(name: str) -> Callable[[Array], float]:
+            def loss(values: Array) -> float:
+                kept = copy._parameters[name].copy()
+                copy._parameters[name][:] = values
+                try:
+                    return copy.loss_and_gradients(X, y)[0]
+                finally:
+                    copy._parameters[name][:] = kept
+
+            return loss
+
+        return {
+            name: gradcheck(loss_of(name), values, gradients[name], step=step, least=1e-3 * largest)
+            for name, values in copy._parameters.items()
+        }
+
+    def _as_float64(self) -> FNN:
+        """Copy whose parameters and computation are float64."""
+        copy = FNN(
+            self.sizes,
+            activation=self.activation,
+            norm=self.norm,
+            output=self.output,
+            eps=self.eps,
+            decay=self.decay,
+            running=self.running,
+            unbiased=self.unbiased,
+            dtype=np.float64,
+            seed=self.seed,
+        )
+        for held, source in ((copy._parameters, self._parameters), (copy._buffers, self._buffers)):
+            for name, values in source.items():
+                held[name][:] = values
+        copy.training, copy.standardizer = self.training, self.standardizer
+        return copy
+
+    def fit(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        epochs: int = 10,
+        batch_size: int = 128,
+        optimizer: SGD | None = None,
+        schedule: str | Callable[[int], float] = "constant",
+        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        shuffle: bool = True,
+        seed: int | None = None,
+        progress: bool | None = None,
+        callbacks: Iterable[Callable[[FNN, History], Any]] = (),
+    ) -> History:
+        """Train by mini-batch SGD and leave the network in evaluation mode.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Training samples.  Arrays of integers, float32 and float64, memory maps and read-only
+            arrays are read where they lie, batch by batch.
+        y : array_like
+            For softmax integer classes, shape (n_samples,); for sigmoid targets between 0 and 1,
+            for identity real targets, shape (n_samples, n_out), or (n_samples,) for one output.
+        epochs : int, default 10
+            Passes over the data.
+        batch_size : int, default 128
+            Samples of a mini-batch; the last batch of an epoch may be smaller.
+        optimizer : SGD, optional
+            By default ``SGD(lr=0.1, momentum=0.9)``.
+        schedule : {"constant", "cosine"} or callable, default "constant"
+            Learning rate over the steps of this call: the optimizer's; falling from it to 0 along
+            half a cosine; or ``schedule(step)``, with steps counted from 0.
+        validation_data : tuple (X, y), optional
+            Measured after each epoch.
+        shuffle : bool, default True
+            Whether each epoch takes the samples in a new order.
+        seed : int, optional
+            Seed of these orders.  By default the network's own, going on where the last `fit` ended.
+        progress : bool, optional
+            Whether to show a progress bar (needs tqdm); by default on a terminal only.
+        callbacks : iterable of callables
+            Called after each epoch as ``callback(net, history)``.
+
+        Returns
+        -------
+        History
+            Ctrl-C ends the training early, with ``history.stopped == "interrupted"`` and the
+            parameters of the last complete epoch.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is of the wrong kind, shape or range; nothing is changed.
+        DivergenceError
+            If the loss is no longer finite; the parameters are those of the last good epoch.
+
+        Examples
+        --------
+        >>> from nbnorm import FNN, load_digits
+        >>> X, y = load_digits()
+        >>> net = FNN([64, 16, 10], seed=0)
+        >>> history = net.fit(X, y, epochs=2, batch_size=64)
+        >>> net.training
+        False
+        """
+        epochs = _check.integer("epochs", epochs, least=1)
+        batch_size = _check.integer("batch_size", batch_size, least=1)
+        shuffle = _check.flag("shuffle", shuffle)
+        if optimizer is None:
+            optimizer = SGD(lr=0.1, momentum=0.9)
+        elif not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer must be an SGD, got {type(optimizer).__name__}")
+        first_epoch = self.epochs_trained
+        if seed is not None:
+            seed, first_epoch = _check.integer("seed", seed, least=0, most=2**63 - 1), 0
+        if progress is not None:
+            progress = _check.flag("progress", progress)
+        calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+        if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
+            raise TypeError("callbacks must be an iterable of functions of (net, history)")
+        x = self._table("X", X)
+        labels, targets = self._answers("y", y, len(x), "X")
+        batch = min(batch_size, len(x))
+        rest = len(x) % batch
+        self._check_batch(
+            min(batch, rest or batch),
+            f"{len(x)} samples in batches of {batch_size} leave a last batch of one; "
+            "choose another batch_size"
+            if batch > 1 and len(x) > 1
+            else "choose a larger batch_size, or norm=None",
+        )
+        validation = None
+        if validation_data is not None:
+            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+                raise TypeError("validation_data must be a tuple (X, y)")
+            held = self._table("validation_data[0]", validation_data[0])
+            answers = self._answers("validation_data[1]", validation_data[1], len(held), "validation_data[0]")
+            validation = (Data(held, self.dtype), *answers)
+        rates = training.learning_rates(optimizer.lr, schedule, epochs * -(-len(x) // batch))
+        fresh = self.standardize and self.standardizer is None
+        before = self.epochs_trained
+        if fresh:
+            self.standardizer = Standardizer().fit(x)
+        try:
+            run = Run(
+                self._engine(batch, gradients=True),
+                Data(x, self.dtype),
+                batch,
+                _engine.TRAIN,
+                training=True,
+                labels=labels,
+                targets=targets,
+            )
+            history = training.fit(
+                self,
+                run,
+                epochs=epochs,
+                optimizer=optimizer,
+                rates=rates,
+                validation=validation,
+                shuffle=shuffle,
+                seed=self.seed if seed is None else seed,
+                first_epoch=first_epoch,
+                progress=progress,
+                callbacks=calls,
+            )
+        finally:
+            if fresh and self.epochs_trained == before:  # no epoch used the statistics
+                self.standardizer = None
+        self.eval()
+        return history
+
+    # ------------------------------------------------------------------------------------------
+    # Prediction
+    # ------------------------------------------------------------------------------------------
+
+    def _logits(self, X: Any) -> Array:
+        """Logits in evaluation mode, whatever the mode of the network."""
+        before = self.training
+        try:
+            return self.eval().forward(X)
+        finally:
+            self.training = before
+
+    def predict(self, X: npt.ArrayLike) -> Array:
+        """Predict classes or values, with the moving averages whatever the mode.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray
+            Softmax: int64 classes, shape (n_samples,).  Sigmoid: int64 zeros and ones; identity:
+            values; both of shape (n_samples, n_out), or (n_samples,) for one output.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` is not a finite real table of the network's width.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm import FNN
+        >>> FNN([3, 4, 2], seed=1).predict(np.ones((5, 3))).shape
+        (5,)
+        """
+        z: Array = self._logits(X)
+        if self.output == "softmax":
+            return np.asarray(z.argmax(axis=1))
+        if self.output == "sigmoid":
+            z = (z > 0).astype(np.int64)
+        return z[:, 0] if z.shape[1] == 1 else z
+
+    def predict_proba(self, X: npt.ArrayLike) -> Array:
+        """Predict probabilities, with the moving averages whatever the mode.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_out)
+            Softmax: probabilities of the classes, each row sums to 1.  Sigmoid: probability of 1
+            for each output.
+
+        Raises
+        ------
+        ValueError
+            If the output is the identity, or as `predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm import FNN
+        >>> p = FNN([3, 4, 2], seed=1).predict_proba(np.ones((5, 3)))
+        >>> bool(np.allclose(p.sum(axis=1), 1))
+        True
+        """
+        if self.output == "identity":
+            raise ValueError("predict_proba needs output='softmax' or 'sigmoid', got 'identity'")
+        z = self._logits(X).astype(np.float64)
+        if self.output == "sigmoid":
+            e = np.exp(-np.abs(z))
+            p = np.where(z < 0, e, 1.0) / (1.0 + e)
+        else:
+            e = np.exp(z - z.max(axis=1, keepdims=True))
+            p = e / e.sum(axis=1, keepdims=True)
+        return p.astype(self.dtype)
+
+    def score(self, X: npt.ArrayLike, y: npt.ArrayLike) -> float:
+        """Return the accuracy, or for the identity output the coefficient of determination.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples.
+        y : array_like
+            Targets as for `fit`.
+
+        Returns
+        -------
+        float
+            Share of samples with all outputs right; or R^2 = 1 - sum (y - p)^2 / sum (y - mean)^2,
+            averaged over the outputs, and nan where a target is constant.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+        """
+        x: Any = X if is_sparse(X) else self._table("X", X, check=False)
+        labels, targets = self._answers("y", y, x.shape[0], "X")
+        z = self._logits(x)
+        _, accuracy = metrics(self.output, z, labels, targets)
+        if accuracy is not None:
+            return accuracy
+        assert targets is not None
+        truth = targets.reshape(z.shape).astype(np.float64)
+        spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r2 = np.where(spread > 0, 1.0 - ((truth - z) ** 2).sum(axis=0) / spread, np.nan)
+        return float(r2.mean())
+
+    # ------------------------------------------------------------------------------------------
+    # Files
+    # ------------------------------------------------------------------------------------------
+
+    def save(self, path: storage.PathLike) -> None:
+        """Write the network to an NPZ file, atomically and without pickle.
+
+        Parameters
+        ----------
+        path : path-like
+            File to write or replace.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; an older file stays as it was.
+        TypeError
+            If `metadata` holds something that JSON cannot.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from nbnorm import FNN
+        >>> net = FNN([3, 4, 2], seed=1)
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.npz")
+        >>> net.save(path)
+        >>> FNN.load(path)
+        FNN([3, 4, 2], activation='relu', norm='after', output='softmax', dtype=float32, parameters=34)
+        """
+        config = {
+            "sizes": list(self.sizes),
+            "activation": self.activation,
+            "norm": self.norm,
+            "output": self.output,
+            "standardize": self.standardize,
+            "eps": self.eps,
+            "decay": self.decay,
+            "running": self.running,
+            "unbiased": self.unbiased,
+            "init": self.init,
+            "dtype": self.dtype.name,
+            "seed": self.seed,
+            "training": self.training,
+            "epochs_trained": self.epochs_trained,
+            "metadata": self.metadata,
+            "standardizer": None if self.standardizer is None else self.standardizer.to_dict(),
+        }
+        storage.write(path, "network", config, {**self._parameters, **self._buffers})
+
+    @classmethod
+    def load(cls, path: storage.PathLike) -> FNN:
+        """Read a network written by `save`.
+
+        Parameters
+        ----------
+        path : path-like
+            File to read.  Nothing in it is executed.
+
+        Returns
+        -------
+        FNN
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is not a whole file of this format.
+        """
+        config, arrays = storage.read(path, "network")
+        try:
+            options = dict(config)
+            training_ = _check.flag("training", options.pop("training"))
+            epochs = _check.integer("epochs_trained", options.pop("epochs_trained"), least=0)
+            metadata, statistics = options.pop("metadata"), options.pop("standardizer")
+            sizes = options.pop("sizes")
+            for l in range(1, len(sizes)):  # before anything of a claimed size is allocated
+                if arrays[f"dense{l}.weight"].shape != (sizes[l], sizes[l - 1]):
+                    raise ValueError(f"dense{l}.weight does not have shape {(sizes[l], sizes[l - 1])}")
+            net = cls(sizes, **options)
+            net.training, net.epochs_trained, net.metadata = training_, epochs, dict(metadata)
+            if statistics is not None:
+                net.standardizer = Standardizer.from_dict(statistics)
+                if net.standardizer.n_features_in_ != net.sizes[0]:
+                    raise ValueError(f"the standardizer has {net.standardizer.n_features_in_} features")
+            held = {**net._parameters, **net._buffers}
+            if set(held) != set(arrays):
+                raise ValueError(f"arrays {sorted(set(held) ^ set(arrays))} are missing or foreign")
+            for name, values in held.items():
+                if arrays[name].shape != values.shape or arrays[name].dtype != values.dtype:
+                    raise ValueError(
+                        f"array {name} has shape {arrays[name].shape} and dtype {arrays[name].dtype}"
+                    )
+                values[:] = arrays[name]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not hold a network: {error}") from None
+        return net

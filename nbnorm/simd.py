@@ -1,0 +1,599 @@
+"""The vector micro-kernels of the matrix products, and the few machine operations beside them.
+
+A product is computed in tiles of ``rows`` x ``width`` elements held in vector registers.  All
+operands are *blocked*: an array of shape (blocks, length, width), where the last axis holds
+``width`` neighbouring rows or columns of the matrix.  Two kernels cover the three products of a
+layer, because they differ only in how they walk through the operand whose elements are broadcast:
+
+`tile_along`   the sum runs along ``length``: element (r, k) stands at ``k * width + r``;
+`tile_across`  the sum runs along the blocks and inside them: element (r, k) stands at
+               ``(k // width) * stride + r * width + k % width``.
+
+The other operand is always read as one vector row of ``width`` elements for each k.
+
+Width and tile are chosen from the processor's features.  Each kernel is emitted once per module as
+a function that is never inlined: inlined, LLVM mixes its registers with the caller's and spills.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import platform
+from typing import Any, NamedTuple
+
+import llvmlite.binding
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+# ----------------------------------------------------------------------------------------------
+# The machine
+# ----------------------------------------------------------------------------------------------
+
+
+class Tile(NamedTuple):
+    """Shape of the register tile for one element type."""
+
+    lanes: int  # elements of one vector register
+    rows: int  # broadcast operand
+    width: int  # vector operand, a multiple of lanes and of rows
+    fma: bool
+
+
+_AVX512 = (
+    "znver4",
+    "znver5",
+    "x86-64-v4",
+    "skylake-avx512",
+    "cascadelake",
+    "icelake-server",
+    "sapphirerapids",
+)
+_AVX2 = ("haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "alderlake", "x86-64-v3")
+
+# (lanes, rows, width) for float32; float64 has half the lanes and half the width.
+_TILES = {
+    # 32 registers: 16 accumulators cover the latency of two FMA units (4 cycles) twice
+    "avx512": Tile(16, 8, 32, True),
+    # 16 registers: 8 accumulators, 2 vectors, the broadcast element
+    "avx2": Tile(8, 4, 16, True),
+    "neon": Tile(4, 4, 16, True),
+    "plain": Tile(4, 4, 8, False),
+}
+
+
+@functools.cache
+def instruction_set() -> str:
+    """Return "avx512", "avx2", "neon" or "plain" for the processor that Numba compiles for."""
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return "neon"
+    if config.CPU_NAME is not None:  # NUMBA_CPU_NAME; its features cannot be asked for
+        name = str(config.CPU_NAME).lower()
+        return "avx512" if name in _AVX512 else "avx2" if name in _AVX2 else "plain"
+    features = llvmlite.binding.get_host_cpu_features()
+    if features.get("avx512f") and features.get("avx512vl"):
+        return "avx512"
+    return "avx2" if features.get("avx2") and features.get("fma") else "plain"
+
+
+@functools.cache
+def tile(dtype: Any) -> Tile:
+    """Return the register tile for float32 or float64."""
+    got = _TILES[instruction_set()]
+    if np.dtype(dtype) == np.float64:
+        got = Tile(got.lanes // 2, min(got.rows, got.width // 2), got.width // 2, got.fma)
+    return got
+
+
+def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
+    """Return a zeroed one-dimensional array that begins at a cache line."""
+    item = np.dtype(dtype).itemsize
+    raw = np.zeros(size * item + 64, np.uint8)
+    skip = -raw.ctypes.data % 64
+    return raw[skip : skip + size * item].view(dtype)
+
+
+# ----------------------------------------------------------------------------------------------
+# Emission
+# ----------------------------------------------------------------------------------------------
+
+_I64 = ir.IntType(64)
+
+
+def _element(dtype: Any) -> Any:
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+
+
+def emit_prefetch(
+    builder: Any, pointer: Any, size: int, *, ahead: int = 0, level: int = 1, write: bool = False
+) -> None:
+    """Ask for `size` bytes that begin `ahead` bytes behind `pointer`, into the cache of that level.
+
+    It never faults, wherever the pointer leads.
+    """
+    byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag]), "llvm.prefetch.p0"
+    )
+    base = builder.bitcast(pointer, byte)
+    for line in range(0, size, 64):
+        place = builder.gep(base, [_I64(ahead + line)])
+        builder.call(function, [place, flag(int(write)), flag(4 - level), flag(1)])
+
+
+class _Emitter:
+    """Writes the body of one micro-kernel, which stores its tile or updates weights with it."""
+
+    def __init__(self, module: Any, dtype: Any, across: bool, update: bool = False) -> None:
+        self.update = update
+        self.shape = tile(np.float32 if dtype == types.float32 else np.float64)
+        self.across = across
+        self.scalar = _element(dtype)
+        self.vector = ir.VectorType(self.scalar, self.shape.lanes)
+        self.vectors = self.shape.width // self.shape.lanes
+        self._item = 4 if dtype == types.float32 else 8
+        pointer = self.scalar.as_pointer()
+        # broadcast, vector, weight, velocity, length, stride, momentum, shrink, rate, ahead; or
+        # broadcast, vector, out, length, stride, accumulate
+        kinds = [pointer] * 4 + [_I64] * 2 + [self.scalar] * 4 if update else [pointer] * 3 + [_I64] * 3
+        signature = ir.FunctionType(ir.VoidType(), kinds)
+        self.name = f"nbnorm_tile_{'update' if update else 'across' if across else 'along'}_{dtype}"
+        self.module = module
+        self.function = module.globals.get(self.name)
+        if self.function is None:
+            self.function = ir.Function(module, signature, self.name)
+            self.function.linkage = "linkonce_odr"
+            self.function.attributes.add("noinline")
+            self.function.attributes.add("nounwind")
+            self._emit()
+
+    def _vector_at(self, builder: Any, pointer: Any, offset: int) -> Any:
+        address = builder.gep(pointer, [_I64(offset)], inbounds=True)
+        return builder.bitcast(address, self.vector.as_pointer())
+
+    def _load(self, builder: Any, pointer: Any, offset: int) -> Any:
+        return builder.load(self._vector_at(builder, pointer, offset), align=4)
+
+    def _splat(self, builder: Any, value: Any) -> Any:
+        lanes = self.shape.lanes
+        undefined = ir.Constant(self.vector, ir.Undefined)
+        first = builder.insert_element(undefined, value, ir.IntType(32)(0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+        return builder.shuffle_vector(first, undefined, zeros)
+
+    def _multiply_add(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
+        if not self.shape.fma:
+            return builder.fadd(builder.fmul(a, b), c)
+        name = f"llvm.fma.v{self.shape.lanes}{self.scalar.intrinsic_name}"
+        function = cgutils.get_or_insert_function(
+            self.module, ir.FunctionType(self.vector, [self.vector] * 3), name
+        )
+        return builder.call(function, [a, b, c])
+
+    def _step(self, builder: Any, broadcast: Any, vector: Any, k: int, sums: list[Any]) -> list[Any]:
+        """Add the outer product of column `k` of the tile to the sums."""
+        lanes, rows, width, _ = self.shape
+        row = [self._load(builder, vector, k * width + v * lanes) for v in range(self.vectors)]
+        result = []
+        for r in range(rows):
+            offset = r * width + k if self.across else k * width + r
+            address = builder.gep(broadcast, [_I64(offset)], inbounds=True)
+            splat = self._splat(builder, builder.load(address))
+            held = sums[r * self.vectors : (r + 1) * self.vectors]
+            result += [self._multiply_add(builder, splat, x, y) for x, y in zip(row, held, strict=True)]
+        return result
+
+    def _loop(self, builder: Any, count: Any, unroll: int, state: list[Any]) -> list[Any]:
+        """Emit ``count`` turns of `unroll` steps; `state` is [broadcast, vector, *sums]."""
+        width = self.shape.width
+        before = builder.block
+        head = builder.append_basic_block("head")
+        body = builder.append_basic_block("body")
+        after = builder.append_basic_block("after")
+        builder.branch(head)
+        builder.position_at_end(head)
+        turn = builder.phi(_I64)
+        turn.add_incoming(_I64(0), before)
+        phis = []
+        for value in state:
+            phi = builder.phi(value.type)
+            phi.add_incoming(value, before)
+            phis.append(phi)
+        builder.cbranch(builder.icmp_signed("<", turn, count), body, after)
+        builder.position_at_end(body)
+        broadcast, vector, *sums = phis
+        for k in range(unroll):
+            sums = self._step(builder, broadcast, vector, k, sums)
+        stride = unroll if self.across else unroll * width
+        broadcast = builder.gep(broadcast, [_I64(stride)], inbounds=True)
+        vector = builder.gep(vector, [_I64(unroll * width)], inbounds=True)
+        for phi, value in zip(phis, [broadcast, vector, *sums], strict=True):
+            phi.add_incoming(value, builder.block)
+        turn.add_incoming(builder.add(turn, _I64(1)), builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+        return phis
+
+    def _sum(self, builder: Any, length: Any, state: list[Any]) -> list[Any]:
+        unroll = 4
+        state = self._loop(builder, builder.sdiv(length, _I64(unroll)), unroll, state)
+        return self._loop(builder, builder.srem(length, _I64(unroll)), 1, state)
+
+    def _emit(self) -> None:
+        rows = self.shape.rows
+        builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        broadcast, vector = self.function.args[:2]
+        length, stride = self.function.args[4:6] if self.update else self.function.args[3:5]
+        if self.update:  # the tile of weights arrives while the sum is made
+            for pointer in self.function.args[2:4]:
+                emit_prefetch(builder, pointer, rows * self.shape.width * self._item, write=True)
+        zero = ir.Constant(self.vector, None)
+        state = [broadcast, vector] + [zero] * (rows * self.vectors)
+        if not self.across:
+            state = self._sum(builder, length, state)
+        else:
+            state = self._sum_across(builder, length, stride, state)
+        if self.update:
+            self._emit_update(builder, state[2:])
+        else:
+            self._emit_store(builder, state[2:])
+        builder.ret_void()
+
+    def _places(self) -> list[int]:
+        lanes, rows, width, _ = self.shape
+        return [r * width + v * lanes for r in range(rows) for v in range(self.vectors)]
+
+    def _emit_update(self, builder: Any, sums: list[Any]) -> None:
+        """SGD: ``v = momentum v + g;  W = shrink W - rate v - ahead g``."""
+        weight, velocity = self.function.args[2:4]
+        momentum, shrink, rate, ahead = (self._splat(builder, value) for value in self.function.args[6:])
+        for place, gradient in zip(self._places(), sums, strict=True):
+            v = self._multiply_add(builder, momentum, self._load(builder, velocity, place), gradient)
+            builder.store(v, self._vector_at(builder, velocity, place), align=4)
+            step = self._multiply_add(builder, rate, v, builder.fmul(ahead, gradient))
+            w = builder.fsub(builder.fmul(shrink, self._load(builder, weight, place)), step)
+            builder.store(w, self._vector_at(builder, weight, place), align=4)
+
+    def _emit_store(self, builder: Any, sums: list[Any]) -> None:
+        """Write the tile, or add it to what stands there."""
+        out, accumulate = self.function.args[2], self.function.args[5]
+        add = builder.append_basic_block("add")
+        done = builder.append_basic_block("done")
+        plain = builder.block
+        builder.cbranch(builder.icmp_signed("!=", accumulate, _I64(0)), add, done)
+        builder.position_at_end(add)
+        places = self._places()
+        totals = [builder.fadd(self._load(builder, out, p), s) for p, s in zip(places, sums, strict=True)]
+        builder.branch(done)
+        builder.position_at_end(done)
+        results = []
+        for value, total in zip(sums, totals, strict=True):
+            phi = builder.phi(self.vector)
+            phi.add_incoming(value, plain)
+            phi.add_incoming(total, add)
+            results.append(phi)
+        for place, phi in zip(places, results, strict=True):
+            builder.store(phi, self._vector_at(builder, out, place), align=4)
+
+    def _sum_across(self, builder: Any, length: Any, stride: Any, state: list[Any]) -> list[Any]:
+        """Walk through the blocks of the broadcast operand; the last one may be short."""
+        width = _I64(self.shape.width)
+        before = builder.block
+        head = builder.append_basic_block("block")
+        body = builder.append_basic_block("inside")
+        after = builder.append_basic_block("end")
+        builder.branch(head)
+        builder.position_at_end(head)
+        left = builder.phi(_I64)
+        left.add_incoming(length, before)
+        phis = []
+        for value in state:
+            phi = builder.phi(value.type)
+            phi.add_incoming(value, before)
+            phis.append(phi)
+        builder.cbranch(builder.icmp_signed(">", left, _I64(0)), body, after)
+        builder.position_at_end(body)
+        full = builder.icmp_signed(">", left, width)
+        here = builder.select(full, width, left)
+        start = phis[0]
+        # The caller comes back for the rows beside these: they follow in memory.
+        size = self.shape.rows * self.shape.width
+        emit_prefetch(builder, builder.gep(start, [_I64(size)]), size * self._item)
+        inner = self._sum(builder, here, list(phis))
+        following = builder.gep(start, [stride], inbounds=True)
+        for phi, value in zip(phis, [following, *inner[1:]], strict=True):
+            phi.add_incoming(value, builder.block)
+        left.add_incoming(builder.sub(left, width), builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+        return phis
+
+
+def data_at(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
+    """Address of the element `offset` of a one-dimensional array."""
+    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
+    return builder.gep(data, [offset], inbounds=True)
+
+
+def _tile_intrinsic(across: bool) -> Any:
+    def typer(
+        typingctx: Any,
+        broadcast: Any,
+        b: Any,
+        vector: Any,
+        v: Any,
+        out: Any,
+        o: Any,
+        length: Any,
+        stride: Any,
+        add: Any,
+    ) -> Any:
+        i8 = types.int64
+        signature = types.void(broadcast, i8, vector, i8, out, i8, i8, i8, i8)
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emitted = _Emitter(builder.module, sig.args[0].dtype, across)
+            pointers = [data_at(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2, 4)]
+            builder.call(emitted.function, [*pointers, args[6], args[7], args[8]])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    typer.__name__ = typer.__qualname__ = "tile_across" if across else "tile_along"
+    return intrinsic(typer)
+
+
+def _update_intrinsic() -> Any:
+    def typer(
+        typingctx: Any, broadcast: Any, b: Any, vector: Any, v: Any, weight: Any, w: Any, velocity: Any,
+        u: Any, length: Any, stride: Any, momentum: Any, shrink: Any, rate: Any, ahead: Any,
+    ) -> Any:  # fmt: skip
+        i8, kind = types.int64, broadcast.dtype
+        signature = types.void(
+            broadcast, i8, vector, i8, weight, i8, velocity, i8, i8, i8, kind, kind, kind, kind
+        )
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emitted = _Emitter(builder.module, kind, across=True, update=True)
+            pointers = [data_at(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2, 4, 6)]
+            builder.call(emitted.function, [*pointers, *args[8:]])
+            return context.get_dummy_value()
+
+        return signature, codegen
+
+    typer.__name__ = typer.__qualname__ = "tile_update"
+    return intrinsic(typer)
+
+
+def _constant_intrinsic(name: str, field: str) -> Any:
+    def typer(typingctx: Any, array: Any) -> Any:
+        value = int(getattr(tile(np.float32 if array.dtype == types.float32 else np.float64), field))
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return context.get_constant(types.int64, value)
+
+        return types.int64(array), codegen
+
+    typer.__name__ = typer.__qualname__ = name
+    return intrinsic(typer)
+
+
+def transpose_registers(builder: Any, rows: list[Any]) -> list[Any]:
+    """Transpose a square held in as many vectors as each has lanes."""
+    size = len(rows)
+    rows = list(rows)
+    mask = ir.VectorType(ir.IntType(32), size)
+    half = 1
+    while half < size:  # exchange the off-diagonal blocks, in growing size
+        upper = ir.Constant(mask, [k if not k & half else size + k - half for k in range(size)])
+        lower = ir.Constant(mask, [k + half if not k & half else size + k for k in range(size)])
+        for i in range(size):
+            if not i & half:
+                a, b = rows[i], rows[i + half]
+                rows[i] = builder.shuffle_vector(a, b, upper)
+                rows[i + half] = builder.shuffle_vector(a, b, lower)
+        half *= 2
+    return rows
+
+
+class _Transpose:
+    """Emits the transposition of a square of ``rows`` x ``rows`` elements in registers."""
+
+    def __init__(self, module: Any, dtype: Any) -> None:
+        self.size = tile(np.float32 if dtype == types.float32 else np.float64).rows
+        self.scalar = _element(dtype)
+        self.vector = ir.VectorType(self.scalar, self.size)
+        pointer = self.scalar.as_pointer()
+        name = f"nbnorm_transpose_{dtype}"
+        self.function = module.globals.get(name)
+        if self.function is None:
+            signature = ir.FunctionType(ir.VoidType(), [pointer, _I64, pointer, _I64])
+            self.function = ir.Function(module, signature, name)
+            self.function.linkage = "linkonce_odr"
+            self.function.attributes.add("alwaysinline")
+            self.function.attributes.add("nounwind")
+            self._emit()
+
+    def _emit(self) -> None:
+        source, source_stride, target, target_stride = self.function.args
+        builder = ir.IRBuilder(self.function.append_basic_block("entry"))
+        lanes = range(self.size)
+
+        def place(base: Any, stride: Any, i: int) -> Any:
+            address = builder.gep(base, [builder.mul(stride, _I64(i))], inbounds=True)
+            return builder.bitcast(address, self.vector.as_pointer())
+
+        rows = [builder.load(place(source, source_stride, i), align=4) for i in lanes]
+        rows = transpose_registers(builder, rows)
+        for i in lanes:
+            builder.store(rows[i], place(target, target_stride, i), align=4)
+        builder.ret_void()
+
+
+# Element types that `peek` reads where they lie, by code.
+PEEK_DTYPES = tuple(
+    np.dtype(name)
+    for name in (
+        "uint8",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+    )
+)
+
+if config.DISABLE_JIT:
+
+    def tile_along(
+        broadcast: Any, b: int, vector: Any, v: int, out: Any, o: int, length: int, stride: int, add: int
+    ) -> None:
+        """Compute one tile; the sum runs along the length of the broadcast operand."""
+        _, rows, width, _ = tile(out.dtype)
+        left = broadcast[b : b + (length - 1) * width + rows]
+        left = np.array([left[k * width : k * width + rows] for k in range(length)])
+        _finish_tile(left, vector, v, out, o, length, add)
+
+    def tile_across(
+        broadcast: Any, b: int, vector: Any, v: int, out: Any, o: int, length: int, stride: int, add: int
+    ) -> None:
+        """Compute one tile; the sum runs across the blocks of the broadcast operand."""
+        _, rows, width, _ = tile(out.dtype)
+        k = np.arange(length)[:, None]
+        left = broadcast[b + k // width * stride + np.arange(rows) * width + k % width]
+        _finish_tile(left, vector, v, out, o, length, add)
+
+    def tile_update(
+        broadcast: Any, b: int, vector: Any, v: int, weight: Any, w: int, velocity: Any, u: int, length: int,
+        stride: int, momentum: Any, shrink: Any, rate: Any, ahead: Any,
+    ) -> None:  # fmt: skip
+        """As `tile_across`; then ``v = momentum v + g;  W = shrink W - rate v - ahead g``."""
+        _, rows, width, _ = tile(weight.dtype)
+        gradient = np.empty(rows * width, weight.dtype)
+        tile_across(broadcast, b, vector, v, gradient, 0, length, stride, 0)
+        here, there = weight[w : w + rows * width], velocity[u : u + rows * width]
+        there[:] = momentum * there + gradient
+        here[:] = shrink * here - (rate * there + ahead * gradient)
+
+    def _finish_tile(left: Any, vector: Any, v: int, out: Any, o: int, length: int, add: int) -> None:
+        _, rows, width, _ = tile(out.dtype)
+        with np.errstate(all="ignore"):  # compiled code does not warn
+            product = left.T @ vector[v : v + length * width].reshape(length, width)
+        target = out[o : o + rows * width].reshape(rows, width)
+        target[:] = target + product if add else product
+
+    def tile_width(array: Any) -> int:
+        """Return the width of a block."""
+        return tile(array.dtype).width
+
+    def tile_rows(array: Any) -> int:
+        """Return the number of rows of a tile."""
+        return tile(array.dtype).rows
+
+    def transpose(source: Any, i: int, source_stride: int, target: Any, j: int, target_stride: int) -> None:
+        """Copy a square of as many rows as a tile has, transposed."""
+        for r in range(tile(source.dtype).rows):
+            for c in range(tile(source.dtype).rows):
+                target[j + c * target_stride + r] = source[i + r * source_stride + c]
+
+    def transpose_from(
+        address: int, offset: int, stride: int, target: Any, j: int, target_stride: int
+    ) -> None:
+        """Copy a square from memory at `address`, transposed; offset and stride are bytes."""
+        for r in range(tile(target.dtype).rows):
+            for c in range(tile(target.dtype).rows):
+                place = offset + r * stride + c * target.itemsize
+                target[j + c * target_stride + r] = peek(address, place, target.dtype.type)
+
+    def get(array: Any, i: int) -> Any:
+        """Return ``array[i]``."""
+        return array[i]
+
+    def put(array: Any, i: int, value: Any) -> None:
+        """Store ``array[i] = value``."""
+        array[i] = value
+
+    def peek(address: int, offset: int, token: Any) -> Any:
+        """Return the element of type `token` that stands `offset` bytes after `address`."""
+        size = np.dtype(token).itemsize
+        return np.frombuffer(ctypes.string_at(int(address + offset), size), token)[0]
+
+else:
+    tile_along = _tile_intrinsic(False)
+    tile_across = _tile_intrinsic(True)
+    tile_update = _update_intrinsic()
+    tile_width = _constant_intrinsic("tile_width", "width")
+    tile_rows = _constant_intrinsic("tile_rows", "rows")
+
+    @intrinsic
+    def transpose(typingctx: Any, source: Any, i: Any, si: Any, target: Any, j: Any, sj: Any) -> Any:
+        """Copy a square of as many rows as a tile has, transposed."""
+        i8 = types.int64
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emitted = _Transpose(builder.module, sig.args[0].dtype)
+            here = data_at(context, builder, sig.args[0], args[0], args[1])
+            there = data_at(context, builder, sig.args[3], args[3], args[4])
+            builder.call(emitted.function, [here, args[2], there, args[5]])
+            return context.get_dummy_value()
+
+        return types.void(source, i8, i8, target, i8, i8), codegen
+
+    @intrinsic
+    def transpose_from(
+        typingctx: Any, address: Any, offset: Any, stride: Any, target: Any, j: Any, sj: Any
+    ) -> Any:
+        """Copy a square from memory at `address`, transposed; offset and stride are bytes."""
+        i8 = types.int64
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            emitted = _Transpose(builder.module, sig.args[3].dtype)
+            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            place = builder.gep(base, [args[1]])
+            here = builder.bitcast(place, emitted.scalar.as_pointer())
+            there = data_at(context, builder, sig.args[3], args[3], args[4])
+            item = _I64(4 if isinstance(emitted.scalar, ir.FloatType) else 8)
+            builder.call(emitted.function, [here, builder.sdiv(args[2], item), there, args[5]])
+            return context.get_dummy_value()
+
+        return types.void(i8, i8, i8, target, i8, i8), codegen
+
+    @intrinsic
+    def get(typingctx: Any, array: Any, i: Any) -> Any:
+        """Return ``array[i]`` without Numba's handling of negative indices, which hinders vectors."""
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            return builder.load(data_at(context, builder, sig.args[0], args[0], args[1]))
+
+        return array.dtype(array, types.int64), codegen
+
+    @intrinsic
+    def put(typingctx: Any, array: Any, i: Any, value: Any) -> Any:
+        """Store ``array[i] = value``, the counterpart of `get`."""
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            builder.store(args[2], data_at(context, builder, sig.args[0], args[0], args[1]))
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, array.dtype), codegen
+
+    @intrinsic
+    def peek(typingctx: Any, address: Any, offset: Any, token: Any) -> Any:
+        """Return the element of type `token` that stands `offset` bytes after `address`."""
+        dtype = token.dtype
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            place = builder.gep(base, [args[1]])
+            pointer = builder.bitcast(place, context.get_data_type(dtype).as_pointer())
+            return builder.load(pointer, align=1)
+
+        return dtype(types.int64, types.int64, token), codegen

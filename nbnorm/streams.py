@@ -1,0 +1,764 @@
+"""Data that arrive in parts: iterators, Arrow and Parquet, files larger than memory, sparse matrices."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, storage, tables
+from nbnorm._jit import kernel
+from nbnorm.moments import (
+    COUNT,
+    M2,
+    MAX,
+    MEAN,
+    MEAN_LOW,
+    MIN,
+    Moments,
+    empty_state,
+    row_weights,
+)
+from nbnorm.standardize import Standardizer, result_dtype
+
+Array = npt.NDArray[Any]
+
+CHUNK = 8 << 20  # bytes of a file that are held at a time
+
+# ----------------------------------------------------------------------------------------------
+# Chunks
+# ----------------------------------------------------------------------------------------------
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
+    return pyarrow
+
+
+def _is_arrow(x: object) -> bool:
+    return type(x).__module__.partition(".")[0] == "pyarrow"
+
+
+def is_stream(x: object) -> bool:
+    """Return whether `x` hands out its rows in chunks.
+
+    Parameters
+    ----------
+    x : object
+
+    Returns
+    -------
+    bool
+        True for iterators and for Arrow tables, record batches, readers, Parquet files and datasets.
+
+    Examples
+    --------
+    >>> is_stream(iter([])), is_stream([[1.0]])
+    (True, False)
+    """
+    return isinstance(x, Iterator) or _is_arrow(x)
+
+
+def _batches(source: Any) -> Any:
+    """Return the record batches of an Arrow object."""
+    if hasattr(source, "iter_batches"):  # a Parquet file
+        return source.iter_batches(batch_size=_rows(max(1, len(source.schema_arrow))))
+    if hasattr(source, "to_batches"):  # a table, a dataset or a scanner
+        return source.to_batches()
+    if hasattr(source, "read_next_batch"):
+        return iter(source)
+    return [source]
+
+
+def _rows(features: int, itemsize: int = 8) -> int:
+    return max(1, CHUNK // (features * itemsize))
+
+
+def _columns(batch: Any) -> Array:
+    """Return a record batch as an array of shape (n_rows, n_features) in Fortran order."""
+    pa = _arrow()
+    if not hasattr(batch, "schema") or not hasattr(batch, "column"):
+        raise TypeError(f"x must be Arrow tables or record batches, got {type(batch).__name__}")
+    kinds = pa.types
+    single = True
+    for field in batch.schema:
+        kind = field.type
+        if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)):
+            raise TypeError(f"column {field.name!r} must hold real numbers, got {kind}")
+        single &= kinds.is_float32(kind) or kinds.is_float16(kind) or kinds.is_boolean(kind)
+    result = np.empty((batch.num_columns, batch.num_rows), np.float32 if single else np.float64)
+    for row, column in zip(result, batch.columns, strict=True):
+        values = column.cast(pa.uint8()) if kinds.is_boolean(column.type) else column
+        if values.null_count:
+            values = values.cast(pa.float64())
+        row[:] = values.to_numpy(zero_copy_only=False)
+    return result.T
+
+
+def chunks(source: Any) -> Iterator[Array]:
+    """Yield the rows of `source`, a chunk at a time.
+
+    Parameters
+    ----------
+    source : iterator or Arrow object
+        An iterator of arrays of shape (n_rows, n_features), of Arrow tables or of record batches; or an Arrow
+        table, record batch, reader, dataset or Parquet file.  A null becomes NaN.
+
+    Yields
+    ------
+    ndarray of shape (n_rows, n_features)
+        Chunks without rows are passed over.
+
+    Raises
+    ------
+    TypeError
+        If a chunk or a column does not hold real numbers.
+    ValueError
+        If a chunk is not two-dimensional, or differs from the first in width.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [chunk.shape for chunk in chunks(iter([np.ones((3, 2)), np.ones((1, 2))]))]
+    [(3, 2), (1, 2)]
+    """
+    width = None
+    for number, item in enumerate(_batches(source) if _is_arrow(source) else source):
+        for part in _batches(item) if _is_arrow(item) else [item]:
+            rows = _columns(part) if _is_arrow(part) else _check.numeric(f"chunk {number}", part)
+            if rows.ndim != 2:
+                raise ValueError(
+                    f"chunk {number} must have shape (n_samples, n_features), got shape {rows.shape}"
+                )
+            if width is not None and rows.shape[1] != width:
+                raise ValueError(
+                    f"chunk {number} must have {width} features like the first, got {rows.shape[1]}"
+                )
+            width = rows.shape[1]
+            if len(rows):
+                yield rows
+
+
+def _names(source: Any) -> list[str] | None:
+    schema = getattr(source, "schema_arrow", None) or getattr(source, "schema", None)
+    return list(schema.names) if _is_arrow(source) and schema is not None else None
+
+
+def gather_chunks(source: Any, moments: Moments) -> Moments:
+    """Add all rows of a stream to moments.
+
+    Parameters
+    ----------
+    source
+        As for `chunks`.
+    moments : Moments
+        Changed even if a later chunk is refused.
+
+    Returns
+    -------
+    Moments
+        `moments`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `chunks` does, and if there are no rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import Moments
+    >>> gather_chunks(iter([np.ones((3, 2)), np.zeros((1, 2))]), Moments()).mean
+    array([0.75, 0.75])
+    """
+    names = _names(source)
+    if names is not None and moments.feature_names is not None and names != moments.feature_names:
+        raise ValueError(f"x must have the features {moments.feature_names}, got {names}")
+    empty = True
+    for rows in chunks(source):
+        moments.update(rows)
+        empty = False
+    if empty:
+        raise ValueError("x must not be empty, got a stream without rows")
+    moments.feature_names = moments.feature_names or names
+    return moments
+
+
+# ----------------------------------------------------------------------------------------------
+# Sparse matrices
+# ----------------------------------------------------------------------------------------------
+
+# Rows of the sums over stored values: how many, weight, weight of missing ones, deviations, their squares,
+# extremes.
+_STORED, _WEIGHT, _MISSING, _FIRST, _SECOND, _LOW, _HIGH = range(7)
+
+
+@kernel
+def _sparse_sums(
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    by_row: bool,
+    weighted: bool,
+    weights: Array,
+    omit: bool,
+    shift: Array,
+    sums: Array,
+) -> None:
+    """Sum the stored values of every column as deviations from `shift`, without the implied zeros."""
+    for major in range(indptr.shape[0] - 1):
+        for p in range(indptr[major], indptr[major + 1]):
+            row, column = (major, indices[p]) if by_row else (indices[p], major)
+            weight = weights[row] if weighted else 1.0
+            value = data[p]
+            if weight <= 0.0:
+                continue
+            sums[_STORED, column] += 1.0
+            if omit and value != value:
+                sums[_MISSING, column] += weight
+                continue
+            d = value - shift[column]
+            sums[_WEIGHT, column] += weight
+            sums[_FIRST, column] += weight * d
+            sums[_SECOND, column] += weight * d * d
+            if value < sums[_LOW, column]:
+                sums[_LOW, column] = value
+            if value > sums[_HIGH, column]:
+                sums[_HIGH, column] = value
+
+
+def _compressed(x: Any) -> Any:
+    """Return `x` in compressed rows or columns, each place stored once."""
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
+    result = x if x.format in ("csr", "csc") else x.tocsr()
+    if not result.has_canonical_format:
+        result = result.copy()
+        result.sum_duplicates()
+    return result
+
+
+def gather_sparse(x: Any, weights: npt.ArrayLike | None, nan: str, width: int | None) -> Array:
+    """Return the state of a SciPy sparse matrix, whose implied zeros count like any value.
+
+    Parameters
+    ----------
+    x : sparse matrix or array of shape (n_samples, n_features)
+    weights : array_like of shape (n_samples,), or None
+    nan : {"propagate", "omit", "raise"}
+    width : int or None
+        Number of features that is expected.
+
+    Returns
+    -------
+    ndarray of shape (7, n_features), float64
+        As `Moments` holds it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Moments.update` does.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> from nbnorm import moments
+    >>> moments(scipy.sparse.csr_array([[0.0, 2.0], [0.0, 0.0]])).mean
+    array([0., 1.])
+    """
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"x must have shape (n_samples, n_features), not empty, got shape {x.shape}")
+    n, features = x.shape
+    if width is not None and features != width:
+        raise ValueError(f"x must have {width} features like the data before it, got {features}")
+    mass = np.ones(1) if weights is None else row_weights(weights, n)
+    matrix = _compressed(x)
+    data = _check.readable(np.ascontiguousarray(matrix.data, dtype=result_dtype(matrix.dtype)))
+    if data.dtype == np.float16:
+        data = data.astype(np.float32)
+    places = _check.readable(matrix.indices), _check.readable(matrix.indptr)
+    by_row = matrix.format == "csr"
+    if nan == "raise" and np.isnan(data).any():
+        raise ValueError("x must not hold NaN (nan='raise'), got one among the stored values")
+    weighted = weights is not None
+    rows = float(np.count_nonzero(mass) if weighted else n)
+    total = float(mass.sum() if weighted else n)
+    shift = np.zeros(features)
+    state = empty_state(features)
+    # Twice: the first mean is the shift for which the second pass loses nothing.
+    for _ in range(2):
+        sums = np.zeros((7, features))
+        sums[_LOW], sums[_HIGH] = math.inf, -math.inf
+        _sparse_sums(data, *places, by_row, weighted, mass, nan == "omit", shift, sums)
+        implied = np.where(sums[_STORED] == rows, 0.0, total - sums[_WEIGHT] - sums[_MISSING])
+        count = implied + sums[_WEIGHT]
+        deviation = sums[_FIRST] - implied * shift
+        offset = np.divide(deviation, count, out=np.zeros(features), where=count > 0.0)
+        start, shift = shift, np.where(np.isfinite(shift + offset), shift + offset, 0.0)
+    mean = start + offset
+    with np.errstate(invalid="ignore"):
+        state[M2] = np.maximum(sums[_SECOND] + implied * start**2 - deviation * offset, 0.0)
+        state[MEAN_LOW] = np.where(np.isfinite(mean), offset - (mean - start), 0.0)
+    state[COUNT], state[MEAN] = count, mean
+    state[MIN] = np.where(implied > 0.0, np.minimum(sums[_LOW], 0.0), sums[_LOW])
+    state[MAX] = np.where(implied > 0.0, np.maximum(sums[_HIGH], 0.0), sums[_HIGH])
+    return state
+
+
+def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
+    """Return a sparse matrix with every column divided by its scale, or multiplied.
+
+    Parameters
+    ----------
+    x : sparse matrix or array of shape (n_samples, n_features)
+    scale : ndarray of shape (n_features,), float64
+    inverse : bool
+        Multiply.
+
+    Returns
+    -------
+    sparse matrix or array of shape (n_samples, n_features)
+        In compressed rows, or compressed columns if `x` is.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> scale_sparse(scipy.sparse.csr_array([[0.0, 2.0]]), np.array([1.0, 4.0]), False).toarray()
+    array([[0. , 0.5]])
+    """
+    result = _compressed(x)
+    dtype = result_dtype(result.dtype)
+    by_row = result.format == "csr"
+    factors = scale[result.indices] if by_row else np.repeat(scale, np.diff(result.indptr))
+    data = result.data * factors if inverse else result.data / factors
+    places = (data.astype(dtype), result.indices.copy(), result.indptr.copy())
+    return type(result)(places, shape=result.shape)
+
+
+# ----------------------------------------------------------------------------------------------
+# Files
+# ----------------------------------------------------------------------------------------------
+
+
+class _Source:
+    """A file that can be read more than once: names, width, number of rows if known, and chunks."""
+
+    names: list[str] | None = None
+    rows: int | None = None
+
+    def __init__(self, path: storage.PathLike) -> None:
+        self.path = path
+        self.name = os.fspath(path)
+
+    def chunks(self) -> Iterator[Array]:
+        raise NotImplementedError
+
+    def _refuse_missing(self, rows: Array, before: int) -> None:
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+            where = repr(self.names[column]) if self.names else str(column)
+            raise ValueError(
+                f"{self.name}: row {before + row}, column {where} must be finite, got {rows[row, column]}"
+            )
+
+
+class _CsvSource(_Source):
+    def __init__(self, path: storage.PathLike) -> None:
+        super().__init__(path)
+        with self._open() as file:
+            self.names = tables._header(self.name, file)[0]
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[Any]:
+        with open(self.path, encoding="utf-8-sig", newline="") as file:
+            try:
+                yield file
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{self.name} is not UTF-8 text: {error.reason} at byte {error.start}"
+                ) from None
+            except csv.Error as error:
+                raise ValueError(f"{self.name} is not CSV: {error}") from None
+
+    def chunks(self) -> Iterator[Array]:
+        with self._open() as file:
+            columns, reader, line = tables._header(self.name, file)
+            some: list[list[str]] = []
+            lines: list[int] = []
+            most = _rows(len(columns), 64)  # a field takes some 64 bytes as text
+            for row in reader:
+                if row:
+                    some.append(row)
+                    lines.append(line())
+                if len(some) == most:
+                    yield self._numbers(columns, some, lines)
+                    some, lines = [], []
+            if some:
+                yield self._numbers(columns, some, lines)
+
+    def _numbers(self, columns: list[str], some: list[list[str]], lines: list[int]) -> Array:
+        width = len(columns)
+        for row, line in zip(some, lines, strict=True):
+            if len(row) != width:
+                raise ValueError(f"{self.name}, line {line}: got {len(row)} fields, expected {width}")
+        try:
+            result = np.fromiter(map(float, chain.from_iterable(some)), np.float64, len(some) * width)
+        except ValueError:
+            result = None
+        if result is None or not np.isfinite(result).all():
+            raise ValueError(self._complaint(columns, some, lines))
+        return result.reshape(-1, width)
+
+    def _complaint(self, columns: list[str], some: list[list[str]], lines: list[int]) -> str:
+        for row, line in zip(some, lines, strict=True):
+            for column, text in zip(columns, row, strict=True):
+                place = f"{self.name}, line {line}, column {column!r}"
+                value = tables._number(text.strip())
+                if value is None:
+                    return f"{place}: {tables._shown(text)} is not a number"
+                if not math.isfinite(value):
+                    return f"{place}: " + ("missing value" if math.isnan(value) else f"got {value}")
+        raise AssertionError("unreachable")  # pragma: no cover
+
+
+class _NpySource(_Source):
+    def __init__(self, path: storage.PathLike) -> None:
+        super().__init__(path)
+        try:
+            self._data = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{self.name} is not an array file: {error}") from None
+        if not isinstance(self._data, np.ndarray):
+            raise ValueError(f"{self.name} must hold one array")
+        _check.rank(self.name, _check.numeric(self.name, self._data), 2)
+        self.rows = len(self._data)
+
+    def chunks(self) -> Iterator[Array]:
+        step = _rows(self._data.shape[1], self._data.itemsize)
+        for start in range(0, len(self._data), step):
+            rows = self._data[start : start + step]
+            self._refuse_missing(rows, start)
+            yield rows
+
+
+class _NpzSource(_Source):
+    """The array ``X`` of an NPZ file, read through without unpacking it whole."""
+
+    def __init__(self, path: storage.PathLike) -> None:
+        super().__init__(path)
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = archive.namelist()
+                self.member = "X.npy" if "X.npy" in members or len(members) != 1 else members[0]
+                if self.member not in members:
+                    raise ValueError(
+                        f"{self.name} must hold an array X, it has {', '.join(members) or 'none'}"
+                    )
+                with archive.open(self.member) as file:
+                    self._shape, self._fortran, self._dtype = _npy_header(file)
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.name} is not an NPZ file: {error}") from None
+        _check.rank(
+            f"{self.name}: X", _check.numeric("X", np.broadcast_to(self._dtype.type(0), self._shape)), 2
+        )
+        if self._fortran:
+            raise ValueError(f"{self.name}: X must be stored in C order to be read in parts")
+        self.rows = self._shape[0]
+
+    def chunks(self) -> Iterator[Array]:
+        width = self._shape[1]
+        step = _rows(width, self._dtype.itemsize)
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
+                _npy_header(file)
+                for start in range(0, self._shape[0], step):
+                    count = min(step, self._shape[0] - start)
+                    block = file.read(count * width * self._dtype.itemsize)
+                    if len(block) != count * width * self._dtype.itemsize:
+                        raise ValueError(f"{self.name} is truncated")
+                    rows = np.frombuffer(block, self._dtype).reshape(count, width)
+                    self._refuse_missing(rows, start)
+                    yield rows
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.name} is damaged: {error}") from None
+
+    def copy_others(self, archive: zipfile.ZipFile) -> None:
+        """Copy all other members of the file."""
+        with zipfile.ZipFile(self.path) as given:
+            for member in given.namelist():
+                if member != self.member:
+                    with given.open(member) as source, archive.open(member, "w", force_zip64=True) as target:
+                        shutil.copyfileobj(source, target)
+
+
+def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("arrays of Python objects are not read")
+    return shape, fortran, dtype
+
+
+class _ParquetSource(_Source):
+    def __init__(self, path: storage.PathLike) -> None:
+        super().__init__(path)
+        pa = _arrow()
+        try:
+            with pa.parquet.ParquetFile(path) as file:
+                self.names = list(file.schema_arrow.names)
+                self.rows = file.metadata.num_rows
+        except pa.lib.ArrowInvalid as error:
+            raise ValueError(f"{self.name} is not a Parquet file: {error}") from None
+
+    def chunks(self) -> Iterator[Array]:
+        before = 0
+        with _arrow().parquet.ParquetFile(self.path) as file:
+            for rows in chunks(file):
+                self._refuse_missing(rows, before)
+                before += len(rows)
+                yield rows
+
+
+_SOURCES: dict[str, Callable[[storage.PathLike], _Source]] = {
+    ".csv": _CsvSource,
+    ".tsv": _CsvSource,
+    ".txt": _CsvSource,
+    ".npy": _NpySource,
+    ".npz": _NpzSource,
+    ".parquet": _ParquetSource,
+}
+
+
+def _write_csv(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+    first, parts = _peeked(parts, source)
+    csv.writer(file, lineterminator="\n").writerow(source.names or [f"x{j}" for j in range(first.shape[1])])
+    for rows in parts:
+        file.write("".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()))
+
+
+def _write_rows(file: Any, parts: Iterator[Array]) -> tuple[tuple[int, int], np.dtype[Any]]:
+    count, width, dtype = 0, 0, np.dtype(np.float64)
+    for rows in parts:
+        if count and rows.dtype != dtype:
+            raise ValueError(f"chunks must have one dtype, got {dtype} and {rows.dtype}")
+        file.write(np.ascontiguousarray(rows).data)
+        count, width, dtype = count + len(rows), rows.shape[1], rows.dtype
+    return (count, width), dtype
+
+
+def _header_bytes(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
+    """Return the header of an NPY file; NumPy leaves room for any number of rows."""
+    buffer = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, description)
+    return buffer.getvalue()
+
+
+def _peeked(parts: Iterator[Array], source: _Source) -> tuple[Array, Iterator[Array]]:
+    first = next(parts, None)
+    if first is None:
+        raise ValueError(f"{source.name} has no rows")
+    return first, chain([first], parts)
+
+
+def _write_npy(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+    first, parts = _peeked(parts, source)
+    file.write(_header_bytes((0, first.shape[1]), first.dtype))
+    shape, dtype = _write_rows(file, parts)
+    file.seek(0)
+    file.write(_header_bytes(shape, dtype))
+
+
+def _write_npz(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+    first, parts = _peeked(parts, source)
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        if source.rows is None:  # the header comes first, so the rows are counted first
+            source.rows = sum(len(rows) for rows in source.chunks())
+        with archive.open("X.npy", "w", force_zip64=True) as member:
+            member.write(_header_bytes((source.rows, first.shape[1]), first.dtype))
+            _write_rows(member, parts)
+        if isinstance(source, _NpzSource):
+            source.copy_others(archive)
+
+
+def _write_parquet(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+    pa = _arrow()
+    first, parts = _peeked(parts, source)
+    names = source.names or [f"x{j}" for j in range(first.shape[1])]
+    schema = pa.schema([(name, pa.from_numpy_dtype(first.dtype)) for name in names])
+    with pa.parquet.ParquetWriter(file, schema) as writer:
+        for rows in parts:
+            columns = [pa.array(np.ascontiguousarray(column)) for column in rows.T]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+_WRITERS: dict[str, tuple[str, Callable[[Any, _Source, Iterator[Array]], None]]] = {
+    ".csv": ("w", _write_csv),
+    ".npy": ("wb", _write_npy),
+    ".npz": ("wb", _write_npz),
+    ".parquet": ("wb", _write_parquet),
+}
+
+
+def _kind(role: str, path: storage.PathLike, known: Iterable[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        raise ValueError(f"{role} must end in one of {', '.join(known)}, got {os.fspath(path)!r}")
+    return suffix
+
+
+def _counted(parts: Iterator[Array], label: str, total: int | None, progress: bool | None) -> Iterator[Array]:
+    """Yield the chunks and show how many rows have been."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from parts
+        return
+    hidden = None if progress is None else not progress  # None: hidden unless on a terminal
+    with tqdm(desc=label, total=total, unit="row", unit_scale=True, disable=hidden) as bar:
+        for rows in parts:
+            yield rows
+            bar.update(len(rows))
+
+
+def read_statistics(path: storage.PathLike) -> Moments:
+    """Read the statistics that `standardize_file` saved.
+
+    Parameters
+    ----------
+    path : str or path
+        A JSON file.
+
+    Returns
+    -------
+    Moments
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it does not hold statistics.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "stats.json")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("[]")
+    >>> read_statistics(path)
+    Traceback (most recent call last):
+    ...
+    ValueError: ...stats.json: statistics must have format 'nbnorm moments 1', got 'list'
+    """
+    with open(path, encoding="utf-8") as file:
+        try:
+            return Moments.from_dict(json.load(file))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def standardize_file(
+    source: storage.PathLike,
+    destination: storage.PathLike,
+    *,
+    stats: storage.PathLike | Moments | None = None,
+    save_stats: storage.PathLike | None = None,
+    inverse: bool = False,
+    progress: bool | None = None,
+) -> Moments:
+    r"""Standardize a file of any length into another one, in bounded memory.
+
+    The source is read twice, once for the statistics and once to standardize; with `stats` only once.
+
+    Parameters
+    ----------
+    source : str or path
+        A CSV file (``.csv``, ``.tsv``, ``.txt``) with a header line, NPY, NPZ (its array ``X``; other
+        arrays are copied) or Parquet file.
+    destination : str or path
+        A ``.csv``, ``.npy``, ``.npz`` or ``.parquet`` file; replaced whole at the end or left as it was.
+    stats : str, path or Moments, optional
+        Statistics to use instead of the source's own.
+    save_stats : str or path, optional
+        JSON file for the statistics.
+    inverse : bool, default: False
+        Turn standardized data back; needs `stats`.
+    progress : bool, optional
+        Show progress bars (with tqdm); by default on a terminal.
+
+    Returns
+    -------
+    Moments
+        The statistics used.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read or written.
+    ValueError
+        If the source has no rows, a value is missing or no number (named by line and column), the statistics
+        are of other features, or a file is of an unknown kind.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> source, destination = os.path.join(folder, "a.csv"), os.path.join(folder, "b.csv")
+    >>> with open(source, "w") as file:
+    ...     _ = file.write("height,age\n0,3\n4,5\n")
+    >>> standardize_file(source, destination).mean
+    array([2., 4.])
+    >>> with open(destination) as file:
+    ...     print(file.read())
+    height,age
+    -1.0,-1.0
+    1.0,1.0
+    """
+    given = _SOURCES[_kind("source", source, _SOURCES)](source)
+    mode, write = _WRITERS[_kind("destination", destination, _WRITERS)]
+    if inverse and stats is None:
+        raise ValueError("stats must be given for inverse=True, got None")
+    if stats is None:
+        moments = Moments()
+        for rows in _counted(given.chunks(), "reading", given.rows, progress):
+            moments.update(rows)
+        if moments.n_features is None:
+            raise ValueError(f"{given.name} has no rows")
+        moments.feature_names = given.names
+        if given.rows is None:
+            given.rows = int(moments.count)
+    else:
+        moments = stats if isinstance(stats, Moments) else read_statistics(stats)
+        names = moments.feature_names
+        if names is not None and given.names is not None and names != given.names:
+            raise ValueError(
+                f"{given.name} must have the features {names} of the statistics, got {given.names}"
+            )
+    standardizer = Standardizer.from_moments(moments)
+    apply = standardizer.inverse_transform if inverse else standardizer.transform
+    parts = (apply(rows) for rows in _counted(given.chunks(), "writing", given.rows, progress))
+    with storage.replace(destination, mode, newline="" if mode == "w" else None) as file:
+        write(file, given, parts)
+    if save_stats is not None:
+        with storage.replace(save_stats, "w") as file:
+            json.dump(moments.to_dict(), file, indent=1)
+            file.write("\n")
+    return moments

@@ -1,0 +1,74 @@
+"""Fixtures that several test files share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+
+import nbnorm
+from nbnorm import _jit, training
+
+MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+
+@pytest.fixture(scope="session")
+def mnist_folder():
+    """Folder with the four IDX files: NBNORM_MNIST, or shared/data/mnist beside the checkout."""
+    folder = Path(os.environ.get("NBNORM_MNIST") or Path(__file__).parents[2] / "shared" / "data" / "mnist")
+    if not all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in MNIST_FILES):
+        pytest.skip("needs MNIST: set NBNORM_MNIST to the folder of its four files")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def all_threads():
+    """Give every test the whole machine, whatever the one before has set."""
+    yield
+    nbnorm.set_num_threads(None)
+    if _jit._launched():
+        numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
+
+
+@pytest.fixture
+def python(tmp_path):
+    """Run code in a new interpreter with changed environment variables; return what it prints."""
+
+    def run(code, *, timeout=300, path=None, **environment):
+        folders = [str(path or Path(nbnorm.__file__).parents[1]), str(Path(__file__).parent)]
+        env = {**os.environ, **{name: str(value) for name, value in environment.items()}}
+        env["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [env.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=env,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def team(monkeypatch):
+    """Let the smallest network train on a team of threads."""
+    monkeypatch.setattr(training, "TEAM_WORK", 0)
+
+
+@pytest.fixture
+def blobs():
+    """Three classes that a small network can tell apart: X of shape (90, 5), y."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 90)
+    return rng.normal(size=(90, 5)) + 2.0 * np.eye(3, 5)[y], y

@@ -1,0 +1,166 @@
+import naive
+import numpy as np
+import pytest
+from numba import config
+
+from nbnorm import _jit, activation_backward, activation_forward, activations
+from nbnorm.activations import CODES, activate, derivative_from_output, exp, relu, sigmoid, tanh
+
+DTYPES = [np.float32, np.float64]
+NAMES = sorted(CODES)
+FUNCTIONS = {"exp": exp, "sigmoid": sigmoid, "tanh": tanh}
+
+
+@_jit.kernel
+def _exp_all(x, out):
+    for i in range(x.size):
+        out[i] = exp(x[i])
+
+
+@_jit.kernel
+def _activate_all(x, code, out):
+    for i in range(x.size):
+        out[i] = activate(x[i], code)
+
+
+@_jit.kernel
+def _derive_all(y, code, out):
+    for i in range(y.size):
+        out[i] = derivative_from_output(y[i], code)
+
+
+def _ulps(got, expected):
+    """Return the largest error in units in the last place."""
+    rounded = expected.astype(got.dtype)
+    errors = np.abs(got - expected) / np.spacing(np.abs(rounded))
+    return errors.max(where=np.isfinite(rounded), initial=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("high", [0.01, 1, 10, 110, 800])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh"])
+def test_activation_forward_is_right_to_three_units_in_the_last_place(name, high, dtype):
+    z = np.linspace(-high, high, 2001, dtype=dtype)
+    got = activation_forward(z, name)
+    with np.errstate(under="ignore", over="ignore"):
+        ulps = _ulps(got, naive.activation(z, name))
+    assert got.dtype == dtype
+    assert ulps < 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("high", [0.01, 1, 80, 105, 745])
+def test_exp_is_right_to_two_units_in_the_last_place(high, dtype):
+    x = np.linspace(-high, high, 2001, dtype=dtype)
+    got = np.empty_like(x)
+    _exp_all(x, got)
+    with np.errstate(all="ignore"):
+        expected = np.exp(x.astype(np.longdouble))
+        rounded = expected.astype(dtype)
+        ulps = _ulps(got, expected)
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(rounded))
+    assert ulps < (3 if config.DISABLE_JIT else 2)  # NumPy's own takes 3 in float32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("sigmoid", [np.nan, 1, 0, 0.5]), ("tanh", [np.nan, 1, -1, 0]), ("relu", [np.nan, np.inf, 0, 0])],
+)
+def test_activation_forward_at_the_ends(name, expected, dtype):
+    got = activation_forward(np.array([np.nan, np.inf, -np.inf, -0.0], dtype), name)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_tanh_keeps_tiny_numbers_and_the_sign_of_zero():
+    x = np.array([-0.0, 1e-40, -1e-30], np.float32)
+    got = activation_forward(x, "tanh")
+    np.testing.assert_array_equal(got, x)
+    assert np.signbit(got[0])
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
+def test_a_loop_with_exp_becomes_vector_code():
+    _exp_all(np.zeros(4, np.float32), np.zeros(4, np.float32))
+    got = "".join(_exp_all.inspect_llvm().values())
+    assert "fmuladd.v" in got
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_activate_and_its_derivative_agree_with_the_array_functions(name, dtype):
+    x = np.linspace(-2, 2, 7, dtype=dtype)
+    y, slope = np.empty_like(x), np.empty_like(x)
+    _activate_all(x, CODES[name], y)
+    _derive_all(y, CODES[name], slope)
+    np.testing.assert_array_equal(y, activation_forward(x, name))
+    np.testing.assert_array_equal(slope, activation_backward(np.ones_like(x), y, name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_rows_in_place_agree_with_rows_apart(name):
+    z = np.linspace(-2, 2, 21)
+    y = z.copy()
+    activations.activate_in_place(y, CODES[name])
+    np.testing.assert_array_equal(y, activation_forward(z, name))
+    dy = np.linspace(1, 2, 21)
+    expected = activation_backward(dy, y, name)
+    activations.backward_in_place(dy, y, CODES[name])
+    np.testing.assert_array_equal(dy, expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_activation_backward_is_the_slope(name, dtype):
+    z = np.linspace(-3, 3, 11, dtype=dtype) + dtype(0.1)
+    dy = np.linspace(1, 2, 11, dtype=dtype)
+    got = activation_backward(dy, activation_forward(z, name), name)
+    z, h = z.astype(float), 1e-6
+    expected = dy * (naive.activation(z + h, name) - naive.activation(z - h, name)) / (2 * h)
+    np.testing.assert_allclose(got, expected.astype(float), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", [exp, sigmoid, tanh, relu])
+def test_elementary_functions_work_from_python(function):
+    got = function(np.float32(0.5))
+    assert isinstance(got, np.float32)
+    assert got == pytest.approx(float(function(0.5)), rel=1e-6)
+
+
+def test_out_is_filled_and_returned():
+    z = np.array([[-1.0, 2.0]])
+    out = np.empty_like(z)
+    assert activation_forward(z, "relu", out=out) is out
+    np.testing.assert_array_equal(out, [[0, 2]])
+    assert activation_backward(np.ones_like(z), out, "relu", out=z) is z
+    np.testing.assert_array_equal(z, [[0, 1]])
+
+
+def test_any_layout_and_shape_and_number_of_blocks():
+    z = np.random.default_rng(0).normal(size=(3, 400, 40)) if not config.DISABLE_JIT else np.ones((2, 3, 4))
+    expected = np.maximum(z, 0)
+    np.testing.assert_array_equal(activation_forward(z, "relu"), expected)
+    np.testing.assert_array_equal(
+        activation_forward(z.transpose(2, 0, 1), "relu"), expected.transpose(2, 0, 1)
+    )
+    z.setflags(write=False)
+    np.testing.assert_array_equal(activation_forward(z[:, ::2], "relu"), expected[:, ::2])
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        ((np.ones(2), "gelu"), ValueError, "name must be one of"),
+        ((np.ones(0), "relu"), ValueError, "z must not be empty"),
+        ((np.ones(2, complex), "relu"), TypeError, "z must hold real numbers"),
+        ((3.0, "relu"), ValueError, "z must have shape"),
+    ],
+)
+def test_activation_forward_refuses(args, error, message):
+    with pytest.raises(error, match=message):
+        activation_forward(*args)
+
+
+def test_activation_backward_refuses_unequal_shapes():
+    with pytest.raises(ValueError, match="dy must have shape"):
+        activation_backward(np.ones(2), np.ones(3), "relu")

@@ -1,0 +1,177 @@
+import math
+
+import numpy as np
+import pytest
+
+from nbnorm import _check
+
+
+def refuses(error, pattern, function, *args, **options):
+    with pytest.raises(error, match=pattern):
+        function(*args, **options)
+
+
+def test_readable_shares_memory_and_may_be_read_by_kernels():
+    x = np.arange(6.0)
+    x.flags.writeable = False
+    got = _check.readable(x)
+    assert got.flags.writeable
+    assert np.shares_memory(got, x)
+    np.testing.assert_array_equal(got, x)
+    assert not x.flags.writeable
+    del x  # the memory stays with the result
+    np.testing.assert_array_equal(got, np.arange(6.0))
+
+
+def test_readable_copies_what_kernels_cannot_read():
+    unaligned = np.zeros(17, np.uint8)[1:].view(np.float64)
+    foreign = np.arange(3.0).astype(">f8")
+    for x in (unaligned, foreign):
+        got = _check.readable(x)
+        assert got.flags.aligned
+        assert got.dtype.isnative
+        np.testing.assert_array_equal(got, x)
+
+
+def test_readable_drops_subclasses(tmp_path):
+    got = _check.readable(np.memmap(tmp_path / "x", np.float32, "w+", shape=(3,)))
+    assert type(got) is np.ndarray
+
+
+@pytest.mark.parametrize("x", [[1, 2.5], np.float32(3), [[True]], np.ones(2, np.float16), range(3)])
+def test_numeric(x):
+    np.testing.assert_array_equal(_check.numeric("x", x), np.asarray(x))
+
+
+@pytest.mark.parametrize("x", [["a"], [1j], [None], [{}], np.ones(2, object), np.zeros(2, "M8[s]"), b"text"])
+def test_numeric_refuses(x):
+    refuses(TypeError, "^x must hold real numbers, got dtype", _check.numeric, "x", x)
+
+
+def test_numeric_refuses_ragged():
+    refuses(ValueError, "^x must be a rectangular", _check.numeric, "x", [[1], [1, 2]])
+
+
+def test_rank():
+    _check.rank("x", np.ones((2, 3)), 2)
+    refuses(
+        ValueError, r"^x must have shape \(n,\), got shape \(2, 3\)", _check.rank, "x", np.ones((2, 3)), 1
+    )
+    refuses(ValueError, "n_samples, n_features", _check.rank, "x", np.ones(3), 2)
+    refuses(ValueError, r"^x must not be empty, got shape \(0, 3\)", _check.rank, "x", np.ones((0, 3)), 2)
+
+
+def test_floats():
+    got = _check.floats("x", [[1, 2]], 2)
+    assert got.dtype == np.float64
+    assert _check.floats("x", np.ones((1, 2), np.float32), 2).dtype == np.float32
+    assert _check.floats("x", np.ones((1, 2), np.float32), 2, dtype=np.dtype(np.float64)).dtype == np.float64
+    x = np.ones((3, 2))
+    assert np.shares_memory(_check.floats("x", x, 2), x)
+    assert _check.floats("x", x.T, 2).flags.c_contiguous
+    assert _check.floats("x", x.astype(">f4"), 2).dtype.isnative
+    refuses(
+        ValueError, r"^x must have shape \(3, 3\), got shape \(3, 2\)", _check.floats, "x", x, 2, shape=(3, 3)
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_finite_names_the_place(bad, order):
+    x = np.ones((700, 500), order=order)  # more than one piece
+    _check.finite("x", x)
+    x[650, 7] = bad
+    refuses(ValueError, rf"^x must be finite, got {bad} at \[650, 7\]", _check.finite, "x", x)
+    _check.finite("x", x[:650])
+    _check.finite("x", np.ones(3, int))
+
+
+def test_output():
+    shape, dtype = (2, 3), np.dtype(np.float32)
+    assert _check.output("out", None, shape, dtype).shape == shape
+    out = np.empty(shape, dtype)
+    assert _check.output("out", out, shape, dtype) is out
+    frozen = np.empty(shape, dtype)
+    frozen.flags.writeable = False
+    refuses(TypeError, "^out must be a NumPy array", _check.output, "out", [1], shape, dtype)
+    for bad in (np.empty((3, 2), dtype), np.empty(shape), np.empty((3, 2), dtype).T, frozen):
+        refuses(ValueError, "^out must be", _check.output, "out", bad, shape, dtype)
+
+
+def test_apart():
+    x = np.ones(4)
+    _check.apart("out", np.ones(4), x=x)
+    refuses(ValueError, "^out must not share memory with x", _check.apart, "out", x[1:], x=x)
+
+
+@pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int8(2)])
+def test_number(value):
+    got = _check.number("eps", value, above=1)
+    assert type(got) is float
+    assert got == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "bounds", "error", "pattern"),
+    [
+        ("1", {}, TypeError, "real number, got str"),
+        (True, {}, TypeError, "real number, got bool"),
+        (1j, {}, TypeError, "real number, got complex"),
+        (np.complex64(1), {}, TypeError, "real number, got complex64"),
+        (None, {}, TypeError, "NoneType"),
+        (math.nan, {}, ValueError, "finite, got nan"),
+        (math.inf, {}, ValueError, "finite, got inf"),
+        (0, {"above": 0}, ValueError, "finite and above 0, got 0"),
+        (-1, {"least": 0}, ValueError, "at least 0, got -1"),
+        (1, {"least": 0, "below": 1}, ValueError, "at least 0 and below 1, got 1"),
+        (3, {"most": 2}, ValueError, "at most 2, got 3"),
+    ],
+)
+def test_number_refuses(value, bounds, error, pattern):
+    refuses(error, f"^eps must be.*{pattern}", _check.number, "eps", value, **bounds)
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)], ids=["plus", "minus"])
+def test_number_refuses_integers_beyond_floats(value):
+    refuses(ValueError, "^eps must be", _check.number, "eps", value)
+
+
+def test_integer():
+    assert _check.integer("n", np.int16(4), least=1, most=4) == 4
+    assert type(_check.integer("n", np.int16(4))) is int
+    for bad in (1.0, "1", True, None, np.float64(2)):
+        refuses(TypeError, "^n must be an integer, got", _check.integer, "n", bad)
+    refuses(ValueError, "^n must be at least 1 and at most 4, got 5", _check.integer, "n", 5, least=1, most=4)
+    refuses(ValueError, "^n must be at least 1, got 0", _check.integer, "n", 0, least=1)
+
+
+def test_flag():
+    assert _check.flag("shuffle", np.True_) is True
+    for bad in (1, "yes", None):
+        refuses(TypeError, "^shuffle must be True or False", _check.flag, "shuffle", bad)
+
+
+def test_choice():
+    assert _check.choice("norm", None, ("after", None)) is None
+    assert _check.choice("norm", "after", ("after", None)) == "after"
+    for bad in ("After", 0, False, ["after"], np.ones(2)):
+        refuses(ValueError, "^norm must be one of 'after', None", _check.choice, "norm", bad, ("after", None))
+
+
+def test_float_dtype():
+    for name in ("float32", np.float64, "d", float):
+        assert _check.float_dtype("dtype", name) in _check.FLOATS
+    for bad in (int, "float16", complex, object):
+        refuses(ValueError, "^dtype must be float32 or float64", _check.float_dtype, "dtype", bad)
+    refuses(TypeError, "^dtype must be float32 or float64", _check.float_dtype, "dtype", "nonsense")
+
+
+def test_same_length():
+    assert _check.same_length(x=np.ones(3), y=np.ones((3, 2))) == 3
+    refuses(
+        ValueError,
+        "^x and y must have the same length: x has 3, y has 2",
+        _check.same_length,
+        x=np.ones(3),
+        y=np.ones(2),
+    )

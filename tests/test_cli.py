@@ -1,0 +1,451 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import nbnorm
+from nbnorm import cli, datasets
+
+QUICK = ["--hidden", "8", "--epochs", "2", "--no-plot"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line; return its exit status, standard output and standard error."""
+
+    def call(*argv):
+        try:
+            status = cli.main([str(word) for word in argv])
+        except SystemExit as stop:
+            status = stop.code
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return call
+
+
+@pytest.fixture
+def flowers(folder):
+    """A CSV file of 60 rows with two features and a kind that they tell apart."""
+    random = np.random.default_rng(0)
+    lines = ["length,width,kind"]
+    for row in range(60):
+        shift, kind = ((0.0, "setosa"), (5.0, "virginica"))[row % 2]
+        length, width = random.normal(shift, 1.0, 2)
+        lines.append(f"{length:.3f},{width:.3f},{kind}")
+    (folder / "flowers.csv").write_text("\n".join(lines) + "\n")
+    return folder / "flowers.csv"
+
+
+@pytest.fixture
+def line_file(folder):
+    """A CSV file with a numeric target of a large unit."""
+    random = np.random.default_rng(0)
+    X = random.normal(size=(80, 3))
+    y = 1e6 + 1e4 * (X @ [1.0, -2.0, 0.5])
+    rows = [",".join(repr(float(v)) for v in (*x, t)) for x, t in zip(X, y, strict=True)]
+    (folder / "line.csv").write_text("a,b,c,price\n" + "\n".join(rows) + "\n")
+    return folder / "line.csv"
+
+
+def test_train_then_predict_digits(run, folder):
+    status, out, _ = run("train", *QUICK, "--report", "report.json")
+    assert status == 0
+    assert "Data: digits, 1,438 training and 359 held-out samples, 64 features, 10 classes" in out
+    assert "epoch 2/2" in out
+    assert sorted(path.name for path in folder.iterdir()) == ["nbnorm-digits.npz", "report.json"]
+    report = json.loads((folder / "report.json").read_text())
+    right = round(report["test_accuracy"] * 359)
+    assert f"Test: accuracy {right / 359:.4f} ({right} of 359 right)" in out
+    status, out, _ = run("predict", "nbnorm-digits.npz", "digits")
+    assert status == 0
+    assert f"accuracy {right / 359:.4f} ({right} of 359 right)" in out
+
+
+def test_train_report(run):
+    assert run("train", *QUICK, "--report", "r.json", "--no-save", "--seed", "3", "--norm", "none")[0] == 0
+    with open("r.json") as file:
+        got = json.load(file)
+    expected = {
+        "data": "digits",
+        "sizes": [64, 8, 10],
+        "parameters": 64 * 8 + 8 + 8 * 10 + 10,
+        "epochs": 2,
+        "steps": 2 * 23,
+        "seed": 3,
+        "norm": None,
+        "model": None,
+        "plot": None,
+        "stopped": None,
+    }
+    assert {key: got[key] for key in expected} == expected
+    assert got["train_seconds"] > 0
+    for key in ("loss", "accuracy", "val_loss", "val_accuracy", "seconds"):
+        assert len(got[key]) == 2
+    assert got["val_accuracy"][-1] == pytest.approx(got["test_accuracy"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="full size")
+def test_train_defaults(run, folder):
+    pytest.importorskip("matplotlib")
+    status, _, _ = run("train", "--report", "r.json")
+    assert status == 0
+    assert json.loads((folder / "r.json").read_text())["test_accuracy"] >= 0.97
+    assert (folder / "nbnorm-digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_train_same_seed_same_bytes(run, folder):
+    for name in ("a", "b"):
+        assert run("train", *QUICK, "--save", f"{name}.npz", "--quiet")[0] == 0
+    assert (folder / "a.npz").read_bytes() == (folder / "b.npz").read_bytes()
+
+
+def test_train_csv_then_predict(run, flowers, folder):
+    status, out, _ = run("train", flowers, *QUICK, "--epochs", "10")
+    assert status == 0
+    assert "Target: kind, classification (the last column; --target names another)" in out
+    net = nbnorm.FNN.load("nbnorm-flowers.npz")
+    assert net.metadata["classes"] == ["setosa", "virginica"]
+    assert net.metadata["features"] == ["length", "width"]
+    status, out, _ = run("predict", "nbnorm-flowers.npz", flowers, "--out", "out.csv")
+    assert status == 0
+    assert "Predicted 60 samples of" in out
+    lines = (folder / "out.csv").read_text().splitlines()
+    assert lines[0] == "prediction,probability"
+    right = sum(line.split(",")[0] == ("setosa", "virginica")[row % 2] for row, line in enumerate(lines[1:]))
+    assert f"accuracy {right / 60:.4f} ({right} of 60 right)" in out
+
+
+def test_predict_finds_columns_by_name(run, flowers, folder):
+    assert run("train", flowers, *QUICK)[0] == 0
+    (folder / "new.csv").write_text("id,width,length\nx,0.1,0.2\ny,5.1,5.3\n")
+    (folder / "same.csv").write_text("length,width,kind\n0.2,0.1,\n5.3,5.1,virginica\n")
+    status, out, _ = run("predict", "nbnorm-flowers.npz", "new.csv")
+    assert status == 0
+    assert out.splitlines()[0] == "prediction,probability"
+    status, message, _ = run("predict", "nbnorm-flowers.npz", "same.csv", "--out", "same-out.csv")
+    assert (folder / "same-out.csv").read_text() == out
+    assert "1 sample left out, whose target is missing or no class of the model" in message
+
+
+def test_train_regression(run, line_file, folder):
+    status, out, _ = run("train", line_file, *QUICK, "--epochs", "60", "--report", "r.json")
+    assert status == 0
+    assert "Target: price, regression" in out
+    report = json.loads((folder / "r.json").read_text())
+    assert report["test_accuracy"] is None
+    assert report["test_r2"] > 0.8
+    status, out, _ = run("predict", "nbnorm-line.npz", line_file, "--out", "out.csv")
+    assert status == 0
+    got = np.loadtxt("out.csv", skiprows=1)
+    expected = np.loadtxt(line_file, delimiter=",", skiprows=1)[:, 3]
+    rmse = np.sqrt(np.mean((got - expected) ** 2))
+    assert rmse < 0.5 * expected.std()
+    assert f"R2 {1 - rmse**2 / expected.var():.4f}, root mean squared error {rmse:.6g}" in out
+
+
+def test_train_npz(run, folder):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(50, 2, 2)).astype(np.float32)
+    np.savez(folder / "two.npz", X=X, y=np.stack([X[:, 0, 0], X[:, 1, 1]], axis=1))
+    assert run("train", "two.npz", *QUICK)[0] == 0
+    status, out, _ = run("predict", "nbnorm-two.npz", "two.npz", "--out", "out.csv")
+    assert status == 0
+    assert "R2" in out
+    assert (folder / "out.csv").read_text().splitlines()[0] == "prediction1,prediction2"
+
+
+def test_train_mnist(run, folder, monkeypatch):
+    random = np.random.default_rng(0)
+
+    def load(data_dir, *, progress):
+        assert data_dir == "somewhere"
+        parts = [(random.integers(0, 256, (n, 784), dtype=np.uint8), np.arange(n) % 10) for n in (40, 20)]
+        return tuple(parts)
+
+    monkeypatch.setattr(datasets, "load_mnist", load)
+    status, out, _ = run("train", "mnist", "--data-dir", "somewhere", *QUICK)
+    assert status == 0
+    assert "Data: mnist, 40 training and 20 held-out samples, 784 features, 10 classes" in out
+    assert run("predict", "nbnorm-mnist.npz", "mnist", "--data-dir", "somewhere")[0] == 0
+
+
+def test_default_batch_size_leaves_no_single_sample(run, folder):
+    np.savez(folder / "data.npz", X=np.random.default_rng(0).normal(size=(82, 2)), y=np.arange(82) % 2)
+    status, out, _ = run("train", "data.npz", *QUICK, "--test-size", "0.2")
+    assert status == 0
+    assert "66 training and 16 held-out" in out
+    (folder / "data.npz").unlink()
+    np.savez(folder / "data.npz", X=np.random.default_rng(0).normal(size=(81, 2)), y=np.arange(81) % 2)
+    status, out, _ = run("train", "data.npz", *QUICK)
+    assert status == 0
+    assert "65 training and 16 held-out" in out
+    assert "batches of 65" in out
+    status, _, err = run("train", "data.npz", *QUICK, "--batch-size", "32")
+    assert status == 2
+    assert "last batch of one" in err
+
+
+def test_train_without_matplotlib(run, monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, out, _ = run("train", "--hidden", "8", "--epochs", "1")
+    assert status == 0
+    assert 'No plot will be drawn: a plot needs matplotlib: pip install "nbnorm[plot]"' in out
+    status, _, err = run("train", "--plot", "curve.png")
+    assert status == 2
+    assert "nbnorm[plot]" in err
+
+
+def test_train_draws(run, folder):
+    pytest.importorskip("matplotlib")
+    assert run("train", "--hidden", "8", "--epochs", "1", "--no-save", "--plot", "curve.svg")[0] == 0
+    assert [path.name for path in folder.iterdir()] == ["curve.svg"]
+
+
+def test_train_diverges(run, folder):
+    np.savez(folder / "x.npz", X=np.random.default_rng(0).normal(size=(50, 2)), y=np.arange(50.0))
+    status, _, err = run("train", "x.npz", *QUICK, "--lr", "1e30", "--norm", "none")
+    assert status == 1
+    assert err.startswith("nbnorm: error: training diverged")
+    assert [path.name for path in folder.iterdir()] == ["x.npz"]
+
+
+def test_threads_are_restored(run):
+    before = nbnorm.get_num_threads()
+    status, out, _ = run("train", *QUICK, "--threads", "1")
+    assert status == 0
+    assert ", 1 thread\n" in out
+    assert nbnorm.get_num_threads() == before
+
+
+BAD = [
+    ([], "required: COMMAND"),
+    (["fly"], "invalid choice: 'fly'"),
+    (["train", "--lr", "0"], "--lr: the value must be finite and above 0, got 0"),
+    (["train", "--lr", "x"], "--lr: expected a number, got 'x'"),
+    (["train", "--lr", "nan"], "--lr: the value must be finite"),
+    (["train", "--momentum", "1"], "--momentum: the value must be finite and at least 0 and below 1"),
+    (["train", "--epochs", "0"], "--epochs: the value must be at least 1, got 0"),
+    (["train", "--epochs", "2.5"], "--epochs: expected a whole number, got '2.5'"),
+    (["train", "--batch-size", "-1"], "--batch-size: the value must be at least"),
+    (["train", "--hidden", "8", "0"], "sizes[2] must be at least 1, got 0"),
+    (["train", "--activation", "step"], "--activation: invalid choice: 'step'"),
+    (["train", "--norm", "both"], "--norm: invalid choice: 'both'"),
+    (["train", "--threads", "9999"], "n must be between 1 and"),
+    (["train", "--test-size", "1"], "--test-size: the value must be finite"),
+    (["train", "--save", "a", "--no-save"], "not allowed with"),
+    (["train", "--save", "nowhere/m.npz"], "nowhere/m.npz: No such file or directory"),
+    (["train", "--report", "."], "Is a directory"),
+    (["train", "--save", "a.png", "--plot", "a.png"], "--save and --plot name the same file a.png"),
+    (["train", "--target", "x"], "--target does not apply to digits"),
+    (["train", "--data-dir", "x"], "--data-dir does not apply to digits"),
+    (["train", "mnist", "--data-dir", "nowhere"], "data_dir must be a directory, got 'nowhere'"),
+    (["train", "mnist", "--test-size", "0.5"], "--test-size does not apply to mnist"),
+    (["train", "nowhere.csv"], "nowhere.csv: No such file or directory"),
+    (["train", "letters"], "letters must be a table that ends in .csv or .npz"),
+    (["train", "gap.csv"], "gap.csv, line 3, column 'a': missing value"),
+    (["train", "gap.csv", "--target", "c"], "has no target column 'c'; it has a, b"),
+    (["train", "one.csv"], "must have at least two classes, got only 'x'"),
+    (["train", "one.csv", "--save", "one.csv"], "--save one.csv would overwrite the data"),
+    (["train", "one.csv", "--task", "regression"], "line 2, column 'b': expected a number, got 'x'"),
+    (["predict", "gap.csv", "digits"], "gap.csv is not a readable nbnorm file"),
+    (["predict", "nowhere.npz", "digits"], "nowhere.npz: No such file or directory"),
+    (["standardize", "gap.csv", "gap.csv"], "gap.csv would be overwritten while it is needed"),
+    (["standardize", "gap.csv", "out.csv", "--inverse"], "--inverse needs --stats"),
+    (["standardize", "gap.csv", "out.csv", "--inverse", "--stats", "s.json"], "s.json does not exist"),
+]
+
+
+@pytest.mark.parametrize(("argv", "expected"), BAD, ids=[" ".join(argv) for argv, _ in BAD])
+def test_bad_input(run, folder, argv, expected):
+    (folder / "gap.csv").write_text("a,b\n1,x\n,y\n")
+    (folder / "one.csv").write_text("a,b\n1,x\n2,x\n")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    no_plot = ["--no-plot"] if argv[:1] == ["train"] and "--plot" not in argv else []
+    status, _, err = run(*argv, *no_plot)
+    assert status == 2
+    assert err.startswith("nbnorm: error: ")
+    assert err.count("\n") == 1
+    assert expected in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ({"classes": [0, 1]}, "classes in the model's metadata is malformed"),
+        ({"classes": [[]] * 10}, "classes in the model's metadata is malformed"),
+        ({"features": "x" * 64}, "features in the model's metadata is malformed"),
+        ({"test_size": 2.0}, "test_size in the model's metadata is malformed"),
+        ({"split_seed": -1}, "split_seed in the model's metadata is malformed"),
+        ({"target_mean": ["x"] * 10}, "target_mean in the model's metadata is malformed"),
+        ({"data": 3}, "data in the model's metadata is malformed"),
+    ],
+)
+def test_predict_refuses_malformed_metadata(run, metadata, expected):
+    net = nbnorm.FNN([64, 10], seed=0)
+    net.metadata = metadata
+    net.save("model.npz")
+    status, _, err = run("predict", "model.npz", "digits")
+    assert status == 2
+    assert expected in err
+
+
+def test_predict_with_a_network_saved_from_python(run):
+    X, y = nbnorm.load_digits()
+    net = nbnorm.FNN([64, 10], seed=0)
+    net.save("model.npz")
+    status, out, _ = run("predict", "model.npz", "digits")
+    assert status == 0
+    right = int((net.predict(X) == y).sum())
+    assert f"Predicted all 1,797 digits: accuracy {right / 1797:.4f}" in out
+
+
+@pytest.mark.parametrize(
+    ("output", "n_out", "expected"),
+    [("sigmoid", 1, "prediction,probability"), ("sigmoid", 3, "prediction1,prediction2,prediction3")],
+)
+def test_predict_sigmoid_outputs(run, folder, output, n_out, expected):
+    nbnorm.FNN([2, n_out], output=output, seed=0).save("model.npz")
+    np.savez(folder / "x.npz", X=np.ones((4, 2)))
+    status, out, _ = run("predict", "model.npz", "x.npz")
+    assert status == 0
+    assert out.splitlines()[0] == expected
+    assert len(out.splitlines()) == 5
+
+
+def test_predict_other_width(run, flowers, folder):
+    assert run("train", flowers, *QUICK)[0] == 0
+    status, _, err = run("predict", "nbnorm-flowers.npz", "digits")
+    assert status == 2
+    assert "digits has 64 features, and nbnorm-flowers.npz was trained on 2" in err
+    (folder / "short.csv").write_text("length\n1\n")
+    status, _, err = run("predict", "nbnorm-flowers.npz", "short.csv")
+    assert status == 2
+    assert "short.csv has no feature column 'width'; it has length" in err
+
+
+def test_predict_does_not_overwrite(run, flowers):
+    assert run("train", flowers, *QUICK)[0] == 0
+    status, _, err = run("predict", "nbnorm-flowers.npz", flowers, "--out", "nbnorm-flowers.npz")
+    assert status == 2
+    assert "would overwrite the model" in err
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["standardize"], ["gradcheck"]])
+def test_help(run, command):
+    status, out, _ = run(*command, "--help")
+    assert status == 0
+    assert out.startswith(f"usage: {' '.join(['nbnorm', *command])} ")
+
+
+def test_version(run):
+    status, out, _ = run("--version")
+    assert status == 0
+    assert out.startswith("nbnorm ")
+
+
+@pytest.mark.parametrize(("worst", "status"), [(1e-7, 0), (1e-5, 1), (float("nan"), 1)])
+def test_gradcheck(run, monkeypatch, worst, status):
+    module = sys.modules["nbnorm.gradcheck"]
+    monkeypatch.setattr(module, "table", lambda: [("dense", "bias", 1e-9), ("batch_norm", "", worst)])
+    got, out, _ = run("gradcheck")
+    assert got == status
+    assert out.splitlines()[0] == "dense       bias  1.0e-09"
+    assert out.splitlines()[-1].startswith(f"largest relative error {worst:.1e}, ")
+
+
+def test_interrupted_training_keeps_its_epochs(run, folder, monkeypatch):
+    seen = []
+
+    def show(_, history):
+        seen.append(history.epochs)
+        if history.epochs == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_print_epoch", lambda epochs: show)
+    status, out, _ = run("train", "--hidden", "8", "--epochs", "9", "--no-plot", "--report", "r.json")
+    assert status == 130
+    assert "Interrupted: the 2 epochs done so far are kept" in out
+    assert (folder / "nbnorm-digits.npz").exists()
+    report = json.loads((folder / "r.json").read_text())
+    assert (report["epochs"], report["stopped"], seen) == (2, "interrupted", [1, 2])
+
+
+def test_interrupted_before_training(run, folder, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets, "load_digits", interrupt)
+    status, _, err = run("train", *QUICK)
+    assert (status, err) == (130, "nbnorm: error: interrupted\n")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_ctrl_c(folder):
+    words = [sys.executable, "-m", "nbnorm", "train", "--hidden", "8", "--epochs", "1000000", "--no-plot"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted: the " in out
+    assert err == ""
+    assert nbnorm.FNN.load("nbnorm-digits.npz").epochs_trained >= 1
+
+
+def test_closed_output():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nbnorm", "train", "--hidden", "8", "--epochs", "2", "--no-plot", "--no-save"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=600) == 1
+    assert err == ""
+
+
+def test_standardize_and_back(run, folder):
+    (folder / "a.csv").write_text("height,age\n0,3\n4,5\n8,4\n")
+    status, out, _ = run("standardize", "a.csv", "b.csv", "--stats", "s.json")
+    assert status == 0
+    assert "Standardized a.csv with its own statistics, kept in s.json: b.csv" in out
+    x = np.array([[0.0, 3.0], [4.0, 5.0], [8.0, 4.0]])
+    got = np.loadtxt("b.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(got, (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-12, atol=1e-12)
+    status, out, _ = run("standardize", "b.csv", "c.csv", "--stats", "s.json", "--inverse")
+    assert status == 0
+    assert "Restored b.csv with the statistics in s.json: c.csv" in out
+    np.testing.assert_allclose(np.loadtxt("c.csv", delimiter=",", skiprows=1), x, rtol=1e-12, atol=1e-12)
+
+
+def test_standardize_reuses_statistics(run, folder):
+    (folder / "a.csv").write_text("height\n0\n4\n")
+    (folder / "new.csv").write_text("height\n6\n10\n")
+    assert run("standardize", "a.csv", "b.csv", "--stats", "s.json")[0] == 0
+    before = (folder / "s.json").read_bytes()
+    assert run("standardize", "new.csv", "d.csv", "--stats", "s.json")[0] == 0
+    np.testing.assert_allclose(np.loadtxt("d.csv", skiprows=1), [2.0, 4.0])
+    assert (folder / "s.json").read_bytes() == before

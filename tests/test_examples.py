@@ -1,0 +1,57 @@
+"""The scripts in docs/examples run from the command line and write what they promise."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from numba import config
+
+pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+WRITES = {
+    "computation_graph": ["graph.png"],
+    "curvature": ["curvature.png", "curvature.txt"],
+    "derivation_check": ["derivation_check.txt"],
+    "feature_drift": ["feature_drift.png", "feature_drift.txt"],
+    "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
+}
+
+
+def run(name, *arguments):
+    # Without NBNORM_MNIST the bundled digits stand in for MNIST.
+    environment = {k: v for k, v in os.environ.items() if k != "NBNORM_MNIST"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", EXAMPLES / f"{name}.py", *arguments],
+        capture_output=True,
+        text=True,
+        env={**environment, "MPLBACKEND": "Agg"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_listed():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*WRITES, "hard_statistics"}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_example_runs(name, tmp_path):
+    assert run(name, "--short", "--out", str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir()) == WRITES[name]
+
+
+def test_hard_statistics_runs(tmp_path):
+    run("hard_statistics", "--out", str(tmp_path / "table.txt"))
+    assert (tmp_path / "table.txt").read_text()
+
+
+def test_derivation_check_tells_right_from_wrong():
+    rows = [line for line in run("derivation_check").splitlines() if ":" in line]
+    errors = {line[:52].strip(): [float(text) for text in line[52:].split()] for line in rows}
+    wrong = {what for what in errors if "printed" in what or "constants" in what}
+    assert len(wrong) == 4
+    assert all(error > 0.1 for what in wrong for error in errors[what])
+    assert all(error < 1e-8 for what in set(errors) - wrong for error in errors[what])

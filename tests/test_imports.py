@@ -1,0 +1,116 @@
+"""What `import nbnorm` may do, and which module may import which."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbnorm
+
+PACKAGE = Path(nbnorm.__file__).parent
+OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "pandas", "polars")
+
+# From the bottom upwards: a module imports only modules of earlier lines.
+LAYERS = (
+    ("_jit", "_check", "simd", "storage"),
+    ("_team", "activations", "datasets", "gather", "matmul", "plots", "tables"),
+    ("moments", "batch_norm", "dense", "losses", "sgd", "rows"),
+    ("standardize", "kernels", "engine", "gradcheck"),
+    ("streams", "scale_out", "training"),
+    ("network", "estimators"),
+    ("cli",),
+    ("__main__",),
+)
+
+# What a function may import when it is called: other forms of data for the statistics, and whole
+# networks for the table of gradient errors.
+LAZILY = {
+    ("moments", "streams"),
+    ("standardize", "streams"),
+    ("standardize", "scale_out"),
+    ("gradcheck", "network"),
+}
+
+
+def imports(path):
+    """Yield the modules of nbnorm that a file imports, and whether a function does it."""
+    tree = ast.parse(path.read_text())
+    inside = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            inside |= set(ast.walk(node))
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module == "nbnorm":
+            names = [alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbnorm."):
+            names = [node.module.split(".")[1]]
+        elif isinstance(node, ast.Import):
+            names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("nbnorm.")]
+        for name in names:
+            yield name, node in inside
+
+
+def test_every_module_has_its_layer():
+    got = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert got == {name for layer in LAYERS for name in layer}
+
+
+def test_modules_import_downwards_only():
+    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    wrong = {
+        f"{path.stem} imports {name}"
+        for path in PACKAGE.glob("*.py")
+        if path.stem in level
+        for name, lazily in imports(path)
+        if level.get(name, 0) >= level[path.stem] and not (lazily and (path.stem, name) in LAZILY)
+    }
+    assert not wrong
+
+
+def test_only_jit_compiles():
+    def compiles(path):
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        names |= {a.name for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names}
+        return names & {"njit", "jit", "vectorize", "guvectorize"}
+
+    assert [path.name for path in PACKAGE.glob("*.py") if compiles(path)] == ["_jit.py"]
+
+
+def fresh(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_import_is_light():
+    code = "import json, sys, numba; before = set(sys.modules); import nbnorm; "
+    got = fresh(code + "print(json.dumps(sorted(set(sys.modules) - before)))")
+    heavy = [name for name in got if name.split(".")[0] in ("scipy", *OPTIONAL)]
+    assert not heavy
+
+
+def test_import_compiles_nothing():
+    code = """
+import json, sys
+import nbnorm
+from numba.core.dispatcher import Dispatcher
+compiled = set()
+for name, module in list(sys.modules.items()):
+    if name.startswith("nbnorm"):
+        for key, thing in vars(module).items():
+            for part in (thing, getattr(thing, "serial", None), getattr(thing, "parallel", None)):
+                if isinstance(part, Dispatcher) and part.overloads:
+                    compiled.add(f"{name}.{key}")
+print(json.dumps(sorted(compiled)))
+"""
+    assert fresh(code) == []
+
+
+def test_import_starts_no_threads():
+    got = fresh("import json, threading, nbnorm; print(json.dumps(threading.active_count()))")
+    assert got == 1

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+from numba import config
+
+from nbnorm import set_num_threads
+from nbnorm.matmul import multiply
+from nbnorm.simd import tile
+
+SHAPES = [
+    (1, 1, 1),
+    (1, 7, 1),
+    (5, 1, 3),
+    (3, 2, 5),
+    (7, 9, 8),
+    (8, 8, 8),
+    (16, 4, 17),
+    (33, 5, 15),
+    (2, 40, 35),
+]
+LARGE = [(31, 255, 65), (64, 256, 33), (65, 257, 64), (129, 600, 100), (1, 513, 70), (70, 513, 1)]
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+def layouts(x):
+    """The same matrix with other strides."""
+    spread = np.full((3 * x.shape[0], 2 * x.shape[1]), np.nan, x.dtype)
+    spread[::3, ::2] = x
+    wide = np.full((x.shape[0], x.shape[1] + 3), np.nan, x.dtype)
+    wide[:, 2:-1] = x
+    record = np.zeros(x.shape[0], [("x", x.dtype, (x.shape[1],)), ("tail", "u1")])
+    record["x"] = x
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    return {
+        "C": x,
+        "Fortran": np.asfortranarray(x),
+        "strided": spread[::3, ::2],
+        "part of wider rows": wide[:, 2:-1],
+        "reversed": x[::-1, ::-1].copy()[::-1, ::-1],
+        "read-only": frozen,
+        "field of records": record["x"],
+    }
+
+
+def assert_product(got, a, b):
+    a, b = a.astype(np.longdouble), b.astype(np.longdouble)
+    bound = (a.shape[1] + 2) * np.finfo(got.dtype).eps * (np.abs(a) @ np.abs(b))
+    assert (np.abs(got - a @ b) <= bound).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES + ([] if config.DISABLE_JIT else LARGE), ids=str)
+def test_multiply(shape, dtype):
+    m, k, n = shape
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
+    out = np.full((m, n), np.nan, dtype)
+    multiply(a, b, out)
+    assert_product(out, a, b)
+
+
+def test_multiply_any_strides(dtype):
+    rng = np.random.default_rng(0)
+    width = tile(dtype).width
+    a, b = rng.normal(size=(width + 3, 9)).astype(dtype), rng.normal(size=(9, width + 1)).astype(dtype)
+    expected = np.empty((len(a), b.shape[1]), dtype)
+    multiply(a, b, expected)
+    assert_product(expected, a, b)
+    for layout in layouts(a):
+        got = np.full_like(expected, np.nan)
+        multiply(layouts(a)[layout], layouts(b)[layout], got)
+        np.testing.assert_array_equal(got, expected, err_msg=layout)
+
+
+def test_multiply_identity_transpose_and_special_values(dtype):
+    x = np.random.default_rng(0).normal(size=(20, 20)).astype(dtype)
+    out = np.empty_like(x)
+    multiply(np.eye(20, dtype=dtype), x.T, out)
+    np.testing.assert_array_equal(out, x.T)
+    x[3, 5] = np.inf
+    multiply(x, np.ones((20, 20), dtype), out)
+    assert np.isinf(out[3]).all()
+    assert np.isfinite(np.delete(out, 3, axis=0)).all()
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(0, 3, 2), (2, 3, 0), (2, 0, 3)])
+def test_multiply_empty(m, k, n, dtype):
+    out = np.full((m, n), np.nan, dtype)
+    multiply(np.ones((m, k), dtype), np.ones((k, n), dtype), out)
+    np.testing.assert_array_equal(out, np.zeros((m, n)))
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
+def test_multiply_gives_the_same_bits_with_any_number_of_threads(dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(150, 300)).astype(dtype), rng.normal(size=(300, 130)).astype(dtype)
+    results = []
+    for threads in (1, None):
+        set_num_threads(threads)
+        results.append(np.empty((150, 130), dtype))
+        multiply(a, b, results[-1])
+    np.testing.assert_array_equal(*results)

@@ -1,0 +1,214 @@
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from llvmlite import binding
+from numba import config
+
+from nbnorm import simd
+from nbnorm._jit import kernel
+
+FLOATS = (np.float32, np.float64)
+
+
+# The intrinsics exist inside compiled code only.
+@kernel
+def along(a, i, b, j, out, o, length, add):
+    simd.tile_along(a, i, b, j, out, o, length, 0, add)
+
+
+@kernel
+def across(a, i, b, j, out, o, length, stride, add):
+    simd.tile_across(a, i, b, j, out, o, length, stride, add)
+
+
+@kernel
+def update(a, i, b, j, weight, w, velocity, u, length, stride, momentum, shrink, rate, ahead):
+    simd.tile_update(a, i, b, j, weight, w, velocity, u, length, stride, momentum, shrink, rate, ahead)
+
+
+@kernel
+def square(source, i, source_stride, target, j, target_stride):
+    simd.transpose(source, i, source_stride, target, j, target_stride)
+
+
+@kernel
+def square_from(address, offset, stride, target, j, target_stride):
+    simd.transpose_from(address, offset, stride, target, j, target_stride)
+
+
+@kernel
+def copy(source, target):
+    for i in range(len(target)):
+        simd.put(target, i, simd.get(source, i))
+
+
+@kernel
+def shape(array, out):
+    out[0], out[1] = simd.tile_rows(array), simd.tile_width(array)
+
+
+@pytest.fixture(params=FLOATS, ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def tolerance(dtype, length):
+    return 4 * length * np.finfo(dtype).eps
+
+
+def test_tile(dtype):
+    got, out = simd.tile(dtype), np.zeros(2, np.int64)
+    shape(np.empty(1, dtype), out)
+    assert out.tolist() == [got.rows, got.width]
+    assert got.width % got.lanes == 0
+    assert got.width % got.rows == 0
+    assert got.lanes * np.dtype(dtype).itemsize in (16, 32, 64)
+
+
+@pytest.mark.parametrize("name", ["haswell", "znver5", "x86-64", "something-new"])
+def test_instruction_set_follows_numba_cpu_name(name, monkeypatch):
+    monkeypatch.setattr(config, "CPU_NAME", name)
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    expected = {"haswell": "avx2", "znver5": "avx512"}.get(name, "plain")
+    assert simd.instruction_set.__wrapped__() == expected
+
+
+def test_empty_aligned(dtype):
+    for size in (0, 1, 7, 64):
+        got = simd.empty_aligned(size, dtype)
+        assert got.shape == (size,)
+        assert got.dtype == dtype
+        assert got.ctypes.data % 64 == 0 or size == 0
+        assert not got.any()
+
+
+@pytest.mark.parametrize("add", [0, 1])
+def test_tile_along(dtype, rng, add):
+    _, rows, width, _ = simd.tile(dtype)
+    for length in (1, 2, 3, 4, 5, 8, 11):
+        left, right = rng.normal(size=(2, length, width)).astype(dtype)
+        before = rng.normal(size=(width, width)).astype(dtype)
+        for r in range(0, width, rows):
+            out = before.copy()
+            along(left.reshape(-1), r, right.reshape(-1), 0, out.reshape(-1), r * width, length, add)
+            expected = before.copy()
+            expected[r : r + rows] *= add
+            expected[r : r + rows] += left[:, r : r + rows].T.astype(float) @ right
+            np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
+
+
+@pytest.mark.parametrize("add", [0, 1])
+def test_tile_across(dtype, rng, add):
+    _, rows, width, _ = simd.tile(dtype)
+    pad = 3 * rows  # rows of one block
+    for length in (1, 3, 4, width - 1, width, width + 1, 2 * width + 5):
+        blocks = -(-length // width)
+        left = rng.normal(size=(blocks, pad, width)).astype(dtype)
+        right = rng.normal(size=(length, width)).astype(dtype)
+        matrix = left.transpose(1, 0, 2).reshape(pad, -1)[:, :length]
+        flat = left.reshape(-1)
+        short = length - (blocks - 1) * width
+        left[-1, :, short:] = np.nan  # behind the end: must not be read into the sum
+        for r in range(0, pad, rows):
+            before = rng.normal(size=(rows, width)).astype(dtype)
+            out = before.copy()
+            across(flat, r * width, right.reshape(-1), 0, out.reshape(-1), 0, length, pad * width, add)
+            expected = add * before + matrix[r : r + rows].astype(float) @ right
+            np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
+
+
+def test_tile_update(dtype, rng):
+    _, rows, width, _ = simd.tile(dtype)
+    length, momentum, shrink, rate, ahead = 2 * width + 3, 0.9, 0.99, 0.1, 0.3
+    left = rng.normal(size=(3, rows, width)).astype(dtype)
+    right = rng.normal(size=(length, width)).astype(dtype)
+    weight, velocity = rng.normal(size=(2, rows, width)).astype(dtype)
+    gradient = left.transpose(1, 0, 2).reshape(rows, -1)[:, :length].astype(float) @ right
+    expected_velocity = momentum * velocity + gradient
+    expected = shrink * weight - rate * expected_velocity - ahead * gradient
+    numbers = [dtype(number) for number in (momentum, shrink, rate, ahead)]
+    arrays = [array.reshape(-1) for array in (left, right, weight, velocity)]
+    update(arrays[0], 0, arrays[1], 0, arrays[2], 0, arrays[3], 0, length, rows * width, *numbers)
+    for got, values in ((weight, expected), (velocity, expected_velocity)):
+        np.testing.assert_allclose(got, values, rtol=0, atol=tolerance(dtype, 10 + length))
+
+
+def test_transpose(dtype, rng):
+    rows = simd.tile(dtype).rows
+    source = rng.normal(size=(rows, rows + 3)).astype(dtype)
+    for call in ("transpose", "transpose_from"):
+        target = np.zeros((rows, rows + 5), dtype)
+        if call == "transpose":
+            square(source.reshape(-1), 2, rows + 3, target.reshape(-1), 1, rows + 5)
+        else:
+            offset = 2 * source.itemsize
+            square_from(source.ctypes.data, offset, source.strides[0], target.reshape(-1), 1, rows + 5)
+        expected = np.zeros_like(target)
+        expected[:, 1 : rows + 1] = source[:, 2 : rows + 2].T
+        np.testing.assert_array_equal(target, expected)
+
+
+def test_get_and_put(dtype, rng):
+    source = rng.normal(size=9).astype(dtype)
+    target = np.zeros(9, dtype)
+    copy(source, target)
+    np.testing.assert_array_equal(target, source)
+
+
+@kernel
+def peek_all(address, a, b, c, d, e, f, g, h, i, j):
+    a[0] = simd.peek(address, 1, np.uint8)
+    b[0] = simd.peek(address, 1, np.float32)
+    c[0] = simd.peek(address, 1, np.float64)
+    d[0] = simd.peek(address, 1, np.int8)
+    e[0] = simd.peek(address, 1, np.int16)
+    f[0] = simd.peek(address, 1, np.uint16)
+    g[0] = simd.peek(address, 1, np.int32)
+    h[0] = simd.peek(address, 1, np.uint32)
+    i[0] = simd.peek(address, 1, np.int64)
+    j[0] = simd.peek(address, 1, np.uint64)
+
+
+def test_peek_reads_every_element_type_at_any_address():
+    memory = np.frombuffer(bytes(range(0x77, 0x97)), np.uint8).copy()
+    got = [np.zeros(1, dtype) for dtype in simd.PEEK_DTYPES]
+    peek_all(memory.ctypes.data, *got)
+    for dtype, value in zip(simd.PEEK_DTYPES, got, strict=True):
+        np.testing.assert_array_equal(value, memory[1 : 1 + dtype.itemsize].view(dtype))
+
+
+# ----------------------------------------------------------------------------------------------
+# Other processors
+# ----------------------------------------------------------------------------------------------
+
+
+def has_avx2():
+    features = binding.get_host_cpu_features() if platform.machine().lower() in ("x86_64", "amd64") else {}
+    return bool(features.get("avx2") and features.get("fma"))
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
+@pytest.mark.skipif(config.CPU_NAME is not None, reason="runs inside such a test")
+@pytest.mark.skipif(not has_avx2(), reason="needs a processor with AVX2")
+@pytest.mark.parametrize("name", ["haswell", "x86-64"])
+def test_other_processors(name, tmp_path):
+    here = Path(__file__).parent
+    chosen = ["test_simd.py", "test_rows.py", "test_matmul.py", "test_engine.py::test_one_step_in_float32"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", here.parent / "pyproject.toml",
+         *(str(here / file) for file in chosen)],
+        capture_output=True, text=True, timeout=300, cwd=tmp_path,
+        env={**os.environ, "NUMBA_CPU_NAME": name, "PYTHONPATH": str(Path(simd.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout

@@ -1,0 +1,368 @@
+import _thread
+import json
+import math
+import os
+import signal
+import sys
+import threading
+
+import numpy as np
+import pytest
+from numba import config
+from test_network import assert_close, state
+
+from nbnorm import FNN, SGD, DivergenceError, History, training
+from nbnorm.engine import Engine
+from nbnorm.training import learning_rates, metrics
+
+SIZES = [5, 8, 3]
+
+
+def fitted(blobs, **options):
+    net = FNN(SIZES, seed=0)
+    return net, net.fit(*blobs, **{"epochs": 3, "batch_size": 20, **options})
+
+
+# ----------------------------------------------------------------------------------------------
+# Reproducibility
+# ----------------------------------------------------------------------------------------------
+
+
+def test_equal_seeds_give_equal_bits(blobs):
+    (first, _), (second, _) = fitted(blobs), fitted(blobs)
+    assert state(first) == state(second)
+
+
+def test_the_seed_of_fit_orders_the_samples(blobs):
+    nets = [fitted(blobs, seed=seed)[0] for seed in (1, 1, 2)]
+    assert state(nets[0]) == state(nets[1])
+    assert state(nets[0]) != state(nets[2])
+
+
+def test_no_seed_differs_every_time():
+    first, second = (FNN(SIZES).parameters()["dense1.weight"] for _ in range(2))
+    assert (first != second).any()
+
+
+def test_two_calls_continue_as_one(blobs):
+    # without momentum nothing but the arrays and the count of epochs goes from call to call
+    whole, _ = fitted(blobs, epochs=4, optimizer=SGD(lr=0.1))
+    halves = FNN(SIZES, seed=0)
+    for _ in range(2):
+        halves.fit(*blobs, epochs=2, batch_size=20, optimizer=SGD(lr=0.1))
+    assert state(whole) == state(halves)
+
+
+def test_shuffle_off_takes_the_samples_as_they_stand(blobs):
+    plain, _ = fitted(blobs, shuffle=False)
+    shuffled, _ = fitted(blobs)
+    assert state(plain) != state(shuffled)
+    again, _ = fitted(blobs, shuffle=False, seed=99)
+    assert state(plain) == state(again)
+
+
+# ----------------------------------------------------------------------------------------------
+# History and validation
+# ----------------------------------------------------------------------------------------------
+
+
+def test_history(blobs):
+    net, history = fitted(blobs)
+    assert isinstance(history, History)
+    assert not net.training
+    assert net.epochs_trained == history.epochs == 3
+    assert history.steps == 15  # 90 samples in batches of 20, the last of 10
+    assert [len(values) for values in (history.loss, history.accuracy, history.seconds)] == [3, 3, 3]
+    assert history.loss[2] < history.loss[0]
+    assert all(0 <= value <= 1 for value in history.accuracy)
+    assert all(value > 0 for value in history.seconds)
+    assert (history.val_loss, history.val_accuracy, history.stopped) == (None, None, None)
+    assert json.loads(json.dumps(history.to_dict()))["steps"] == 15
+
+
+def test_history_of_one_batch_is_the_loss_before_its_update(blobs):
+    net = FNN(SIZES, seed=0, standardize=False, dtype=np.float64)
+    expected, _ = net.loss_and_gradients(*blobs)
+    share = (net.forward(blobs[0]).argmax(axis=1) == blobs[1]).mean()
+    history = net.fit(*blobs, epochs=1, batch_size=90, shuffle=False)
+    assert history.loss[0] == pytest.approx(expected, rel=1e-12)
+    assert history.accuracy[0] == pytest.approx(share)
+
+
+def test_history_of_regression_has_no_accuracy(blobs):
+    X, y = blobs
+    history = FNN(SIZES, output="identity", seed=0).fit(
+        X, np.eye(3)[y], epochs=2, validation_data=(X, np.eye(3)[y])
+    )
+    assert history.accuracy is None
+    assert history.val_accuracy is None
+    assert len(history.val_loss) == 2
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
+def test_validation_measures_in_evaluation_mode_after_each_epoch(output, blobs):
+    X, y = blobs
+    y = y if output == "softmax" else np.eye(3)[y]
+    net = FNN(SIZES, output=output, seed=0, dtype=np.float64)
+    seen = []
+
+    def measure(net, history):
+        copy = FNN.__new__(FNN)
+        copy.__dict__ = {**net.__dict__, "training": False}
+        seen.append(copy.loss_and_gradients(X[:40], y[:40])[0])
+
+    history = net.fit(X, y, epochs=3, batch_size=20, validation_data=(X[:40], y[:40]), callbacks=[measure])
+    np.testing.assert_allclose(history.val_loss, seen, rtol=1e-10)
+    if output != "identity":
+        assert history.val_accuracy[-1] == net.score(X[:40], y[:40])
+
+
+def test_validation_changes_nothing(blobs):
+    with_it, _ = fitted(blobs, validation_data=blobs)
+    without, _ = fitted(blobs)
+    assert state(with_it) == state(without)
+
+
+def test_metrics():
+    z, labels = np.array([[1.0, 3.0], [2.0, 2.0], [0.0, -1.0]]), np.array([1, 0, 1])
+    loss, accuracy = metrics("softmax", z, labels, None)
+    expected = [math.log1p(math.exp(-2)), math.log(2), math.log1p(math.exp(1))]
+    assert loss == pytest.approx(np.mean(expected))
+    assert accuracy == pytest.approx(2 / 3)
+    t = np.array([[0, 1], [1, 1], [0, 0]])
+    loss, accuracy = metrics("sigmoid", z, None, t)
+    p = 1 / (1 + np.exp(-z))
+    assert loss == pytest.approx(-(t * np.log(p) + (1 - t) * np.log(1 - p)).sum(axis=1).mean())
+    assert accuracy == pytest.approx(2 / 3)
+    assert metrics("identity", z, None, t) == (pytest.approx(0.5 * ((z - t) ** 2).sum(axis=1).mean()), None)
+
+
+# ----------------------------------------------------------------------------------------------
+# Schedules and callbacks
+# ----------------------------------------------------------------------------------------------
+
+
+def test_learning_rates():
+    np.testing.assert_array_equal(learning_rates(0.3, "constant", 4), [0.3] * 4)
+    cosine = learning_rates(0.3, "cosine", 4)
+    np.testing.assert_allclose(cosine, [0.3, 0.15 * (1 + math.sqrt(0.5)), 0.15, 0.15 * (1 - math.sqrt(0.5))])
+    np.testing.assert_allclose(learning_rates(0.3, lambda step: 1 / (1 + step), 3), [1, 1 / 2, 1 / 3])
+
+
+def test_fit_follows_the_schedule(blobs):
+    constant, _ = fitted(blobs, optimizer=SGD(lr=0.05))
+    called, _ = fitted(blobs, optimizer=SGD(lr=9.0), schedule=lambda step: 0.05)
+    assert state(called) == state(constant)
+    steps = []
+    fitted(blobs, schedule=lambda step: steps.append(step) or 0.05)
+    assert steps == list(range(15))
+    halves, _ = fitted(blobs, epochs=2, optimizer=SGD(lr=1.0), schedule=lambda step: 0.1 if step < 5 else 0.0)
+    one, _ = fitted(blobs, epochs=1, optimizer=SGD(lr=0.1))
+    assert_close(halves.parameters(), one.parameters(), 1e-7)
+
+
+def test_callbacks_see_each_epoch(blobs):
+    seen = []
+
+    def look(net, history):
+        seen.append(
+            (net.epochs_trained, history.epochs, len(history.loss), net.parameters()["dense1.bias"].copy())
+        )
+
+    net, _ = fitted(blobs, callbacks=(look,))
+    assert [entry[:3] for entry in seen] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
+    assert (seen[0][3] != seen[1][3]).any()
+    np.testing.assert_array_equal(seen[2][3], net.parameters()["dense1.bias"])
+
+
+def test_an_error_in_a_callback_keeps_the_epochs_done(blobs):
+    def fail(net, history):
+        if history.epochs == 2:
+            raise RuntimeError("callback")
+
+    net = FNN(SIZES, seed=0)
+    with pytest.raises(RuntimeError, match="callback"):
+        net.fit(*blobs, epochs=5, batch_size=20, callbacks=[fail])
+    expected, _ = fitted(blobs, epochs=2)
+    assert state(net)[0] == state(expected)[0]
+    assert net.epochs_trained == 2
+
+
+# ----------------------------------------------------------------------------------------------
+# Ctrl-C
+# ----------------------------------------------------------------------------------------------
+
+
+def assert_consistent(net, history, blobs, **options):
+    """The network is the one that training for so many epochs gives."""
+    assert history.stopped == "interrupted"
+    assert net.epochs_trained == history.epochs == len(history.loss) == len(history.seconds)
+    assert history.steps == 5 * history.epochs
+    if not history.epochs:
+        assert net.standardizer is None
+        return
+    expected, _ = fitted(blobs, epochs=history.epochs, **options)
+    assert state(net) == state(expected)
+
+
+@pytest.fixture(params=["one thread", "team"])
+def threads(request, monkeypatch):
+    if request.param == "team":
+        if config.DISABLE_JIT:
+            pytest.skip("interpreted training has one thread")
+        monkeypatch.setattr(training, "TEAM_WORK", 0)
+
+
+def test_interrupt_in_a_callback(blobs, threads):
+    def interrupt(net, history):
+        if history.epochs == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    net, history = fitted(blobs, epochs=100, callbacks=[interrupt])
+    assert history.epochs == 2
+    assert_consistent(net, history, blobs)
+    assert not net.training
+
+
+def test_interrupt_at_any_moment(blobs, threads):
+    fitted(blobs)  # compiled before the clock runs
+    threads_before = threading.active_count()
+    for delay in (0.02, 0.05, 0.11, 0.2):
+        timer = threading.Timer(delay, _thread.interrupt_main)
+        timer.start()
+        net, history = fitted(blobs, epochs=50_000, validation_data=blobs)
+        timer.join()
+        assert history.epochs < 50_000
+        assert threading.active_count() == threads_before
+        assert len(history.val_loss or []) == history.epochs
+        assert_consistent(net, history, blobs)
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
+def test_interrupt_within_an_epoch(threads):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(400_000, 20)).astype(np.float32), rng.integers(0, 10, 400_000)
+    net = FNN([20, 100, 100, 10], seed=0)
+    before = state(net)
+    timer = threading.Timer(0.3, _thread.interrupt_main)
+    timer.start()
+    try:
+        history = net.fit(X, y, epochs=1000, batch_size=20)
+    except KeyboardInterrupt:  # before the first step
+        history = History(stopped="interrupted")
+    timer.join()
+    assert history.stopped == "interrupted"
+    assert history.epochs < 1000
+    if not history.epochs:
+        assert state(net)[:2] == before[:2]
+
+
+@pytest.mark.parametrize("place", ["store", "measure"])
+def test_interrupt_between_epochs(place, blobs, monkeypatch):
+    owner = {"store": Engine, "measure": training._Validation}[place]
+    whole, calls = getattr(owner, place), []
+
+    def cut(self):
+        calls.append(1)
+        if len(calls) == 2:
+            if place == "store":  # half done
+                self.parameters["dense1.weight"][:] = 0.0
+            raise KeyboardInterrupt
+        return whole(self)
+
+    monkeypatch.setattr(owner, place, cut)
+    net, history = fitted(blobs, validation_data=blobs)
+    monkeypatch.undo()
+    assert history.epochs == (2 if place == "store" else 1)
+    assert len(history.val_loss) == history.epochs
+    assert_consistent(net, history, blobs)
+
+
+# ----------------------------------------------------------------------------------------------
+# Divergence
+# ----------------------------------------------------------------------------------------------
+
+# Interpreted, NumPy warns of what compiled code computes silently.
+diverging = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero):RuntimeWarning")
+
+
+@diverging
+def test_divergence_keeps_the_last_good_epoch(blobs, threads):
+    net = FNN(SIZES, norm=None, output="identity", seed=0)
+    y = np.eye(3)[blobs[1]]
+    with pytest.raises(DivergenceError, match=r"diverged in epoch 3.*learning rate") as caught:
+        net.fit(blobs[0], y, epochs=9, batch_size=20, schedule=lambda step: 0.01 if step < 10 else 1e20)
+    assert caught.value.history.epochs == net.epochs_trained == len(caught.value.history.loss) == 2
+    expected = FNN(SIZES, norm=None, output="identity", seed=0)
+    expected.fit(blobs[0], y, epochs=2, batch_size=20, schedule=lambda step: 0.01)
+    assert state(net)[0] == state(expected)[0]
+
+
+@diverging
+def test_divergence_in_the_first_epoch_changes_nothing(blobs, threads):
+    net = FNN(SIZES, norm=None, output="identity", seed=0)
+    before = state(net)
+    with pytest.raises(DivergenceError, match="epoch 1"):
+        net.fit(blobs[0], np.eye(3)[blobs[1]], epochs=9, batch_size=20, optimizer=SGD(lr=1e30))
+    assert state(net) == before
+
+
+@diverging
+def test_divergence_in_the_very_last_update_is_seen(blobs):
+    net = FNN(SIZES, norm=None, output="identity", seed=0)
+    before = state(net)
+    with pytest.raises(DivergenceError):
+        net.fit(blobs[0], 1e6 * np.eye(3)[blobs[1]], epochs=1, batch_size=90, optimizer=SGD(lr=1e38))
+    assert state(net) == before
+
+
+# ----------------------------------------------------------------------------------------------
+# Progress
+# ----------------------------------------------------------------------------------------------
+
+
+def test_progress_bar(blobs, capsys):
+    pytest.importorskip("tqdm")
+    for options in ({}, {"validation_data": blobs}):
+        fitted(blobs, progress=True, **options)
+        shown = capsys.readouterr().err
+        assert "epoch 3/3" in shown
+        assert "15/15" in shown
+        assert "loss" in shown
+        assert "accuracy" in shown
+        assert ("validation" in shown) == bool(options)
+
+
+def test_no_progress_bar_where_nobody_watches(blobs, capsys):
+    for progress in (None, False):
+        fitted(blobs, progress=progress)
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_progress_bar_on_a_terminal(blobs, monkeypatch):
+    import fcntl
+    import struct
+    import termios
+
+    pytest.importorskip("tqdm")
+    master, slave = os.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    with os.fdopen(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        fitted(blobs)
+        monkeypatch.undo()
+        terminal.flush()
+        shown = os.read(master, 100_000).decode()
+    os.close(master)
+    assert "epoch 3/3" in shown
+    assert "15/15" in shown
+
+
+def test_progress_bar_without_tqdm(blobs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    with pytest.raises(ImportError, match=r"nbnorm\[progress\]"):
+        net.fit(*blobs, epochs=1, progress=True)
+    assert state(net) == before
