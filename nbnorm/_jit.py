@@ -289,6 +289,10 @@ def _limit() -> int:
     return max(limit, 1)
 
 
+# Read once: Dask, for one, changes OMP_NUM_THREADS in its own process to start workers with it.
+_LIMIT = _limit()
+
+
 def get_num_threads() -> int:
     """Return the number of threads that nbnorm uses at most.
 
@@ -305,7 +309,7 @@ def get_num_threads() -> int:
     >>> nbnorm.get_num_threads() >= 1
     True
     """
-    count = _limit() if _threads is None else _threads
+    count = _LIMIT if _threads is None else _threads
     if _launched():
         count = min(count, int(numba.get_num_threads()))
     return count
