@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numba import config
 
-from nbnorm import FNN, batch_norm_forward, get_num_threads, set_num_threads
+from nbnorm import FNN, _jit, batch_norm_forward, get_num_threads, set_num_threads
 
 several = pytest.mark.skipif(
     config.DISABLE_JIT or config.NUMBA_NUM_THREADS < 2, reason="needs compiled code and two threads"
@@ -96,6 +96,7 @@ def test_small_networks_train_on_one_thread():
 )
 def test_omp_num_threads(value, expected, monkeypatch, team):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
+    monkeypatch.setattr(_jit, "_LIMIT", _jit._limit())  # it is read when the package is imported
     expected = config.NUMBA_NUM_THREADS if expected is None else expected
     assert get_num_threads() == expected
     assert team_in_fit() == (0 if expected == 1 else expected)
