@@ -26,10 +26,6 @@ from numba.core.serialize import dumps
 
 PACKAGE = Path(__file__).resolve().parent
 
-# Named sets of LLVM fast-math flags.  None of them assumes away NaN or infinity.
-EXACT: frozenset[str] = frozenset()
-REASSOCIATE = frozenset({"reassoc", "contract"})  # lets a long sum run in vector lanes
-
 # ----------------------------------------------------------------------------------------------
 # Cache
 # ----------------------------------------------------------------------------------------------
@@ -213,12 +209,13 @@ class _Cache(FunctionCache):
 # ----------------------------------------------------------------------------------------------
 
 
-def _compile(function: Callable[..., Any], parallel: bool, fastmath: frozenset[str], inline: str) -> Any:
+def _compile(function: Callable[..., Any], parallel: bool, inline: str) -> Any:
     options: dict[str, Any] = {
         # Kernels hold no Python objects; other Python threads go on while they run.
         "nogil": True,
         "parallel": parallel,
-        "fastmath": set(fastmath) if fastmath else False,
+        # No fast-math flags: each of them gives up exact order, NaN or infinity somewhere.
+        "fastmath": False,
         # Division by zero gives inf or nan as in NumPy and costs no branch.
         "error_model": "numpy",
         "inline": inline,
@@ -226,7 +223,7 @@ def _compile(function: Callable[..., Any], parallel: bool, fastmath: frozenset[s
     dispatcher = numba.njit(**options)(function)
     if not config.DISABLE_JIT:
         # Numba's key leaves the options out, so twins of one body would share an entry.
-        stamp = f"{parallel}|{sorted(fastmath)}|{inline}|{config.OPT!s}"
+        stamp = f"{parallel}|{inline}|{config.OPT!s}"
         dispatcher._cache = _Cache(function, stamp)
     return dispatcher
 
@@ -234,13 +231,12 @@ def _compile(function: Callable[..., Any], parallel: bool, fastmath: frozenset[s
 def kernel(
     function: Callable[..., Any] | None = None,
     *,
-    fastmath: frozenset[str] = EXACT,
     inline: str = "never",
 ) -> Any:
     """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL."""
     if function is None:
-        return functools.partial(kernel, fastmath=fastmath, inline=inline)
-    return _compile(function, False, fastmath, inline)
+        return functools.partial(kernel, inline=inline)
+    return _compile(function, False, inline)
 
 
 class ParallelKernel:
@@ -250,21 +246,19 @@ class ParallelKernel:
     work first picks one of them.
     """
 
-    def __init__(self, function: Callable[..., Any], fastmath: frozenset[str]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
-        self.serial = _compile(function, False, fastmath, "never")
-        self.parallel = _compile(function, True, fastmath, "never")
+        self.serial = _compile(function, False, "never")
+        self.parallel = _compile(function, True, "never")
 
     def __call__(self, work: int, *args: Any) -> Any:
         """Run on `args`; `work` is the number of array elements read or written."""
         return _launch(self, work, args)
 
 
-def parallel_kernel(function: Callable[..., Any] | None = None, *, fastmath: frozenset[str] = EXACT) -> Any:
+def parallel_kernel(function: Callable[..., Any]) -> ParallelKernel:
     """Decorate a body with `prange` loops over fixed blocks; see `ParallelKernel`."""
-    if function is None:
-        return functools.partial(parallel_kernel, fastmath=fastmath)
-    return ParallelKernel(function, fastmath)
+    return ParallelKernel(function)
 
 
 # ----------------------------------------------------------------------------------------------

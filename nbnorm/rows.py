@@ -105,10 +105,6 @@ class Vectors:
         return self.b.extract_element(vector, _I32(0))
 
 
-# A body gets (vectors, pointers, offset, scalars) and returns the vectors to be summed.
-Body = Callable[[Vectors, list[Any], int, list[Any]], list[Any]]
-
-
 def _loop(
     v: Vectors,
     pointers: list[Any],
