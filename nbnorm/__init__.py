@@ -7,10 +7,24 @@ from nbnorm.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward
 from nbnorm.datasets import load_digits, load_mnist, train_test_split
 from nbnorm.dense import Dense, dense_backward, dense_forward
 from nbnorm.gradcheck import gradcheck
-from nbnorm.losses import binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from nbnorm.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    CustomLoss,
+    Huber,
+    Poisson,
+    SquaredError,
+    binary_cross_entropy,
+    huber_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    poisson_loss,
+    softmax_cross_entropy,
+)
 from nbnorm.moments import Moments, moments
 from nbnorm.network import FNN
-from nbnorm.sgd import SGD, sgd_step
+from nbnorm.optimizers import SGD, sgd_step
 from nbnorm.standardize import Standardizer, standardize
 from nbnorm.training import DivergenceError, History
 
@@ -19,11 +33,18 @@ __version__ = "0.1.0"
 __all__ = [
     "FNN",
     "SGD",
+    "AbsoluteError",
     "BatchNorm",
+    "BinaryCrossEntropy",
+    "CrossEntropy",
+    "CustomLoss",
     "Dense",
     "DivergenceError",
     "History",
+    "Huber",
     "Moments",
+    "Poisson",
+    "SquaredError",
     "Standardizer",
     "activation_backward",
     "activation_forward",
@@ -35,10 +56,13 @@ __all__ = [
     "dense_forward",
     "get_num_threads",
     "gradcheck",
+    "huber_loss",
     "load_digits",
     "load_mnist",
+    "mean_absolute_error",
     "mean_squared_error",
     "moments",
+    "poisson_loss",
     "set_num_threads",
     "sgd_step",
     "softmax_cross_entropy",

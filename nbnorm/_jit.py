@@ -209,7 +209,7 @@ class _Cache(FunctionCache):
 # ----------------------------------------------------------------------------------------------
 
 
-def _compile(function: Callable[..., Any], parallel: bool, inline: str) -> Any:
+def _compile(function: Callable[..., Any], parallel: bool, inline: str, cache: bool = True) -> Any:
     options: dict[str, Any] = {
         # Kernels hold no Python objects; other Python threads go on while they run.
         "nogil": True,
@@ -221,7 +221,7 @@ def _compile(function: Callable[..., Any], parallel: bool, inline: str) -> Any:
         "inline": inline,
     }
     dispatcher = numba.njit(**options)(function)
-    if not config.DISABLE_JIT:
+    if cache and not config.DISABLE_JIT:
         # Numba's key leaves the options out, so twins of one body would share an entry.
         stamp = f"{parallel}|{inline}|{config.OPT!s}"
         dispatcher._cache = _Cache(function, stamp)
@@ -232,11 +232,16 @@ def kernel(
     function: Callable[..., Any] | None = None,
     *,
     inline: str = "never",
+    cache: bool = True,
 ) -> Any:
-    """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL."""
+    """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL.
+
+    A kernel that calls a user's function is made with ``cache=False``: its code is that of this
+    session alone.
+    """
     if function is None:
-        return functools.partial(kernel, inline=inline)
-    return _compile(function, False, inline)
+        return functools.partial(kernel, inline=inline, cache=cache)
+    return _compile(function, False, inline, cache)
 
 
 class ParallelKernel:

@@ -269,7 +269,7 @@ def _print_epoch(epochs: int) -> Callable[[FNN, History], None]:
 
 def _train(args: argparse.Namespace) -> int:
     from nbnorm.network import FNN
-    from nbnorm.sgd import SGD
+    from nbnorm.optimizers import SGD
     from nbnorm.training import DivergenceError
 
     name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem

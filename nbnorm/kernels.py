@@ -47,6 +47,15 @@ Losses; each returns the loss as float64
         `targets` has the shape of `logits`, (n, outputs).
     ``mean_squared_error(pred, targets, gradient, partial)``
         `targets` has the shape of `pred`, (n, outputs).
+    ``weighted_softmax_cross_entropy(logits, labels, smoothing, weights, gradient, partial)``,
+    ``weighted_binary_cross_entropy(logits, targets, smoothing, weights, gradient, partial)``,
+    ``weighted_mean_squared_error(pred, targets, weights, gradient, partial)``
+        The same with smoothed labels and weights of the samples; `weights` is float64 (n,), or has no
+        elements where all weights are 1.
+    ``mean_absolute_error(pred, targets, weights, gradient, partial)``,
+    ``huber_loss(pred, targets, delta, weights, gradient, partial)``,
+    ``poisson_loss(logits, targets, weights, gradient, partial)``
+        `targets` has the shape of the first argument, (n, outputs).
     ``partial_size(n)``
         Length of the workspace `partial` (float64).
 
@@ -58,7 +67,7 @@ Others
 
 In `parallel`: `activation_forward`, `activation_backward`, `batch_norm_forward`, `batch_norm_backward`,
 `batch_norm_inference`, `moments`, `softmax_cross_entropy`, `binary_cross_entropy`,
-`mean_squared_error` and `sgd_step`, with the same arguments.
+`mean_squared_error`, the other losses and `sgd_step`, with the same arguments.
 
 Examples
 --------
@@ -82,7 +91,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm import _jit, activations, batch_norm, dense, losses, sgd
+from nbnorm import _jit, activations, batch_norm, dense, losses, optimizers
 from nbnorm.activations import activate, derivative_from_output, exp, relu, sigmoid, tanh
 from nbnorm.batch_norm import factors_size, sums_size
 from nbnorm.losses import partial_size
@@ -100,10 +109,13 @@ __all__ = [
     "derivative_from_output",
     "exp",
     "factors_size",
+    "huber_loss",
+    "mean_absolute_error",
     "mean_squared_error",
     "moments",
     "parallel",
     "partial_size",
+    "poisson_loss",
     "relu",
     "rows_size",
     "sgd_step",
@@ -112,6 +124,9 @@ __all__ = [
     "standardize",
     "sums_size",
     "tanh",
+    "weighted_binary_cross_entropy",
+    "weighted_mean_squared_error",
+    "weighted_softmax_cross_entropy",
 ]
 
 _PAIRS = {
@@ -124,7 +139,13 @@ _PAIRS = {
     "softmax_cross_entropy": losses.softmax_kernel,
     "binary_cross_entropy": losses.binary_kernel,
     "mean_squared_error": losses.squared_kernel,
-    "sgd_step": sgd.step_kernel,
+    "mean_absolute_error": losses.absolute_kernel,
+    "huber_loss": losses.huber_kernel,
+    "poisson_loss": losses.poisson_kernel,
+    "weighted_softmax_cross_entropy": losses.weighted_softmax_kernel,
+    "weighted_binary_cross_entropy": losses.weighted_binary_kernel,
+    "weighted_mean_squared_error": losses.weighted_squared_kernel,
+    "sgd_step": optimizers.step_kernel,
 }
 
 activation_forward = activations.forward_kernel.serial
@@ -136,7 +157,13 @@ moments = batch_norm.statistics_kernel.serial
 softmax_cross_entropy = losses.softmax_kernel.serial
 binary_cross_entropy = losses.binary_kernel.serial
 mean_squared_error = losses.squared_kernel.serial
-sgd_step = sgd.step_kernel.serial
+mean_absolute_error = losses.absolute_kernel.serial
+huber_loss = losses.huber_kernel.serial
+poisson_loss = losses.poisson_kernel.serial
+weighted_softmax_cross_entropy = losses.weighted_softmax_kernel.serial
+weighted_binary_cross_entropy = losses.weighted_binary_kernel.serial
+weighted_mean_squared_error = losses.weighted_squared_kernel.serial
+sgd_step = optimizers.step_kernel.serial
 rows_size = dense.sums_rows
 _add_bias = dense.add_bias_kernel.serial
 _column_sums = dense.column_sums_kernel.serial

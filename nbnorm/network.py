@@ -18,7 +18,7 @@ from nbnorm.engine import Engine, Layout, Run
 from nbnorm.gather import Data
 from nbnorm.gradcheck import STEP, gradcheck
 from nbnorm.moments import is_sparse
-from nbnorm.sgd import SGD
+from nbnorm.optimizers import SGD
 from nbnorm.standardize import Standardizer
 from nbnorm.training import History, metrics, threads_for
 

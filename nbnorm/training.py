@@ -22,7 +22,7 @@ from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
 from nbnorm.engine import Run, run_steps
 from nbnorm.gather import Data
-from nbnorm.sgd import SGD
+from nbnorm.optimizers import SGD
 
 if TYPE_CHECKING:
     from nbnorm.network import FNN

@@ -47,6 +47,24 @@ def softmax_cross_entropy(logits, labels):
     return -np.log(p[np.arange(len(p)), labels]).mean(), (p - onehot) / len(p)
 
 
+def losses(z, y, name, label_smoothing=0.0, delta=1.0):
+    """Loss of every sample."""
+    z = np.asarray(z, np.longdouble)
+    if name == "cross_entropy":
+        target = (1 - label_smoothing) * np.eye(z.shape[1])[y] + label_smoothing / z.shape[1]
+        return -(target * np.log(softmax(z))).sum(axis=1)
+    if name == "binary_cross_entropy":
+        p, target = activation(z, "sigmoid"), y * (1 - label_smoothing) + label_smoothing / 2
+        return -(target * np.log(p) + (1 - target) * np.log1p(-p)).sum(axis=1)
+    e = np.abs(z - y)
+    return {
+        "squared": lambda: e**2 / 2,
+        "absolute": lambda: e,
+        "huber": lambda: np.where(e <= delta, e**2 / 2, delta * (e - delta / 2)),
+        "poisson": lambda: np.exp(z) - y * z,
+    }[name]().sum(axis=1)
+
+
 def sgd_step(param, grad, velocity, lr, momentum, nesterov, weight_decay):
     velocity = momentum * velocity + grad
     step = grad + momentum * velocity if nesterov else velocity

@@ -15,7 +15,8 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "
 LAYERS = (
     ("_jit", "_check", "simd", "storage"),
     ("_team", "activations", "datasets", "gather", "matmul", "plots", "tables"),
-    ("moments", "batch_norm", "dense", "losses", "sgd", "rows"),
+    ("moments", "batch_norm", "dense", "optimizers", "rows"),
+    ("losses",),
     ("standardize", "kernels", "engine", "gradcheck"),
     ("streams", "scale_out", "training"),
     ("network", "estimators"),
