@@ -21,7 +21,7 @@ LAYERS = ((32, 64, 64), (60, 784, 100), (128, 784, 512), (256, 1024, 1024), (512
 # (samples, classes) of a loss.
 LOGITS = ((32, 10), (128, 10), (4096, 1000))
 
-# Parameters updated by one step of SGD.
+# Parameters updated by one step of an optimizer.
 COUNTS = (4_096, 262_144, 4_194_304)
 
 # (samples, features) of a data set to standardize.

@@ -24,7 +24,7 @@ from nbnorm.losses import (
 )
 from nbnorm.moments import Moments, moments
 from nbnorm.network import FNN
-from nbnorm.optimizers import SGD, sgd_step
+from nbnorm.optimizers import SGD, AdamW, adamw_step, sgd_step
 from nbnorm.standardize import Standardizer, standardize
 from nbnorm.training import DivergenceError, History
 
@@ -34,6 +34,7 @@ __all__ = [
     "FNN",
     "SGD",
     "AbsoluteError",
+    "AdamW",
     "BatchNorm",
     "BinaryCrossEntropy",
     "CrossEntropy",
@@ -48,6 +49,7 @@ __all__ = [
     "Standardizer",
     "activation_backward",
     "activation_forward",
+    "adamw_step",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_inference",

@@ -64,10 +64,12 @@ Others
         (x - mean) / std, row by row; `mean` and `std` are float64 (f,).
     ``sgd_step(param, grad, velocity, lr, momentum, nesterov, weight_decay)``
         Update the vectors `param` and `velocity` in place.
+    ``adamw_step(param, grad, mean, square, step, lr, beta1, beta2, eps, weight_decay)``
+        Update the vectors `param`, `mean` and `square` in place; `step` is 1 at first.
 
 In `parallel`: `activation_forward`, `activation_backward`, `batch_norm_forward`, `batch_norm_backward`,
 `batch_norm_inference`, `moments`, `softmax_cross_entropy`, `binary_cross_entropy`,
-`mean_squared_error`, the other losses and `sgd_step`, with the same arguments.
+`mean_squared_error`, the other losses, `sgd_step` and `adamw_step`, with the same arguments.
 
 Examples
 --------
@@ -100,6 +102,7 @@ __all__ = [
     "activate",
     "activation_backward",
     "activation_forward",
+    "adamw_step",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_inference",
@@ -146,6 +149,7 @@ _PAIRS = {
     "weighted_binary_cross_entropy": losses.weighted_binary_kernel,
     "weighted_mean_squared_error": losses.weighted_squared_kernel,
     "sgd_step": optimizers.step_kernel,
+    "adamw_step": optimizers.adamw_kernel,
 }
 
 activation_forward = activations.forward_kernel.serial
@@ -164,6 +168,7 @@ weighted_softmax_cross_entropy = losses.weighted_softmax_kernel.serial
 weighted_binary_cross_entropy = losses.weighted_binary_kernel.serial
 weighted_mean_squared_error = losses.weighted_squared_kernel.serial
 sgd_step = optimizers.step_kernel.serial
+adamw_step = optimizers.adamw_kernel.serial
 rows_size = dense.sums_rows
 _add_bias = dense.add_bias_kernel.serial
 _column_sums = dense.column_sums_kernel.serial

@@ -1,9 +1,10 @@
-"""Stochastic gradient descent with momentum, Nesterov momentum and decoupled weight decay."""
+"""Optimizers with decoupled weight decay: SGD with momentum or Nesterov momentum, and AdamW."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numba
 import numpy as np
@@ -41,6 +42,51 @@ def step_kernel(
     for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(param.size, (block + 1) * BLOCK)
         _step_row(param[start:stop], grad[start:stop], velocity[start:stop], rate, friction, nesterov, shrink)
+
+
+@_jit.kernel
+def _adamw_row(
+    param: Any, grad: Any, mean: Any, square: Any, rate: Any, beta1: Any, fresh1: Any, beta2: Any,
+    fresh2: Any, root: Any, eps: Any, shrink: Any,
+) -> None:  # fmt: skip
+    for i in range(param.size):
+        g = grad[i]
+        m = beta1 * mean[i] + fresh1 * g
+        s = beta2 * square[i] + fresh2 * (g * g)
+        mean[i] = m
+        square[i] = s
+        param[i] = shrink * param[i] - rate * m / (math.sqrt(s) * root + eps)
+
+
+@_jit.parallel_kernel
+def adamw_kernel(
+    param: Any, grad: Any, mean: Any, square: Any, step: Any, lr: Any, beta1: Any, beta2: Any, eps: Any,
+    weight_decay: Any,
+) -> None:  # fmt: skip
+    """Update vectors in place; the numbers are rounded to the dtype of `param`."""
+    number = param.dtype.type
+    # Both bias corrections become factors of the whole step.
+    rate = number(lr / (1.0 - beta1**step))
+    root = number(1.0 / math.sqrt(1.0 - beta2**step))
+    keep1, fresh1 = number(beta1), number(1.0 - beta1)
+    keep2, fresh2 = number(beta2), number(1.0 - beta2)
+    least, shrink = number(eps), number(1.0 - lr * weight_decay)
+    for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
+        start, stop = block * BLOCK, min(param.size, (block + 1) * BLOCK)
+        _adamw_row(
+            param[start:stop],
+            grad[start:stop],
+            mean[start:stop],
+            square[start:stop],
+            rate,
+            keep1,
+            fresh1,
+            keep2,
+            fresh2,
+            root,
+            least,
+            shrink,
+        )
 
 
 def _in_place(
@@ -110,8 +156,29 @@ def sgd_step(
     SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay).step(param, grad, velocity)
 
 
+class Optimizer:
+    """What all optimizers have: the base of the classes below.
+
+    Attributes
+    ----------
+    lr : float
+        Learning rate.
+    weight_decay : float
+        Decoupled weight decay.
+    name : str
+        Name shown to people and written to files.
+    slots : int
+        Numbers that the optimizer keeps for each parameter.
+    """
+
+    lr: float
+    weight_decay: float
+    name: ClassVar[str]
+    slots: ClassVar[int]
+
+
 @dataclass(frozen=True)
-class SGD:
+class SGD(Optimizer):
     """Options of stochastic gradient descent; see `sgd_step` for the equations.
 
     Parameters
@@ -143,6 +210,8 @@ class SGD:
     momentum: float = 0.0
     nesterov: bool = False
     weight_decay: float = 0.0
+    name: ClassVar[str] = "sgd"
+    slots: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -183,5 +252,165 @@ class SGD:
             self.lr,
             self.momentum,
             self.nesterov,
+            self.weight_decay,
+        )
+
+
+def adamw_step(
+    param: npt.NDArray[Any],
+    grad: npt.ArrayLike,
+    mean: npt.NDArray[Any],
+    square: npt.NDArray[Any],
+    step: int,
+    *,
+    lr: float = 1e-3,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> None:
+    """Update a parameter and its moving averages in place, by AdamW [1]_ [2]_.
+
+    ``mean <- beta1 * mean + (1 - beta1) * grad``,
+    ``square <- beta2 * square + (1 - beta2) * grad**2`` and, with
+    ``m = mean / (1 - beta1**step)`` and ``v = square / (1 - beta2**step)``,
+    ``param <- param - lr * weight_decay * param - lr * m / (sqrt(v) + eps)``.
+
+    Parameters
+    ----------
+    param : ndarray of float32 or float64
+        Parameter of any shape, C-contiguous and writeable.
+    grad : array_like
+        Gradient, of the shape of `param`.
+    mean, square : ndarray
+        Moving averages of the gradient and of its square, of the shape and dtype of `param`; zeros
+        before the first step.
+    step : int
+        Number of this step, 1 for the first.
+    lr : float, default 1e-3
+        Learning rate, positive.
+    beta1, beta2 : float, default 0.9 and 0.999
+        Weights of the old averages, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root, at least 1e-30.
+    weight_decay : float, default 0.01
+        Decoupled weight decay, not negative.
+
+    Raises
+    ------
+    TypeError
+        If an argument is of the wrong type.
+    ValueError
+        If a number is out of range or an array does not fit; nothing is changed then.
+
+    References
+    ----------
+    .. [1] D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    .. [2] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import adamw_step
+    >>> param, mean, square = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> adamw_step(param, np.array([0.5, -4.0]), mean, square, 1, lr=0.1, weight_decay=0.0)
+    >>> param.round(6)
+    array([0.9, 2.1])
+    """
+    options = AdamW(lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay)
+    options.step(param, grad, mean, square, step)
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Options of Adam with decoupled weight decay; see `adamw_step` for the equations.
+
+    Parameters
+    ----------
+    lr : float, default 1e-3
+        Learning rate, positive.
+    beta1, beta2 : float, default 0.9 and 0.999
+        Weights of the old averages of the gradient and of its square, in [0, 1).
+    eps : float, default 1e-8
+        Added to the root of the average square, at least 1e-30.
+    weight_decay : float, default 0.01
+        Decoupled weight decay, not negative.
+
+    Raises
+    ------
+    TypeError
+        If an option is of the wrong type.
+    ValueError
+        If an option is out of range.
+
+    Examples
+    --------
+    >>> from nbnorm import AdamW
+    >>> AdamW(lr=0.01)
+    AdamW(lr=0.01, beta1=0.9, beta2=0.999, eps=1e-08, weight_decay=0.01)
+    """
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    name: ClassVar[str] = "adamw"
+    slots: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        for name, value in (
+            ("lr", _check.number("lr", self.lr, above=0)),
+            ("beta1", _check.number("beta1", self.beta1, least=0, below=1)),
+            ("beta2", _check.number("beta2", self.beta2, least=0, below=1)),
+            # float32 holds it with all its digits
+            ("eps", _check.number("eps", self.eps, least=1e-30)),
+            ("weight_decay", _check.number("weight_decay", self.weight_decay, least=0)),
+        ):
+            object.__setattr__(self, name, value)
+
+    def step(
+        self,
+        param: npt.NDArray[Any],
+        grad: npt.ArrayLike,
+        mean: npt.NDArray[Any],
+        square: npt.NDArray[Any],
+        step: int,
+    ) -> None:
+        """Update `param`, `mean` and `square` in place with these options.
+
+        Parameters
+        ----------
+        param, grad, mean, square : array_like
+            As for `adamw_step`.
+        step : int
+            Number of this step, 1 for the first.
+
+        Raises
+        ------
+        TypeError
+            If an argument is of the wrong type.
+        ValueError
+            If an array does not fit or `step` is below 1; nothing is changed then.
+        """
+        param = _in_place("param", param, None, None)
+        mean = _in_place("mean", mean, param.shape, param.dtype)
+        square = _in_place("square", square, param.shape, param.dtype)
+        grad = _check.floats("grad", grad, max(param.ndim, 1), dtype=param.dtype, shape=param.shape)
+        step = _check.integer("step", step, least=1)
+        _check.apart("param", param, grad=grad, mean=mean, square=square)
+        _check.apart("mean", mean, grad=grad, square=square)
+        _check.apart("square", square, grad=grad)
+        adamw_kernel(
+            param.size,
+            param.reshape(-1),
+            grad.reshape(-1),
+            mean.reshape(-1),
+            square.reshape(-1),
+            step,
+            self.lr,
+            self.beta1,
+            self.beta2,
+            self.eps,
             self.weight_decay,
         )

@@ -69,3 +69,10 @@ def sgd_step(param, grad, velocity, lr, momentum, nesterov, weight_decay):
     velocity = momentum * velocity + grad
     step = grad + momentum * velocity if nesterov else velocity
     return param - lr * weight_decay * param - lr * step, velocity
+
+
+def adamw_step(param, grad, mean, square, step, lr, beta1, beta2, eps, weight_decay):
+    mean = beta1 * mean + (1 - beta1) * grad
+    square = beta2 * square + (1 - beta2) * grad**2
+    m, v = mean / (1 - beta1**step), square / (1 - beta2**step)
+    return param - lr * weight_decay * param - lr * m / (np.sqrt(v) + eps), mean, square

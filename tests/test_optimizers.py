@@ -1,8 +1,9 @@
 import naive
 import numpy as np
 import pytest
+from numba import config
 
-from nbnorm import SGD, sgd_step
+from nbnorm import SGD, AdamW, adamw_step, optimizers, sgd_step
 
 OPTIONS = [
     {"lr": 0.1},
@@ -84,3 +85,92 @@ def test_sgd_step_refuses_shared_memory():
     x = np.ones(3)
     with pytest.raises(ValueError, match="must not share memory"):
         sgd_step(x, np.ones(3), x, lr=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5,), (200, 100)])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"lr": 0.1, "beta1": 0.0, "beta2": 0.5, "eps": 0.1}, {"lr": 0.5, "weight_decay": 0.2}],
+)
+def test_adamw_step_agrees_with_numpy(options, shape, dtype):
+    rng = np.random.default_rng(0)
+    param, (mean, square) = rng.normal(size=shape).astype(dtype), np.zeros((2, *shape), dtype)
+    expected = param.astype(float), np.zeros(shape), np.zeros(shape)
+    full = {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.01} | options
+    for step in (1, 2, 3):
+        grad = rng.normal(size=shape).astype(dtype)
+        adamw_step(param, grad, mean, square, step, **options)
+        old, *averages = expected
+        expected = naive.adamw_step(old, grad.astype(float), *averages, step, **full)
+    rtol = 2e-5 if dtype == np.float32 else 1e-13
+    for got, wanted in zip((param, mean, square), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=rtol, atol=rtol)
+
+
+def test_adamw_takes_first_steps_of_the_learning_rate_and_zero_gradients_change_nothing():
+    grad = np.array([1e-3, -1.0, 1e4, 0.0])
+    param, mean, square = np.zeros((3, 4))
+    adamw_step(param, grad, mean, square, 1, lr=0.1)
+    np.testing.assert_allclose(param, -0.1 * np.sign(grad), rtol=1e-4)
+
+
+def test_adamw_minimises_a_parabola():
+    param, mean, square = np.array([3.0, -200.0]), np.zeros(2), np.zeros(2)
+    options = AdamW(lr=1.0, weight_decay=0.0)
+    for step in range(1, 1001):
+        options.step(param, 2 * param, mean, square, step)
+    np.testing.assert_allclose(param, 0, atol=1e-3)
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
+def test_the_twins_of_adamw_give_the_same_bits_in_vectors():
+    rng = np.random.default_rng(0)
+    start = rng.uniform(size=(4, 50_000)).astype(np.float32)
+    results = []
+    for twin in (optimizers.adamw_kernel.serial, optimizers.adamw_kernel.parallel):
+        arrays = start.copy()
+        twin(*arrays, 3, 0.1, 0.9, 0.999, 1e-8, 0.01)
+        results.append(arrays.tobytes())
+    assert results[0] == results[1]
+    assert "sqrt.v" in "".join(optimizers.adamw_kernel.serial.inspect_llvm().values())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lr": 0}, ValueError, "lr must be finite and above 0, got 0"),
+        ({"beta1": 1}, ValueError, "beta1 must be finite and at least 0 and below 1"),
+        ({"beta2": -0.1}, ValueError, "beta2"),
+        ({"eps": 0}, ValueError, "eps must be"),
+        ({"eps": None}, TypeError, "eps must be a real number"),
+        ({"weight_decay": -1}, ValueError, "weight_decay"),
+    ],
+)
+def test_adamw_refuses(options, error, message):
+    with pytest.raises(error, match=message):
+        AdamW(**options)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"param": [1.0, 2.0]}, TypeError, "param must be a NumPy array"),
+        ({"grad": np.ones(3)}, ValueError, "grad must have shape"),
+        ({"mean": np.ones(2, np.float32)}, ValueError, "mean must be"),
+        ({"square": np.ones(3)}, ValueError, "square must be"),
+        ({"step": 0}, ValueError, "step must be at least 1, got 0"),
+        ({"step": 1.0}, TypeError, "step must be an integer"),
+    ],
+)
+def test_adamw_step_refuses_and_changes_nothing(change, error, message):
+    arrays = {name: np.ones(2) for name in ("param", "grad", "mean", "square")} | {"step": 1} | change
+    with pytest.raises(error, match=message):
+        adamw_step(**arrays)
+    assert (np.asarray(arrays["param"])[0], arrays["mean"][0]) == (1, 1)
+
+
+def test_adamw_step_refuses_shared_memory():
+    x = np.ones(3)
+    with pytest.raises(ValueError, match="mean must not share memory with square"):
+        adamw_step(np.ones(3), np.ones(3), x, x, 1)
