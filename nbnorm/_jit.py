@@ -103,7 +103,7 @@ class _Locator(_CacheLocator):
         self._line = py_func.__code__.co_firstlineno
 
     def ensure_cache_path(self) -> None:
-        """Do nothing: `_Files` finds out by itself whether it can write."""
+        """Do nothing: `CodeFiles` finds out by itself whether it can write."""
 
     def get_cache_path(self) -> str:
         return str(cache_folder())
@@ -131,7 +131,7 @@ class _Impl(CompileResultCacheImpl):
             config.CACHE_LOCATOR_CLASSES = chosen
 
 
-class _Files:
+class CodeFiles:
     """One file for each compiled signature; no index that two processes could overwrite.
 
     The file's name is the digest of the whole key and the key is stored inside, so a file can
@@ -196,7 +196,7 @@ class _Cache(FunctionCache):
         self._py_func = py_func
         self._impl = self._impl_class(py_func)
         self._options = options
-        self._cache_file = _Files(self._impl.filename_base, options)
+        self._cache_file = CodeFiles(self._impl.filename_base, options)
         self.enable()
 
     @property

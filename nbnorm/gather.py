@@ -16,17 +16,19 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
+from nbnorm import _leaves
 from nbnorm._jit import kernel
-from nbnorm.simd import PEEK_DTYPES, data_at, get, put, tile, tile_rows, tile_width, transpose_registers
+from nbnorm.simd import PEEK_DTYPES, data_at, get, peek, put, tile, tile_rows, tile_width, transpose_registers
 
 # Places in the engine's `control` array that describe the table.
 (
     ADDRESS,  # of the first element
-    ROW,  # bytes between rows
-    COLUMN,  # bytes between columns
+    ROW,  # bytes between rows; of a sparse matrix the address of the rows' ends
+    COLUMN,  # bytes between columns; of a sparse matrix the address of the columns' numbers
     KIND,  # index in simd.PEEK_DTYPES
+    SQUARES,  # address of the kernel that reads contiguous rows by squares, or 0
     READS,
-) = range(5)
+) = range(6)
 
 # Features that are transposed for all samples of a block before the next ones: 16 kB of output.
 _STRIP = 128
@@ -50,6 +52,34 @@ class Data:
         self.kind = PEEK_DTYPES.index(x.dtype)
         self.address = int(x.__array_interface__["data"][0])
         self.strides = x.strides
+        self.kernel = gather
+
+    def squares(self, dtype: np.dtype[Any]) -> int:
+        """Return the address of the kernel that reads these rows by squares, or 0."""
+        if self.kind > 2 or self.strides[1] != self.array.itemsize:
+            return 0
+        return _squares(str(self.array.dtype), np.dtype(dtype))
+
+
+class SparseData:
+    """A SciPy matrix in compressed rows whose mini-batches, never the whole, become dense."""
+
+    def __init__(self, matrix: Any) -> None:
+        x = matrix.tocsr(copy=not matrix.has_canonical_format) if matrix.format == "csr" else matrix.tocsr()
+        x.sum_duplicates()
+        self.arrays = (
+            np.ascontiguousarray(x.data, np.float64),
+            np.ascontiguousarray(x.indptr, np.int64),
+            np.ascontiguousarray(x.indices, np.int64),
+        )
+        self.samples, self.kind = x.shape[0], 2
+        self.address, *ends = (int(a.__array_interface__["data"][0]) for a in self.arrays)
+        self.strides = tuple(ends)
+        self.kernel = gather_sparse
+
+    def squares(self, dtype: np.dtype[Any]) -> int:
+        """Return 0: rows are not contiguous."""
+        return 0
 
 
 @kernel(inline="always")
@@ -65,13 +95,16 @@ if config.DISABLE_JIT:
         dtype = PEEK_DTYPES[kind]
         return np.float64(np.frombuffer(ctypes.string_at(int(address + offset), dtype.itemsize), dtype)[0])
 
+    def _squares(source: str, dtype: np.dtype[Any]) -> int:
+        return _leaves.interpreted(source)
+
     def gather_squares(
-        address: int, stride: int, kind: int, rows: Any, r: int, exact: Any, single: Any, first: int,
-        steps: int, out: Any, o: int,
+        place: int, address: int, stride: int, rows: Any, r: int, s: Any, first: int, steps: int, out: Any,
+        o: int,
     ) -> None:  # fmt: skip
         """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
+        kind = PEEK_DTYPES.index(np.dtype(_leaves.piece_at(place)))
         size, width, item = tile(out.dtype).rows, tile(out.dtype).width, PEEK_DTYPES[kind].itemsize
-        s = exact if kind == 2 else single
         for i in range(first, first + steps * size):
             for b in range(size):
                 x = s.dtype.type(peek_any(address, int(rows[r + b]) * stride + i * item, kind))
@@ -119,23 +152,23 @@ else:
     def _element(kind: Any) -> Any:
         return {"float32": ir.FloatType(), "float64": ir.DoubleType(), "uint8": ir.IntType(8)}[str(kind)]
 
-    def _emit_squares(module: Any, source: Any, middle: Any, target: Any) -> Any:
-        """Return the function (address, stride, rows, high, low, inverse, first, steps, out)."""
-        name = f"nbnorm_gather_{source}_{middle}_{target}"
-        function = module.globals.get(name)
-        if function is not None:
-            return function
-        shape = tile(np.float32 if target == types.float32 else np.float64)
+    def _signature(middle: Any, target: Any) -> Any:
+        """Type of (address, stride, rows, high, low, inverse, first, steps, out)."""
+        statistic, result = _element(middle).as_pointer(), _element(target).as_pointer()
+        kinds = [ir.IntType(8).as_pointer(), _I64, _I64.as_pointer(), *[statistic] * 3, _I64, _I64, result]
+        return ir.FunctionType(ir.VoidType(), kinds)
+
+    def _squares(source: str, dtype: np.dtype[Any]) -> int:
+        """Return the address of the kernel for one type of the table and one of the network."""
+        name = f"nbnorm_gather_{source}_{dtype}"
+        middle = "float64" if source == "float64" else str(dtype)
+        return _leaves.emitted(name, lambda module: _emit_squares(module, name, source, middle, str(dtype)))
+
+    def _emit_squares(module: Any, name: str, source: str, middle: str, target: str) -> None:
+        shape = tile(np.dtype(target))
         size = shape.rows
         kinds = [ir.VectorType(_element(kind), size) for kind in (source, middle, target)]
-        statistic, result = _element(middle).as_pointer(), _element(target).as_pointer()
-        byte = ir.IntType(8).as_pointer()
-        signature = ir.FunctionType(
-            ir.VoidType(), [byte, _I64, _I64.as_pointer(), *[statistic] * 3, _I64, _I64, result]
-        )
-        function = ir.Function(module, signature, name)
-        function.linkage = "linkonce_odr"
-        function.attributes.add("noinline")
+        function = ir.Function(module, _signature(middle, target), name)
         function.attributes.add("nounwind")
         address, stride, rows, high, low, inverse, first, steps, out = function.args
         item = _I64({"float32": 4, "float64": 8, "uint8": 1}[str(source)])
@@ -178,39 +211,27 @@ else:
         b.branch(head)
         b.position_at_end(done)
         b.ret_void()
-        return function
 
     @intrinsic
     def gather_squares(
-        typingctx: Any, address: Any, stride: Any, kind: Any, rows: Any, r: Any, exact: Any, single: Any,
-        first: Any, steps: Any, out: Any, o: Any,
+        typingctx: Any, place: Any, address: Any, stride: Any, rows: Any, r: Any, table: Any, first: Any,
+        steps: Any, out: Any, o: Any,
     ) -> Any:  # fmt: skip
         """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
         i8 = types.int64
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+            base = builder.inttoptr(args[1], ir.IntType(8).as_pointer())
             indices = data_at(context, builder, sig.args[3], args[3], args[4])
-            target = data_at(context, builder, sig.args[9], args[9], args[10])
-            after = builder.append_basic_block("gathered")
-            kinds = (types.uint8, types.float32, types.float64)
-            blocks = [builder.append_basic_block(str(source)) for source in kinds]
-            switch = builder.switch(args[2], blocks[0])
-            for code, (source, block) in enumerate(zip(kinds, blocks, strict=True)):
-                if code > 0:
-                    switch.add_case(_I64(code), block)
-                builder.position_at_end(block)
-                place = 5 if source == types.float64 else 6
-                array = context.make_array(sig.args[place])(context, builder, args[place])
-                width = builder.extract_value(array.shape, 1)
-                statistics = [builder.gep(array.data, [builder.mul(width, _I64(k))]) for k in range(3)]
-                function = _emit_squares(builder.module, source, sig.args[place].dtype, out.dtype)
-                builder.call(function, [base, args[1], indices, *statistics, args[7], args[8], target])
-                builder.branch(after)
-            builder.position_at_end(after)
+            target = data_at(context, builder, sig.args[8], args[8], args[9])
+            array = context.make_array(sig.args[5])(context, builder, args[5])
+            width = builder.extract_value(array.shape, 1)
+            statistics = [builder.gep(array.data, [builder.mul(width, _I64(k))]) for k in range(3)]
+            function = builder.inttoptr(args[0], _signature(table.dtype, out.dtype).as_pointer())
+            builder.call(function, [base, args[2], indices, *statistics, args[6], args[7], target])
             return context.get_dummy_value()
 
-        return types.void(i8, i8, i8, rows, i8, exact, single, i8, i8, out, i8), codegen
+        return types.void(i8, i8, i8, rows, i8, table, i8, i8, out, i8), codegen
 
 
 @kernel
@@ -270,19 +291,52 @@ def gather(
     width, square = tile_width(out), tile_rows(out)
     first, last = share((size + width - 1) // width, tid, threads)
     first, last = first * width, min(last * width, size)
-    kind, column = control[KIND], control[COLUMN]
-    fast = (kind == 0 and column == 1) or (kind == 1 and column == 4) or (kind == 2 and column == 8)
-    samples = n // square * square if fast else 0
+    kind, address, stride = control[KIND], control[ADDRESS], control[ROW]
+    squares = control[SQUARES]
+    samples = n // square * square if squares != 0 else 0
     for begin in range(first, last, _STRIP):
         end = min(begin + _STRIP, last)
         steps = (end - begin) // square
         for b in range(0, samples, square):
             target = base + (b // width * pad + begin) * width + b % width
-            gather_squares(
-                control[ADDRESS], control[ROW], kind, rows, b, exact, single, begin, steps, out, target
-            )
+            if kind == 2:
+                gather_squares(squares, address, stride, rows, b, exact, begin, steps, out, target)
+            else:
+                gather_squares(squares, address, stride, rows, b, single, begin, steps, out, target)
         whole = begin + steps * square
         if whole < end:
             # a literal 0 would be a type of its own, and one more compiled function
             _gather_part(control, rows, np.int64(0), samples, whole, end, exact, single, out, base, pad)
     _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)
+
+
+@kernel
+def gather_sparse(
+    tid: Any,
+    threads: Any,
+    control: Any,
+    size: Any,
+    pad: Any,
+    rows: Any,
+    n: Any,
+    exact: Any,
+    single: Any,
+    out: Any,
+    base: Any,
+) -> None:
+    """As `gather`, from compressed rows: what is not stored is 0 before it is standardized."""
+    kind = out.dtype.type
+    width = tile_width(out)
+    first, last = share((size + width - 1) // width, tid, threads)
+    first, last = first * width, min(last * width, size)
+    values, ends, columns = control[ADDRESS], control[ROW], control[COLUMN]
+    for b in range(n):
+        target = base + b // width * pad * width + b % width
+        for i in range(first, last):
+            put(out, target + i * width, kind(((0.0 - exact[0, i]) - exact[1, i]) * exact[2, i]))
+        row = get(rows, b)
+        for e in range(peek(ends, row * 8, np.int64), peek(ends, row * 8 + 8, np.int64)):
+            i = peek(columns, e * 8, np.int64)
+            if first <= i < last:
+                x = peek(values, e * 8, np.float64)
+                put(out, target + i * width, kind(((x - exact[0, i]) - exact[1, i]) * exact[2, i]))

@@ -12,7 +12,7 @@ import numba
 import numpy.typing as npt
 
 from nbnorm._jit import kernel, parallel_kernel
-from nbnorm.simd import empty_aligned, get, peek, put, tile, tile_along, tile_rows, tile_width, transpose_from
+from nbnorm.simd import empty_aligned, get, micro_kernel, peek, put, tile, tile_product, tile_rows, tile_width, transpose_from
 
 # Length of the sum that one pass of a tile covers: its operands then fit the first-level cache.
 _DEPTH = 256
@@ -71,6 +71,7 @@ def _product(
     m: Any,
     n: Any,
     depth: Any,
+    along: Any,
     left: Any,
     right: Any,
     scratch: Any,
@@ -110,7 +111,8 @@ def _product(
             columns = min(width, n - j * width)
             for r in range(0, min(width, m - i * width), rows):
                 for k in range(0, depth, _DEPTH):
-                    tile_along(
+                    tile_product(
+                        along,
                         left,
                         i * depth * width + k * width + r,
                         right,
@@ -156,6 +158,7 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         m,
         n,
         depth,
+        micro_kernel("along", out.dtype),
         left,
         right,
         scratch,

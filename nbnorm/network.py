@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, activations, storage, training
-from nbnorm import engine as _engine
+from nbnorm import _check, activations, losses, storage, training
+from nbnorm import steps as _engine
 from nbnorm.activations import activation_forward
 from nbnorm.batch_norm import batch_norm_inference
 from nbnorm.engine import Engine, Layout, Run
@@ -139,6 +139,7 @@ class FNN:
         self.activation = str(_check.choice("activation", activation, tuple(activations.CODES)))
         self.norm = _check.choice("norm", norm, ("after", "before", None))
         self.output = str(_check.choice("output", output, OUTPUTS))
+        self._loss = losses.resolve(None, self.output)
         if self.output == "softmax" and self.sizes[-1] < 2:
             raise ValueError(
                 'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
@@ -310,7 +311,7 @@ class FNN:
             unbiased=self.unbiased,
             decay=self.decay,
             eps=self.eps,
-            output=self.output,
+            loss=self._loss,
         )
         if self.standardizer is not None:
             moments = self.standardizer.moments_
@@ -463,7 +464,7 @@ class FNN:
             self._check_batch(len(x), "give more samples, or call eval() first")
         run = self._run(Data(x, self.dtype), _engine.GRADIENTS, len(x), labels, targets)
         gradients = {name: np.empty_like(values) for name, values in self._parameters.items()}
-        run.engine.export(run.weight_velocity, run.vector_velocity, gradients)
+        run.engine.export(run.weight_gradient, run.vector_gradient, gradients)
         return float(run.progress[_engine.LOSS]) / len(x), gradients
 
     def check_gradients(self, X: npt.ArrayLike, y: npt.ArrayLike, *, step: float = STEP) -> dict[str, float]:
@@ -663,6 +664,7 @@ class FNN:
                 training=True,
                 labels=labels,
                 targets=targets,
+                optimizer=optimizer,
             )
             history = training.fit(
                 self,

@@ -12,7 +12,7 @@ Sums are made in a fixed order: lane by lane over the pieces, then halves of lan
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -20,13 +20,16 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbnorm import activations
+from nbnorm import _leaves, activations
 from nbnorm.activations import IDENTITY, RELU, SIGMOID, TANH
 from nbnorm.simd import data_at, tile
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
-_CODES = (IDENTITY, RELU, SIGMOID, TANH)
+_NAMES = {code: name for name, code in activations.CODES.items()}
+
+# Activations whose slope is known from their value: they are computed together with batch norm.
+FROM_VALUE = (IDENTITY, RELU, SIGMOID, TANH)
 
 
 class Vectors:
@@ -34,9 +37,9 @@ class Vectors:
 
     def __init__(self, builder: Any, dtype: Any) -> None:
         self.b = builder
-        self.shape = tile(np.float32 if dtype == types.float32 else np.float64)
+        self.shape = tile(dtype)
         self.lanes, self.width = self.shape.lanes, self.shape.width
-        self.scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+        self.scalar = _scalar(dtype)
         self.kind = ir.VectorType(self.scalar, self.lanes)
         self.zero = ir.Constant(self.kind, None)
         self.one = ir.Constant(self.kind, [1.0] * self.lanes)
@@ -75,6 +78,8 @@ class Vectors:
 
     def activate(self, z: Any, code: int) -> Any:
         """Value f(z), for a vector of any length."""
+        if code not in FROM_VALUE:
+            return getattr(activations.Arithmetic(self.b, z.type), _NAMES[code])(z)
         if code == RELU:  # the comparison lets NaN pass
             zero = ir.Constant(z.type, None)
             return self.b.select(self.b.fcmp_ordered("<", z, zero), zero, z)
@@ -84,7 +89,10 @@ class Vectors:
         return z
 
     def derive(self, gradient: Any, value: Any, code: int) -> Any:
-        """``gradient * f'``, with f' in terms of the value f."""
+        """``gradient * f'``, with f' in terms of the value f, or of z where f does not tell it."""
+        if code not in FROM_VALUE:
+            slope = getattr(activations.Arithmetic(self.b, self.kind), f"{_NAMES[code]}_slope")(value)
+            return self.b.fmul(gradient, slope)
         if code == RELU:
             return self.b.select(self.b.fcmp_ordered(">", value, self.zero), gradient, self.zero)
         if code == SIGMOID:
@@ -114,11 +122,16 @@ def _loop(
     body: Callable[..., list[Any]],
     *,
     lanes_too: bool = True,
+    weights: Any = None,
 ) -> list[Any]:
     """Emit the loop over the pieces of rows; return the sums over the `n` samples.
 
-    Each sum is a scalar, or without `lanes_too` a vector whose lanes are still to be added.
+    Each sum is a scalar, or without `lanes_too` a vector whose lanes are still to be added.  The
+    samples' `weights` stand in contiguous pieces; their address comes last to `body`.
     """
+    steps = [stride] * len(pointers)
+    if weights is not None:
+        pointers, steps = [*pointers, weights], [*steps, _I64(v.width)]
     b = v.b
     function = b.function
     pieces = range(0, v.width, v.lanes)
@@ -144,8 +157,8 @@ def _loop(
         terms = body(here, offset)
         added += [b.fadd(held[number * sums + s], term) for s, term in enumerate(terms)]
     turn.add_incoming(b.add(turn, _I64(1)), b.block)
-    for phi in here:
-        phi.add_incoming(b.gep(phi, [stride], inbounds=True), b.block)
+    for phi, step in zip(here, steps, strict=True):
+        phi.add_incoming(b.gep(phi, [step], inbounds=True), b.block)
     for phi, value in zip(held, added, strict=True):
         phi.add_incoming(value, b.block)
     b.branch(head)
@@ -178,61 +191,148 @@ def _loop(
     return results
 
 
-def _function(
-    module: Any, dtype: Any, name: str, rows: int, scalars: int, results: int, emit: Callable[..., list[Any]]
-) -> Any:
-    """Return the function ``name(rows..., stride, n, scalars...)``, emitted once per module.
+def _scalar(dtype: Any) -> Any:
+    return ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
 
-    ``emit(v, rows, stride, n, scalars)`` writes the body and returns the scalars to be returned.
-    """
-    full = f"nbnorm_row_{name}_{dtype}"
-    function = module.globals.get(full)
-    if function is not None:
-        return function
-    scalar = ir.FloatType() if dtype == types.float32 else ir.DoubleType()
-    result = ir.LiteralStructType([scalar] * results) if results else ir.VoidType()
-    kinds = [scalar.as_pointer()] * rows + [_I64, _I64] + [scalar] * scalars
-    function = ir.Function(module, ir.FunctionType(result, kinds), full)
-    function.linkage = "linkonce_odr"
-    function.attributes.add("noinline")
+
+class _Shape(NamedTuple):
+    """Arguments of a row kernel: addresses, then ``stride`` and ``n``, other integers, numbers."""
+
+    pointers: int
+    integers: int = 2
+    scalars: int = 0
+    results: int = 0
+
+    def signature(self, scalar: Any) -> Any:
+        """Return the type of the function."""
+        kinds = [scalar.as_pointer()] * self.pointers + [_I64] * self.integers + [scalar] * self.scalars
+        return ir.FunctionType(scalar if self.results else ir.VoidType(), kinds)
+
+
+_SHAPES = {
+    "activate": _Shape(2, scalars=1),
+    "derive": _Shape(2, results=1),
+    "drop": _Shape(2, integers=4, scalars=1),
+    "statistics": _Shape(6, scalars=1, results=1),
+    "normalize": _Shape(7),
+    "backward": _Shape(11, scalars=2),
+    "softmax": _Shape(4, scalars=1),
+}
+
+
+def _write(module: Any, name: str, shape: _Shape, dtype: Any, emit: Callable[..., list[Any]]) -> Any:
+    """Add the function `name` to a module; ``emit(v, pointers, integers, scalars)`` writes its body."""
+    function = ir.Function(module, shape.signature(_scalar(dtype)), name)
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
-    v = Vectors(builder, dtype)
     args = list(function.args)
-    got = emit(v, args[:rows], args[rows], args[rows + 1], args[rows + 2 :])
-    if not results:
+    split = shape.pointers + shape.integers
+    got = emit(Vectors(builder, dtype), args[: shape.pointers], args[shape.pointers : split], args[split:])
+    if shape.results:
+        builder.ret(got[0])
+    else:
         builder.ret_void()
-        return function
-    value = ir.Constant(result, ir.Undefined)
-    for place, item in enumerate(got):
-        value = builder.insert_value(value, item, place)
-    builder.ret(value)
     return function
 
 
+def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False) -> int:
+    """Return the address of the kernel that `kind` names, compiled now unless it is in the cache.
+
+    ``activate``    ``row = f(row + bias)``; where f' needs z, ``row + bias`` goes to the second row
+    ``derive``      ``row *= f'``, from f or z in the second row; returns the sum
+    ``drop``        dropout, from the first row to the second
+    ``statistics``, ``normalize``, ``backward`` (``before`` in front of the activation): panels
+
+    `code` is the activation; the weighted kernels take the samples' weights into account.
+    """
+    if config.DISABLE_JIT:
+        return _leaves.interpreted((kind, code, weighted))
+    emit = {
+        "activate": lambda: _emit_activate(code),
+        "derive": lambda: _emit_derive(code),
+        "drop": lambda: _emit_drop,
+        "statistics": lambda: _emit_statistics(code, weighted),
+        "normalize": lambda: _emit_normalize(code),
+        "backward": lambda: _emit_backward(code, False, weighted),
+        "before": lambda: _emit_backward(code, True, weighted),
+    }[kind]
+    name = f"nbnorm_row_{kind}_{code}_{'weighted_' if weighted else ''}{np.dtype(dtype)}"
+    shape = _SHAPES["backward" if kind == "before" else kind]
+    return _leaves.emitted(name, lambda module: _write(module, name, shape, dtype, emit()))
+
+
 def _emit_activate(code: int) -> Callable[..., list[Any]]:
-    def emit(v: Vectors, rows: list[Any], stride: Any, n: Any, scalars: list[Any]) -> list[Any]:
+    def emit(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
         bias = v.splat(scalars[0])
+        keep = code not in FROM_VALUE
 
         def body(here: list[Any], offset: int) -> list[Any]:
-            v.store(v.activate(v.b.fadd(v.load(here[0], offset), bias), code), here[0], offset)
+            z = v.b.fadd(v.load(here[0], offset), bias)
+            if keep:
+                v.store(z, here[1], offset)
+            v.store(v.activate(z, code), here[0], offset)
             return []
 
-        return _loop(v, rows, stride, n, 0, body)
+        return _loop(v, rows if keep else rows[:1], *counts, 0, body)
 
     return emit
 
 
 def _emit_derive(code: int) -> Callable[..., list[Any]]:
-    def emit(v: Vectors, rows: list[Any], stride: Any, n: Any, scalars: list[Any]) -> list[Any]:
+    def emit(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
         def body(here: list[Any], offset: int) -> list[Any]:
             g = v.derive(v.load(here[0], offset), v.load(here[1], offset), code)
             v.store(g, here[0], offset)
             return [g]
 
-        return _loop(v, rows, stride, n, 1, body)
+        return _loop(v, rows, *counts, 1, body)
 
     return emit
+
+
+# Constants of a 32-bit mixing function whose bits are unbiased to about one part in a thousand.
+_MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
+
+
+def _emit_drop(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
+    """Emit dropout: the counts are stride, n, key and threshold, the scalar is the scale.
+
+    A sample's element is dropped where a hash of key and place lies below the threshold.
+    """
+    b = v.b
+    stride, n, key, threshold = counts
+    whole = ir.VectorType(_I32, v.lanes)
+    function, before = b.function, b.block
+    keys, limit, scale = v.splat(b.trunc(key, _I32)), v.splat(b.trunc(threshold, _I32)), v.splat(scalars[0])
+
+    def constant(value: int) -> Any:
+        return ir.Constant(whole, [value] * v.lanes)
+
+    head, inside, done = (function.append_basic_block(name) for name in ("head", "inside", "done"))
+    b.branch(head)
+    b.position_at_end(head)
+    first = b.phi(_I64)
+    first.add_incoming(_I64(0), before)
+    here = [b.phi(row.type) for row in rows]
+    for phi, row in zip(here, rows, strict=True):
+        phi.add_incoming(row, before)
+    b.cbranch(b.icmp_signed("<", first, n), inside, done)
+    b.position_at_end(inside)
+    for offset in range(0, v.width, v.lanes):
+        lanes = ir.Constant(whole, [offset + lane for lane in range(v.lanes)])
+        x = b.add(v.splat(b.trunc(first, _I32)), lanes)
+        x = b.xor(b.mul(x, constant(0x9E3779B9)), keys)
+        for shift, factor in _MIX:
+            x = b.mul(b.xor(x, b.lshr(x, constant(shift))), constant(factor))
+        x = b.xor(x, b.lshr(x, constant(15)))
+        kept = b.fmul(v.load(here[0], offset), scale)
+        v.store(b.select(b.icmp_unsigned("<", x, limit), v.zero, kept), here[1], offset)
+    first.add_incoming(b.add(first, _I64(v.width)), b.block)
+    for phi in here:
+        phi.add_incoming(b.gep(phi, [stride], inbounds=True), b.block)
+    b.branch(head)
+    b.position_at_end(done)
+    return []
 
 
 # ----------------------------------------------------------------------------------------------
@@ -316,12 +416,17 @@ class Panel:
         return self.b.gep(pointer, [_I64(r * self.v.width)], inbounds=True)
 
     def sums(
-        self, pointers: list[Any], stride: Any, n: Any, count: int, body: Callable[..., list[Any]]
+        self,
+        pointers: list[Any],
+        counts: list[Any],
+        count: int,
+        body: Callable[..., list[Any]],
+        weights: Any = None,
     ) -> list[Any]:
         """Loop over the samples; return `count` narrow vectors of sums.
 
-        ``body(r, here, offset)`` works on one vector of row r, with `here` the addresses that belong
-        to `pointers`, and returns `count` vectors to be added up.
+        ``body(r, here, offset, weight)`` works on one vector of row r, with `here` the addresses that
+        belong to `pointers` and the weights of these samples, and returns `count` vectors to be added.
         """
         held: list[list[Any]] = [[] for _ in range(count)]
         for group in self.groups:
@@ -329,22 +434,29 @@ class Panel:
 
             def each(here: list[Any], offset: int, group: range = group) -> list[Any]:
                 terms = []
+                weight = None if weights is None else self.v.load(here[-1], offset)
                 for k, r in enumerate(group):
-                    terms += body(r, here[k * len(pointers) : (k + 1) * len(pointers)], offset)
+                    terms += body(r, here[k * len(pointers) : (k + 1) * len(pointers)], offset, weight)
                 return terms
 
-            got = _loop(self.v, starts, stride, n, count * len(group), each, lanes_too=False)
+            got = _loop(
+                self.v, starts, *counts, count * len(group), each, lanes_too=False, weights=weights
+            )
             for k in range(len(group)):
                 for c in range(count):
                     held[c].append(got[k * count + c])
         return [self.totals(vectors) for vectors in held]
 
 
-def _emit_panel_statistics(code: int) -> Callable[..., list[Any]]:
-    def emit(v: Vectors, pointers: list[Any], stride: Any, n: Any, scalars: list[Any]) -> list[Any]:
-        """Emit activation and moments: pointers are y, bias, shift, center, variance."""
-        y, bias_at, shift_at, center_at, variance_at = pointers
+def _emit_statistics(code: int, weighted: bool) -> Callable[..., list[Any]]:
+    def emit(v: Vectors, pointers: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
+        """Emit activation and moments: pointers are y, weights, bias, shift, center, variance.
+
+        The scalar is the sum of the weights; it is not used where all weights are 1.
+        """
+        y, weights_at, bias_at, shift_at, center_at, variance_at = pointers
         b, p = v.b, Panel(v)
+        weights = weights_at if weighted else None
         bias = p.load(bias_at, p.narrow)
         first = ir.Constant(p.narrow, ir.Undefined)
         for r in range(p.rows):
@@ -352,22 +464,25 @@ def _emit_panel_statistics(code: int) -> Callable[..., list[Any]]:
         shift = v.activate(b.fadd(first, bias), code)
         biases, shifts = ([p.splat(x, r) for r in range(p.rows)] for x in (bias, shift))
 
-        def activate(r: int, here: list[Any], offset: int) -> list[Any]:
+        def times(weight: Any, term: Any) -> Any:
+            return b.fmul(weight, term) if weighted else term
+
+        def activate(r: int, here: list[Any], offset: int, weight: Any) -> list[Any]:
             value = v.activate(b.fadd(v.load(here[0], offset), biases[r]), code)
             v.store(value, here[0], offset)
-            return [b.fsub(value, shifts[r])]
+            return [times(weight, b.fsub(value, shifts[r]))]
 
-        (total,) = p.sums([y], stride, n, 1, activate)
-        samples = p.constant(b.sitofp(n, v.scalar), p.narrow)
+        (total,) = p.sums([y], counts, 1, activate, weights)
+        samples = p.constant(scalars[0] if weighted else b.sitofp(counts[1], v.scalar), p.narrow)
         center = b.fdiv(total, samples)
         centers = [p.splat(center, r) for r in range(p.rows)]
 
-        def squares(r: int, here: list[Any], offset: int) -> list[Any]:
+        def squares(r: int, here: list[Any], offset: int, weight: Any) -> list[Any]:
             e = b.fsub(b.fsub(v.load(here[0], offset), shifts[r]), centers[r])
-            return [e, b.fmul(e, e)]
+            return [times(weight, e), times(weight, b.fmul(e, e))]
 
-        rest, square = p.sums([y], stride, n, 2, squares)
-        wide = p.constant(b.sitofp(n, ir.DoubleType()), p.wide)
+        rest, square = p.sums([y], counts, 2, squares, weights)
+        wide = p.widened(samples)
         correction = b.fdiv(p.widened(rest), wide)
         variance = b.fsub(b.fdiv(p.widened(square), wide), b.fmul(correction, correction))
         p.store(shift, shift_at)
@@ -391,8 +506,8 @@ def _emit_panel_statistics(code: int) -> Callable[..., list[Any]]:
     return emit
 
 
-def _emit_panel_normalize(code: int) -> Callable[..., list[Any]]:
-    def emit(v: Vectors, pointers: list[Any], stride: Any, n: Any, scalars: list[Any]) -> list[Any]:
+def _emit_normalize(code: int) -> Callable[..., list[Any]]:
+    def emit(v: Vectors, pointers: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
         """Emit normalization: pointers are y, out, gamma, beta, shift, center, rstd."""
         y, out, *numbers = pointers
         p = Panel(v)
@@ -400,29 +515,33 @@ def _emit_panel_normalize(code: int) -> Callable[..., list[Any]]:
         factor = v.b.fmul(gamma, rstd)
         held = [[p.splat(x, r) for x in (shift, center, factor, beta)] for r in range(p.rows)]
 
-        def normalize(r: int, here: list[Any], offset: int) -> list[Any]:
+        def normalize(r: int, here: list[Any], offset: int, weight: Any) -> list[Any]:
             shifts, centers, factors, betas = held[r]
             e = v.b.fsub(v.b.fsub(v.load(here[0], offset), shifts), centers)
             v.store(v.activate(v.muladd(e, factors, betas), code), here[1], offset)
             return []
 
-        p.sums([y, out], stride, n, 0, normalize)
+        p.sums([y, out], counts, 0, normalize)
         return []
 
     return emit
 
 
-def _emit_panel_backward(code: int, before: bool) -> Callable[..., list[Any]]:
-    def emit(v: Vectors, pointers: list[Any], stride: Any, n: Any, scalars: list[Any]) -> list[Any]:
-        """Emit the backward pass: pointers are g, y, a, gamma, shift, center, rstd, dgamma, dbeta, dbias."""
-        g, y, a, gamma_at, shift_at, center_at, rstd_at, dgamma_at, dbeta_at, dbias_at = pointers
+def _emit_backward(code: int, before: bool, weighted: bool) -> Callable[..., list[Any]]:
+    def emit(v: Vectors, pointers: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
+        """Emit the backward pass of a panel.
+
+        Pointers are g, y, a, weights, gamma, shift, center, rstd, dgamma, dbeta, dbias; scalars are 1
+        where the statistics depend on the batch, 0 where they are constants, and the sum of weights.
+        """
+        g, y, a, weights_at, gamma_at, shift_at, center_at, rstd_at, dgamma_at, dbeta_at, dbias_at = pointers
         b, p = v.b, Panel(v)
         gamma, shift, center, rstd = (
             p.load(pointer, p.narrow) for pointer in (gamma_at, shift_at, center_at, rstd_at)
         )
         shifts, centers = ([p.splat(x, r) for r in range(p.rows)] for x in (shift, center))
 
-        def moments(r: int, here: list[Any], offset: int) -> list[Any]:
+        def moments(r: int, here: list[Any], offset: int, weight: Any) -> list[Any]:
             gradient = v.load(here[0], offset)
             if before:
                 gradient = v.derive(gradient, v.load(here[2], offset), code)
@@ -430,26 +549,30 @@ def _emit_panel_backward(code: int, before: bool) -> Callable[..., list[Any]]:
             e = b.fsub(b.fsub(v.load(here[1], offset), shifts[r]), centers[r])
             return [gradient, b.fmul(gradient, e)]
 
-        dbeta, moment = p.sums([g, y, a] if before else [g, y], stride, n, 2, moments)
+        dbeta, moment = p.sums([g, y, a] if before else [g, y], counts, 2, moments)
         dgamma = b.fmul(moment, rstd)
-        # scalars[0] is 1 where the statistics depend on the batch, 0 where they are constants
-        share = b.fdiv(p.constant(scalars[0], p.narrow), p.constant(b.sitofp(n, v.scalar), p.narrow))
+        total = scalars[1] if weighted else b.sitofp(counts[1], v.scalar)
+        share = b.fdiv(p.constant(scalars[0], p.narrow), p.constant(total, p.narrow))
         factor, mean = b.fmul(gamma, rstd), b.fmul(dbeta, share)
         slope = b.fmul(b.fmul(dgamma, share), rstd)
         held = [[p.splat(x, r) for x in (factor, mean, slope)] for r in range(p.rows)]
 
-        def backward(r: int, here: list[Any], offset: int) -> list[Any]:
+        def backward(r: int, here: list[Any], offset: int, weight: Any) -> list[Any]:
             factors, means, slopes = held[r]
             value = v.load(here[1], offset)
             e = b.fsub(b.fsub(value, shifts[r]), centers[r])
-            gradient = b.fsub(b.fsub(v.load(here[0], offset), means), b.fmul(e, slopes))
+            gradient = v.load(here[0], offset)
+            if weighted:  # a sample's part in the statistics is its weight
+                gradient = b.fsub(gradient, b.fmul(weight, v.muladd(e, slopes, means)))
+            else:
+                gradient = b.fsub(b.fsub(gradient, means), b.fmul(e, slopes))
             gradient = b.fmul(factors, gradient)
             if not before:
                 gradient = v.derive(gradient, value, code)
             v.store(gradient, here[0], offset)
             return [gradient]
 
-        (dbias,) = p.sums([g, y], stride, n, 1, backward)
+        (dbias,) = p.sums([g, y], counts, 1, backward, weights_at if weighted else None)
         for value, pointer in ((dgamma, dgamma_at), (dbeta, dbeta_at), (dbias, dbias_at)):
             p.store(value, pointer)
         return []
@@ -457,9 +580,10 @@ def _emit_panel_backward(code: int, before: bool) -> Callable[..., list[Any]]:
     return emit
 
 
-def _emit_softmax(v: Vectors, rows: list[Any], stride: Any, n: Any, scalars: list[Any]) -> list[Any]:
+def _emit_softmax(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
     """Rows are z, g, the largest z and the sum of exponentials; `stride` separates outputs, n counts them."""
     b = v.b
+    stride, n = counts
     inverse = v.splat(scalars[0])
     z, g, top_row, sum_row = rows
     arithmetic = activations.Arithmetic(b, v.kind)
@@ -510,48 +634,41 @@ def _emit_softmax(v: Vectors, rows: list[Any], stride: Any, n: Any, scalars: lis
     return []
 
 
-def _call(name: str, emitters: Any, arrays: list[tuple[Any, int]], scalars: int, results: int) -> Any:
-    """Make the intrinsic ``name(array, offsets..., ..., stride, n, scalars..., [case])``.
+def _call(kind: str, arrays: list[tuple[Any, int]], *, inside: bool = False) -> Any:
+    """Make the intrinsic ``kernel(place, array, offsets..., ..., integers..., scalars...)``.
 
-    `arrays` lists the types of the arrays and how many offsets follow each; ``emitters[case]`` writes
-    the function for one value of the last argument, which is left out where there is only one.
+    `arrays` lists the types of the arrays and how many offsets follow each.  `place` is the address
+    of the kernel; one that stands `inside` the calling module has none.
     """
     value = arrays[0][0].dtype
-    kinds: list[Any] = []
+    shape = _SHAPES[kind]
+    kinds: list[Any] = [] if inside else [types.int64]
     for array, count in arrays:
         kinds += [array] + [types.int64] * count
-    kinds += [types.int64] * 2 + [value] * scalars + [types.int64] * (len(emitters) > 1)
-    signature = (value if results else types.void)(*kinds)
+    kinds += [types.int64] * shape.integers + [value] * shape.scalars
+    signature = (value if shape.results else types.void)(*kinds)
+    dtype = np.dtype(str(value))
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointers: list[Any] = []
-        at = 0
-        scalar = ir.FloatType() if value == types.float32 else ir.DoubleType()
+        at = 0 if inside else 1
+        scalar = _scalar(dtype)
         for array, count in arrays:
             for k in range(count):
                 place = data_at(context, builder, array, args[at], args[at + 1 + k])
                 pointers.append(builder.bitcast(place, scalar.as_pointer()))
             at += 1 + count
-        after = builder.append_basic_block("done")
-        blocks = [builder.append_basic_block(f"case{case}") for case in range(len(emitters))]
-        switch = builder.switch(args[-1] if len(blocks) > 1 else _I64(0), blocks[0])
-        outcomes = []
-        for case, block in enumerate(blocks):
-            if case:
-                switch.add_case(_I64(case), block)
-            builder.position_at_end(block)
-            function = _function(
-                builder.module, value, f"{name}_{case}", len(pointers), scalars, results, emitters[case]
-            )
-            outcomes.append(builder.call(function, [*pointers, *args[at : at + 2 + scalars]]))
-            builder.branch(after)
-        builder.position_at_end(after)
-        if not results:
-            return context.get_dummy_value()
-        result = builder.phi(outcomes[0].type)
-        for outcome, block in zip(outcomes, blocks, strict=True):
-            result.add_incoming(outcome, block)
-        return builder.extract_value(result, 0)
+        if inside:
+            name = f"nbnorm_row_{kind}_{dtype}"
+            function = builder.module.globals.get(name)
+            if function is None:
+                function = _write(builder.module, name, shape, dtype, _emit_softmax)
+                function.linkage = "linkonce_odr"
+                function.attributes.add("noinline")
+        else:
+            function = builder.inttoptr(args[0], shape.signature(scalar).as_pointer())
+        result = builder.call(function, [*pointers, *args[at:]])
+        return result if shape.results else context.get_dummy_value()
 
     return signature, codegen
 
@@ -565,6 +682,8 @@ if config.DISABLE_JIT:
         return i + b // width * stride + b % width
 
     def _f(z: Any, code: int) -> Any:
+        if code not in FROM_VALUE:
+            return activations.activation_forward(z, _NAMES[code])
         if code == RELU:
             return np.where(z < 0, 0, z)
         if code == SIGMOID:
@@ -572,22 +691,40 @@ if config.DISABLE_JIT:
         return np.tanh(z) if code == TANH else z
 
     def _df(f: Any, code: int) -> Any:
+        if code not in FROM_VALUE:
+            return activations.activation_backward(np.ones_like(f), f, _NAMES[code], z=f)
         if code == RELU:
             return f > 0
         if code == SIGMOID:
             return f * (1 - f)
         return 1 - f * f if code == TANH else np.ones_like(f)
 
-    def activate_row(x: Any, i: int, stride: int, n: int, bias: Any, code: int) -> None:
-        """Replace row i by ``f(row + bias)``."""
+    def activate_row(place: int, x: Any, i: int, z: int, stride: int, n: int, bias: Any) -> None:
+        """Replace row i by ``f(row + bias)``; row z keeps ``row + bias`` where f' needs it."""
+        _, code, _ = _leaves.piece_at(place)
         places = _at(x, i, stride, n)
-        x[places] = _f(x[places] + bias, code)
+        values = x[places] + bias
+        if code not in FROM_VALUE:
+            x[_at(x, z, stride, n)] = values
+        x[places] = _f(values, code)
 
-    def derive_row(x: Any, i: int, j: int, stride: int, n: int, code: int) -> Any:
-        """Multiply row i by f', in terms of f in row j; return its sum."""
+    def derive_row(place: int, x: Any, i: int, j: int, stride: int, n: int) -> Any:
+        """Multiply row i by f', in terms of f or z in row j; return its sum."""
+        _, code, _ = _leaves.piece_at(place)
         places = _at(x, i, stride, n)
         x[places] *= _df(x[_at(x, j, stride, n)], code)
         return x[places].sum()
+
+    def drop_row(
+        place: int, x: Any, i: int, j: int, stride: int, n: int, key: int, threshold: int, scale: Any
+    ) -> None:
+        """Write row i to row j, each element dropped or scaled."""
+        bits = np.arange(n, dtype=np.uint32) * np.uint32(0x9E3779B9) ^ np.uint32(key & 0xFFFFFFFF)
+        for shift, factor in _MIX:
+            bits = (bits ^ (bits >> np.uint32(shift))) * np.uint32(factor)
+        bits ^= bits >> np.uint32(15)
+        values = x[_at(x, i, stride, n)] * scale
+        x[_at(x, j, stride, n)] = np.where(bits < np.uint32(threshold), 0, values)
 
     def softmax_rows(x: Any, z: int, g: int, top: int, total: int, stride: int, n: int, inverse: Any) -> None:
         """Softmax of one piece of samples over `n` outputs, times `inverse`, into g."""
@@ -603,96 +740,109 @@ if config.DISABLE_JIT:
         """Return the indices of the samples of all rows of a panel."""
         return np.array([_at(x, i + r * tile(x.dtype).width, stride, n) for r in range(tile(x.dtype).rows)])
 
+    def _weights(place: int, x: Any, weights: int, n: int) -> Any:
+        """Return the weights of the samples as the kernel at `place` takes them."""
+        return x[weights : weights + n] if _leaves.piece_at(place)[2] else np.ones(n, x.dtype)
+
     def panel_statistics(
-        x: Any, y: int, vector: Any, bias: int, saved: Any, shift: int, center: int, variance: Any, v: int,
-        stride: int, n: int, code: int,
+        place: int, x: Any, y: int, weights: int, vector: Any, bias: int, saved: Any, shift: int,
+        center: int, variance: Any, v: int, stride: int, n: int, total: Any,
     ) -> Any:  # fmt: skip
         """Write ``f(y + bias)`` to y and the moments of its rows; return 0 if float32 could not hold them."""
-        rows, places = tile(x.dtype).rows, _panel(x, y, stride, n)
-        values = _f(x[places] + vector[bias : bias + rows, None], code)
+        rows, places, w = tile(x.dtype).rows, _panel(x, y, stride, n), _weights(place, x, weights, n)
+        values = _f(x[places] + vector[bias : bias + rows, None], _leaves.piece_at(place)[1])
         x[places] = values
         shifts = values[:, 0].copy()
         d = values - shifts[:, None]
-        centers = d.mean(axis=1)
+        centers = np.average(d, axis=1, weights=w)
         e = (d - centers[:, None]).astype(np.float64)
+        rest = np.average(e, axis=1, weights=w)
         saved[shift : shift + rows] = shifts
-        saved[center : center + rows] = centers + e.mean(axis=1)
-        variance[v : v + rows] = (e * e).mean(axis=1) - e.mean(axis=1) ** 2
+        saved[center : center + rows] = centers + rest
+        variance[v : v + rows] = np.average(e * e, axis=1, weights=w) - rest**2
         return 1.0
 
     def panel_normalize(
-        x: Any, y: int, a: int, vector: Any, gamma: int, beta: int, saved: Any, shift: int, center: int,
-        rstd: int, stride: int, n: int, code: int,
+        place: int, x: Any, y: int, a: int, vector: Any, gamma: int, beta: int, saved: Any, shift: int,
+        center: int, rstd: int, stride: int, n: int,
     ) -> None:  # fmt: skip
         """Write ``f(gamma * xhat + beta)`` of the rows at y to the rows at a."""
         rows = tile(x.dtype).rows
         g, b = vector[gamma : gamma + rows, None], vector[beta : beta + rows, None]
         s, c, r = (saved[k : k + rows, None] for k in (shift, center, rstd))
-        x[_panel(x, a, stride, n)] = _f(((x[_panel(x, y, stride, n)] - s) - c) * (g * r) + b, code)
+        values = ((x[_panel(x, y, stride, n)] - s) - c) * (g * r) + b
+        x[_panel(x, a, stride, n)] = _f(values, _leaves.piece_at(place)[1])
 
     def panel_backward(
-        x: Any, g: int, y: int, a: int, vector: Any, gamma: int, saved: Any, shift: int, center: int,
-        rstd: int, out: Any, dgamma: int, dbeta: int, dbias: int, stride: int, n: int, batch: Any, case: int,
+        place: int, x: Any, g: int, y: int, a: int, weights: int, vector: Any, gamma: int, saved: Any,
+        shift: int, center: int, rstd: int, out: Any, dgamma: int, dbeta: int, dbias: int, stride: int,
+        n: int, batch: Any, total: Any,
     ) -> None:  # fmt: skip
         """Turn the gradient at g from the output to z; `batch` is 0 where the statistics are constants."""
-        rows, code, before = tile(x.dtype).rows, case % len(_CODES), case >= len(_CODES)
+        kind, code, _ = _leaves.piece_at(place)
+        rows, w = tile(x.dtype).rows, _weights(place, x, weights, n)
         places, values = _panel(x, g, stride, n), x[_panel(x, y, stride, n)]
         s, c, r = (saved[k : k + rows, None] for k in (shift, center, rstd))
         gradient, xhat = x[places], ((values - s) - c) * r
-        if before:
+        if kind == "before":
             gradient = gradient * _df(x[_panel(x, a, stride, n)], code)
         out[dbeta : dbeta + rows] = gradient.sum(axis=1)
         out[dgamma : dgamma + rows] = (gradient * xhat).sum(axis=1)
-        mean, slope = (batch / n * out[k : k + rows, None] for k in (dbeta, dgamma))
-        gradient = vector[gamma : gamma + rows, None] * r * (gradient - mean - xhat * slope)
-        x[places] = gradient if before else gradient * _df(values, code)
+        mean, slope = (batch / w.sum() * out[k : k + rows, None] for k in (dbeta, dgamma))
+        gradient = vector[gamma : gamma + rows, None] * r * (gradient - w * (mean + xhat * slope))
+        x[places] = gradient if kind == "before" else gradient * _df(values, code)
         out[dbias : dbias + rows] = x[places].sum(axis=1)
 
 else:
 
     @intrinsic
-    def activate_row(typingctx: Any, x: Any, i: Any, stride: Any, n: Any, bias: Any, code: Any) -> Any:
-        """Replace row i by ``f(row + bias)``."""
-        return _call("activate", [_emit_activate(code) for code in _CODES], [(x, 1)], 1, 0)
+    def activate_row(
+        typingctx: Any, place: Any, x: Any, i: Any, z: Any, stride: Any, n: Any, bias: Any
+    ) -> Any:
+        """Replace row i by ``f(row + bias)``; row z keeps ``row + bias`` where f' needs it."""
+        return _call("activate", [(x, 2)])
 
     @intrinsic
-    def derive_row(typingctx: Any, x: Any, i: Any, j: Any, stride: Any, n: Any, code: Any) -> Any:
-        """Multiply row i by f', in terms of f in row j; return its sum."""
-        return _call("derive", [_emit_derive(code) for code in _CODES], [(x, 2)], 0, 1)
+    def derive_row(typingctx: Any, place: Any, x: Any, i: Any, j: Any, stride: Any, n: Any) -> Any:
+        """Multiply row i by f', in terms of f or z in row j; return its sum."""
+        return _call("derive", [(x, 2)])
+
+    @intrinsic
+    def drop_row(
+        typingctx: Any, place: Any, x: Any, i: Any, j: Any, stride: Any, n: Any, key: Any, threshold: Any,
+        scale: Any,
+    ) -> Any:  # fmt: skip
+        """Write row i to row j, each element dropped or scaled."""
+        return _call("drop", [(x, 2)])
 
     @intrinsic
     def softmax_rows(
         typingctx: Any, x: Any, z: Any, g: Any, top: Any, total: Any, stride: Any, n: Any, inverse: Any
     ) -> Any:
         """Softmax of one piece of samples over `n` outputs, times `inverse`, into g."""
-        return _call("softmax", [_emit_softmax], [(x, 4)], 1, 0)
+        return _call("softmax", [(x, 4)], inside=True)
 
     @intrinsic
     def panel_statistics(
-        typingctx: Any, x: Any, y: Any, vector: Any, bias: Any, saved: Any, shift: Any, center: Any,
-        variance: Any, v: Any, stride: Any, n: Any, code: Any,
+        typingctx: Any, place: Any, x: Any, y: Any, weights: Any, vector: Any, bias: Any, saved: Any,
+        shift: Any, center: Any, variance: Any, v: Any, stride: Any, n: Any, total: Any,
     ) -> Any:  # fmt: skip
         """Write ``f(y + bias)`` to y and the moments of its rows; return 0 if float32 could not hold them."""
-        emitters = [_emit_panel_statistics(code) for code in _CODES]
-        arrays = [(x, 1), (vector, 1), (saved, 2), (variance, 1)]
-        return _call("panel_statistics", emitters, arrays, 0, 1)
+        return _call("statistics", [(x, 2), (vector, 1), (saved, 2), (variance, 1)])
 
     @intrinsic
     def panel_normalize(
-        typingctx: Any, x: Any, y: Any, a: Any, vector: Any, gamma: Any, beta: Any, saved: Any, shift: Any,
-        center: Any, rstd: Any, stride: Any, n: Any, code: Any,
+        typingctx: Any, place: Any, x: Any, y: Any, a: Any, vector: Any, gamma: Any, beta: Any, saved: Any,
+        shift: Any, center: Any, rstd: Any, stride: Any, n: Any,
     ) -> Any:  # fmt: skip
         """Write ``f(gamma * xhat + beta)`` of the rows at y to the rows at a."""
-        emitters = [_emit_panel_normalize(code) for code in _CODES]
-        return _call("panel_normalize", emitters, [(x, 2), (vector, 2), (saved, 3)], 0, 0)
+        return _call("normalize", [(x, 2), (vector, 2), (saved, 3)])
 
     @intrinsic
     def panel_backward(
-        typingctx: Any, x: Any, g: Any, y: Any, a: Any, vector: Any, gamma: Any, saved: Any, shift: Any,
-        center: Any, rstd: Any, out: Any, dgamma: Any, dbeta: Any, dbias: Any, stride: Any, n: Any,
-        batch: Any, case: Any,
+        typingctx: Any, place: Any, x: Any, g: Any, y: Any, a: Any, weights: Any, vector: Any, gamma: Any,
+        saved: Any, shift: Any, center: Any, rstd: Any, out: Any, dgamma: Any, dbeta: Any, dbias: Any,
+        stride: Any, n: Any, batch: Any, total: Any,
     ) -> Any:  # fmt: skip
         """Turn the gradient at g from the output to z; `batch` is 0 where the statistics are constants."""
-        emitters = [_emit_panel_backward(code, before) for before in (False, True) for code in _CODES]
-        arrays = [(x, 3), (vector, 1), (saved, 3), (out, 3)]
-        return _call("panel_backward", emitters, arrays, 1, 0)
+        return _call("backward", [(x, 4), (vector, 1), (saved, 3), (out, 3)])

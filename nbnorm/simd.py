@@ -5,14 +5,14 @@ operands are *blocked*: an array of shape (blocks, length, width), where the las
 ``width`` neighbouring rows or columns of the matrix.  Two kernels cover the three products of a
 layer, because they differ only in how they walk through the operand whose elements are broadcast:
 
-`tile_along`   the sum runs along ``length``: element (r, k) stands at ``k * width + r``;
-`tile_across`  the sum runs along the blocks and inside them: element (r, k) stands at
-               ``(k // width) * stride + r * width + k % width``.
+"along"   the sum runs along ``length``: element (r, k) stands at ``k * width + r``;
+"across"  the sum runs along the blocks and inside them: element (r, k) stands at
+          ``(k // width) * stride + r * width + k % width``.
 
 The other operand is always read as one vector row of ``width`` elements for each k.
 
-Width and tile are chosen from the processor's features.  Each kernel is emitted once per module as
-a function that is never inlined: inlined, LLVM mixes its registers with the caller's and spills.
+Width and tile are chosen from the processor's features.  Each kernel is compiled once, by itself, and
+called by its address: inlined, LLVM mixes its registers with the caller's and spills.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from nbnorm import _leaves
 
 # ----------------------------------------------------------------------------------------------
 # The machine
@@ -125,31 +127,131 @@ def emit_prefetch(
         builder.call(function, [place, flag(int(write)), flag(4 - level), flag(1)])
 
 
-class _Emitter:
-    """Writes the body of one micro-kernel, which stores its tile or updates weights with it."""
+# What a micro-kernel may do with the gradient of a tile of weights: keep it; SGD, also with a penalty
+# on the squares of the weights; AdamW.  Their numbers stand in an array of the weights' type:
+#     g = gradient + PENALTY w
+#     sgd:   v = MOMENTUM v + g;  w = SHRINK w - RATE v - AHEAD g
+#     adam:  v = MOMENTUM v + FRESH g;  s = BETA2 s + FRESH2 g^2
+#            w = SHRINK w - RATE v / (sqrt(CORRECTION2 s) + LEAST)
+UPDATES = ("store", "sgd", "penalized", "adam")
+(MOMENTUM, SHRINK, RATE, AHEAD, PENALTY, FRESH, BETA2, FRESH2, CORRECTION2, LEAST, NUMBERS) = range(11)
 
-    def __init__(self, module: Any, dtype: Any, across: bool, update: bool = False) -> None:
-        self.update = update
-        self.shape = tile(np.float32 if dtype == types.float32 else np.float64)
-        self.across = across
-        self.scalar = _element(dtype)
+
+def _signature(scalar: Any, kind: str) -> Any:
+    """Type of a micro-kernel.
+
+    broadcast, vector, weight, velocity, square, numbers, length, stride; or
+    broadcast, vector, out, length, stride, accumulate.
+    """
+    pointer = scalar.as_pointer()
+    kinds = [pointer] * 6 + [_I64] * 2 if kind in UPDATES else [pointer] * 3 + [_I64] * 3
+    return ir.FunctionType(ir.VoidType(), kinds)
+
+
+def micro_kernel(kind: str, dtype: Any) -> int:
+    """Return the address of the micro-kernel "along", "across" or one of `UPDATES`."""
+    if config.DISABLE_JIT:
+        return _leaves.interpreted(kind)
+    name = f"nbnorm_tile_{kind}_{np.dtype(dtype)}"
+    return _leaves.emitted(name, lambda module: _Emitter(module, dtype, name, kind))
+
+
+def _emit_update(
+    builder: Any, kind: str, vector: Any, fma: bool, pointers: Any, places: list[int], gradients: list[Any]
+) -> None:
+    """Write one of `UPDATES` for the vectors that stand `places` behind weight, velocity and square."""
+    weight, velocity, square, numbers = pointers
+    suffix = f"v{vector.count}{vector.element.intrinsic_name}"
+
+    def number(place: int) -> Any:
+        value = builder.load(builder.gep(numbers, [_I64(place)], inbounds=True))
+        whole = ir.VectorType(ir.IntType(32), vector.count)
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
+        return builder.shuffle_vector(first, first, ir.Constant(whole, [0] * vector.count))
+
+    def at(pointer: Any, place: int) -> Any:
+        address = builder.gep(pointer, [_I64(place)], inbounds=True)
+        return builder.bitcast(address, vector.as_pointer())
+
+    def function(name: str, count: int) -> Any:
+        kind = ir.FunctionType(vector, [vector] * count)
+        return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}")
+
+    def muladd(a: Any, b: Any, c: Any) -> Any:
+        return builder.call(function("fma", 3), [a, b, c]) if fma else builder.fadd(builder.fmul(a, b), c)
+
+    if kind == "store":
+        for place, gradient in zip(places, gradients, strict=True):
+            builder.store(gradient, at(velocity, place), align=4)
+        return
+    momentum, shrink, rate = (number(place) for place in (MOMENTUM, SHRINK, RATE))
+    if kind == "adam":
+        fresh, decay, rest, correction, least = (
+            number(place) for place in (FRESH, BETA2, FRESH2, CORRECTION2, LEAST)
+        )
+    else:
+        ahead = number(AHEAD)
+    for place, of_loss in zip(places, gradients, strict=True):
+        w, v = (builder.load(at(pointer, place), align=4) for pointer in (weight, velocity))
+        gradient = of_loss if kind == "sgd" else muladd(number(PENALTY), w, of_loss)
+        if kind == "adam":
+            v = muladd(momentum, v, builder.fmul(fresh, gradient))
+            s = builder.load(at(square, place), align=4)
+            s = muladd(decay, s, builder.fmul(rest, builder.fmul(gradient, gradient)))
+            builder.store(s, at(square, place), align=4)
+            root = builder.call(function("sqrt", 1), [builder.fmul(s, correction)])
+            step = builder.fdiv(builder.fmul(rate, v), builder.fadd(root, least))
+        else:
+            v = muladd(momentum, v, gradient)
+            step = muladd(rate, v, builder.fmul(ahead, gradient))
+        builder.store(v, at(velocity, place), align=4)
+        builder.store(builder.fsub(builder.fmul(shrink, w), step), at(weight, place), align=4)
+
+
+def vector_kernel(kind: str, dtype: Any) -> int:
+    """Return the address of the kernel that updates as many elements as a tile has rows.
+
+    `kind` is "store", "sgd" or "adam".  The numbers must have no decay and no penalty.
+    """
+    if config.DISABLE_JIT:
+        return _leaves.interpreted(kind)
+    name = f"nbnorm_vector_{kind}_{np.dtype(dtype)}"
+
+    def write(module: Any) -> None:
+        shape = tile(dtype)
+        scalar = ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
+        function = ir.Function(module, _vector_signature(scalar), name)
+        function.attributes.add("nounwind")
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        vector = ir.VectorType(scalar, shape.rows)
+        gradient = builder.load(builder.bitcast(function.args[3], vector.as_pointer()), align=4)
+        pointers = [*function.args[:3], function.args[4]]
+        _emit_update(builder, kind, vector, shape.fma, pointers, [0], [gradient])
+        builder.ret_void()
+
+    return _leaves.emitted(name, write)
+
+
+def _vector_signature(scalar: Any) -> Any:
+    """Type of (vector, velocity, square, gradient, numbers)."""
+    return ir.FunctionType(ir.VoidType(), [scalar.as_pointer()] * 5)
+
+
+class _Emitter:
+    """Writes one micro-kernel, which stores its tile or updates weights with it."""
+
+    def __init__(self, module: Any, dtype: Any, name: str, kind: str) -> None:
+        self.kind = kind
+        self.shape = tile(dtype)
+        self.across = kind != "along"
+        self.scalar = ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.shape.lanes)
         self.vectors = self.shape.width // self.shape.lanes
-        self._item = 4 if dtype == types.float32 else 8
-        pointer = self.scalar.as_pointer()
-        # broadcast, vector, weight, velocity, length, stride, momentum, shrink, rate, ahead; or
-        # broadcast, vector, out, length, stride, accumulate
-        kinds = [pointer] * 4 + [_I64] * 2 + [self.scalar] * 4 if update else [pointer] * 3 + [_I64] * 3
-        signature = ir.FunctionType(ir.VoidType(), kinds)
-        self.name = f"nbnorm_tile_{'update' if update else 'across' if across else 'along'}_{dtype}"
+        self._item = np.dtype(dtype).itemsize
         self.module = module
-        self.function = module.globals.get(self.name)
-        if self.function is None:
-            self.function = ir.Function(module, signature, self.name)
-            self.function.linkage = "linkonce_odr"
-            self.function.attributes.add("noinline")
-            self.function.attributes.add("nounwind")
-            self._emit()
+        self.function = ir.Function(module, _signature(self.scalar, kind), name)
+        self.function.attributes.add("nounwind")
+        self._emit()
 
     def _vector_at(self, builder: Any, pointer: Any, offset: int) -> Any:
         address = builder.gep(pointer, [_I64(offset)], inbounds=True)
@@ -227,9 +329,12 @@ class _Emitter:
         rows = self.shape.rows
         builder = ir.IRBuilder(self.function.append_basic_block("entry"))
         broadcast, vector = self.function.args[:2]
-        length, stride = self.function.args[4:6] if self.update else self.function.args[3:5]
-        if self.update:  # the tile of weights arrives while the sum is made
-            for pointer in self.function.args[2:4]:
+        update = self.kind in UPDATES
+        length, stride = self.function.args[6:8] if update else self.function.args[3:5]
+        if update:  # the tile of weights arrives while the sum is made
+            touched = {"store": (3,), "adam": (2, 3, 4)}.get(self.kind, (2, 3))
+            for place in touched:
+                pointer = self.function.args[place]
                 emit_prefetch(builder, pointer, rows * self.shape.width * self._item, write=True)
         zero = ir.Constant(self.vector, None)
         state = [broadcast, vector] + [zero] * (rows * self.vectors)
@@ -237,7 +342,7 @@ class _Emitter:
             state = self._sum(builder, length, state)
         else:
             state = self._sum_across(builder, length, stride, state)
-        if self.update:
+        if update:
             self._emit_update(builder, state[2:])
         else:
             self._emit_store(builder, state[2:])
@@ -248,15 +353,9 @@ class _Emitter:
         return [r * width + v * lanes for r in range(rows) for v in range(self.vectors)]
 
     def _emit_update(self, builder: Any, sums: list[Any]) -> None:
-        """SGD: ``v = momentum v + g;  W = shrink W - rate v - ahead g``."""
-        weight, velocity = self.function.args[2:4]
-        momentum, shrink, rate, ahead = (self._splat(builder, value) for value in self.function.args[6:])
-        for place, gradient in zip(self._places(), sums, strict=True):
-            v = self._multiply_add(builder, momentum, self._load(builder, velocity, place), gradient)
-            builder.store(v, self._vector_at(builder, velocity, place), align=4)
-            step = self._multiply_add(builder, rate, v, builder.fmul(ahead, gradient))
-            w = builder.fsub(builder.fmul(shrink, self._load(builder, weight, place)), step)
-            builder.store(w, self._vector_at(builder, weight, place), align=4)
+        """Write the update of `UPDATES` that this kernel is for."""
+        pointers = self.function.args[2:6]
+        _emit_update(builder, self.kind, self.vector, self.shape.fma, pointers, self._places(), sums)
 
     def _emit_store(self, builder: Any, sums: list[Any]) -> None:
         """Write the tile, or add it to what stands there."""
@@ -319,48 +418,41 @@ def data_at(context: Any, builder: Any, array_type: Any, array: Any, offset: Any
     return builder.gep(data, [offset], inbounds=True)
 
 
-def _tile_intrinsic(across: bool) -> Any:
+def _tile_intrinsic() -> Any:
     def typer(
-        typingctx: Any,
-        broadcast: Any,
-        b: Any,
-        vector: Any,
-        v: Any,
-        out: Any,
-        o: Any,
-        length: Any,
-        stride: Any,
-        add: Any,
-    ) -> Any:
+        typingctx: Any, place: Any, broadcast: Any, b: Any, vector: Any, v: Any, out: Any, o: Any,
+        length: Any, stride: Any, add: Any,
+    ) -> Any:  # fmt: skip
         i8 = types.int64
-        signature = types.void(broadcast, i8, vector, i8, out, i8, i8, i8, i8)
+        signature = types.void(i8, broadcast, i8, vector, i8, out, i8, i8, i8, i8)
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emitted = _Emitter(builder.module, sig.args[0].dtype, across)
-            pointers = [data_at(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2, 4)]
-            builder.call(emitted.function, [*pointers, args[6], args[7], args[8]])
+            kind = _signature(_element(out.dtype), "along").as_pointer()
+            pointers = [data_at(context, builder, sig.args[i], args[i], args[i + 1]) for i in (1, 3, 5)]
+            builder.call(builder.inttoptr(args[0], kind), [*pointers, *args[7:]])
             return context.get_dummy_value()
 
         return signature, codegen
 
-    typer.__name__ = typer.__qualname__ = "tile_across" if across else "tile_along"
+    typer.__name__ = typer.__qualname__ = "tile_product"
     return intrinsic(typer)
 
 
 def _update_intrinsic() -> Any:
     def typer(
-        typingctx: Any, broadcast: Any, b: Any, vector: Any, v: Any, weight: Any, w: Any, velocity: Any,
-        u: Any, length: Any, stride: Any, momentum: Any, shrink: Any, rate: Any, ahead: Any,
+        typingctx: Any, place: Any, broadcast: Any, b: Any, vector: Any, v: Any, weight: Any, velocity: Any,
+        square: Any, w: Any, s: Any, numbers: Any, k: Any, length: Any, stride: Any,
     ) -> Any:  # fmt: skip
-        i8, kind = types.int64, broadcast.dtype
+        i8 = types.int64
         signature = types.void(
-            broadcast, i8, vector, i8, weight, i8, velocity, i8, i8, i8, kind, kind, kind, kind
+            i8, broadcast, i8, vector, i8, weight, velocity, square, i8, i8, numbers, i8, i8, i8
         )
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emitted = _Emitter(builder.module, kind, across=True, update=True)
-            pointers = [data_at(context, builder, sig.args[i], args[i], args[i + 1]) for i in (0, 2, 4, 6)]
-            builder.call(emitted.function, [*pointers, *args[8:]])
+            kind = _signature(_element(weight.dtype), "sgd").as_pointer()
+            places = ((1, 2), (3, 4), (5, 8), (6, 8), (7, 9), (10, 11))
+            pointers = [data_at(context, builder, sig.args[i], args[i], args[j]) for i, j in places]
+            builder.call(builder.inttoptr(args[0], kind), [*pointers, *args[12:]])
             return context.get_dummy_value()
 
         return signature, codegen
@@ -453,42 +545,60 @@ PEEK_DTYPES = tuple(
 
 if config.DISABLE_JIT:
 
-    def tile_along(
-        broadcast: Any, b: int, vector: Any, v: int, out: Any, o: int, length: int, stride: int, add: int
-    ) -> None:
-        """Compute one tile; the sum runs along the length of the broadcast operand."""
-        _, rows, width, _ = tile(out.dtype)
-        left = broadcast[b : b + (length - 1) * width + rows]
-        left = np.array([left[k * width : k * width + rows] for k in range(length)])
-        _finish_tile(left, vector, v, out, o, length, add)
-
-    def tile_across(
-        broadcast: Any, b: int, vector: Any, v: int, out: Any, o: int, length: int, stride: int, add: int
-    ) -> None:
-        """Compute one tile; the sum runs across the blocks of the broadcast operand."""
+    def tile_product(
+        place: int, broadcast: Any, b: int, vector: Any, v: int, out: Any, o: int, length: int, stride: int,
+        add: int,
+    ) -> None:  # fmt: skip
+        """Compute one tile with the micro-kernel at `place`, "along" or "across"."""
         _, rows, width, _ = tile(out.dtype)
         k = np.arange(length)[:, None]
-        left = broadcast[b + k // width * stride + np.arange(rows) * width + k % width]
-        _finish_tile(left, vector, v, out, o, length, add)
-
-    def tile_update(
-        broadcast: Any, b: int, vector: Any, v: int, weight: Any, w: int, velocity: Any, u: int, length: int,
-        stride: int, momentum: Any, shrink: Any, rate: Any, ahead: Any,
-    ) -> None:  # fmt: skip
-        """As `tile_across`; then ``v = momentum v + g;  W = shrink W - rate v - ahead g``."""
-        _, rows, width, _ = tile(weight.dtype)
-        gradient = np.empty(rows * width, weight.dtype)
-        tile_across(broadcast, b, vector, v, gradient, 0, length, stride, 0)
-        here, there = weight[w : w + rows * width], velocity[u : u + rows * width]
-        there[:] = momentum * there + gradient
-        here[:] = shrink * here - (rate * there + ahead * gradient)
-
-    def _finish_tile(left: Any, vector: Any, v: int, out: Any, o: int, length: int, add: int) -> None:
-        _, rows, width, _ = tile(out.dtype)
+        if _leaves.piece_at(place) == "along":
+            left = broadcast[b + k * width + np.arange(rows)]
+        else:
+            left = broadcast[b + k // width * stride + np.arange(rows) * width + k % width]
         with np.errstate(all="ignore"):  # compiled code does not warn
             product = left.T @ vector[v : v + length * width].reshape(length, width)
         target = out[o : o + rows * width].reshape(rows, width)
         target[:] = target + product if add else product
+
+    def tile_update(
+        place: int, broadcast: Any, b: int, vector: Any, v: int, weight: Any, velocity: Any, square: Any,
+        w: int, s: int, numbers: Any, k: int, length: int, stride: int,
+    ) -> None:  # fmt: skip
+        """Compute one tile of a gradient and update the weights with the micro-kernel at `place`."""
+        _, rows, width, _ = tile(weight.dtype)
+        g = np.empty(rows * width, weight.dtype)
+        tile_product(micro_kernel("across", weight.dtype), broadcast, b, vector, v, g, 0, length, stride, 0)
+        _update(_leaves.piece_at(place), weight, velocity, square, w, s, rows * width, g, numbers, k)
+
+    def _update(
+        kind: str, weight: Any, velocity: Any, square: Any, w: int, s: int, size: int, g: Any, numbers: Any,
+        k: int,
+    ) -> None:  # fmt: skip
+        here, there = weight[w : w + size], velocity[w : w + size]
+        if kind == "store":
+            there[:] = g
+            return
+        c = numbers[k : k + NUMBERS]
+        if kind != "sgd":
+            g = g + c[PENALTY] * here
+        if kind == "adam":
+            seconds = square[s : s + size]
+            there[:] = c[MOMENTUM] * there + c[FRESH] * g
+            seconds[:] = c[BETA2] * seconds + c[FRESH2] * g * g
+            step = c[RATE] * there / (np.sqrt(seconds * c[CORRECTION2]) + c[LEAST])
+        else:
+            there[:] = c[MOMENTUM] * there + g
+            step = c[RATE] * there + c[AHEAD] * g
+        here[:] = c[SHRINK] * here - step
+
+    def vector_update(
+        place: int, vector: Any, velocity: Any, square: Any, at: int, s: int, gradient: Any, g: int,
+        numbers: Any, k: int,
+    ) -> None:  # fmt: skip
+        """Update as many elements as a tile has rows with the kernel at `place`."""
+        size, slopes = tile(vector.dtype).rows, gradient[g : g + tile(vector.dtype).rows]
+        _update(_leaves.piece_at(place), vector, velocity, square, at, s, size, slopes, numbers, k)
 
     def tile_width(array: Any) -> int:
         """Return the width of a block."""
@@ -527,9 +637,26 @@ if config.DISABLE_JIT:
         return np.frombuffer(ctypes.string_at(int(address + offset), size), token)[0]
 
 else:
-    tile_along = _tile_intrinsic(False)
-    tile_across = _tile_intrinsic(True)
+    tile_product = _tile_intrinsic()
     tile_update = _update_intrinsic()
+
+    @intrinsic
+    def vector_update(
+        typingctx: Any, place: Any, vector: Any, velocity: Any, square: Any, at: Any, s: Any, gradient: Any,
+        g: Any, numbers: Any, k: Any,
+    ) -> Any:  # fmt: skip
+        """Update as many elements as a tile has rows with the kernel at `place`."""
+        i8 = types.int64
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            kind = _vector_signature(_element(vector.dtype)).as_pointer()
+            places = ((1, 4), (2, 4), (3, 5), (6, 7), (8, 9))
+            pointers = [data_at(context, builder, sig.args[i], args[i], args[j]) for i, j in places]
+            builder.call(builder.inttoptr(args[0], kind), pointers)
+            return context.get_dummy_value()
+
+        return types.void(i8, vector, velocity, square, i8, i8, gradient, i8, numbers, i8), codegen
+
     tile_width = _constant_intrinsic("tile_width", "width")
     tile_rows = _constant_intrinsic("tile_rows", "rows")
 

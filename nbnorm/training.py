@@ -17,10 +17,10 @@ import numpy.typing as npt
 from numba import config
 
 from nbnorm import _check
-from nbnorm import engine as _engine
+from nbnorm import steps as _engine
 from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
-from nbnorm.engine import Run, run_steps
+from nbnorm.engine import Run
 from nbnorm.gather import Data
 from nbnorm.optimizers import SGD
 
@@ -197,10 +197,6 @@ class _Fit:
         self.net, self.run, self.progress, self.threads = net, run, progress, threads
         self.control = run.control
         self.steps = int(self.control[_engine.STEPS])
-        hyper = run.engine.hyper
-        hyper[_engine.MOMENTUM] = optimizer.momentum
-        hyper[_engine.NESTEROV] = float(optimizer.nesterov)
-        hyper[_engine.WEIGHT_DECAY] = optimizer.weight_decay
         self.history = History(accuracy=None if net.output == "identity" else [])
         self._chunk = 1
 
@@ -219,12 +215,12 @@ class _Fit:
         control, args = self.control, self.run.arguments()
         if team is not None:
             control[_engine.LAST] = self.steps
-            team.run(run_steps, args, self._show, self.run.stop)
+            team.run(self.run.steps, args, self._show, self.run.stop)
             return
         while control[_engine.STEP] < self.steps and not control[_engine.DIVERGED]:
             control[_engine.LAST] = min(self.steps, int(control[_engine.STEP]) + self._chunk)
             start = time.perf_counter()
-            run_steps(0, 1, *args)
+            self.run.steps(0, 1, *args)
             if time.perf_counter() - start < _CHUNK:
                 self._chunk *= 2
             else:
