@@ -1068,3 +1068,29 @@ class Run:
             with Team(threads) as team:
                 team.run(run_steps, self.arguments(), lambda: None, self.stop)
         return self
+
+    def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that the optimizer keeps from step to step."""
+        return {"weight_velocity": self.weight_velocity, "vector_velocity": self.vector_velocity}
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that a training needs to go on from here within its epoch."""
+        engine = self.engine
+        return {
+            "weight": engine.weight,
+            "vector": engine.vector,
+            "running": engine.running,
+            "progress": self.progress,
+            "step": self.control[STEP : STEP + 1],
+            **self.optimizer_state(),
+        }
+
+    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Go on from what `state` or `optimizer_state` gave, in this process or another."""
+        held = self.state()
+        for name, values in state.items():
+            held[name][:] = values
+
+    def go_on(self) -> None:
+        """Take back `stop`."""
+        self.control[STOP] = self.control[HALT] = 0
