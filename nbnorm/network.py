@@ -791,12 +791,14 @@ class FNN:
 
         Parameters
         ----------
-        X, y, batch_size, optimizer, sample_weight, class_weight, shuffle
+        X, y, batch_size, optimizer, sample_weight, class_weight
             As for `fit`; the optimizer's own learning rate is not used.
         least, most : float
             First and last learning rate, by default 1e-6 and 10.
         steps : int, default 100
             Steps, at least 2.
+        shuffle : bool, default True
+            Whether each epoch takes the samples in a new order.
         seed : int, optional
             Seed of the order of samples, by default the network's.
 
