@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, activations, checkpoints, schedules, storage, training
+from nbnorm import _check, activations, checkpoints, losses, schedules, storage, training
 from nbnorm import engine as _engine
 from nbnorm import metrics as _metrics
 from nbnorm.activations import activation_forward
@@ -151,10 +151,13 @@ class FNN:
             raise ValueError(
                 'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
             )
+        self.loss = losses.resolve(None, self.output)
         self.standardize = _check.flag("standardize", standardize)
         self.standardize_targets = _check.flag("standardize_targets", standardize_targets)
         if self.standardize_targets and self.output != "identity":
             raise ValueError(f"standardize_targets needs output='identity', got {self.output!r}")
+        if self.standardize_targets and isinstance(self.loss, losses.Poisson):
+            raise ValueError("standardize_targets must be False for counts (loss='poisson')")
         self.eps = _check.number("eps", eps, above=0.0)
         self.decay = _check.number("decay", decay, least=0.0, below=1.0)
         self.running = str(_check.choice("running", running, ("var", "std")))
@@ -295,6 +298,8 @@ class FNN:
         _check.finite(name, got)
         if self.output == "sigmoid" and ((got < 0) | (got > 1)).any():
             raise ValueError(f"{name} must lie between 0 and 1 for output='sigmoid'")
+        if self.output == "identity":
+            self.loss.check(got)
         return got.reshape(samples, n_out)
 
     def _encoded(self, name: str, truth: Array) -> tuple[Array | None, Array]:
@@ -313,7 +318,9 @@ class FNN:
         return self._encoded(name, self._truth(name, y, samples, other))
 
     def _in_units(self, logits: Array) -> Array:
-        """Return logits, or with standardized targets the values that they stand for."""
+        """Return logits, or for the identity output the values that they stand for."""
+        if isinstance(self.loss, losses.Poisson):
+            return np.asarray(np.exp(logits))
         if self.target_standardizer is None:
             return logits
         values = self.target_standardizer.inverse_transform(logits.astype(np.float64))

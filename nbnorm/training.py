@@ -255,20 +255,6 @@ def threads_for(sizes: Iterable[int], samples: int) -> int:
     return 1 if work < TEAM_WORK or config.DISABLE_JIT else get_num_threads()
 
 
-def loss_value(
-    output: str, logits: Array, labels: Array | None, targets: Array | None, weights: Array | None = None
-) -> float:
-    """Return the mean loss of logits, shape (n_samples, n_out)."""
-    if output == "identity":
-        assert targets is not None
-        difference = logits.astype(np.float64) - targets.reshape(logits.shape)
-        return float(np.average(0.5 * (difference**2).sum(axis=1), weights=weights))
-    truth = labels if output == "softmax" else targets
-    assert truth is not None
-    function, _ = _metrics.NAMED["log_loss"]
-    return function(Outcome(output, logits, truth, weights))
-
-
 # ----------------------------------------------------------------------------------------------
 # Weights
 # ----------------------------------------------------------------------------------------------
@@ -387,7 +373,11 @@ class _Validation:
         net, held = self._net, self._held
         self._run.control[_engine.STEP] = 0
         z = self._run.all(self._threads).out
-        values = {"val_loss": loss_value(net.output, z, held.labels, held.targets, held.weights)}
+        answers = held.labels if net.output == "softmax" else held.targets
+        assert answers is not None
+        if answers.ndim == 1 and net.output != "softmax":
+            answers = answers.reshape(z.shape)
+        values = {"val_loss": net.loss.value(z, answers, held.weights)}
         outcome = Outcome(net.output, net._in_units(z), held.truth, held.weights)
         if net.output != "identity":
             values["val_accuracy"] = outcome.mean(_metrics.right(outcome).astype(np.float64))
