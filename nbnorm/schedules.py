@@ -43,7 +43,7 @@ class Rates:
         out[:] = self._function(np.arange(first, first + len(out), dtype=np.float64))
 
     def after(self, epoch: int, value: float) -> None:
-        """Take note of the monitored value of an epoch that has ended."""
+        """Take note of the monitored value of an epoch that has ended; a second time changes nothing."""
 
     def state(self) -> dict[str, Any]:
         """Return what has to be remembered, for JSON."""
@@ -305,10 +305,13 @@ class _PlateauRates(Rates):
         super().__init__(lambda at: np.full(len(at), self._lr))
         self._plateau, self._lr = plateau, lr
         self._watch = watch(plateau.monitor or "loss", plateau.mode, plateau.min_delta)
-        self._waited = 0
+        self._waited = self._epoch = 0
 
     def after(self, epoch: int, value: float) -> None:
         """Take note of the monitored value of an epoch that has ended."""
+        if epoch == self._epoch:
+            return
+        self._epoch = epoch
         self._watch = self._watch.after(epoch, value)
         self._waited = self._waited + 1 if self._watch.waited else 0
         if self._waited >= self._plateau.patience:
@@ -318,11 +321,16 @@ class _PlateauRates(Rates):
 
     def state(self) -> dict[str, Any]:
         """Return what has to be remembered, for JSON."""
-        return {"lr": self._lr, "waited": self._waited, "watch": asdict(self._watch)}
+        return {
+            "lr": self._lr,
+            "waited": self._waited,
+            "epoch": self._epoch,
+            "watch": asdict(self._watch),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        self._lr, self._waited = float(state["lr"]), int(state["waited"])
+        self._lr, self._waited, self._epoch = float(state["lr"]), int(state["waited"]), int(state["epoch"])
         self._watch = Watch(**state["watch"])
 
 

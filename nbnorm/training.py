@@ -411,6 +411,7 @@ class _Fit:
         self.early = early
         self.watch: Watch | None = None
         self.best: dict[str, Array] = {}
+        self.unsaved = False
         self.config: Callable[[], dict[str, Any]] = dict
         if early is not None:
             self.watch = _metrics.watch(early.monitor, early.mode, early.min_delta)
@@ -470,6 +471,7 @@ class _Fit:
             history.metrics[name] = [*history.metrics.get(name, [])[:epoch], value]
         history.epochs = epoch + 1
         history.steps = (epoch + 1) * self.steps
+        self.unsaved = True
         self.watch = watch
         if watch is not None and self.early is not None:
             history.best_epoch = watch.best_epoch or None
@@ -477,6 +479,14 @@ class _Fit:
                 for name, array in self.net._arrays().items():
                     # room for them is taken once
                     np.copyto(self.best.setdefault(name, np.empty_like(array)), array)
+
+    def save_epoch(self, epochs: int) -> None:
+        """Write the checkpoint between two of `epochs` epochs."""
+        if self.checkpoint is not None and self.unsaved:
+            self.control[_engine.STEP] = 0
+            self.run.progress[:] = 0.0
+            self.save(finished=self.history.stopped is not None or self.history.epochs == epochs)
+            self.unsaved = False
 
     def save(self, *, finished: bool = False) -> None:
         """Write the checkpoint."""
@@ -611,10 +621,10 @@ def fit(
                     watch = watch.after(epoch + 1, seen[early_stopping.monitor])
                 finish = functools.partial(state.end_epoch, epoch, values, measured, watch)
                 finish()
+                rates.after(epoch + 1, seen[follows])
                 finish = None
                 begun = time.perf_counter()
                 bar.show(epoch, steps, loss, accuracy, text)
-                rates.after(epoch + 1, seen[follows])
                 # every callback is called, whatever the one before has said
                 answers = [callback(net, history) for callback in callbacks]
                 if answers:
@@ -623,15 +633,14 @@ def fit(
                     history.stopped = "callback"
                 elif watch is not None and early_stopping is not None:
                     history.stopped = "early" if watch.waited >= early_stopping.patience else None
-                if checkpoint is not None:
-                    control[_engine.STEP] = 0
-                    run.progress[:] = 0.0
-                    state.save(finished=history.stopped is not None or epoch + 1 == epochs)
+                state.save_epoch(epochs)
                 if history.stopped is not None:
                     break
         except KeyboardInterrupt:
             if finish is not None:  # the interrupt cut the end of an epoch in two
                 finish()
+                rates.after(history.epochs, seen[follows])
+            state.save_epoch(epochs)
             history.stopped = "interrupted"
         state.restore_best()
     return history
