@@ -347,7 +347,7 @@ def test_train_with_early_stopping(run, folder):
     assert report["stopped"] == "early"
     assert report["epochs"] == report["best_epoch"] + 2
     assert f"Best epoch: {report['best_epoch']} of {report['epochs']}" in out
-    assert "1,293 training, 144 validation and 360 held-out samples" in out
+    assert "1,294 training, 144 validation and 359 held-out samples" in out
 
 
 def test_train_goes_on_from_a_checkpoint(run, folder):

@@ -423,6 +423,119 @@ def test_carried_momentum_makes_two_calls_one(blobs):
 
 
 # ----------------------------------------------------------------------------------------------
+# Weights
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
+@pytest.mark.parametrize("norm", ["after", "before", None])
+def test_an_integer_weight_is_a_repeated_sample(norm, output, blobs):
+    X, y = blobs[0][:20], blobs[1][:20]
+    y = y if output == "softmax" else np.eye(3)[y]
+    weights = np.random.default_rng(1).integers(0, 4, 20)
+    rows = np.repeat(np.arange(20), weights)
+    options = {"epochs": 3, "batch_size": 100, "optimizer": SGD(lr=0.1, momentum=0.5), "shuffle": False}
+    nets = [
+        FNN(SIZES, norm=norm, output=output, activation="tanh", dtype=np.float64, seed=0) for _ in range(2)
+    ]
+    got = nets[0].fit(X, y, sample_weight=weights, validation_data=(X, y, weights), **options)
+    expected = nets[1].fit(X[rows], y[rows], validation_data=(X[rows], y[rows]), **options)
+    np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-9)
+    np.testing.assert_allclose(got.val_loss, expected.val_loss, rtol=1e-9)
+    if output != "identity":
+        np.testing.assert_allclose(got.accuracy, expected.accuracy, rtol=1e-9)
+    assert_close(nets[0].parameters(), nets[1].parameters(), 1e-9)
+    assert_close(nets[0].buffers(), nets[1].buffers(), 1e-9)
+    np.testing.assert_allclose(nets[0].standardizer.scale_, nets[1].standardizer.scale_, rtol=1e-12)
+
+
+def test_samples_of_weight_0_are_left_out(blobs, threads):
+    X, y = blobs
+    weights = np.random.default_rng(1).uniform(0.5, 2, 90) * (np.arange(90) % 3 > 0)
+    spoiled = np.where((weights == 0)[:, None], 1e30, X)
+    options = {"epochs": 2, "batch_size": 25, "optimizer": SGD(lr=0.05)}
+    nets = [FNN(SIZES, standardize=False, seed=0) for _ in range(2)]
+    history = nets[0].fit(spoiled, y, sample_weight=weights, **options)
+    used = weights > 0
+    nets[1].fit(X[used], y[used], sample_weight=weights[used], **options)
+    assert history.steps == 6  # 60 samples
+    assert state(nets[0]) == state(nets[1])
+
+
+def test_class_weight(blobs):
+    X, y = blobs
+    by_class, by_sample = {0: 2.0, 2: 0.5}, np.array([2.0, 1.0, 0.5])[y]
+    assert state(fitted(blobs, class_weight=by_class)[0]) == state(fitted(blobs, sample_weight=by_sample)[0])
+    twice, _ = fitted(blobs, class_weight=by_class, sample_weight=by_sample)
+    assert state(twice) == state(fitted(blobs, sample_weight=by_sample**2)[0])
+    counts = np.bincount(y)
+    balanced, _ = fitted(blobs, class_weight="balanced")
+    assert state(balanced) == state(fitted(blobs, sample_weight=(90 / (3 * counts))[y])[0])
+    none, _ = fitted(blobs)
+    assert state(balanced) != state(none)
+
+
+def test_class_weight_of_one_sigmoid_output(blobs):
+    X, y = blobs[0], (blobs[1] > 0).astype(float)
+    nets = [FNN([5, 4, 1], output="sigmoid", seed=0) for _ in range(2)]
+    nets[0].fit(X, y, class_weight={1: 3.0}, epochs=2)
+    nets[1].fit(X, y, sample_weight=np.where(y == 1, 3.0, 1.0), epochs=2)
+    assert state(nets[0]) == state(nets[1])
+    with pytest.raises(ValueError, match="class_weight needs targets that are 0 or 1"):
+        nets[0].fit(X, y / 2, class_weight={1: 3.0})
+
+
+def test_weighted_targets_are_standardized_with_their_weights():
+    X, y = line()
+    weights = np.random.default_rng(2).integers(0, 3, 90)
+    net = FNN([5, 4, 1], output="identity", standardize_targets=True, seed=0)
+    net.fit(X, y, sample_weight=weights, epochs=1)
+    mean = np.average(y, weights=weights)
+    np.testing.assert_allclose(net.target_standardizer.mean_, [mean], rtol=1e-12)
+    assert net.score(X, y, weights) == pytest.approx(
+        net.score(np.repeat(X, weights, axis=0), np.repeat(y, weights)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"sample_weight": [1.0]}, ValueError, r"sample_weight must have shape \(90,\), got shape \(1,\)"),
+        ({"sample_weight": -np.ones(90)}, ValueError, "sample_weight must not be negative, got -1"),
+        (
+            {"sample_weight": np.full(90, np.nan)},
+            ValueError,
+            r"sample_weight must be finite, got nan at \[0\]",
+        ),
+        ({"sample_weight": np.zeros(90)}, ValueError, "sample_weight must not be zero for every sample"),
+        ({"sample_weight": np.eye(90)[0]}, ValueError, "at least 2 samples"),
+        ({"sample_weight": np.full(90, 1e-60)}, ValueError, "must not be zero for every sample together"),
+        (
+            {"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}},
+            ValueError,
+            "must not be zero for every sample together",
+        ),
+        ({"class_weight": {3: 1.0}}, ValueError, "a class in class_weight must be at least 0 and at most 2"),
+        ({"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] must be finite and at least 0"),
+        ({"class_weight": "even"}, TypeError, 'class_weight must be a dict or "balanced"'),
+        ({"class_weight": {"a": 1.0}}, TypeError, "a class in class_weight must be an integer"),
+    ],
+)
+def test_bad_weights(blobs, options, kind, message):
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    with pytest.raises(kind, match=message):
+        net.fit(*blobs, **options)
+    assert state(net) == before
+
+
+def test_class_weight_needs_classes():
+    X, y = line()
+    with pytest.raises(ValueError, match="class_weight needs classes"):
+        FNN([5, 1], output="identity").fit(X, y, class_weight="balanced")
+
+
+# ----------------------------------------------------------------------------------------------
 # Ctrl-C
 # ----------------------------------------------------------------------------------------------
 
