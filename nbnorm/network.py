@@ -1060,6 +1060,7 @@ class FNN:
         weights = None
         if sample_weight is not None:
             weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
+        self._encoded("y", truth)  # refuses targets beyond the network's dtype
         name = "r2" if self.output == "identity" else "accuracy"
         outcome = _metrics.Outcome(self.output, self._in_units(self._logits(x)), truth, weights)
         return _metrics.NAMED[name][0](outcome)

@@ -463,7 +463,7 @@ def test_samples_of_weight_0_are_left_out(blobs, threads):
 
 
 def test_class_weight(blobs):
-    X, y = blobs
+    y = blobs[1]
     by_class, by_sample = {0: 2.0, 2: 0.5}, np.array([2.0, 1.0, 0.5])[y]
     assert state(fitted(blobs, class_weight=by_class)[0]) == state(fitted(blobs, sample_weight=by_sample)[0])
     twice, _ = fitted(blobs, class_weight=by_class, sample_weight=by_sample)
