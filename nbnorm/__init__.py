@@ -26,7 +26,7 @@ from nbnorm.moments import Moments, moments
 from nbnorm.network import FNN
 from nbnorm.optimizers import SGD, AdamW, adamw_step, sgd_step
 from nbnorm.standardize import Standardizer, standardize
-from nbnorm.training import DivergenceError, History
+from nbnorm.training import DivergenceError, EarlyStopping, History
 
 __version__ = "0.1.0"
 
@@ -41,6 +41,7 @@ __all__ = [
     "CustomLoss",
     "Dense",
     "DivergenceError",
+    "EarlyStopping",
     "History",
     "Huber",
     "Moments",

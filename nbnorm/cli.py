@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 TEST_SIZE, SPLIT_SEED = 0.2, 0
+VALIDATION_SIZE = 0.1
 GRADIENT_BAR = 1e-6
 
 
@@ -63,6 +64,7 @@ class _Data:
     classes: tuple[Any, ...] | None
     metadata: dict[str, Any]
     note: str = ""
+    validation: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
 
     @property
     def outputs(self) -> int:
@@ -140,6 +142,8 @@ def _load(args: argparse.Namespace) -> _Data:
         task=target.task, classes=None if target.classes is None else list(target.classes), **split
     )
     if target.task == "regression":
+        if args.balanced:
+            raise ValueError("--balanced needs classes, and this target is numeric")
         y_train, y_test = _scale_target(y_train, y_test, metadata)
     name = args.data if args.data == "digits" else Path(args.data).stem
     return _Data(
@@ -161,7 +165,7 @@ def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
     """Return the files to write, after checking that they can be written."""
     save = None if args.no_save else args.save or f"nbnorm-{name}.npz"
     plot = None if args.no_plot else args.plot or f"nbnorm-{name}.png"
-    files = {"save": save, "plot": plot, "report": args.report}
+    files = {"save": save, "plot": plot, "report": args.report, "checkpoint": args.checkpoint}
     named = [(option, path) for option, path in files.items() if path is not None]
     for at, (option, path) in enumerate(named):
         if _same_file(path, args.data):
@@ -218,7 +222,8 @@ def _result(scores: dict[str, Any], count: int) -> str:
 
 
 def _describe(args: argparse.Namespace, data: _Data, net: FNN) -> None:
-    rows = f"{len(data.X_train):,} training and {len(data.X_test):,} held-out samples"
+    aside = "" if data.validation is None else f", {len(data.validation[1]):,} validation"
+    rows = f"{len(data.X_train):,} training{aside} and {len(data.X_test):,} held-out samples"
     kinds = "" if data.classes is None else f", {_plural(len(data.classes), 'class')}"
     _say(f"Data: {data.name}, {rows}, {_plural(data.X_train.shape[1], 'feature')}{kinds}")
     if data.note:
@@ -232,6 +237,25 @@ def _describe(args: argparse.Namespace, data: _Data, net: FNN) -> None:
         f"lr {args.lr:g} ({args.schedule}), momentum {args.momentum:g}, "
         f"weight decay {args.weight_decay:g}, seed {args.seed}, {threads}"
     )
+    if args.checkpoint is not None and os.path.exists(args.checkpoint):
+        _say(f"Going on from {args.checkpoint}")
+
+
+def _with_validation(args: argparse.Namespace, data: _Data) -> _Data:
+    """Put a part of the training samples aside where the training looks at samples that it does not learn.
+
+    The held-out samples would be no test any more if they had a say in when to stop.
+    """
+    if args.early_stopping is None and args.schedule != "plateau":
+        return data
+    X_train, X_val, y_train, y_val = datasets.train_test_split(
+        data.X_train,
+        data.y_train,
+        test_size=VALIDATION_SIZE,
+        seed=args.seed,
+        stratify=data.task == "classification",
+    )
+    return replace(data, X_train=X_train, y_train=y_train, validation=(X_val, y_val))
 
 
 def _complete(args: argparse.Namespace, data: _Data) -> None:
@@ -270,11 +294,11 @@ def _print_epoch(epochs: int) -> Callable[[FNN, History], None]:
 def _train(args: argparse.Namespace) -> int:
     from nbnorm.network import FNN
     from nbnorm.optimizers import SGD
-    from nbnorm.training import DivergenceError
+    from nbnorm.training import DivergenceError, EarlyStopping
 
     name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem
     files = _outputs(args, name)
-    data = _load(args)
+    data = _with_validation(args, _load(args))
     _complete(args, data)
     net = FNN(
         [data.X_train.shape[1], *args.hidden, data.outputs],
@@ -295,7 +319,12 @@ def _train(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             optimizer=SGD(lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay),
             schedule=args.schedule,
-            validation_data=(data.X_test, data.y_test),
+            class_weight="balanced" if args.balanced else None,
+            validation_data=data.validation or (data.X_test, data.y_test),
+            early_stopping=None
+            if args.early_stopping is None
+            else EarlyStopping(patience=args.early_stopping),
+            checkpoint=args.checkpoint,
             seed=args.seed,
             progress=bar and not args.quiet,
             callbacks=() if bar or args.quiet else (_print_epoch(args.epochs),),
@@ -307,6 +336,8 @@ def _train(args: argparse.Namespace) -> int:
         return _error("interrupted before the end of the first epoch: nothing was saved", INTERRUPTED)
     if history.stopped == "interrupted":
         _say(f"Interrupted: the {_plural(history.epochs, 'epoch')} done so far are kept")
+    if history.best_epoch is not None:
+        _say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
     scores = _evaluate(net, data)
     done = f"after {_plural(history.epochs, 'epoch')} in {seconds:.1f} s"
     _say(f"Test: {_result(scores, len(data.X_test))} {done}")
@@ -346,6 +377,8 @@ def _write_results(
             "schedule": args.schedule,
             "momentum": args.momentum,
             "weight_decay": args.weight_decay,
+            "early_stopping": args.early_stopping,
+            "balanced": args.balanced,
             "seed": args.seed,
             "threads": _jit.get_num_threads(),
             "parameters": int(net.n_parameters),
@@ -634,7 +667,8 @@ text or numbers in the target column. An NPZ file has arrays X and y. A target o
 or of at most 20 different whole numbers, is classification; any other is regression.
 A fifth of the samples is held out, the same ones in every run, to test the network.
 
-Ctrl-C ends the training early and keeps the epochs done so far.
+Ctrl-C ends the training early and keeps the epochs done so far. With --checkpoint the
+same command goes on where it was stopped, even by a power cut, to the same bits.
 
 examples:
   nbnorm train                                   the bundled digits
@@ -735,10 +769,23 @@ def _add_train(commands: Any) -> None:
     )
     training.add_argument(
         "--schedule",
-        choices=("cosine", "constant"),
+        choices=("cosine", "constant", "step", "one_cycle", "plateau"),
         default="cosine",
-        help="of the learning rate: falling to 0 along half a cosine, or constant (default: cosine)",
+        help="of the learning rate: falling to 0 along half a cosine, constant, a tenth after each third of "
+        "the epochs, up and down, or a tenth where it helps no more (default: cosine)",
     )
+    training.add_argument(
+        "--early-stopping",
+        metavar="N",
+        type=_integer(1),
+        help="stop after N epochs without a smaller loss on a tenth of the training samples, put aside",
+    )
+    training.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the state of the training in FILE, and go on from it if it exists",
+    )
+    training.add_argument("--balanced", action="store_true", help="give every class the same total weight")
     training.add_argument(
         "--momentum", metavar="X", type=_real(least=0, below=1), default=0.9, help="(default: 0.9)"
     )

@@ -441,6 +441,35 @@ class Run:
                 team.run(self.steps, self.arguments(), lambda: None, self.stop)
         return self
 
+    def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that the optimizer keeps from step to step."""
+        return {
+            name: getattr(self, name)
+            for name in ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
+        }
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that a training needs to go on from here within its epoch."""
+        engine = self.engine
+        return {
+            "weight": engine.weight,
+            "vector": engine.vector,
+            "running": engine.running,
+            "progress": self.progress,
+            "step": self.control[steps.STEP : steps.STEP + 1],
+            **self.optimizer_state(),
+        }
+
+    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Go on from what `state` or `optimizer_state` gave, in this process or another."""
+        held = self.state()
+        for name, values in state.items():
+            held[name][:] = values
+
+    def go_on(self) -> None:
+        """Take back `stop`."""
+        self.control[steps.STOP] = self.control[steps.HALT] = 0
+
 
 @functools.cache
 def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, activations, losses, storage, training
+from nbnorm import _check, activations, checkpoints, losses, schedules, storage, training
+from nbnorm import metrics as _metrics
 from nbnorm import steps as _engine
 from nbnorm.activations import activation_forward
 from nbnorm.batch_norm import batch_norm_inference
@@ -19,8 +21,10 @@ from nbnorm.gather import Data
 from nbnorm.gradcheck import STEP, gradcheck
 from nbnorm.moments import is_sparse
 from nbnorm.optimizers import SGD
+from nbnorm.schedules import LearningRates, Schedule
+from nbnorm.simd import tile
 from nbnorm.standardize import Standardizer
-from nbnorm.training import History, metrics, threads_for
+from nbnorm.training import EarlyStopping, History, threads_for
 
 Array = npt.NDArray[Any]
 
@@ -69,6 +73,9 @@ class FNN:
         or more yes/no targets; identity with half the mean squared error for regression.
     standardize : bool, default True
         Whether the first `fit` also fits a `Standardizer` to the training data.
+    standardize_targets : bool, default False
+        Whether it also fits one to the targets, for the identity output: the network then learns
+        standardized targets, and `predict` turns its answers back.  Losses are in standardized units.
     eps : float, default 1e-5
         Added to the variance inside the square root.
     decay : float, default 0.9
@@ -88,8 +95,8 @@ class FNN:
     ----------
     training : bool
         Mode, set by `train` and `eval`; a new network is in training mode.
-    standardizer : Standardizer or None
-        Statistics of the training data, after the first `fit`.
+    standardizer, target_standardizer : Standardizer or None
+        Statistics of the training data and of the targets, after the first `fit`.
     epochs_trained : int
         Epochs done so far.
     metadata : dict
@@ -123,6 +130,7 @@ class FNN:
         norm: str | None = "after",
         output: str = "softmax",
         standardize: bool = True,
+        standardize_targets: bool = False,
         eps: float = 1e-5,
         decay: float = 0.9,
         running: str = "var",
@@ -144,20 +152,30 @@ class FNN:
             raise ValueError(
                 'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
             )
+        self.loss = losses.resolve(None, self.output)
         self.standardize = _check.flag("standardize", standardize)
+        self.standardize_targets = _check.flag("standardize_targets", standardize_targets)
+        if self.standardize_targets and self.output != "identity":
+            raise ValueError(f"standardize_targets needs output='identity', got {self.output!r}")
+        if self.standardize_targets and isinstance(self.loss, losses.Poisson):
+            raise ValueError("standardize_targets must be False for counts (loss='poisson')")
         self.eps = _check.number("eps", eps, above=0.0)
         self.decay = _check.number("decay", decay, least=0.0, below=1.0)
         self.running = str(_check.choice("running", running, ("var", "std")))
         self.unbiased = _check.flag("unbiased", unbiased)
         self.init = str(_check.choice("init", init, INITS))
         self.dtype = _check.float_dtype("dtype", dtype)
+        self._seeded = seed is not None
         if seed is None:
             self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
         else:
             self.seed = _check.integer("seed", seed, least=0, most=2**63 - 1)
         self.training = True
         self.standardizer: Standardizer | None = None
+        self.target_standardizer: Standardizer | None = None
         self.epochs_trained = 0
+        # A dictionary here carries the optimizer's arrays from each `fit` to the next.
+        self._carried: dict[str, Array] | None = None
         self.metadata: dict[str, Any] = {}
         self._parameters: dict[str, Array] = {}
         self._buffers: dict[str, Array] = {}
@@ -253,8 +271,8 @@ class FNN:
             _check.finite(name, x)
         return x
 
-    def _answers(self, name: str, y: Any, samples: int, other: str) -> tuple[Array | None, Array | None]:
-        """Check targets; return (labels, targets), one of which is None."""
+    def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
+        """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
         try:
             got = np.asarray(y)
         except ValueError as error:
@@ -273,8 +291,7 @@ class FNN:
                 raise ValueError(
                     f"{name} must hold classes 0 to {n_out - 1}, got {got[wrong[0]]} at [{wrong[0]}]"
                 )
-            labels = _check.readable(np.ascontiguousarray(got, dtype=np.int64))
-            return labels, np.zeros(1, self.dtype)
+            return _check.readable(np.ascontiguousarray(got, dtype=np.int64))
         got = _check.numeric(name, got)
         shapes = [(samples, n_out)] + ([(samples,)] if n_out == 1 else [])
         if got.shape not in shapes:
@@ -282,11 +299,37 @@ class FNN:
         _check.finite(name, got)
         if self.output == "sigmoid" and ((got < 0) | (got > 1)).any():
             raise ValueError(f"{name} must lie between 0 and 1 for output='sigmoid'")
+        if self.output == "identity":
+            self.loss.check(got)
+        return got.reshape(samples, n_out)
+
+    def _encoded(self, name: str, truth: Array) -> tuple[Array | None, Array]:
+        """Return (labels, targets) for the engine, one of which is not used."""
+        if self.output == "softmax":
+            return truth, np.zeros(1, self.dtype)
+        if self.target_standardizer is not None:
+            truth = self.target_standardizer.transform(truth.astype(np.float64))
         with np.errstate(over="ignore"):
-            targets = _check.readable(np.ascontiguousarray(got, dtype=self.dtype))
+            targets = _check.readable(np.ascontiguousarray(truth, dtype=self.dtype))
         _check.finite(f"{name} in {self.dtype}", targets)
-        targets = targets.reshape(-1)
-        return None, targets
+        return None, targets.reshape(-1)
+
+    def _answers(self, name: str, y: Any, samples: int, other: str) -> tuple[Array | None, Array]:
+        """Check targets; return (labels, targets) for the engine."""
+        return self._encoded(name, self._truth(name, y, samples, other))
+
+    def _in_units(self, logits: Array) -> Array:
+        """Return logits, or for the identity output the values that they stand for."""
+        if isinstance(self.loss, losses.Poisson):
+            return np.asarray(np.exp(logits))
+        if self.target_standardizer is None:
+            return logits
+        values = self.target_standardizer.inverse_transform(logits.astype(np.float64))
+        return np.asarray(values.astype(self.dtype))
+
+    def _arrays(self) -> dict[str, Array]:
+        """Return parameters and moving averages, live, by name."""
+        return {**self._parameters, **self._buffers}
 
     def _check_batch(self, smallest: int, advice: str) -> None:
         if smallest < 2 and self.norm is not None:
@@ -548,6 +591,7 @@ class FNN:
             for name, values in source.items():
                 held[name][:] = values
         copy.training, copy.standardizer = self.training, self.standardizer
+        copy.target_standardizer = self.target_standardizer
         return copy
 
     def fit(
@@ -558,8 +602,14 @@ class FNN:
         epochs: int = 10,
         batch_size: int = 128,
         optimizer: SGD | None = None,
-        schedule: str | Callable[[int], float] = "constant",
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        schedule: str | Schedule | Callable[[int], float] = "constant",
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        validation_data: tuple[npt.ArrayLike, ...] | None = None,
+        metrics: Iterable[str | Callable[..., float]] = (),
+        early_stopping: EarlyStopping | bool | None = None,
+        checkpoint: storage.PathLike | None = None,
+        checkpoint_every: float = 30.0,
         shuffle: bool = True,
         seed: int | None = None,
         progress: bool | None = None,
@@ -581,11 +631,29 @@ class FNN:
             Samples of a mini-batch; the last batch of an epoch may be smaller.
         optimizer : SGD, optional
             By default ``SGD(lr=0.1, momentum=0.9)``.
-        schedule : {"constant", "cosine"} or callable, default "constant"
-            Learning rate over the steps of this call: the optimizer's; falling from it to 0 along
-            half a cosine; or ``schedule(step)``, with steps counted from 0.
-        validation_data : tuple (X, y), optional
+        schedule : str, object of `nbnorm.schedules` or callable, default "constant"
+            Learning rate over the steps of this call: "constant", "step", "cosine", "one_cycle",
+            "plateau", the same with options, or ``schedule(step)``, with steps counted from 0.
+        sample_weight : array_like, shape (n_samples,), optional
+            Weights, not negative: a weight of 2 counts as the same sample twice in the loss, in the
+            statistics of batch norm and in those of the standardizers.  Samples of weight 0 are left out.
+        class_weight : dict or "balanced", optional
+            Weights of the classes by number (1 for those not named), which multiply those of the samples;
+            "balanced" gives all classes the same total weight.
+        validation_data : tuple (X, y) or (X, y, weights), optional
             Measured after each epoch.
+        metrics : iterable of str and callables, default ()
+            What else to measure on the validation data: "accuracy", "balanced_accuracy" and "log_loss" for
+            classes, "r2", "mean_squared_error", "root_mean_squared_error" and "mean_absolute_error" for
+            values, or functions (y_true, prediction), called with ``sample_weight=`` too where there are
+            weights and they take them.
+        early_stopping : EarlyStopping or bool, optional
+            When to end before the last epoch; True for ``EarlyStopping()``.
+        checkpoint : path-like, optional
+            File that holds the whole state of the training.  Where it exists, the training goes on from
+            it, to the same bits as if it had never been stopped; one that is done returns at once.
+        checkpoint_every : float, default 30.0
+            Seconds after which the file is written within an epoch; it is after each epoch too.
         shuffle : bool, default True
             Whether each epoch takes the samples in a new order.
         seed : int, optional
@@ -593,18 +661,22 @@ class FNN:
         progress : bool, optional
             Whether to show a progress bar (needs tqdm); by default on a terminal only.
         callbacks : iterable of callables
-            Called after each epoch as ``callback(net, history)``.
+            Called after each epoch as ``callback(net, history)``.  What they write into the network
+            counts; if one returns True, the training ends.
 
         Returns
         -------
         History
             Ctrl-C ends the training early, with ``history.stopped == "interrupted"`` and the
-            parameters of the last complete epoch.
+            parameters of the last complete epoch, or the best one where early stopping restores it.
 
         Raises
         ------
         TypeError, ValueError
-            If an argument is of the wrong kind, shape or range; nothing is changed.
+            If an argument is of the wrong kind, shape or range, or the checkpoint is of another training;
+            nothing is changed.
+        OSError
+            If the checkpoint cannot be written.
         DivergenceError
             If the loss is no longer finite; the parameters are those of the last good epoch.
 
@@ -620,70 +692,275 @@ class FNN:
         epochs = _check.integer("epochs", epochs, least=1)
         batch_size = _check.integer("batch_size", batch_size, least=1)
         shuffle = _check.flag("shuffle", shuffle)
-        if optimizer is None:
-            optimizer = SGD(lr=0.1, momentum=0.9)
-        elif not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer must be an SGD, got {type(optimizer).__name__}")
+        optimizer = self._optimizer(optimizer)
+        rates = schedules.resolve(schedule)
+        early = training.stopping(early_stopping)
         first_epoch = self.epochs_trained
         if seed is not None:
             seed, first_epoch = _check.integer("seed", seed, least=0, most=2**63 - 1), 0
         if progress is not None:
             progress = _check.flag("progress", progress)
+        checkpoint_every = _check.number("checkpoint_every", checkpoint_every, least=0.0)
         calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
         if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
             raise TypeError("callbacks must be an iterable of functions of (net, history)")
-        x = self._table("X", X)
-        labels, targets = self._answers("y", y, len(x), "X")
-        batch = min(batch_size, len(x))
-        rest = len(x) % batch
-        self._check_batch(
-            min(batch, rest or batch),
-            f"{len(x)} samples in batches of {batch_size} leave a last batch of one; "
-            "choose another batch_size"
-            if batch > 1 and len(x) > 1
-            else "choose a larger batch_size, or norm=None",
-        )
-        validation = None
-        if validation_data is not None:
-            if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
-                raise TypeError("validation_data must be a tuple (X, y)")
-            held = self._table("validation_data[0]", validation_data[0])
-            answers = self._answers("validation_data[1]", validation_data[1], len(held), "validation_data[0]")
-            validation = (Data(held, self.dtype), *answers)
-        rates = training.learning_rates(optimizer.lr, schedule, epochs * -(-len(x) // batch))
-        fresh = self.standardize and self.standardizer is None
+        samples = self._samples(X, y, sample_weight, class_weight, batch_size)
+        held = self._held_out(validation_data, metrics)
+        known = training.monitored(self, held)
+        for watching in (early, rates):
+            monitor = getattr(watching, "monitor", None)
+            if monitor is not None:
+                _metrics.check_monitor(monitor, known)
+        notes: dict[str, Any] = {"start": self._digest(), "seed": self.seed, "first_epoch": first_epoch}
+        fresh = self.standardizer, self.target_standardizer
+        file = saved = None
+        if checkpoint is not None:
+            options = {
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "optimizer": optimizer,
+                "schedule": rates,
+                "metrics": [] if held is None else [metric.name for metric in held.metrics],
+                "early_stopping": early,
+                "shuffle": shuffle,
+                "the seed of fit": seed,
+            }
+            settings = {
+                **self._settings(),
+                **{name: checkpoints.plain(value) for name, value in options.items()},
+                **samples.describe(),
+                "validation_data": "None" if held is None else held.describe(),
+            }
+            file = checkpoints.Checkpoint(checkpoint, checkpoint_every, settings)
+            saved = file.read()
+        if file is not None and saved is not None:
+            try:
+                done = training.saved_history(saved, samples.steps)
+                notes = {name: saved.config[name] for name in notes}
+                self._resume(saved)
+            except (KeyError, TypeError, ValueError) as error:
+                raise file.damaged(error) from None
+            if saved.config["finished"]:
+                self.eval()
+                return done
+            if done.epochs:
+                fresh = self.standardizer, self.target_standardizer
         before = self.epochs_trained
-        if fresh:
-            self.standardizer = Standardizer().fit(x)
         try:
-            run = Run(
-                self._engine(batch, gradients=True),
-                Data(x, self.dtype),
-                batch,
-                _engine.TRAIN,
-                training=True,
-                labels=labels,
-                targets=targets,
-                optimizer=optimizer,
-            )
+            run = self._training_run(samples)
+            if self._carried:
+                run.restore(self._carried)
+            if held is not None:
+                held.labels, held.targets = self._encoded("validation_data[1]", held.truth)
             history = training.fit(
                 self,
                 run,
                 epochs=epochs,
                 optimizer=optimizer,
-                rates=rates,
-                validation=validation,
+                schedule=rates,
+                held=held,
                 shuffle=shuffle,
-                seed=self.seed if seed is None else seed,
-                first_epoch=first_epoch,
+                seed=notes["seed"] if seed is None else seed,
+                first_epoch=notes["first_epoch"],
+                early_stopping=early,
+                checkpoint=file,
+                saved=saved,
+                notes={**notes, **self._statistics()},
                 progress=progress,
                 callbacks=calls,
             )
         finally:
-            if fresh and self.epochs_trained == before:  # no epoch used the statistics
-                self.standardizer = None
+            if self.epochs_trained == before:  # no epoch used the statistics
+                self.standardizer, self.target_standardizer = fresh
+        if self._carried is not None:
+            self._carried = run.optimizer_state()
         self.eval()
         return history
+
+    def find_learning_rate(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        batch_size: int = 128,
+        optimizer: SGD | None = None,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Mapping[int, float] | str | None = None,
+        least: float = 1e-6,
+        most: float = 10.0,
+        steps: int = 100,
+        shuffle: bool = True,
+        seed: int | None = None,
+    ) -> LearningRates:
+        """Train for some steps with a growing learning rate and see where the loss falls fastest.
+
+        The network itself is not changed.  The rate grows by a constant factor from step to step; the
+        test ends when the smoothed loss is four times its least value [1]_.
+
+        Parameters
+        ----------
+        X, y, batch_size, optimizer, sample_weight, class_weight
+            As for `fit`; the optimizer's own learning rate is not used.
+        least, most : float
+            First and last learning rate, by default 1e-6 and 10.
+        steps : int, default 100
+            Steps, at least 2.
+        shuffle : bool, default True
+            Whether each epoch takes the samples in a new order.
+        seed : int, optional
+            Seed of the order of samples, by default the network's.
+
+        Returns
+        -------
+        nbnorm.schedules.LearningRates
+            With `rates`, `losses`, `suggestion` and `plot`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`.
+
+        References
+        ----------
+        .. [1] L. N. Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017.
+
+        Examples
+        --------
+        >>> from nbnorm import FNN, load_digits
+        >>> X, y = load_digits()
+        >>> found = FNN([64, 32, 10], seed=0).find_learning_rate(X, y)
+        >>> 1e-3 < found.suggestion < 10.0
+        True
+        """
+        batch_size = _check.integer("batch_size", batch_size, least=1)
+        shuffle = _check.flag("shuffle", shuffle)
+        least = _check.number("least", least, above=0.0)
+        most = _check.number("most", most, above=least)
+        steps = _check.integer("steps", steps, least=2)
+        seed = self.seed if seed is None else _check.integer("seed", seed, least=0, most=2**63 - 1)
+        optimizer = self._optimizer(optimizer)
+        samples = self._samples(X, y, sample_weight, class_weight, batch_size)
+        before = self.standardizer, self.target_standardizer
+        try:
+            run = self._training_run(samples)
+        finally:
+            self.standardizer, self.target_standardizer = before
+        return training.find_learning_rate(self, run, optimizer, least, most, steps, shuffle, seed)
+
+    @staticmethod
+    def _optimizer(optimizer: Any) -> SGD:
+        if optimizer is None:
+            return SGD(lr=0.1, momentum=0.9)
+        if not isinstance(optimizer, SGD):
+            raise TypeError(f"optimizer must be an SGD, got {type(optimizer).__name__}")
+        return optimizer
+
+    def _samples(
+        self, X: Any, y: Any, sample_weight: Any, class_weight: Any, batch_size: int
+    ) -> training.Samples:
+        """Check the data of a training."""
+        x = self._table("X", X)
+        truth = self._truth("y", y, len(x), "X")
+        weights = None
+        if sample_weight is not None:
+            weights = training.check_weights("sample_weight", sample_weight, len(x))
+        if class_weight is not None:
+            share = training.class_weights(
+                class_weight, self._classes(truth), max(self.sizes[-1], 2), weights
+            )
+            weights = share if weights is None else share * weights
+        samples = training.Samples(x, truth, weights, batch_size, self.dtype)
+        used = samples.used
+        batch = min(batch_size, used)
+        rest = used % batch
+        self._check_batch(
+            min(batch, rest or batch),
+            f"{used} samples in batches of {batch_size} leave a last batch of one; choose another batch_size"
+            if batch > 1 and used > 1
+            else "choose a larger batch_size, or norm=None",
+        )
+        return samples
+
+    def _classes(self, truth: Array) -> Array:
+        """Return the class of each sample, where the targets are classes."""
+        if self.output == "softmax":
+            return truth
+        if self.output != "sigmoid" or self.sizes[-1] > 1:
+            raise ValueError("class_weight needs classes: output='softmax', or one sigmoid output")
+        if not ((truth == 0) | (truth == 1)).all():
+            raise ValueError("class_weight needs targets that are 0 or 1")
+        return truth.reshape(-1).astype(np.int64)
+
+    def _held_out(self, data: Any, metrics: Any) -> training.Held | None:
+        """Check the validation data and metrics."""
+        chosen = _metrics.resolve(metrics, self.output, self.sizes[-1])
+        if data is None:
+            if chosen:
+                raise ValueError("metrics are measured on validation_data, which is None")
+            return None
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise TypeError("validation_data must be a tuple (X, y) or (X, y, weights)")
+        x = self._table("validation_data[0]", data[0])
+        truth = self._truth("validation_data[1]", data[1], len(x), "validation_data[0]")
+        weights = None
+        if len(data) == 3 and data[2] is not None:
+            weights = training.check_weights("validation_data[2]", data[2], len(x))
+        return training.Held(Data(x, self.dtype), truth, None, None, weights, chosen)
+
+    def _training_run(self, samples: training.Samples) -> Run:
+        """Return a run over training data, after fitting the standardizers that are not fitted yet."""
+        if self.standardize and self.standardizer is None:
+            self.standardizer = Standardizer().fit(samples.x, weights=samples.weights)
+        if self.standardize_targets and self.target_standardizer is None:
+            self.target_standardizer = Standardizer().fit(samples.truth, weights=samples.weights)
+        labels, targets = self._encoded("y", samples.truth)
+        return Run(
+            self._engine(samples.batch, gradients=True),
+            Data(samples.x, self.dtype),
+            samples.batch,
+            _engine.TRAIN,
+            training=True,
+            labels=labels,
+            targets=targets,
+        )
+
+    def _settings(self) -> dict[str, str]:
+        """Return the options of the network, by which a checkpoint is known."""
+        names = [name for name in inspect.signature(FNN).parameters if name != "seed"]
+        seed = self.seed if self._seeded else None
+        # arrays of the engine are stored as they lie, in tiles of the processor's width
+        return {
+            **{name: checkpoints.plain(getattr(self, name)) for name in names},
+            "the network's seed": str(seed),
+            "the processor's tile": str(tile(self.dtype)),
+        }
+
+    def _digest(self) -> str | None:
+        """Return a fingerprint of the arrays, if they are the same in every run of a program."""
+        if not self._seeded and self.epochs_trained == 0:
+            return None
+        return checkpoints.digest(self._arrays().values())
+
+    def _resume(self, saved: checkpoints.Saved) -> None:
+        """Take up the state of a checkpoint: arrays, standardizers, epochs and seed."""
+        config, arrays = saved.config, saved.group("net")
+        best = saved.group("best") or arrays
+        self._check_arrays(arrays)
+        self._check_arrays(best)
+        begun = self._digest()
+        known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
+        if begun is not None and begun not in known:
+            raise ValueError(
+                "this network has neither the parameters with which that training began, "
+                "nor those with which it left off"
+            )
+        seed = _check.integer("seed", config["seed"], least=0, most=2**63 - 1)
+        epochs = _check.integer("epochs_trained", config["epochs_trained"], least=0)
+        self._take_statistics(config)
+        self.seed, self.epochs_trained = seed, epochs
+        # a training that is done has left the best arrays, where there are any
+        for name, values in self._arrays().items():
+            values[:] = best[name] if config["finished"] else arrays[name]
 
     # ------------------------------------------------------------------------------------------
     # Prediction
@@ -723,12 +1000,7 @@ class FNN:
         >>> FNN([3, 4, 2], seed=1).predict(np.ones((5, 3))).shape
         (5,)
         """
-        z: Array = self._logits(X)
-        if self.output == "softmax":
-            return np.asarray(z.argmax(axis=1))
-        if self.output == "sigmoid":
-            z = (z > 0).astype(np.int64)
-        return z[:, 0] if z.shape[1] == 1 else z
+        return _metrics.decide(self.output, self._in_units(self._logits(X)))
 
     def predict_proba(self, X: npt.ArrayLike) -> Array:
         """Predict probabilities, with the moving averages whatever the mode.
@@ -759,16 +1031,9 @@ class FNN:
         """
         if self.output == "identity":
             raise ValueError("predict_proba needs output='softmax' or 'sigmoid', got 'identity'")
-        z = self._logits(X).astype(np.float64)
-        if self.output == "sigmoid":
-            e = np.exp(-np.abs(z))
-            p = np.where(z < 0, e, 1.0) / (1.0 + e)
-        else:
-            e = np.exp(z - z.max(axis=1, keepdims=True))
-            p = e / e.sum(axis=1, keepdims=True)
-        return p.astype(self.dtype)
+        return _metrics.probabilities(self.output, self._logits(X)).astype(self.dtype)
 
-    def score(self, X: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    def score(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return the accuracy, or for the identity output the coefficient of determination.
 
         Parameters
@@ -777,6 +1042,8 @@ class FNN:
             Samples.
         y : array_like
             Targets as for `fit`.
+        sample_weight : array_like, shape (n_samples,), optional
+            Weights, not negative.
 
         Returns
         -------
@@ -790,17 +1057,14 @@ class FNN:
             As `fit`.
         """
         x: Any = X if is_sparse(X) else self._table("X", X, check=False)
-        labels, targets = self._answers("y", y, x.shape[0], "X")
-        z = self._logits(x)
-        _, accuracy = metrics(self.output, z, labels, targets)
-        if accuracy is not None:
-            return accuracy
-        assert targets is not None
-        truth = targets.reshape(z.shape).astype(np.float64)
-        spread = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            r2 = np.where(spread > 0, 1.0 - ((truth - z) ** 2).sum(axis=0) / spread, np.nan)
-        return float(r2.mean())
+        truth = self._truth("y", y, x.shape[0], "X")
+        weights = None
+        if sample_weight is not None:
+            weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
+        self._encoded("y", truth)  # refuses targets beyond the network's dtype
+        name = "r2" if self.output == "identity" else "accuracy"
+        outcome = _metrics.Outcome(self.output, self._in_units(self._logits(x)), truth, weights)
+        return _metrics.NAMED[name][0](outcome)
 
     # ------------------------------------------------------------------------------------------
     # Files
@@ -837,6 +1101,7 @@ class FNN:
             "norm": self.norm,
             "output": self.output,
             "standardize": self.standardize,
+            "standardize_targets": self.standardize_targets,
             "eps": self.eps,
             "decay": self.decay,
             "running": self.running,
@@ -847,9 +1112,40 @@ class FNN:
             "training": self.training,
             "epochs_trained": self.epochs_trained,
             "metadata": self.metadata,
-            "standardizer": None if self.standardizer is None else self.standardizer.to_dict(),
+            **self._statistics(),
         }
-        storage.write(path, "network", config, {**self._parameters, **self._buffers})
+        storage.write(path, "network", config, self._arrays())
+
+    def _statistics(self) -> dict[str, Any]:
+        """Return the standardizers as JSON can hold them."""
+        return {
+            name: None if fitted is None else fitted.to_dict()
+            for name, fitted in (
+                ("standardizer", self.standardizer),
+                ("target_standardizer", self.target_standardizer),
+            )
+        }
+
+    def _take_statistics(self, config: Mapping[str, Any]) -> None:
+        """Set the standardizers that `_statistics` returned."""
+        fitted = []
+        for name, width in (("standardizer", self.sizes[0]), ("target_standardizer", self.sizes[-1])):
+            values = config[name]
+            fitted.append(None if values is None else Standardizer.from_dict(values))
+            if fitted[-1] is not None and fitted[-1].n_features_in_ != width:
+                raise ValueError(f"the {name} has {fitted[-1].n_features_in_} features")
+        self.standardizer, self.target_standardizer = fitted
+
+    def _check_arrays(self, arrays: Mapping[str, Array]) -> None:
+        """Refuse arrays that are not parameters and moving averages of this network."""
+        held = self._arrays()
+        if set(held) != set(arrays):
+            raise ValueError(f"arrays {sorted(set(held) ^ set(arrays))} are missing or foreign")
+        for name, values in held.items():
+            if arrays[name].shape != values.shape or arrays[name].dtype != values.dtype:
+                raise ValueError(
+                    f"array {name} has shape {arrays[name].shape} and dtype {arrays[name].dtype}"
+                )
 
     @classmethod
     def load(cls, path: storage.PathLike) -> FNN:
@@ -876,25 +1172,19 @@ class FNN:
             options = dict(config)
             training_ = _check.flag("training", options.pop("training"))
             epochs = _check.integer("epochs_trained", options.pop("epochs_trained"), least=0)
-            metadata, statistics = options.pop("metadata"), options.pop("standardizer")
+            metadata = options.pop("metadata")
+            # files of version 0.1 know no standardized targets
+            statistics = {"target_standardizer": options.pop("target_standardizer", None)}
+            statistics["standardizer"] = options.pop("standardizer")
             sizes = options.pop("sizes")
             for l in range(1, len(sizes)):  # before anything of a claimed size is allocated
                 if arrays[f"dense{l}.weight"].shape != (sizes[l], sizes[l - 1]):
                     raise ValueError(f"dense{l}.weight does not have shape {(sizes[l], sizes[l - 1])}")
             net = cls(sizes, **options)
             net.training, net.epochs_trained, net.metadata = training_, epochs, dict(metadata)
-            if statistics is not None:
-                net.standardizer = Standardizer.from_dict(statistics)
-                if net.standardizer.n_features_in_ != net.sizes[0]:
-                    raise ValueError(f"the standardizer has {net.standardizer.n_features_in_} features")
-            held = {**net._parameters, **net._buffers}
-            if set(held) != set(arrays):
-                raise ValueError(f"arrays {sorted(set(held) ^ set(arrays))} are missing or foreign")
-            for name, values in held.items():
-                if arrays[name].shape != values.shape or arrays[name].dtype != values.dtype:
-                    raise ValueError(
-                        f"array {name} has shape {arrays[name].shape} and dtype {arrays[name].dtype}"
-                    )
+            net._take_statistics(statistics)
+            net._check_arrays(arrays)
+            for name, values in net._arrays().items():
                 values[:] = arrays[name]
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold a network: {error}") from None

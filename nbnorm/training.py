@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,17 @@ import numpy as np
 import numpy.typing as npt
 from numba import config
 
-from nbnorm import _check
+from nbnorm import _check, checkpoints
+from nbnorm import metrics as _metrics
 from nbnorm import steps as _engine
 from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
+from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
 from nbnorm.gather import Data
+from nbnorm.metrics import Metric, Outcome, Watch
 from nbnorm.optimizers import SGD
+from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
 
 if TYPE_CHECKING:
     from nbnorm.network import FNN
@@ -69,7 +74,13 @@ class History:
     epochs, steps : int
         Epochs and updates done.
     stopped : str or None
-        "interrupted" after Ctrl-C, otherwise None.
+        "interrupted" after Ctrl-C, "early" by early stopping, "callback" by a callback, otherwise None.
+    metrics : dict of str to list of float
+        Each of the metrics that `fit` was asked for, of the validation data after the epoch.
+    rates : list of float
+        Learning rate of the last step of each epoch.
+    best_epoch : int or None
+        The best epoch, counted from 1, where early stopping watches; otherwise None.
 
     Examples
     --------
@@ -88,13 +99,16 @@ class History:
     epochs: int = 0
     steps: int = 0
     stopped: str | None = None
+    metrics: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    rates: list[float] = dataclasses.field(default_factory=list)
+    best_epoch: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as a dictionary that `json` can write."""
         return dataclasses.asdict(self)
 
     def plot(self, path: Any = None) -> Any:
-        """Draw loss and accuracy over the epochs.
+        """Draw loss, accuracy and metrics over the epochs.
 
         Parameters
         ----------
@@ -113,6 +127,87 @@ class History:
         from nbnorm import plots
 
         return plots.learning_curve(self.to_dict(), path)
+
+    def _arrays(self) -> dict[str, Array]:
+        lists = {name: getattr(self, name) for name in (*_CURVES, "seconds", "rates")}
+        return {name: np.array(values, np.float64) for name, values in lists.items() if values is not None}
+
+    def _restore(self, arrays: Mapping[str, Array], metrics: Mapping[str, Array], steps: int) -> None:
+        for name, values in arrays.items():
+            setattr(self, name, values.tolist())
+        self.metrics = {name: values.tolist() for name, values in metrics.items()}
+        self.epochs = len(self.loss)
+        self.steps = steps * self.epochs
+
+
+_CURVES = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStopping:
+    """End a training that no longer becomes better.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        What to watch: an entry of the history ("loss", "accuracy", "val_loss", "val_accuracy") or the
+        name of one of the metrics that `FNN.fit` is given.
+    patience : int, default 10
+        Training ends after so many epochs in a row without a better value.
+    min_delta : float, default 0.0
+        A change counts as better if it is larger than this.
+    mode : {"auto", "min", "max"}, default "auto"
+        Whether less or more is better; "auto" takes less for names with "loss", "error" or "deviance".
+    restore_best : bool, default True
+        Whether `fit` leaves the parameters and moving averages of the best epoch, however it ends;
+        with False those of the last.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is of the wrong kind or out of range.
+
+    Examples
+    --------
+    >>> from nbnorm import FNN, EarlyStopping, load_digits
+    >>> X, y = load_digits()
+    >>> stop = EarlyStopping("val_accuracy", patience=2)
+    >>> history = FNN([64, 32, 10], seed=0).fit(
+    ...     X[:800], y[:800], epochs=50, validation_data=(X[800:], y[800:]), early_stopping=stop
+    ... )
+    >>> history.stopped, history.epochs - history.best_epoch
+    ('early', 2)
+    """
+
+    monitor: str = "val_loss"
+    patience: int = 10
+    min_delta: float = 0.0
+    mode: str = "auto"
+    restore_best: bool = True
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.monitor, str):
+            raise TypeError(f"monitor must be a name, got {type(self.monitor).__name__}")
+        for name, value in (
+            ("patience", _check.integer("patience", self.patience, least=1)),
+            ("min_delta", _check.number("min_delta", self.min_delta, least=0.0)),
+            ("mode", _check.choice("mode", self.mode, ("auto", "min", "max"))),
+            ("restore_best", _check.flag("restore_best", self.restore_best)),
+        ):
+            object.__setattr__(self, name, value)
+
+
+def stopping(value: Any) -> EarlyStopping | None:
+    """Return the `EarlyStopping` that the argument `early_stopping` stands for, or None."""
+    if value is None or value is False:
+        return None
+    if value is True:
+        return EarlyStopping()
+    if not isinstance(value, EarlyStopping):
+        raise TypeError(
+            f"early_stopping must be an EarlyStopping, True, False or None, got {type(value).__name__}"
+        )
+    return value
 
 
 class _Progress:
@@ -153,18 +248,6 @@ class _Progress:
             self._bar.close()
 
 
-def learning_rates(lr: float, schedule: str | Callable[[int], float], total: int) -> Array:
-    """Learning rate of each of `total` steps, float64."""
-    steps = np.arange(total)
-    if schedule == "constant":
-        return np.full(total, lr)
-    if schedule == "cosine":
-        return np.asarray(0.5 * lr * (1.0 + np.cos(np.pi * steps / total)))
-    if not callable(schedule):
-        raise ValueError(f"schedule must be 'constant', 'cosine' or a callable of the step, got {schedule!r}")
-    return np.array([_check.number("schedule(step)", schedule(int(step)), least=0.0) for step in steps])
-
-
 def threads_for(sizes: Iterable[int], samples: int) -> int:
     """Return the number of threads for the training step of a batch: one where the step is small."""
     sizes = list(sizes)
@@ -172,88 +255,281 @@ def threads_for(sizes: Iterable[int], samples: int) -> int:
     return 1 if work < TEAM_WORK or config.DISABLE_JIT else get_num_threads()
 
 
-def metrics(
-    output: str, logits: Array, labels: Array | None, targets: Array | None
-) -> tuple[float, float | None]:
-    """Mean loss and accuracy of logits, shape (n_samples, n_out)."""
-    z = logits.astype(np.float64)
-    if output == "softmax":
-        top = z.max(axis=1)
-        picked = z[np.arange(len(z)), labels]
-        loss = np.log(np.exp(z - top[:, None]).sum(axis=1)) + top - picked
-        return float(loss.mean()), float((z.argmax(axis=1) == labels).mean())
-    assert targets is not None
-    t = targets.reshape(z.shape).astype(np.float64)
-    if output == "sigmoid":
-        loss = (np.maximum(z, 0.0) - z * t + np.log1p(np.exp(-np.abs(z)))).sum(axis=1)
-        return float(loss.mean()), float(((z > 0.0) == (t > 0.5)).all(axis=1).mean())
-    return float(0.5 * ((z - t) ** 2).sum(axis=1).mean()), None
+# ----------------------------------------------------------------------------------------------
+# Weights
+# ----------------------------------------------------------------------------------------------
+
+
+def check_weights(name: str, weights: Any, samples: int) -> Array:
+    """Return the weights of samples in float64: finite, not negative, not all 0."""
+    got = _check.numeric(name, weights).astype(np.float64)
+    if got.shape != (samples,):
+        raise ValueError(f"{name} must have shape {(samples,)}, got shape {got.shape}")
+    _check.finite(name, got)
+    if (got < 0.0).any():
+        raise ValueError(f"{name} must not be negative, got {got[got < 0.0][0]:g}")
+    if not got.any():
+        raise ValueError(f"{name} must not be zero for every sample")
+    return got
+
+
+def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array | None) -> Array:
+    """Return the weight that the class of each sample brings, float64.
+
+    Parameters
+    ----------
+    class_weight : dict or "balanced"
+        "balanced" gives every class that occurs the same total weight, and the samples 1 on average.
+    truth : ndarray of int, shape (n_samples,)
+        Classes, below `classes`.
+    classes : int
+        Number of them.
+    weights : ndarray or None
+        Weights of the samples, by which "balanced" counts them.
+    """
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        counts = np.bincount(truth, weights=weights)
+        present = counts > 0
+        each = np.zeros(len(counts))
+        each[present] = counts.sum() / (np.count_nonzero(present) * counts[present])
+        return np.asarray(each[truth])
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(f'class_weight must be a dict or "balanced", got {class_weight!r}')
+    result = np.ones(len(truth))
+    for kind, weight in class_weight.items():
+        chosen = truth == _check.integer("a class in class_weight", kind, least=0, most=classes - 1)
+        result[chosen] = _check.number(f"class_weight[{kind!r}]", weight, least=0.0)
+    return result
+
+
+# ----------------------------------------------------------------------------------------------
+# The loop
+# ----------------------------------------------------------------------------------------------
+
+
+class Samples:
+    """Checked training data: which rows are used, in how many steps.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_samples, n_features)
+    truth : ndarray
+        Classes or targets in the user's units.
+    weights : ndarray of float64, shape (n_samples,), or None
+    batch_size : int
+    dtype : dtype
+        Of the network: what is 0 in it is left out.
+    """
+
+    def __init__(
+        self, x: Any, truth: Array, weights: Array | None, batch_size: int, dtype: np.dtype[Any]
+    ) -> None:
+        self.x, self.truth, self.weights = x, truth, weights
+        self.used = len(truth)
+        if weights is not None:
+            self.used = int(np.count_nonzero(weights.astype(dtype)))
+            if self.used == 0:
+                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+        self.batch = min(batch_size, self.used)
+        self.steps = -(-self.used // self.batch)
+
+    def describe(self) -> dict[str, str]:
+        """Return what a checkpoint knows the data by."""
+        weights = "None" if self.weights is None else checkpoints.digest([self.weights])
+        return {
+            "X": checkpoints.describe(self.x),
+            "y": checkpoints.digest([self.truth]),
+            "sample_weight or class_weight": weights,
+        }
+
+
+@dataclasses.dataclass
+class Held:
+    """Validation data: samples, checked truth in the user's units, and what the loss reads."""
+
+    data: Data
+    truth: Array
+    labels: Array | None
+    targets: Array | None
+    weights: Array | None
+    metrics: list[Metric]
+
+    def describe(self) -> str:
+        """Return what a checkpoint knows the data by."""
+        answers = [self.truth] if self.weights is None else [self.truth, self.weights]
+        return f"{checkpoints.describe(self.data.array)} {checkpoints.digest(answers)}"
+
+
+class _Validation:
+    """Held-out data, measured after each epoch with the parameters that the engine then has."""
+
+    def __init__(self, net: FNN, run: Run, held: Held, threads: int) -> None:
+        batch = min(run.engine.layout.batch, held.data.samples)
+        self._run = Run(run.engine, held.data, batch, _engine.FORWARD, training=False)
+        self._net, self._held, self._threads = net, held, threads
+
+    def measure(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return loss and accuracy, and the metrics."""
+        net, held = self._net, self._held
+        self._run.control[_engine.STEP] = 0
+        z = self._run.all(self._threads).out
+        answers = held.labels if net.output == "softmax" else held.targets
+        assert answers is not None
+        if answers.ndim == 1 and net.output != "softmax":
+            answers = answers.reshape(z.shape)
+        values = {"val_loss": net.loss.value(z, answers, held.weights)}
+        outcome = Outcome(net.output, net._in_units(z), held.truth, held.weights)
+        if net.output != "identity":
+            values["val_accuracy"] = outcome.mean(_metrics.right(outcome).astype(np.float64))
+        return values, {metric.name: metric(outcome) for metric in held.metrics}
+
+
+def saved_history(saved: Saved, steps: int) -> History:
+    """Return the history that a checkpoint holds."""
+    history = History()
+    history._restore(saved.group("history"), saved.group("metrics"), steps)
+    history.stopped, history.best_epoch = saved.config["stopped"], saved.config["best_epoch"]
+    return history
 
 
 class _Fit:
-    """One call of `fit`: the run through the engine, the history and the bar."""
+    """One call of `fit`: the run through the engine, the history, the bar and the file."""
 
-    def __init__(self, net: FNN, run: Run, optimizer: SGD, progress: _Progress, threads: int) -> None:
-        self.net, self.run, self.progress, self.threads = net, run, progress, threads
+    def __init__(
+        self,
+        net: FNN,
+        run: Run,
+        progress: _Progress,
+        early: EarlyStopping | None,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.net, self.run, self.progress, self.checkpoint = net, run, progress, checkpoint
         self.control = run.control
         self.steps = int(self.control[_engine.STEPS])
         self.history = History(accuracy=None if net.output == "identity" else [])
+        self.first = net.epochs_trained
+        self.early = early
+        self.watch: Watch | None = None
+        self.best: dict[str, Array] = {}
+        self.unsaved = False
+        self.config: Callable[[], dict[str, Any]] = dict
+        if early is not None:
+            self.watch = _metrics.watch(early.monitor, early.mode, early.min_delta)
+        self._every = math.inf if checkpoint is None else checkpoint.every
         self._chunk = 1
 
     def present(self) -> tuple[int, float, float | None]:
         """Return steps, mean loss and accuracy of the epoch so far."""
         step = int(self.control[_engine.STEP])
         total, correct, seen = (float(value) for value in self.run.progress)
-        seen = max(seen, 1.0)
+        seen = seen if seen > 0.0 else 1.0
         return step, total / seen, None if self.history.accuracy is None else correct / seen
 
     def _show(self) -> None:
         self.progress.show(self.history.epochs, *self.present())
 
-    def epoch(self, team: Team | None) -> None:
-        """Run all steps of the epoch that `Run.begin` has set up."""
-        control, args = self.control, self.run.arguments()
-        if team is not None:
-            control[_engine.LAST] = self.steps
-            team.run(self.run.steps, args, self._show, self.run.stop)
-            return
-        while control[_engine.STEP] < self.steps and not control[_engine.DIVERGED]:
-            control[_engine.LAST] = min(self.steps, int(control[_engine.STEP]) + self._chunk)
-            start = time.perf_counter()
-            self.run.steps(0, 1, *args)
-            if time.perf_counter() - start < _CHUNK:
-                self._chunk *= 2
-            else:
-                self._chunk = max(self._chunk // 2, 1)
-            self._show()
+    def _poll(self) -> None:
+        self._show()
+        if self.checkpoint is not None and self.checkpoint.due:
+            self.run.stop()
 
-    def end_epoch(self, epoch: int, trained: int, values: dict[str, float | None]) -> None:
+    def epoch(self, team: Team | None) -> None:
+        """Run the steps that are left of the epoch."""
+        control, args = self.control, self.run.arguments()
+        while control[_engine.STEP] < self.steps and not control[_engine.DIVERGED]:
+            if team is not None:
+                control[_engine.LAST] = self.steps
+                team.run(self.run.steps, args, self._poll, self.run.stop)
+                self.run.go_on()
+            else:
+                control[_engine.LAST] = min(self.steps, int(control[_engine.STEP]) + self._chunk)
+                start = time.perf_counter()
+                self.run.steps(0, 1, *args)
+                if time.perf_counter() - start < min(_CHUNK, self._every):
+                    self._chunk *= 2
+                else:
+                    self._chunk = max(self._chunk // 2, 1)
+                self._show()
+            if self.checkpoint is not None and self.checkpoint.due and not control[_engine.DIVERGED]:
+                self.save()
+
+    def end_epoch(
+        self,
+        epoch: int,
+        values: Mapping[str, float | None],
+        measured: Mapping[str, float],
+        watch: Watch | None,
+    ) -> None:
         """Store the parameters and record the epoch; called again, it finishes what was cut off."""
         self.run.engine.store()
-        self.net.epochs_trained = trained
+        self.net.epochs_trained = self.first + epoch + 1
         history = self.history
         for name, value in values.items():
             if value is not None:
-                entries = getattr(history, name) or []
-                setattr(history, name, [*entries[:epoch], value])
+                setattr(history, name, [*(getattr(history, name) or [])[:epoch], value])
+        for name, value in measured.items():
+            history.metrics[name] = [*history.metrics.get(name, [])[:epoch], value]
         history.epochs = epoch + 1
         history.steps = (epoch + 1) * self.steps
+        self.unsaved = True
+        self.watch = watch
+        if watch is not None and self.early is not None:
+            history.best_epoch = watch.best_epoch or None
+            if self.early.restore_best and watch.best_epoch == epoch + 1:
+                for name, array in self.net._arrays().items():
+                    # room for them is taken once
+                    np.copyto(self.best.setdefault(name, np.empty_like(array)), array)
+
+    def save_epoch(self, epochs: int) -> None:
+        """Write the checkpoint between two of `epochs` epochs."""
+        if self.checkpoint is not None and self.unsaved:
+            self.control[_engine.STEP] = 0
+            self.run.progress[:] = 0.0
+            self.save(finished=self.history.stopped is not None or self.history.epochs == epochs)
+            self.unsaved = False
+
+    def save(self, *, finished: bool = False) -> None:
+        """Write the checkpoint."""
+        assert self.checkpoint is not None
+        history = self.history
+        config = {
+            "finished": finished,
+            "stopped": history.stopped,
+            "best_epoch": history.best_epoch,
+            "watch": None if self.watch is None else dataclasses.asdict(self.watch),
+            **self.config(),
+        }
+        arrays = checkpoints.grouped(
+            run=self.run.state(),
+            net=self.net._arrays(),
+            best=self.best,
+            history=history._arrays(),
+            metrics={name: np.array(values, np.float64) for name, values in history.metrics.items()},
+        )
+        self.checkpoint.write(config, arrays)
+
+    def restore(self, saved: Saved) -> None:
+        """Take up the history and the watch of a checkpoint."""
+        self.history = saved_history(saved, self.steps)
+        self.first = self.net.epochs_trained - self.history.epochs
+        watch = saved.config["watch"]
+        self.watch = None if watch is None else Watch(**watch)
+        self.best = saved.group("best")
+
+    def restore_best(self) -> None:
+        """Leave the network with the parameters of its best epoch."""
+        for name, array in self.net._arrays().items():
+            if name in self.best:
+                array[:] = self.best[name]
 
 
-class _Validation:
-    """Held-out data, measured after each epoch with the parameters that the engine then has."""
-
-    def __init__(
-        self, net: FNN, run: Run, data: Data, labels: Array | None, targets: Array | None, threads: int
-    ) -> None:
-        batch = min(run.engine.layout.batch, data.samples)
-        self._run = Run(run.engine, data, batch, _engine.FORWARD, training=False)
-        self._output, self._labels, self._targets, self._threads = net.output, labels, targets, threads
-
-    def measure(self) -> tuple[float, float | None]:
-        """Return loss and accuracy."""
-        self._run.control[_engine.STEP] = 0
-        return metrics(self._output, self._run.all(self._threads).out, self._labels, self._targets)
+def monitored(net: FNN, held: Held | None) -> list[str]:
+    """Return the names of the values that a training records in each epoch."""
+    names = ["loss"] + (["accuracy"] if net.output != "identity" else [])
+    if held is not None:
+        names += [f"val_{name}" for name in names]
+        names += [name for metric in held.metrics for name in (metric.name, f"val_{metric.name}")]
+    return list(dict.fromkeys(names))
 
 
 def fit(
@@ -262,11 +538,15 @@ def fit(
     *,
     epochs: int,
     optimizer: SGD,
-    rates: Array,
-    validation: tuple[Data, Array | None, Array | None] | None,
+    schedule: Schedule,
+    held: Held | None,
     shuffle: bool,
     seed: int,
     first_epoch: int,
+    early_stopping: EarlyStopping | None,
+    checkpoint: Checkpoint | None,
+    saved: Saved | None,
+    notes: dict[str, Any],
     progress: bool | None,
     callbacks: Iterable[Callable[[FNN, History], Any]],
 ) -> History:
@@ -274,19 +554,37 @@ def fit(
     control = run.control
     threads = threads_for(net.sizes, int(control[_engine.BATCH]))
     steps = int(control[_engine.STEPS])
-    held_out = None if validation is None else _Validation(net, run, *validation, threads)
+    validation = None if held is None else _Validation(net, run, held, threads)
+    set_optimizer(run, optimizer)
+    rates = schedule.begin(optimizer.lr, epochs, steps)
+    follows = "val_loss" if held is not None else "loss"
+    if isinstance(schedule, Plateau) and schedule.monitor is not None:
+        follows = schedule.monitor
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(_Progress(progress, epochs, steps))
-        state = _Fit(net, run, optimizer, bar, threads)
-        team = stack.enter_context(Team(threads)) if threads > 1 else None
+        state = _Fit(net, run, bar, early_stopping, checkpoint)
+        elapsed = 0.0
+        if saved is not None:
+            state.restore(saved)
+            rates.restore(saved.config["schedule"])
+            elapsed = float(saved.config["elapsed"])
         history = state.history
-        first = net.epochs_trained
+        begun = time.perf_counter() - elapsed
+        state.config = lambda: {
+            **notes,
+            "schedule": rates.state(),
+            "elapsed": time.perf_counter() - begun,
+            "epochs_trained": net.epochs_trained,
+        }
+        team = stack.enter_context(Team(threads)) if threads > 1 else None
         finish: Callable[[], None] | None = None
         try:
-            for epoch in range(epochs):
-                start = time.perf_counter()
+            for epoch in range(history.epochs, epochs):
                 run.begin(seed, first_epoch + epoch, shuffle)
-                run.rates[:] = rates[epoch * steps : (epoch + 1) * steps]
+                if saved is not None:
+                    run.restore(saved.group("run"))
+                    saved = None
+                rates.fill(epoch * steps, run.rates)
                 state.epoch(team)
                 if control[_engine.DIVERGED] or not run.engine.finite():
                     raise DivergenceError(
@@ -296,22 +594,73 @@ def fit(
                         history,
                     )
                 _, loss, accuracy = state.present()
-                values = {"loss": loss, "accuracy": accuracy}
+                values: dict[str, float | None] = {"loss": loss, "accuracy": accuracy}
+                measured: dict[str, float] = {}
                 text = ""
-                if held_out is not None:
-                    held_loss, held_accuracy = held_out.measure()
-                    values["val_loss"], values["val_accuracy"] = held_loss, held_accuracy
-                    text = f", validation loss {held_loss:.4f}"
-                    text += "" if held_accuracy is None else f", accuracy {held_accuracy:.4f}"
-                values["seconds"] = time.perf_counter() - start
-                finish = functools.partial(state.end_epoch, epoch, first + epoch + 1, values)
+                if validation is not None:
+                    held_values, measured = validation.measure()
+                    values.update(held_values)
+                    text = f", validation loss {values['val_loss']:.4f}"
+                    if accuracy is not None:
+                        text += f", accuracy {values['val_accuracy']:.4f}"
+                # an entry of the history comes before a metric of the same name
+                seen = measured | {f"val_{name}": value for name, value in measured.items()}
+                seen |= {name: value for name, value in values.items() if value is not None}
+                values["rates"] = float(run.rates[-1])
+                values["seconds"] = time.perf_counter() - begun
+                watch = state.watch
+                if watch is not None and early_stopping is not None:
+                    watch = watch.after(epoch + 1, seen[early_stopping.monitor])
+                finish = functools.partial(state.end_epoch, epoch, values, measured, watch)
                 finish()
+                rates.after(epoch + 1, seen[follows])
                 finish = None
+                begun = time.perf_counter()
                 bar.show(epoch, steps, loss, accuracy, text)
-                for callback in callbacks:
-                    callback(net, history)
+                # every callback is called, whatever the one before has said
+                answers = [callback(net, history) for callback in callbacks]
+                if answers:
+                    run.engine.load()  # what they have written counts
+                if any(answer is True for answer in answers):
+                    history.stopped = "callback"
+                elif watch is not None and early_stopping is not None:
+                    history.stopped = "early" if watch.waited >= early_stopping.patience else None
+                state.save_epoch(epochs)
+                if history.stopped is not None:
+                    break
         except KeyboardInterrupt:
             if finish is not None:  # the interrupt cut the end of an epoch in two
                 finish()
+                rates.after(history.epochs, seen[follows])
+            state.save_epoch(epochs)
             history.stopped = "interrupted"
+        state.restore_best()
     return history
+
+
+def find_learning_rate(
+    net: FNN, run: Run, optimizer: SGD, least: float, most: float, steps: int, shuffle: bool, seed: int
+) -> LearningRates:
+    """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
+    set_optimizer(run, optimizer)
+    finder = Finder(least, most, steps)
+    control, args = run.control, run.arguments()
+    threads = threads_for(net.sizes, int(control[_engine.BATCH]))
+    total = int(control[_engine.STEPS])
+    with contextlib.ExitStack() as stack:
+        team = stack.enter_context(Team(threads)) if threads > 1 else None
+        for done, rate in enumerate(finder.rates):
+            epoch, step = divmod(done, total)
+            if step == 0:
+                run.begin(seed, epoch, shuffle)
+            run.rates[step] = rate
+            control[_engine.LAST] = step + 1
+            run.progress[:] = 0.0
+            if team is None:
+                run.steps(0, 1, *args)
+            else:
+                team.run(run.steps, args, lambda: None, run.stop)
+            loss = float(run.progress[_engine.LOSS] / run.progress[_engine.SEEN])
+            if not finder.add(loss):
+                break
+    return finder.result()

@@ -339,6 +339,36 @@ def test_predict_other_width(run, flowers, folder):
     assert "short.csv has no feature column 'width'; it has length" in err
 
 
+def test_train_with_early_stopping(run, folder):
+    words = ["train", "--hidden", "8", "--epochs", "200", "--early-stopping", "2", "--lr", "0.3", "--no-plot"]
+    status, out, _ = run(*words, "--report", "r.json", "--schedule", "plateau")
+    assert status == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert report["stopped"] == "early"
+    assert report["epochs"] == report["best_epoch"] + 2
+    assert f"Best epoch: {report['best_epoch']} of {report['epochs']}" in out
+    assert "1,294 training, 144 validation and 359 held-out samples" in out
+
+
+def test_train_goes_on_from_a_checkpoint(run, folder):
+    words = ["train", *QUICK, "--checkpoint", "c.npz", "--schedule", "one_cycle"]
+    assert run(*words)[0] == 0
+    model = (folder / "nbnorm-digits.npz").read_bytes()
+    status, out, _ = run(*words)
+    assert status == 0
+    assert "Going on from c.npz" in out
+    assert (folder / "nbnorm-digits.npz").read_bytes() == model
+    status, _, err = run(*words, "--lr", "0.2")
+    assert status == 2
+    assert "holds another training: optimizer was SGD(lr=0.1" in err
+    assert run(*words, "--save", "c.npz")[0] == 2
+
+
+def test_train_balanced(run, flowers, line_file):
+    status, _, err = run("train", line_file, *QUICK, "--balanced")
+    assert (status, "needs classes" in err) == (2, True)
+
+
 def test_predict_does_not_overwrite(run, flowers):
     assert run("train", flowers, *QUICK)[0] == 0
     status, _, err = run("predict", "nbnorm-flowers.npz", flowers, "--out", "nbnorm-flowers.npz")

@@ -15,9 +15,9 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "
 LAYERS = (
     ("_jit", "_check", "simd", "storage"),
     ("_team", "activations", "datasets", "gather", "matmul", "plots", "tables"),
-    ("moments", "batch_norm", "dense", "optimizers", "rows"),
+    ("moments", "batch_norm", "dense", "metrics", "optimizers", "rows"),
     ("losses",),
-    ("standardize", "kernels", "engine", "gradcheck"),
+    ("standardize", "kernels", "engine", "gradcheck", "schedules", "checkpoints"),
     ("streams", "scale_out", "training"),
     ("network", "estimators"),
     ("cli",),

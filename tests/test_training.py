@@ -12,9 +12,9 @@ import pytest
 from numba import config
 from test_network import assert_close, state
 
-from nbnorm import FNN, SGD, DivergenceError, History, training
+from nbnorm import FNN, SGD, DivergenceError, EarlyStopping, History, training
 from nbnorm.engine import Engine
-from nbnorm.training import learning_rates, metrics
+from nbnorm.schedules import Plateau
 
 SIZES = [5, 8, 3]
 
@@ -124,30 +124,9 @@ def test_validation_changes_nothing(blobs):
     assert state(with_it) == state(without)
 
 
-def test_metrics():
-    z, labels = np.array([[1.0, 3.0], [2.0, 2.0], [0.0, -1.0]]), np.array([1, 0, 1])
-    loss, accuracy = metrics("softmax", z, labels, None)
-    expected = [math.log1p(math.exp(-2)), math.log(2), math.log1p(math.exp(1))]
-    assert loss == pytest.approx(np.mean(expected))
-    assert accuracy == pytest.approx(2 / 3)
-    t = np.array([[0, 1], [1, 1], [0, 0]])
-    loss, accuracy = metrics("sigmoid", z, None, t)
-    p = 1 / (1 + np.exp(-z))
-    assert loss == pytest.approx(-(t * np.log(p) + (1 - t) * np.log(1 - p)).sum(axis=1).mean())
-    assert accuracy == pytest.approx(2 / 3)
-    assert metrics("identity", z, None, t) == (pytest.approx(0.5 * ((z - t) ** 2).sum(axis=1).mean()), None)
-
-
 # ----------------------------------------------------------------------------------------------
 # Schedules and callbacks
 # ----------------------------------------------------------------------------------------------
-
-
-def test_learning_rates():
-    np.testing.assert_array_equal(learning_rates(0.3, "constant", 4), [0.3] * 4)
-    cosine = learning_rates(0.3, "cosine", 4)
-    np.testing.assert_allclose(cosine, [0.3, 0.15 * (1 + math.sqrt(0.5)), 0.15, 0.15 * (1 - math.sqrt(0.5))])
-    np.testing.assert_allclose(learning_rates(0.3, lambda step: 1 / (1 + step), 3), [1, 1 / 2, 1 / 3])
 
 
 def test_fit_follows_the_schedule(blobs):
@@ -187,6 +166,373 @@ def test_an_error_in_a_callback_keeps_the_epochs_done(blobs):
     expected, _ = fitted(blobs, epochs=2)
     assert state(net)[0] == state(expected)[0]
     assert net.epochs_trained == 2
+
+
+# ----------------------------------------------------------------------------------------------
+# Metrics, early stopping, what callbacks do
+# ----------------------------------------------------------------------------------------------
+
+
+def test_metrics_of_the_validation_data(blobs):
+    X, y = blobs
+    w = np.arange(40.0)
+    seen = []
+
+    def wrong(y_true, prediction, sample_weight):
+        return np.average(y_true != prediction, weights=sample_weight)
+
+    def look(net, history):
+        seen.append(net.eval().score(X[:40], y[:40], w))
+
+    net, history = fitted(
+        blobs, validation_data=(X[:40], y[:40], w), metrics=["accuracy", wrong], callbacks=[look]
+    )
+    assert list(history.metrics) == ["accuracy", "wrong"]
+    np.testing.assert_allclose(history.metrics["accuracy"], seen, rtol=1e-12)
+    np.testing.assert_allclose(history.metrics["wrong"], 1 - np.array(seen), rtol=1e-12, atol=1e-15)
+    assert history.val_accuracy == history.metrics["accuracy"]
+    weighted = net.loss.value(net.forward(X[:40]), y[:40], w)
+    assert history.val_loss[-1] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_history_has_the_rate_of_each_epoch(blobs):
+    _, history = fitted(blobs, schedule=lambda step: 0.01 * (step + 1))
+    np.testing.assert_allclose(history.rates, [0.05, 0.1, 0.15])
+
+
+def flat_after(epoch):
+    """Learning rates with which nothing but rounding changes after an epoch of 5 steps."""
+    return lambda step: 0.05 if step < 5 * epoch else 0.0
+
+
+def test_early_stopping_restores_the_best_epoch(blobs):
+    X, y = blobs
+    options = {"validation_data": (X[:30], (y[:30] + 1) % 3), "optimizer": SGD(lr=0.02)}
+    kept = []
+
+    def keep(net, history):
+        kept.append(state(net)[0])
+
+    # the validation labels are wrong: the first epoch is the best
+    net, history = fitted(
+        blobs, epochs=20, early_stopping=EarlyStopping(patience=3), callbacks=[keep], **options
+    )
+    assert (history.stopped, history.best_epoch, history.epochs) == ("early", 1, 4)
+    assert net.epochs_trained == 4
+    assert state(net)[0] == kept[0]
+    last, history = fitted(blobs, epochs=2, early_stopping=EarlyStopping(restore_best=False), **options)
+    assert (history.stopped, history.best_epoch) == (None, 1)
+    assert state(last)[0] == kept[1]
+
+
+def test_early_stopping_restores_at_the_end_and_after_an_interrupt(blobs):
+    X, y = blobs
+    options = {"validation_data": (X[:30], (y[:30] + 1) % 3), "optimizer": SGD(lr=0.02)}
+    expected, _ = fitted(blobs, epochs=1, **options)
+    ended, history = fitted(blobs, epochs=3, early_stopping=True, **options)
+    assert (history.stopped, history.best_epoch, history.epochs) == (None, 1, 3)
+    assert state(ended)[0] == state(expected)[0]
+
+    def interrupt(net, history):
+        if history.epochs == 3:
+            raise KeyboardInterrupt
+
+    cut, history = fitted(blobs, epochs=9, early_stopping=True, callbacks=[interrupt], **options)
+    assert (history.stopped, history.best_epoch, history.epochs) == ("interrupted", 1, 3)
+    assert state(cut)[0] == state(expected)[0]
+
+
+@pytest.mark.parametrize("monitor", ["loss", "accuracy", "val_accuracy", "log_loss", "val_log_loss"])
+def test_early_stopping_monitors(blobs, monitor):
+    stop = EarlyStopping(monitor, patience=2, min_delta=1e-3)
+    _, history = fitted(
+        blobs,
+        epochs=40,
+        schedule=flat_after(2),
+        validation_data=blobs,
+        metrics=["log_loss"],
+        early_stopping=stop,
+    )
+    assert history.stopped == "early"
+    assert history.best_epoch == history.epochs - 2
+    name = monitor.removeprefix("val_") if "log_loss" in monitor else monitor
+    values = getattr(history, name, None) or history.metrics[name]
+    chosen = max(values) if "accuracy" in monitor else min(values)
+    assert values[history.best_epoch - 1] == pytest.approx(chosen, abs=1e-3)
+
+
+def test_plateau_lowers_the_rate(blobs):
+    _, history = fitted(
+        blobs,
+        epochs=6,
+        schedule=Plateau("loss", factor=0.5, patience=2, min_delta=100.0),
+        optimizer=SGD(lr=0.1),
+    )
+    np.testing.assert_allclose(history.rates, [0.1, 0.1, 0.1, 0.05, 0.05, 0.025])
+    _, history = fitted(blobs, schedule="plateau", validation_data=blobs)
+    assert history.rates == [0.1] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"early_stopping": True}, ValueError, "monitor must be one of 'loss', 'accuracy' in this training"),
+        ({"schedule": Plateau("r2")}, ValueError, "monitor must be one of"),
+        ({"early_stopping": 5}, TypeError, "early_stopping must be an EarlyStopping"),
+        ({"metrics": ["accuracy"]}, ValueError, "measured on validation_data"),
+        (
+            {"validation_data": ([[1.0] * 5], [0], [-1.0])},
+            ValueError,
+            r"validation_data\[2\] must not be negative",
+        ),
+        ({"validation_data": (1, 2, 3, 4)}, TypeError, r"tuple \(X, y\) or \(X, y, weights\)"),
+        ({"schedule": "linear"}, ValueError, "schedule must be one of"),
+        ({"schedule": lambda step: -1}, ValueError, r"schedule\(step\) must be finite and at least 0"),
+    ],
+)
+def test_bad_options_change_nothing(blobs, options, kind, message):
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    with pytest.raises(kind, match=message):
+        net.fit(*blobs, epochs=2, **options)
+    assert state(net) == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"patience": 0}, {"min_delta": -1.0}, {"mode": "best"}, {"restore_best": 1}]
+)
+def test_early_stopping_refuses(wrong):
+    with pytest.raises((ValueError, TypeError), match=f"{next(iter(wrong))} must be"):
+        EarlyStopping(**wrong)
+
+
+def test_a_callback_can_end_the_training(blobs, threads):
+    called = []
+    net, history = fitted(
+        blobs, callbacks=[lambda net, history: history.epochs == 2, lambda *_: called.append(1) or "going on"]
+    )
+    assert (history.stopped, history.epochs, len(called)) == ("callback", 2, 2)
+    assert state(net) == state(fitted(blobs, epochs=2)[0])
+
+
+def test_what_a_callback_writes_counts(blobs):
+    def reset(net, history):
+        if history.epochs == 1:
+            start = FNN(SIZES, seed=0)
+            for name, values in (net.parameters() | net.buffers()).items():
+                values[:] = (start.parameters() | start.buffers())[name]
+
+    options = {"optimizer": SGD(lr=0.1), "shuffle": False}
+    net, _ = fitted(blobs, epochs=2, callbacks=[reset], **options)
+    expected, _ = fitted(blobs, epochs=1, **options)
+    assert state(net)[0] == state(expected)[0]
+
+
+# ----------------------------------------------------------------------------------------------
+# The learning-rate finder
+# ----------------------------------------------------------------------------------------------
+
+
+def test_find_learning_rate(blobs, threads):
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    found = net.find_learning_rate(
+        *blobs, batch_size=20, optimizer=SGD(lr=0.1), least=1e-4, most=1e3, steps=40
+    )
+    assert state(net) == before
+    assert len(found.rates) == len(found.losses) <= 40
+    np.testing.assert_allclose(np.diff(np.log(found.rates)), math.log(1e7) / 39)
+    assert 1e-3 < found.suggestion < 10
+    # a training with these rates sees the same losses; undo the smoothing of its five
+    options = {"optimizer": SGD(lr=0.1), "schedule": lambda step: float(found.rates[step])}
+    _, history = fitted(blobs, epochs=1, **options)
+    raw = [found.losses[0]]
+    for k in range(1, 5):
+        sums = (1 - 0.9 ** np.arange(1, k + 2)) / 0.1
+        raw.append(found.losses[k] * sums[k] - 0.9 * found.losses[k - 1] * sums[k - 1])
+    samples = [20, 20, 20, 20, 10]
+    assert np.average(raw, weights=samples) == pytest.approx(history.loss[0], rel=1e-5)
+
+
+def test_find_learning_rate_refuses(blobs):
+    net = FNN(SIZES, seed=0)
+    for wrong in ({"least": 0.0}, {"most": 1e-9}, {"steps": 1}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            net.find_learning_rate(*blobs, **wrong)
+
+
+# ----------------------------------------------------------------------------------------------
+# Standardized targets
+# ----------------------------------------------------------------------------------------------
+
+
+def line(n=90, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 5))
+    return X, 1e6 + 1e4 * (X @ [1.0, -2.0, 0.5, 0.0, 3.0] + 0.1 * rng.normal(size=n))
+
+
+def test_standardized_targets(tmp_path):
+    X, y = line()
+    net = FNN([5, 16, 1], output="identity", standardize_targets=True, seed=0)
+    options = {"epochs": 20, "batch_size": 30, "optimizer": SGD(lr=0.05, momentum=0.9)}
+    history = net.fit(X, y, validation_data=(X, y), metrics=["r2", "mean_absolute_error"], **options)
+    scaled = (y - y.mean()) / y.std()
+    plain = FNN([5, 16, 1], output="identity", seed=0)
+    expected = plain.fit(X, scaled, validation_data=(X, scaled), **options)
+    np.testing.assert_allclose(history.loss, expected.loss, rtol=1e-4)
+    np.testing.assert_allclose(history.val_loss, expected.val_loss, rtol=1e-4)
+    np.testing.assert_allclose(net.predict(X), plain.predict(X) * y.std() + y.mean(), rtol=1e-5)
+    assert net.score(X, y) == pytest.approx(history.metrics["r2"][-1], rel=1e-6)
+    assert net.score(X, y) > 0.9
+    error = np.abs(net.predict(X).astype(float) - y).mean()
+    assert history.metrics["mean_absolute_error"][-1] == pytest.approx(error, rel=1e-4)
+    net.save(tmp_path / "net.npz")
+    np.testing.assert_array_equal(FNN.load(tmp_path / "net.npz").predict(X), net.predict(X))
+
+
+def test_gradients_with_standardized_targets():
+    X, y = line(12)
+    net = FNN(
+        [5, 4, 1], output="identity", activation="tanh", standardize_targets=True, dtype=np.float64, seed=0
+    )
+    net.fit(X, y, epochs=1)
+    loss, _ = net.eval().loss_and_gradients(X, y)
+    z = net.forward(X)[:, 0]
+    assert loss == pytest.approx((0.5 * (z - (y - y.mean()) / y.std()) ** 2).mean())
+    assert max(net.check_gradients(X, y).values()) < 1e-6
+
+
+def test_standardized_targets_need_values():
+    with pytest.raises(ValueError, match="standardize_targets needs output='identity', got 'softmax'"):
+        FNN(SIZES, standardize_targets=True)
+
+
+# ----------------------------------------------------------------------------------------------
+# The optimizer's state from call to call
+# ----------------------------------------------------------------------------------------------
+
+
+def test_carried_momentum_makes_two_calls_one(blobs):
+    whole, _ = fitted(blobs, epochs=4)
+    halves = FNN(SIZES, seed=0)
+    halves._carried = {}
+    for _ in range(2):
+        halves.fit(*blobs, epochs=2, batch_size=20)
+    assert state(halves) == state(whole)
+
+
+# ----------------------------------------------------------------------------------------------
+# Weights
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
+@pytest.mark.parametrize("norm", ["after", "before", None])
+def test_an_integer_weight_is_a_repeated_sample(norm, output, blobs):
+    X, y = blobs[0][:20], blobs[1][:20]
+    y = y if output == "softmax" else np.eye(3)[y]
+    weights = np.random.default_rng(1).integers(0, 4, 20)
+    rows = np.repeat(np.arange(20), weights)
+    options = {"epochs": 3, "batch_size": 100, "optimizer": SGD(lr=0.1, momentum=0.5), "shuffle": False}
+    nets = [
+        FNN(SIZES, norm=norm, output=output, activation="tanh", dtype=np.float64, seed=0) for _ in range(2)
+    ]
+    got = nets[0].fit(X, y, sample_weight=weights, validation_data=(X, y, weights), **options)
+    expected = nets[1].fit(X[rows], y[rows], validation_data=(X[rows], y[rows]), **options)
+    np.testing.assert_allclose(got.loss, expected.loss, rtol=1e-9)
+    np.testing.assert_allclose(got.val_loss, expected.val_loss, rtol=1e-9)
+    if output != "identity":
+        np.testing.assert_allclose(got.accuracy, expected.accuracy, rtol=1e-9)
+    assert_close(nets[0].parameters(), nets[1].parameters(), 1e-9)
+    assert_close(nets[0].buffers(), nets[1].buffers(), 1e-9)
+    np.testing.assert_allclose(nets[0].standardizer.scale_, nets[1].standardizer.scale_, rtol=1e-12)
+
+
+def test_samples_of_weight_0_are_left_out(blobs, threads):
+    X, y = blobs
+    weights = np.random.default_rng(1).uniform(0.5, 2, 90) * (np.arange(90) % 3 > 0)
+    spoiled = np.where((weights == 0)[:, None], 1e30, X)
+    options = {"epochs": 2, "batch_size": 25, "optimizer": SGD(lr=0.05)}
+    nets = [FNN(SIZES, standardize=False, seed=0) for _ in range(2)]
+    history = nets[0].fit(spoiled, y, sample_weight=weights, **options)
+    used = weights > 0
+    nets[1].fit(X[used], y[used], sample_weight=weights[used], **options)
+    assert history.steps == 6  # 60 samples
+    assert state(nets[0]) == state(nets[1])
+
+
+def test_class_weight(blobs):
+    y = blobs[1]
+    by_class, by_sample = {0: 2.0, 2: 0.5}, np.array([2.0, 1.0, 0.5])[y]
+    assert state(fitted(blobs, class_weight=by_class)[0]) == state(fitted(blobs, sample_weight=by_sample)[0])
+    twice, _ = fitted(blobs, class_weight=by_class, sample_weight=by_sample)
+    assert state(twice) == state(fitted(blobs, sample_weight=by_sample**2)[0])
+    counts = np.bincount(y)
+    balanced, _ = fitted(blobs, class_weight="balanced")
+    assert state(balanced) == state(fitted(blobs, sample_weight=(90 / (3 * counts))[y])[0])
+    none, _ = fitted(blobs)
+    assert state(balanced) != state(none)
+
+
+def test_class_weight_of_one_sigmoid_output(blobs):
+    X, y = blobs[0], (blobs[1] > 0).astype(float)
+    nets = [FNN([5, 4, 1], output="sigmoid", seed=0) for _ in range(2)]
+    nets[0].fit(X, y, class_weight={1: 3.0}, epochs=2)
+    nets[1].fit(X, y, sample_weight=np.where(y == 1, 3.0, 1.0), epochs=2)
+    assert state(nets[0]) == state(nets[1])
+    with pytest.raises(ValueError, match="class_weight needs targets that are 0 or 1"):
+        nets[0].fit(X, y / 2, class_weight={1: 3.0})
+
+
+def test_weighted_targets_are_standardized_with_their_weights():
+    X, y = line()
+    weights = np.random.default_rng(2).integers(0, 3, 90)
+    net = FNN([5, 4, 1], output="identity", standardize_targets=True, seed=0)
+    net.fit(X, y, sample_weight=weights, epochs=1)
+    mean = np.average(y, weights=weights)
+    np.testing.assert_allclose(net.target_standardizer.mean_, [mean], rtol=1e-12)
+    assert net.score(X, y, weights) == pytest.approx(
+        net.score(np.repeat(X, weights, axis=0), np.repeat(y, weights)), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"sample_weight": [1.0]}, ValueError, r"sample_weight must have shape \(90,\), got shape \(1,\)"),
+        ({"sample_weight": -np.ones(90)}, ValueError, "sample_weight must not be negative, got -1"),
+        (
+            {"sample_weight": np.full(90, np.nan)},
+            ValueError,
+            r"sample_weight must be finite, got nan at \[0\]",
+        ),
+        ({"sample_weight": np.zeros(90)}, ValueError, "sample_weight must not be zero for every sample"),
+        ({"sample_weight": np.eye(90)[0]}, ValueError, "at least 2 samples"),
+        ({"sample_weight": np.full(90, 1e-60)}, ValueError, "must not be zero for every sample together"),
+        (
+            {"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}},
+            ValueError,
+            "must not be zero for every sample together",
+        ),
+        ({"class_weight": {3: 1.0}}, ValueError, "a class in class_weight must be at least 0 and at most 2"),
+        ({"class_weight": {0: -1.0}}, ValueError, r"class_weight\[0\] must be finite and at least 0"),
+        ({"class_weight": "even"}, TypeError, 'class_weight must be a dict or "balanced"'),
+        ({"class_weight": {"a": 1.0}}, TypeError, "a class in class_weight must be an integer"),
+    ],
+)
+def test_bad_weights(blobs, options, kind, message):
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    with pytest.raises(kind, match=message):
+        net.fit(*blobs, **options)
+    assert state(net) == before
+
+
+def test_class_weight_needs_classes():
+    X, y = line()
+    with pytest.raises(ValueError, match="class_weight needs classes"):
+        FNN([5, 1], output="identity").fit(X, y, class_weight="balanced")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -248,12 +594,12 @@ def test_interrupt_within_an_epoch(threads):
     timer = threading.Timer(0.3, _thread.interrupt_main)
     timer.start()
     try:
-        history = net.fit(X, y, epochs=1000, batch_size=20)
+        history = net.fit(X, y, epochs=30, batch_size=20)
     except KeyboardInterrupt:  # before the first step
         history = History(stopped="interrupted")
     timer.join()
     assert history.stopped == "interrupted"
-    assert history.epochs < 1000
+    assert history.epochs < 30
     if not history.epochs:
         assert state(net)[:2] == before[:2]
 

@@ -1,0 +1,128 @@
+"""Checkpoints: the whole state of a training in one file, from which it goes on to the same bits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import storage
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
+
+KIND = "checkpoint"
+
+# Rows of a table that stand for all of them in its digest.
+_ROWS = 64
+
+
+def digest(arrays: Iterable[Array]) -> str:
+    """Return a fingerprint of the shapes, dtypes and elements of arrays."""
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(f"{array.shape}{array.dtype}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def describe(table: Any) -> str:
+    """Return shape, dtype and a digest of some rows of a dense or sparse table."""
+    rows = np.unique(np.linspace(0, table.shape[0] - 1, _ROWS).astype(np.int64))
+    if isinstance(table, np.ndarray):
+        some = [table[rows]]
+    else:
+        part = table.tocsr()[rows]
+        some = [part.data, part.indices, part.indptr]
+    return f"{table.dtype} {tuple(table.shape)} {digest(some)}"
+
+
+def plain(value: object) -> str:
+    """Return the representation of an option, without addresses, which differ in every process."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds."""
+
+    config: dict[str, Any]
+    arrays: Arrays
+
+    def group(self, name: str) -> Arrays:
+        """Return the arrays of a group by their own names."""
+        start = f"{name}/"
+        return {key[len(start) :]: array for key, array in self.arrays.items() if key.startswith(start)}
+
+
+def grouped(**groups: Mapping[str, Array]) -> Arrays:
+    """Join groups of arrays into one dictionary; `Saved.group` takes them apart."""
+    return {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
+
+
+class Checkpoint:
+    """A file that holds the state of one training.
+
+    Parameters
+    ----------
+    path : path-like
+        File to write and to resume from.
+    every : float
+        Seconds after which it is written again.
+    settings : dict of str to str
+        What makes this training the one that it is: a file with others is refused.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written or read.
+    """
+
+    def __init__(self, path: storage.PathLike, every: float, settings: Mapping[str, str]) -> None:
+        storage.check_writable(path)
+        self.path, self.every, self.settings = os.fspath(path), every, dict(settings)
+        self._written = time.perf_counter()
+
+    def read(self) -> Saved | None:
+        """Return what the file holds, or None if there is none.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, foreign, or holds another training.
+        """
+        if not os.path.exists(self.path):
+            return None
+        config, arrays = storage.read(self.path, KIND)
+        found = config.get("settings")
+        if not isinstance(found, dict):
+            raise self.damaged("it has no settings")
+        for name in sorted({*self.settings, *found}):
+            expected, got = self.settings.get(name), found.get(name)
+            if expected != got:
+                raise ValueError(
+                    f"checkpoint {self.path} holds another training: {name} was {got}, now {expected}; "
+                    "remove the file or choose another name"
+                )
+        return Saved(config, arrays)
+
+    def damaged(self, reason: object) -> ValueError:
+        """Return the error for a file that cannot be resumed from."""
+        return ValueError(f"checkpoint {self.path} cannot be resumed from: {reason}")
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        return time.perf_counter() - self._written >= self.every
+
+    def write(self, config: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Replace the file by another state; a reader finds the old one or the new one, whole."""
+        storage.write(self.path, KIND, {"settings": self.settings, **config}, arrays)
+        self._written = time.perf_counter()

@@ -1,0 +1,111 @@
+import math
+
+import numpy as np
+import pytest
+
+from nbnorm.metrics import NAMED, Outcome, Watch, check_monitor, decide, probabilities, resolve, watch
+
+RNG = np.random.default_rng(0)
+Z, LABELS = RNG.normal(size=(12, 3)), RNG.integers(0, 3, 12)
+BITS, VALUES = RNG.integers(0, 2, (12, 3)), RNG.normal(size=(12, 3))
+WEIGHTS = RNG.integers(0, 4, 12).astype(float)
+TRUTH = {"softmax": LABELS, "sigmoid": BITS, "identity": VALUES}
+CASES = [
+    (name, output)
+    for name, (_, outputs) in NAMED.items()
+    for output in outputs
+    if (name, output) != ("balanced_accuracy", "sigmoid")
+]
+
+
+def value(name, output, z, truth, weights=None):
+    return NAMED[name][0](Outcome(output, z, truth, weights))
+
+
+@pytest.mark.parametrize(("name", "output"), CASES)
+def test_metrics_agree_with_scikit_learn(name, output):
+    peers = pytest.importorskip("sklearn.metrics")
+    got = value(name, output, Z, TRUTH[output], WEIGHTS)
+    p, truth = probabilities("softmax" if output == "softmax" else "sigmoid", Z), TRUTH[output]
+    if name == "log_loss" and output == "sigmoid":
+        each = [peers.log_loss(truth[:, j], p[:, j], sample_weight=WEIGHTS, labels=[0, 1]) for j in range(3)]
+        expected = sum(each)
+    elif name == "log_loss":
+        expected = peers.log_loss(truth, p, sample_weight=WEIGHTS)
+    else:
+        score = f"{name}_score" if name.endswith(("accuracy", "r2")) else name
+        expected = getattr(peers, score)(truth, decide(output, Z), sample_weight=WEIGHTS)
+        if name == "root_mean_squared_error":  # theirs averages the roots over the outputs
+            expected = math.sqrt(peers.mean_squared_error(truth, Z, sample_weight=WEIGHTS))
+    assert got == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "output"), CASES)
+def test_an_integer_weight_is_a_repeated_sample(name, output):
+    rows = np.repeat(np.arange(12), WEIGHTS.astype(int))
+    got = value(name, output, Z, TRUTH[output], WEIGHTS)
+    assert got == pytest.approx(value(name, output, Z[rows], TRUTH[output][rows]), rel=1e-12)
+
+
+def test_r2_of_a_constant_target_is_nan():
+    assert math.isnan(value("r2", "identity", Z, np.ones((12, 3))))
+
+
+def test_log_loss_of_extreme_logits_is_finite():
+    assert value("log_loss", "softmax", np.array([[1000.0, -1000.0]]), np.array([1])) == 2000.0
+    assert value("log_loss", "sigmoid", np.array([[-1000.0]]), np.array([[1]])) == 1000.0
+
+
+def test_decide():
+    z = np.array([[-1.0], [2.0]])
+    assert decide("sigmoid", z).tolist() == [0, 1]
+    assert decide("identity", z).tolist() == [-1.0, 2.0]
+    assert decide("softmax", np.array([[1.0, 3.0], [2.0, 2.0]])).tolist() == [1, 0]
+
+
+def test_users_own():
+    def bias(y_true, prediction):
+        return (prediction - y_true).mean()
+
+    def total(y_true, prediction, sample_weight=None):
+        return 1.0 if sample_weight is None else sample_weight.sum()
+
+    first, second = resolve([bias, total], "identity", 3)
+    assert (first.name, second.name) == ("bias", "total")
+    outcome = Outcome("identity", Z, VALUES, WEIGHTS)
+    assert first(outcome) == pytest.approx((Z - VALUES).mean())
+    assert second(outcome) == WEIGHTS.sum()
+    assert second(Outcome("identity", Z, VALUES, None)) == 1.0
+    (wrong,) = resolve([lambda y, p: "good"], "identity", 3)
+    with pytest.raises(TypeError, match="must return a real number, got str"):
+        wrong(outcome)
+
+
+def test_resolve_refuses():
+    with pytest.raises(ValueError, match=r"metrics\[1\] must be one of 'r2', .*, got 'accuracy'"):
+        resolve(["r2", "accuracy"], "identity", 1)
+    with pytest.raises(ValueError, match="different names"):
+        resolve(["r2", "r2"], "identity", 1)
+    with pytest.raises(ValueError, match="balanced_accuracy"):
+        resolve(["balanced_accuracy"], "sigmoid", 2)
+    for wrong in ("r2", 3):
+        with pytest.raises(TypeError, match="metrics must be a sequence"):
+            resolve(wrong, "identity", 1)
+
+
+def test_watch():
+    seen = watch("val_loss", "auto", 0.5)
+    path = []
+    for epoch, number in enumerate([3.0, 2.8, 2.0, math.nan, math.inf, 1.6], 1):
+        seen = seen.after(epoch, number)
+        path.append((seen.best, seen.best_epoch, seen.waited))
+    assert path == [(3.0, 1, 0), (3.0, 1, 1), (2.0, 3, 0), (2.0, 3, 1), (2.0, 3, 2), (2.0, 3, 3)]
+    assert watch("mean_squared_error", "auto", 0.0).larger is False
+    assert watch("r2", "auto", 0.0).larger is True
+    assert watch("r2", "min", 0.0).larger is False
+    assert Watch(True, 0.0).after(1, math.nan).best is None
+
+
+def test_check_monitor():
+    with pytest.raises(ValueError, match="monitor must be one of 'loss', 'r2' in this training, got 'mse'"):
+        check_monitor("mse", ["loss", "r2"])
