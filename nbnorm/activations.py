@@ -822,23 +822,6 @@ def derivative_from_output(y: Any, code: Any) -> Any:
 
 
 @_jit.kernel
-def activate_row(z: Any, code: Any, out: Any) -> None:
-    """``out[i] = f(z[i])`` for vectors."""
-    if code == RELU:
-        for i in range(z.size):
-            out[i] = relu(z[i])
-    elif code == SIGMOID:
-        for i in range(z.size):
-            out[i] = sigmoid(z[i])
-    elif code == TANH:
-        for i in range(z.size):
-            out[i] = tanh(z[i])
-    else:
-        for i in range(z.size):
-            out[i] = z[i]
-
-
-@_jit.kernel
 def activate_in_place(y: Any, code: Any) -> None:
     """``y[i] = f(y[i])``: with one array LLVM has no overlap to fear and always uses vectors."""
     if code == RELU:
@@ -850,6 +833,18 @@ def activate_in_place(y: Any, code: Any) -> None:
     elif code == TANH:
         for i in range(y.size):
             y[i] = tanh(y[i])
+
+
+@_jit.kernel
+def activate_row(z: Any, code: Any, out: Any) -> None:
+    """``out[i] = f(z[i])`` for vectors, which may be one and the same."""
+    if code == RELU:
+        for i in range(z.size):
+            out[i] = relu(z[i])
+    else:
+        for i in range(z.size):
+            out[i] = z[i]
+        activate_in_place(out, code)
 
 
 @_jit.kernel
@@ -912,8 +907,11 @@ def _value_kernel(function: Callable[..., Any]) -> _jit.ParallelKernel:
         for block in numba.prange((z.size + BLOCK - 1) // BLOCK):
             start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
             x, y = z[start:stop], out[start:stop]
+            # First copied, then in place: both arrays may be one, where LLVM would use no vectors.
             for i in range(x.size):
-                y[i] = function(x[i])
+                y[i] = x[i]
+            for i in range(y.size):
+                y[i] = function(y[i])
 
     return values
 
@@ -928,7 +926,9 @@ def _slope_kernel(slope: Callable[..., Any]) -> _jit.ParallelKernel:
             start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
             upstream, x, out = dy[start:stop], z[start:stop], dz[start:stop]
             for i in range(x.size):
-                out[i] = upstream[i] * slope(x[i])
+                out[i] = upstream[i]
+            for i in range(x.size):
+                out[i] *= slope(x[i])
 
     return slopes
 
@@ -1083,9 +1083,9 @@ def activation_forward(
 
     References
     ----------
-    .. [1] D.-A. Clevert, T. Unterthiner and S. Hochreiter, "Fast and accurate deep network learning by
-       exponential linear units (ELUs)", ICLR 2016.
-    .. [2] D. Hendrycks and K. Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415.
+    .. [1] Djork-Arné Clevert, Thomas Unterthiner and Sepp Hochreiter, "Fast and accurate deep network
+       learning by exponential linear units (ELUs)", ICLR 2016.
+    .. [2] Dan Hendrycks and Kevin Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415.
 
     Examples
     --------

@@ -51,15 +51,19 @@ Losses; each returns the loss as float64
         `targets` has the shape of `logits`, (n, outputs).
     ``mean_squared_error(pred, targets, gradient, partial)``
         `targets` has the shape of `pred`, (n, outputs).
-    ``weighted_softmax_cross_entropy(logits, labels, smoothing, weights, gradient, partial)``,
-    ``weighted_binary_cross_entropy(logits, targets, smoothing, weights, gradient, partial)``,
-    ``weighted_mean_squared_error(pred, targets, weights, gradient, partial)``
-        The same with smoothed labels and weights of the samples; `weights` is float64 (n,), or has no
+    ``weighted_softmax_cross_entropy(logits, labels, smoothing, weights, gradient, partial)``
+        With smoothed labels, and with weights of the samples: `weights` is float64 (n,), or has no
         elements where all weights are 1.
-    ``mean_absolute_error(pred, targets, weights, gradient, partial)``,
-    ``huber_loss(pred, targets, delta, weights, gradient, partial)``,
+    ``weighted_binary_cross_entropy(logits, targets, smoothing, weights, gradient, partial)``
+        With smoothed targets and weights.
+    ``weighted_mean_squared_error(pred, targets, weights, gradient, partial)``
+        With weights.
+    ``mean_absolute_error(pred, targets, weights, gradient, partial)``
+        `targets` has the shape of `pred`, (n, outputs).
+    ``huber_loss(pred, targets, delta, weights, gradient, partial)``
+        `targets` has the shape of `pred`, (n, outputs).
     ``poisson_loss(logits, targets, weights, gradient, partial)``
-        `targets` has the shape of the first argument, (n, outputs).
+        `targets` has the shape of `logits`, (n, outputs).
     ``partial_size(n)``
         Length of the workspace `partial` (float64).
 

@@ -4,7 +4,7 @@ Each is summed over the outputs and averaged over the samples of the mini-batch;
 samples the average is ``sum(w L) / sum(w)``.  Losses are summed in float64 over fixed blocks of rows,
 and the blocks in order.
 
-The classes (`CrossEntropy` and so on) tell a network what to minimise.  Their `block` is the kernel
+The classes (`CrossEntropy` and so on) tell a network what to minimize.  Their `block` is the kernel
 that the training engine calls for one block of samples.
 """
 
@@ -937,7 +937,7 @@ def huber_loss(
 
     References
     ----------
-    .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
+    .. [1] Peter J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
        Statistics 35 (1964).
 
     Examples
@@ -1008,7 +1008,7 @@ def poisson_loss(
 
 
 class Loss:
-    """What a network minimises: the base of the classes below.
+    """What a network minimizes: the base of the classes below.
 
     Attributes
     ----------
