@@ -24,9 +24,9 @@ from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
-from nbnorm.gather import Data
+from nbnorm.gather import Data, SparseData
 from nbnorm.metrics import Metric, Outcome, Watch
-from nbnorm.optimizers import SGD
+from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
 
 if TYPE_CHECKING:
@@ -343,11 +343,22 @@ class Samples:
         }
 
 
+def used_weights(
+    weights: Array | None, dtype: np.dtype[Any]
+) -> tuple[Array | None, npt.NDArray[np.int64] | None]:
+    """Return weights as the engine takes them, and the rows to use if not all are."""
+    if weights is None:
+        return None, None
+    rounded = weights.astype(dtype)
+    return rounded, None if rounded.all() else np.flatnonzero(rounded)
+
+
 @dataclasses.dataclass
 class Held:
-    """Validation data: samples, checked truth in the user's units, and what the loss reads."""
+    """Validation data: the table, as the engine reads it, checked truth in the user's units, and what the loss reads."""
 
-    data: Data
+    x: Any
+    data: Data | SparseData
     truth: Array
     labels: Array | None
     targets: Array | None
@@ -357,7 +368,7 @@ class Held:
     def describe(self) -> str:
         """Return what a checkpoint knows the data by."""
         answers = [self.truth] if self.weights is None else [self.truth, self.weights]
-        return f"{checkpoints.describe(self.data.array)} {checkpoints.digest(answers)}"
+        return f"{checkpoints.describe(self.x)} {checkpoints.digest(answers)}"
 
 
 class _Validation:
@@ -537,7 +548,7 @@ def fit(
     run: Run,
     *,
     epochs: int,
-    optimizer: SGD,
+    optimizer: SGD | AdamW,
     schedule: Schedule,
     held: Held | None,
     shuffle: bool,
@@ -555,7 +566,6 @@ def fit(
     threads = threads_for(net.sizes, int(control[_engine.BATCH]))
     steps = int(control[_engine.STEPS])
     validation = None if held is None else _Validation(net, run, held, threads)
-    set_optimizer(run, optimizer)
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
     if isinstance(schedule, Plateau) and schedule.monitor is not None:
@@ -639,10 +649,16 @@ def fit(
 
 
 def find_learning_rate(
-    net: FNN, run: Run, optimizer: SGD, least: float, most: float, steps: int, shuffle: bool, seed: int
+    net: FNN,
+    run: Run,
+    optimizer: SGD | AdamW,
+    least: float,
+    most: float,
+    steps: int,
+    shuffle: bool,
+    seed: int,
 ) -> LearningRates:
     """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
-    set_optimizer(run, optimizer)
     finder = Finder(least, most, steps)
     control, args = run.control, run.arguments()
     threads = threads_for(net.sizes, int(control[_engine.BATCH]))
