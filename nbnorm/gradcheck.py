@@ -260,8 +260,9 @@ def _network_rows() -> Iterator[Row]:
         "identity": rng.normal(size=(9, 3)),
     }
     for output, y in targets.items():
-        for norm in ("after", "before", None):
-            for activation in CODES:
+        # Every activation with one output; one of each kind with the others.
+        for activation in CODES if output == "softmax" else ("tanh", "gelu"):
+            for norm in ("after", "before", None):
                 for mode in ("train", "eval"):
                     net = FNN(
                         [4, 6, 5, 3],
@@ -270,14 +271,14 @@ def _network_rows() -> Iterator[Row]:
                         output=output,
                         dtype=np.float64,
                         standardize=False,
-                        seed=3,
+                        # with it no sample lies on the corner of a relu
+                        seed=4,
                     )
                     net.train() if mode == "train" else net.eval()
-                    errors = net.check_gradients(X, y)
                     yield Row(
                         "FNN.loss_and_gradients",
                         f"{output}, norm={norm}, {activation}, {mode}",
-                        float(max(errors.values()) if isinstance(errors, dict) else errors),
+                        max(net.check_gradients(X, y).values()),
                     )
 
 
