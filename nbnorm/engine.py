@@ -443,10 +443,9 @@ class Run:
 
     def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
         """Return the live arrays that the optimizer keeps from step to step."""
-        return {
-            name: getattr(self, name)
-            for name in ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
-        }
+        names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
+        done = self.control[steps.DONE : steps.DONE + 1]
+        return {**{name: getattr(self, name) for name in names}, "done": done}
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return the live arrays that a training needs to go on from here within its epoch."""
@@ -461,10 +460,18 @@ class Run:
         }
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
-        """Go on from what `state` or `optimizer_state` gave, in this process or another."""
-        held = self.state()
-        for name, values in state.items():
-            held[name][:] = values
+        """Go on from what `state` gave, in this process or another."""
+        for name, held in self.state().items():
+            if state[name].shape != held.shape:
+                raise ValueError(f"{name} must have shape {held.shape}, got shape {state[name].shape}")
+            held[:] = state[name]
+
+    def carry(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Begin with what the `optimizer_state` of another run is; that of another optimizer is left out."""
+        mine = self.optimizer_state()
+        if all(state[name].shape == held.shape for name, held in mine.items()):
+            for name, held in mine.items():
+                held[:] = state[name]
 
     def go_on(self) -> None:
         """Take back `stop`."""

@@ -20,7 +20,7 @@ from nbnorm.engine import Engine, Layout, Run
 from nbnorm.gather import Data
 from nbnorm.gradcheck import STEP, gradcheck
 from nbnorm.moments import is_sparse
-from nbnorm.optimizers import SGD
+from nbnorm.optimizers import SGD, Optimizer
 from nbnorm.schedules import LearningRates, Schedule
 from nbnorm.simd import tile
 from nbnorm.standardize import Standardizer
@@ -601,10 +601,13 @@ class FNN:
         *,
         epochs: int = 10,
         batch_size: int = 128,
-        optimizer: SGD | None = None,
+        optimizer: Optimizer | None = None,
         schedule: str | Schedule | Callable[[int], float] = "constant",
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        l2: float = 0.0,
         validation_data: tuple[npt.ArrayLike, ...] | None = None,
         metrics: Iterable[str | Callable[..., float]] = (),
         early_stopping: EarlyStopping | bool | None = None,
@@ -615,7 +618,7 @@ class FNN:
         progress: bool | None = None,
         callbacks: Iterable[Callable[[FNN, History], Any]] = (),
     ) -> History:
-        """Train by mini-batch SGD and leave the network in evaluation mode.
+        """Train on mini-batches and leave the network in evaluation mode.
 
         Parameters
         ----------
@@ -629,7 +632,7 @@ class FNN:
             Passes over the data.
         batch_size : int, default 128
             Samples of a mini-batch; the last batch of an epoch may be smaller.
-        optimizer : SGD, optional
+        optimizer : SGD or AdamW, optional
             By default ``SGD(lr=0.1, momentum=0.9)``.
         schedule : str, object of `nbnorm.schedules` or callable, default "constant"
             Learning rate over the steps of this call: "constant", "step", "cosine", "one_cycle",
@@ -640,6 +643,12 @@ class FNN:
         class_weight : dict or "balanced", optional
             Weights of the classes by number (1 for those not named), which multiply those of the samples;
             "balanced" gives all classes the same total weight.
+        clip_norm, clip_value : float, optional
+            Bounds of the gradient: all of it is scaled down to the norm `clip_norm` where it is longer;
+            then each element is cut off at plus and minus `clip_value`.
+        l2 : float, default 0.0
+            Adds ``l2 / 2`` times the sum of all squared weights to what is minimised (not to the losses
+            of the history); biases, gamma and beta are left alone.
         validation_data : tuple (X, y) or (X, y, weights), optional
             Measured after each epoch.
         metrics : iterable of str and callables, default ()
@@ -695,6 +704,7 @@ class FNN:
         optimizer = self._optimizer(optimizer)
         rates = schedules.resolve(schedule)
         early = training.stopping(early_stopping)
+        bounds = self._bounds(clip_norm, clip_value, l2)
         first_epoch = self.epochs_trained
         if seed is not None:
             seed, first_epoch = _check.integer("seed", seed, least=0, most=2**63 - 1), 0
@@ -719,6 +729,7 @@ class FNN:
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "optimizer": optimizer,
+                **bounds,
                 "schedule": rates,
                 "metrics": [] if held is None else [metric.name for metric in held.metrics],
                 "early_stopping": early,
@@ -747,9 +758,9 @@ class FNN:
                 fresh = self.standardizer, self.target_standardizer
         before = self.epochs_trained
         try:
-            run = self._training_run(samples)
+            run = self._training_run(samples, optimizer, bounds)
             if self._carried:
-                run.restore(self._carried)
+                run.carry(self._carried)
             if held is not None:
                 held.labels, held.targets = self._encoded("validation_data[1]", held.truth)
             history = training.fit(
@@ -783,7 +794,7 @@ class FNN:
         y: npt.ArrayLike,
         *,
         batch_size: int = 128,
-        optimizer: SGD | None = None,
+        optimizer: Optimizer | None = None,
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
         least: float = 1e-6,
@@ -842,18 +853,27 @@ class FNN:
         samples = self._samples(X, y, sample_weight, class_weight, batch_size)
         before = self.standardizer, self.target_standardizer
         try:
-            run = self._training_run(samples)
+            run = self._training_run(samples, optimizer, {})
         finally:
             self.standardizer, self.target_standardizer = before
-        return training.find_learning_rate(self, run, optimizer, least, most, steps, shuffle, seed)
+        return training.find_learning_rate(self, run, least, most, steps, shuffle, seed)
 
     @staticmethod
-    def _optimizer(optimizer: Any) -> SGD:
+    def _optimizer(optimizer: Any) -> Optimizer:
         if optimizer is None:
             return SGD(lr=0.1, momentum=0.9)
-        if not isinstance(optimizer, SGD):
-            raise TypeError(f"optimizer must be an SGD, got {type(optimizer).__name__}")
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer must be an SGD or an AdamW, got {type(optimizer).__name__}")
         return optimizer
+
+    @staticmethod
+    def _bounds(clip_norm: Any, clip_value: Any, l2: Any) -> dict[str, Any]:
+        """Check what is done to the gradients."""
+        found = {"clip_norm": clip_norm, "clip_value": clip_value}
+        for name, bound in found.items():
+            if bound is not None:
+                found[name] = _check.number(name, bound, above=0.0)
+        return {**found, "l2": _check.number("l2", l2, least=0.0)}
 
     def _samples(
         self, X: Any, y: Any, sample_weight: Any, class_weight: Any, batch_size: int
@@ -907,7 +927,9 @@ class FNN:
             weights = training.check_weights("validation_data[2]", data[2], len(x))
         return training.Held(Data(x, self.dtype), truth, None, None, weights, chosen)
 
-    def _training_run(self, samples: training.Samples) -> Run:
+    def _training_run(
+        self, samples: training.Samples, optimizer: Optimizer, bounds: Mapping[str, Any]
+    ) -> Run:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
         if self.standardize and self.standardizer is None:
             self.standardizer = Standardizer().fit(samples.x, weights=samples.weights)
@@ -922,6 +944,10 @@ class FNN:
             training=True,
             labels=labels,
             targets=targets,
+            weights=samples.shares,
+            selected=samples.selected,
+            optimizer=optimizer,
+            **bounds,
         )
 
     def _settings(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
 from nbnorm.gather import Data
 from nbnorm.metrics import Metric, Outcome, Watch
-from nbnorm.optimizers import SGD
+from nbnorm.optimizers import Optimizer
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
 
 if TYPE_CHECKING:
@@ -326,8 +326,14 @@ class Samples:
     ) -> None:
         self.x, self.truth, self.weights = x, truth, weights
         self.used = len(truth)
+        self.shares: Array | None = None
+        self.selected: Array | None = None
         if weights is not None:
-            self.used = int(np.count_nonzero(weights.astype(dtype)))
+            self.shares = weights.astype(dtype)
+            positive = np.flatnonzero(self.shares)
+            self.used = len(positive)
+            # all rows need no list
+            self.selected = positive if self.used < len(truth) else None
             if self.used == 0:
                 raise ValueError("sample_weight and class_weight must not be zero for every sample together")
         self.batch = min(batch_size, self.used)
@@ -537,7 +543,7 @@ def fit(
     run: Run,
     *,
     epochs: int,
-    optimizer: SGD,
+    optimizer: Optimizer,
     schedule: Schedule,
     held: Held | None,
     shuffle: bool,
@@ -555,7 +561,8 @@ def fit(
     threads = threads_for(net.sizes, int(control[_engine.BATCH]))
     steps = int(control[_engine.STEPS])
     validation = None if held is None else _Validation(net, run, held, threads)
-    set_optimizer(run, optimizer)
+    # steps that the optimizer made before this training
+    done = int(control[_engine.DONE] if saved is None else saved.config["done"])
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
     if isinstance(schedule, Plateau) and schedule.monitor is not None:
@@ -575,12 +582,13 @@ def fit(
             "schedule": rates.state(),
             "elapsed": time.perf_counter() - begun,
             "epochs_trained": net.epochs_trained,
+            "done": done,
         }
         team = stack.enter_context(Team(threads)) if threads > 1 else None
         finish: Callable[[], None] | None = None
         try:
             for epoch in range(history.epochs, epochs):
-                run.begin(seed, first_epoch + epoch, shuffle)
+                run.begin(seed, first_epoch + epoch, shuffle, done + epoch * steps)
                 if saved is not None:
                     run.restore(saved.group("run"))
                     saved = None
@@ -635,14 +643,14 @@ def fit(
             state.save_epoch(epochs)
             history.stopped = "interrupted"
         state.restore_best()
+        control[_engine.DONE] = done + history.steps
     return history
 
 
 def find_learning_rate(
-    net: FNN, run: Run, optimizer: SGD, least: float, most: float, steps: int, shuffle: bool, seed: int
+    net: FNN, run: Run, least: float, most: float, steps: int, shuffle: bool, seed: int
 ) -> LearningRates:
     """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
-    set_optimizer(run, optimizer)
     finder = Finder(least, most, steps)
     control, args = run.control, run.arguments()
     threads = threads_for(net.sizes, int(control[_engine.BATCH]))
@@ -652,7 +660,7 @@ def find_learning_rate(
         for done, rate in enumerate(finder.rates):
             epoch, step = divmod(done, total)
             if step == 0:
-                run.begin(seed, epoch, shuffle)
+                run.begin(seed, epoch, shuffle, done)
             run.rates[step] = rate
             control[_engine.LAST] = step + 1
             run.progress[:] = 0.0
