@@ -441,14 +441,16 @@ class Run:
                 team.run(self.steps, self.arguments(), lambda: None, self.stop)
         return self
 
-    def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the live arrays that the optimizer keeps from step to step."""
+    def _moments(self) -> dict[str, npt.NDArray[Any]]:
         names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
-        done = self.control[steps.DONE : steps.DONE + 1]
-        return {**{name: getattr(self, name) for name in names}, "done": done}
+        return {name: getattr(self, name) for name in names}
+
+    def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that the optimizer keeps from step to step, and its count of steps."""
+        return {**self._moments(), "done": self.control[steps.DONE : steps.DONE + 1]}
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the live arrays that a training needs to go on from here within its epoch."""
+        """Return the live arrays that a training needs, after `begin`, to go on from here in its epoch."""
         engine = self.engine
         return {
             "weight": engine.weight,
@@ -456,7 +458,7 @@ class Run:
             "running": engine.running,
             "progress": self.progress,
             "step": self.control[steps.STEP : steps.STEP + 1],
-            **self.optimizer_state(),
+            **self._moments(),
         }
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:

@@ -20,7 +20,7 @@ from nbnorm.engine import Engine, Layout, Run
 from nbnorm.gather import Data
 from nbnorm.gradcheck import STEP, gradcheck
 from nbnorm.moments import is_sparse
-from nbnorm.optimizers import SGD, Optimizer
+from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import LearningRates, Schedule
 from nbnorm.simd import tile
 from nbnorm.standardize import Standardizer
@@ -601,7 +601,7 @@ class FNN:
         *,
         epochs: int = 10,
         batch_size: int = 128,
-        optimizer: Optimizer | None = None,
+        optimizer: SGD | AdamW | None = None,
         schedule: str | Schedule | Callable[[int], float] = "constant",
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
@@ -794,7 +794,7 @@ class FNN:
         y: npt.ArrayLike,
         *,
         batch_size: int = 128,
-        optimizer: Optimizer | None = None,
+        optimizer: SGD | AdamW | None = None,
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
         least: float = 1e-6,
@@ -859,10 +859,10 @@ class FNN:
         return training.find_learning_rate(self, run, least, most, steps, shuffle, seed)
 
     @staticmethod
-    def _optimizer(optimizer: Any) -> Optimizer:
+    def _optimizer(optimizer: Any) -> SGD | AdamW:
         if optimizer is None:
             return SGD(lr=0.1, momentum=0.9)
-        if not isinstance(optimizer, Optimizer):
+        if not isinstance(optimizer, (SGD, AdamW)):
             raise TypeError(f"optimizer must be an SGD or an AdamW, got {type(optimizer).__name__}")
         return optimizer
 
@@ -928,7 +928,7 @@ class FNN:
         return training.Held(Data(x, self.dtype), truth, None, None, weights, chosen)
 
     def _training_run(
-        self, samples: training.Samples, optimizer: Optimizer, bounds: Mapping[str, Any]
+        self, samples: training.Samples, optimizer: SGD | AdamW, bounds: Mapping[str, Any]
     ) -> Run:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
         if self.standardize and self.standardizer is None:

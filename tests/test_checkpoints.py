@@ -8,7 +8,7 @@ import pytest
 from numba import config
 from test_network import state
 
-from nbnorm import FNN, SGD, EarlyStopping, storage, training
+from nbnorm import FNN, SGD, AdamW, EarlyStopping, storage, training
 from nbnorm.checkpoints import Checkpoint, describe, digest, plain
 from nbnorm.schedules import Plateau
 
@@ -66,15 +66,25 @@ def die_at(monkeypatch, write):
     monkeypatch.setattr(Checkpoint, "write", cut)
 
 
+RESUMED = {
+    "SGD": {},
+    "AdamW": {"optimizer": AdamW(lr=0.01), "clip_norm": 0.5},
+    "weights": {"sample_weight": np.arange(90) % 4, "l2": 0.01, "seed": 5},
+    "no shuffle": {"shuffle": False, "schedule": "one_cycle", "metrics": [], "early_stopping": None},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("writes", [(1,), (4,), (2, 3, 1)])
-def test_resume_gives_the_same_bits(blobs, path, threads, monkeypatch, writes):
-    whole, expected = fitted(blobs, None)
+def test_resume_gives_the_same_bits(blobs, path, threads, monkeypatch, writes, name):
+    options = RESUMED[name]
+    whole, expected = fitted(blobs, None, **options)
     for write in writes:
         with monkeypatch.context() as patch:
             die_at(patch, write)
             with pytest.raises(StopError):
-                fitted(blobs, path, checkpoint_every=0.0)
-    net, history = fitted(blobs, path, checkpoint_every=0.0)
+                fitted(blobs, path, checkpoint_every=0.0, **options)
+    net, history = fitted(blobs, path, checkpoint_every=0.0, **options)
     assert state(net) == state(whole)
     assert lists(history) == lists(expected)
     assert len(history.seconds) == history.epochs
