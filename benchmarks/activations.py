@@ -8,7 +8,12 @@ from .common import BATCHES, DTYPES, THREADS, normal, use_threads
 
 
 class Activation:
-    params = (("relu", "sigmoid", "tanh"), BATCHES[:3], DTYPES, THREADS)
+    params = (
+        ("relu", "sigmoid", "tanh", "leaky_relu", "elu", "gelu", "silu", "softplus"),
+        BATCHES[:3],
+        DTYPES,
+        THREADS,
+    )
     param_names = ("name", "batch x features", "dtype", "threads")
 
     def setup(self, name, shape, dtype, threads):
@@ -24,4 +29,4 @@ class Activation:
         activation_forward(self.z, name, out=self.y)
 
     def time_backward(self, name, shape, dtype, threads):
-        activation_backward(self.dy, self.y, name, out=self.dz)
+        activation_backward(self.dy, self.y, name, z=self.z, out=self.dz)

@@ -2,7 +2,7 @@
 
 from nbnorm import kernels as kernels
 from nbnorm._jit import get_num_threads, set_num_threads
-from nbnorm.activations import activation_backward, activation_forward
+from nbnorm.activations import Activation, activation_backward, activation_forward
 from nbnorm.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_inference
 from nbnorm.datasets import load_digits, load_mnist, train_test_split
 from nbnorm.dense import Dense, dense_backward, dense_forward
@@ -34,6 +34,7 @@ __all__ = [
     "FNN",
     "SGD",
     "AbsoluteError",
+    "Activation",
     "AdamW",
     "BatchNorm",
     "BinaryCrossEntropy",

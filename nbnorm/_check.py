@@ -6,12 +6,15 @@ Each function returns the checked value in the form that kernels take, or raises
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from numba import config
+from numba.core.dispatcher import Dispatcher
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -197,3 +200,15 @@ def same_length(**arrays: npt.NDArray[Any]) -> int:
         got = ", ".join(f"{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"{' and '.join(lengths)} must have the same length: {got}")
     return next(iter(lengths.values()))
+
+
+def compiled(name: str, function: Any, arguments: int) -> None:
+    """Refuse what compiled code cannot call with that many arguments."""
+    if not (isinstance(function, Dispatcher) or (config.DISABLE_JIT and callable(function))):
+        raise TypeError(f"{name} must be compiled by numba.njit, got {type(function).__name__}")
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*range(arguments))
+    except TypeError:
+        plural = "argument" if arguments == 1 else "arguments"
+        raise TypeError(f"{name} must take {arguments} {plural}, got {signature}") from None

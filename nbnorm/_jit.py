@@ -244,6 +244,17 @@ def kernel(
     return _compile(function, False, inline, cache)
 
 
+def callback(function: Callable[..., Any], signature: Any) -> int:
+    """Compile a function that calls a user's own and return its address; not cached on disk."""
+    compiled = numba.cfunc(signature, error_model="numpy")(function)
+    _callbacks.append(compiled)
+    return int(compiled.address)
+
+
+# What has an address must stay in memory.
+_callbacks: list[Any] = []
+
+
 class ParallelKernel:
     """A body with `numba.prange` loops, compiled serially and in parallel on first use.
 

@@ -1,13 +1,20 @@
-"""Activation functions: relu, sigmoid, tanh and identity, forward and backward.
+"""Activation functions, forward and backward.
+
+The slope of identity, relu, sigmoid and tanh follows from their value, that of leaky relu, elu, gelu,
+silu and softplus is computed from their argument z.
 
 Numba compiles `math.exp` and `math.tanh` to scalar library calls, which keep a loop out of vector
-registers.  `exp`, `sigmoid` and `tanh` of this module are straight lines of arithmetic without a
+registers.  `exp`, `sigmoid`, `gelu` and so on of this module are straight lines of arithmetic without a
 branch or a call, so a compiled loop around them is vectorised: 0.3 to 0.6 ns an element in float32
 with AVX-512.
 """
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numba
@@ -19,8 +26,24 @@ from numba.extending import lower_builtin, type_callable
 
 from nbnorm import _check, _jit
 
-CODES = {"identity": 0, "relu": 1, "sigmoid": 2, "tanh": 3}
-IDENTITY, RELU, SIGMOID, TANH = 0, 1, 2, 3
+CODES = {
+    "identity": 0,
+    "relu": 1,
+    "sigmoid": 2,
+    "tanh": 3,
+    "leaky_relu": 4,
+    "elu": 5,
+    "gelu": 6,
+    "silu": 7,
+    "softplus": 8,
+}
+IDENTITY, RELU, SIGMOID, TANH, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS = CODES.values()
+
+# Codes of the functions whose slope is computed from z.
+SLOPES_FROM_Z = (LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS)
+
+# Slope of leaky relu below 0.
+LEAK = 0.01
 
 # Elements in one block of a parallel loop.
 BLOCK = 16_384
@@ -34,6 +57,15 @@ Real = TypeVar("Real", float, np.float32, np.float64)
 # exp(r) - 1 = r + r**2 q(r) with the minimax polynomial q.  The error is at most 2 units in the last
 # place where the processor has fused multiply-add, 3 where it has not.  Written in LLVM's terms,
 # each function takes a scalar or a vector of either precision.
+#
+# log(1 + e) = 2 atanh(s) with s = e / (2 + e), which is at most 1/3 for e <= 1:
+# 2 atanh(s) = 2 s + s**3 g(s**2).
+#
+# The tail Q(x) of the normal distribution above x >= 0 is exp(-x**2 / 2) p(u) / (x + c) with
+# u = (x - c) / (x + c), which maps all x >= 0 to [-1, 1); the constant c keeps the polynomial p short.
+#
+# The polynomials g and p interpolate at Chebyshev nodes: their relative error is below one unit in the
+# last place.
 # ----------------------------------------------------------------------------------------------
 
 
@@ -51,6 +83,10 @@ class _Constants:
         most: float,
         saturated: float,
         q: tuple[float, ...],
+        logarithm: tuple[float, ...],
+        tail: tuple[float, ...],
+        tail_center: float,
+        tail_most: float,
     ) -> None:
         self.integer = ir.IntType(bits)
         self.mantissa = mantissa
@@ -65,6 +101,11 @@ class _Constants:
         self.most = most
         self.saturated = saturated
         self.q = q
+        self.logarithm = logarithm
+        # The tail of the normal distribution beyond `tail_most` is 0.
+        self.tail = tail
+        self.tail_center = tail_center
+        self.tail_most = tail_most
 
 
 _SINGLE = _Constants(
@@ -82,6 +123,21 @@ _SINGLE = _Constants(
         0.0083687182374509,
         0.0013950086128498031,
     ),
+    logarithm=(0.6666663885116577, 0.40007561445236206, 0.28236618638038635, 0.2685149908065796),
+    tail=(
+        0.7066566348075867,
+        -0.43369197845458984,
+        0.131987065076828,
+        0.009235507808625698,
+        -0.01638709008693695,
+        -0.0015996979782357812,
+        0.0025268462486565113,
+        0.0006840564892627299,
+        -0.00031458918238058686,
+        -0.00015900027938187122,
+    ),
+    tail_center=2.5,
+    tail_most=15.0,
 )
 _DOUBLE = _Constants(
     bits=64,
@@ -103,6 +159,47 @@ _DOUBLE = _Constants(
         2.763006876809812e-07,
         2.51171447321986e-08,
     ),
+    logarithm=(
+        0.6666666666666666,
+        0.40000000000014585,
+        0.2857142856710876,
+        0.22222222717427864,
+        0.18181789436132859,
+        0.15385570064958623,
+        0.13314144209654935,
+        0.12001072809590713,
+        0.08800738486144674,
+        0.1616404561194353,
+    ),
+    tail=(
+        0.729083690133373,
+        -0.5093319819174893,
+        0.23001771997460405,
+        -0.04726302514299183,
+        -0.010462867023329358,
+        0.006972621241140996,
+        0.0010275922595270092,
+        -0.0010458286328196662,
+        -0.00025657535214361596,
+        0.0001543945440562321,
+        7.88127267454889e-05,
+        -1.324638397786238e-05,
+        -2.0689492378130545e-05,
+        -3.516846063057168e-06,
+        3.641573091403554e-06,
+        2.2553819963108475e-06,
+        3.6996076824796792e-09,
+        -5.926843555550403e-07,
+        -2.6572568258142765e-07,
+        4.3548578725785964e-08,
+        8.73771685651894e-08,
+        2.3414772509611075e-08,
+        -8.938429443455894e-09,
+        -6.32510353087555e-09,
+        -1.0144100842715811e-09,
+    ),
+    tail_center=3.0,
+    tail_most=40.0,
 )
 
 
@@ -159,10 +256,14 @@ class Arithmetic:
         n = b.fsub(shifted, self.real(c.magic))
         r = self.muladd(n, self.real(-c.log2_high), x)
         r = self.muladd(n, self.real(-c.log2_low), r)
-        q = self.real(c.q[-1])
-        for coefficient in reversed(c.q[:-1]):
-            q = self.muladd(q, r, self.real(coefficient))
-        return shifted, n, self.muladd(b.fmul(r, r), q, r)
+        return shifted, n, self.muladd(b.fmul(r, r), self.polynomial(c.q, r), r)
+
+    def polynomial(self, coefficients: tuple[float, ...], x: Any) -> Any:
+        """Value of a polynomial, the constant coefficient first."""
+        value = self.real(coefficients[-1])
+        for coefficient in reversed(coefficients[:-1]):
+            value = self.muladd(value, x, self.real(coefficient))
+        return value
 
     def exp(self, x: Any) -> Any:
         """Return ``exp(x)``."""
@@ -208,6 +309,62 @@ class Arithmetic:
         zero = self.real(0.0)
         return self.b.select(self.b.fcmp_ordered("<=", x, zero), zero, x)
 
+    def leaky_relu(self, z: Any) -> Any:
+        """Return z where it is positive, or NaN; LEAK * z elsewhere."""
+        b = self.b
+        below = b.fcmp_ordered("<=", z, self.real(0.0))
+        return b.select(below, b.fmul(z, self.real(LEAK)), z)
+
+    def elu(self, z: Any) -> Any:
+        """Return z where it is positive, ``exp(z) - 1`` elsewhere."""
+        b = self.b
+        shifted, _, p = self.reduced(self.least(self.most(z, 0.0), -self.c.saturated))
+        scale = self.power(shifted)
+        m = self.muladd(scale, p, b.fsub(scale, self.real(1.0)))
+        return b.select(b.fcmp_ordered(">=", z, self.real(0.0)), z, m)
+
+    def normal(self, z: Any) -> tuple[Any, Any]:
+        """Distribution function of the normal distribution, and ``exp(-z**2 / 2)``."""
+        b, c = self.b, self.c
+        x = self.most(self.call("fabs", z), c.tail_most)
+        square = b.fmul(x, x)
+        # What rounding took from the square would be multiplied by the square in the exponential.
+        lost = self.muladd(x, x, b.fneg(square))
+        bell = self.exp(b.fmul(square, self.real(-0.5)))
+        bell = self.muladd(b.fmul(bell, self.real(-0.5)), lost, bell)
+        center = self.real(c.tail_center)
+        inverse = b.fdiv(self.real(1.0), b.fadd(x, center))
+        p = self.polynomial(c.tail, b.fmul(b.fsub(x, center), inverse))
+        tail = b.fmul(b.fmul(p, inverse), bell)
+        below = b.fcmp_ordered("<", z, self.real(0.0))
+        return b.select(below, tail, b.fsub(self.real(1.0), tail)), bell
+
+    def gelu(self, z: Any) -> Any:
+        """Return z times the normal distribution function of z."""
+        # The bound lets minus infinity times 0 be 0.
+        return self.b.fmul(self.least(z, -self.c.tail_most), self.normal(z)[0])
+
+    def logistic(self, z: Any) -> tuple[Any, Any, Any]:
+        """Z within bounds beyond which nothing changes, ``sigmoid(z)`` and ``sigmoid(-|z|)``."""
+        b, bound = self.b, -2.0 * self.c.least
+        e = self.exp(b.fneg(self.call("fabs", z)))
+        t = self.over_sum(e, e, 1.0)
+        below = b.fcmp_ordered("<", z, self.real(0.0))
+        return self.most(self.least(z, -bound), bound), b.select(below, t, b.fsub(self.real(1.0), t)), t
+
+    def silu(self, z: Any) -> Any:
+        """Return ``z * sigmoid(z)``."""
+        return self.b.fmul(self.least(z, 2.0 * self.c.least), self.sigmoid(z))
+
+    def softplus(self, z: Any) -> Any:
+        """Return ``log(1 + exp(z))``."""
+        b = self.b
+        e = self.exp(b.fneg(self.call("fabs", z)))
+        s = self.over_sum(e, e, 2.0)
+        w = b.fmul(s, s)
+        logarithm = self.muladd(b.fmul(s, w), self.polynomial(self.c.logarithm, w), b.fadd(s, s))
+        return b.fadd(self.relu(z), logarithm)
+
     def one(self, y: Any) -> Any:
         """Return the slope of the identity."""
         return self.real(1.0)
@@ -224,6 +381,31 @@ class Arithmetic:
     def tanh_slope(self, y: Any) -> Any:
         """Return the slope of tanh where its value is y."""
         return self.b.fsub(self.real(1.0), self.b.fmul(y, y))
+
+    def leaky_relu_slope(self, z: Any) -> Any:
+        """Return the slope of leaky relu at z."""
+        below = self.b.fcmp_ordered("<=", z, self.real(0.0))
+        return self.b.select(below, self.real(LEAK), self.real(1.0))
+
+    def elu_slope(self, z: Any) -> Any:
+        """Return the slope of elu at z."""
+        return self.exp(self.most(z, 0.0))
+
+    def gelu_slope(self, z: Any) -> Any:
+        """Return the slope of gelu at z: ``P(z) + z P'(z)``, where P is the distribution function."""
+        bound = self.c.tail_most
+        below, bell = self.normal(z)
+        density = self.b.fmul(bell, self.real(0.3989422804014327))
+        return self.muladd(self.most(self.least(z, -bound), bound), density, below)
+
+    def silu_slope(self, z: Any) -> Any:
+        """Return the slope of silu at z: ``s + z s (1 - s)``, where s is the sigmoid."""
+        bounded, s, t = self.logistic(z)
+        return self.muladd(self.b.fmul(bounded, t), self.b.fsub(self.real(1.0), t), s)
+
+    def softplus_slope(self, z: Any) -> Any:
+        """Return the slope of softplus at z."""
+        return self.sigmoid(z)
 
 
 def _compiled_as(function: Any, method: str) -> None:
@@ -337,6 +519,239 @@ def relu(x: Real) -> Real:
     return type(x)(0) if x <= 0 else x
 
 
+# Beyond this distance from 0 the tails of all functions are 0.
+_FAR = 2000.0
+
+
+def _normal(z: float) -> tuple[float, float]:
+    """Distribution function of the normal distribution, and ``exp(-z**2 / 2)``."""
+    return 0.5 * math.erfc(-z * math.sqrt(0.5)), math.exp(-0.5 * z * z)
+
+
+def leaky_relu(z: Real) -> Real:
+    """Leaky relu for compiled loops: z where it is positive, 0.01 z elsewhere.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Value of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import leaky_relu
+    >>> leaky_relu(-1.0)
+    -0.01
+    """
+    return type(z)(LEAK * z) if z <= 0 else z
+
+
+def elu(z: Real) -> Real:
+    """Exponential linear unit for compiled loops: z where it is positive, ``exp(z) - 1`` elsewhere.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Value above -1, of the type of `z`, within 2 units in the last place.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import elu
+    >>> round(float(elu(-1.0)), 4)
+    -0.6321
+    """
+    return z if z >= 0 else type(z)(np.expm1(z))
+
+
+def gelu(z: Real) -> Real:
+    """Gaussian error linear unit for compiled loops: ``z P(z)`` with the normal distribution function P.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Value of the type of `z`, within a few units in the last place.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import gelu
+    >>> round(float(gelu(1.0)), 4)
+    0.8413
+    """
+    below, _ = _normal(float(z))
+    return type(z)(max(float(z), -_FAR) * below)
+
+
+def silu(z: Real) -> Real:
+    """Sigmoid linear unit for compiled loops: ``z / (1 + exp(-z))``.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Value of the type of `z`, within a few units in the last place.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import silu
+    >>> round(float(silu(1.0)), 4)
+    0.7311
+    """
+    return type(z)(max(float(z), -_FAR) * sigmoid(float(z)))
+
+
+def softplus(z: Real) -> Real:
+    """Smooth relu for compiled loops: ``log(1 + exp(z))``.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Positive value of the type of `z`, within a few units in the last place.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import softplus
+    >>> round(float(softplus(0.0)), 4)
+    0.6931
+    """
+    with np.errstate(under="ignore", invalid="ignore"):
+        return type(z)(np.logaddexp(0.0, float(z)))
+
+
+def leaky_relu_slope(z: Real) -> Real:
+    """Slope of `leaky_relu` at z, for compiled loops; 0.01 at 0.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Slope, of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import leaky_relu_slope
+    >>> leaky_relu_slope(3.0)
+    1.0
+    """
+    return type(z)(LEAK) if z <= 0 else type(z)(1)
+
+
+def elu_slope(z: Real) -> Real:
+    """Slope of `elu` at z, for compiled loops.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Slope, of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import elu_slope
+    >>> elu_slope(3.0)
+    1.0
+    """
+    return type(z)(1) if z >= 0 else exp(z)
+
+
+def gelu_slope(z: Real) -> Real:
+    """Slope of `gelu` at z, for compiled loops.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Slope, of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import gelu_slope
+    >>> gelu_slope(0.0)
+    0.5
+    """
+    below, bell = _normal(float(z))
+    return type(z)(below + min(max(float(z), -_FAR), _FAR) * bell * 0.3989422804014327)
+
+
+def silu_slope(z: Real) -> Real:
+    """Slope of `silu` at z, for compiled loops.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Slope, of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import silu_slope
+    >>> silu_slope(0.0)
+    0.5
+    """
+    s, t = sigmoid(float(z)), sigmoid(-float(z))
+    return type(z)(s + min(max(float(z), -_FAR), _FAR) * s * t)
+
+
+def softplus_slope(z: Real) -> Real:
+    """Slope of `softplus` at z, for compiled loops: the sigmoid.
+
+    Parameters
+    ----------
+    z : float32 or float64
+        Argument.
+
+    Returns
+    -------
+    float32 or float64
+        Slope, of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import softplus_slope
+    >>> float(softplus_slope(0.0))
+    0.5
+    """
+    return sigmoid(z)
+
+
 def _one(y: Real) -> Real:
     return type(y)(1)
 
@@ -362,6 +777,18 @@ _compiled_as(_relu_slope, "relu_slope")
 _compiled_as(_sigmoid_slope, "sigmoid_slope")
 _compiled_as(_tanh_slope, "tanh_slope")
 
+# Value and slope of the functions whose slope is computed from z.
+FROM_Z: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "leaky_relu": (leaky_relu, leaky_relu_slope),
+    "elu": (elu, elu_slope),
+    "gelu": (gelu, gelu_slope),
+    "silu": (silu, silu_slope),
+    "softplus": (softplus, softplus_slope),
+}
+for _pair in FROM_Z.values():
+    for _function in _pair:
+        _compiled_as(_function, _function.__name__)
+
 # ----------------------------------------------------------------------------------------------
 # Kernels
 # ----------------------------------------------------------------------------------------------
@@ -369,7 +796,7 @@ _compiled_as(_tanh_slope, "tanh_slope")
 
 @_jit.kernel
 def activate(x: Any, code: Any) -> Any:
-    """Return f(x); `code` is one of `CODES`.
+    """Return f(x); `code` is 0 to 3: a function whose slope follows from its value.
 
     LLVM does not take the choice out of a loop around it: use `activate_row` where time counts.
     """
@@ -384,7 +811,7 @@ def activate(x: Any, code: Any) -> Any:
 
 @_jit.kernel
 def derivative_from_output(y: Any, code: Any) -> Any:
-    """Return f'(x) from y = f(x); `code` is one of `CODES`."""
+    """Return f'(x) from y = f(x); `code` is 0 to 3."""
     if code == RELU:
         return _relu_slope(y)
     if code == SIGMOID:
@@ -392,23 +819,6 @@ def derivative_from_output(y: Any, code: Any) -> Any:
     if code == TANH:
         return _tanh_slope(y)
     return _one(y)
-
-
-@_jit.kernel
-def activate_row(z: Any, code: Any, out: Any) -> None:
-    """``out[i] = f(z[i])`` for vectors."""
-    if code == RELU:
-        for i in range(z.size):
-            out[i] = relu(z[i])
-    elif code == SIGMOID:
-        for i in range(z.size):
-            out[i] = sigmoid(z[i])
-    elif code == TANH:
-        for i in range(z.size):
-            out[i] = tanh(z[i])
-    else:
-        for i in range(z.size):
-            out[i] = z[i]
 
 
 @_jit.kernel
@@ -423,6 +833,18 @@ def activate_in_place(y: Any, code: Any) -> None:
     elif code == TANH:
         for i in range(y.size):
             y[i] = tanh(y[i])
+
+
+@_jit.kernel
+def activate_row(z: Any, code: Any, out: Any) -> None:
+    """``out[i] = f(z[i])`` for vectors, which may be one and the same."""
+    if code == RELU:
+        for i in range(z.size):
+            out[i] = relu(z[i])
+    else:
+        for i in range(z.size):
+            out[i] = z[i]
+        activate_in_place(out, code)
 
 
 @_jit.kernel
@@ -472,6 +894,63 @@ def backward_kernel(dy: Any, y: Any, code: Any, dz: Any) -> None:
         backward_row(dy[start:stop], y[start:stop], code, dz[start:stop])
 
 
+# The others have kernels of their own: compiled when used, they leave those above as quick to compile
+# as they were.
+
+
+@functools.cache
+def _value_kernel(function: Callable[..., Any]) -> _jit.ParallelKernel:
+    """Make the kernel ``out[i] = function(z[i])`` over fixed blocks of vectors."""
+
+    @_jit.parallel_kernel
+    def values(z: Any, out: Any) -> None:
+        for block in numba.prange((z.size + BLOCK - 1) // BLOCK):
+            start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
+            x, y = z[start:stop], out[start:stop]
+            # First copied, then in place: both arrays may be one, where LLVM would use no vectors.
+            for i in range(x.size):
+                y[i] = x[i]
+            for i in range(y.size):
+                y[i] = function(y[i])
+
+    return values
+
+
+@functools.cache
+def _slope_kernel(slope: Callable[..., Any]) -> _jit.ParallelKernel:
+    """Make the kernel ``dz[i] = dy[i] * slope(z[i])`` over fixed blocks of vectors."""
+
+    @_jit.parallel_kernel
+    def slopes(dy: Any, z: Any, dz: Any) -> None:
+        for block in numba.prange((z.size + BLOCK - 1) // BLOCK):
+            start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
+            upstream, x, out = dy[start:stop], z[start:stop], dz[start:stop]
+            for i in range(x.size):
+                out[i] = upstream[i]
+            for i in range(x.size):
+                out[i] *= slope(x[i])
+
+    return slopes
+
+
+@functools.lru_cache(maxsize=64)
+def _custom_kernels(activation: Activation) -> tuple[Any, Any]:
+    """Make both kernels of a user's functions, not cached on disk: their code is no part of the key."""
+    function, slope = activation.function, activation.derivative
+
+    @_jit.kernel(cache=False)
+    def values(z: Any, out: Any) -> None:
+        for i in range(z.size):
+            out[i] = function(z[i])
+
+    @_jit.kernel(cache=False)
+    def slopes(dy: Any, z: Any, dz: Any) -> None:
+        for i in range(z.size):
+            dz[i] = dy[i] * slope(z[i])
+
+    return values, slopes
+
+
 # ----------------------------------------------------------------------------------------------
 # Public functions
 # ----------------------------------------------------------------------------------------------
@@ -482,19 +961,111 @@ def _array(name: str, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> n
     return _check.floats(name, got, max(got.ndim, 1), dtype=dtype)
 
 
+@dataclass(frozen=True)
+class Activation:
+    """A user's own activation function, compiled into the training loop.
+
+    Parameters
+    ----------
+    function : function compiled by `numba.njit`
+        ``function(z)`` takes one number, float32 or float64, and returns f(z).
+    derivative : function compiled by `numba.njit`
+        ``derivative(z)`` returns f'(z).
+    name : str, optional
+        Name shown to people, by default that of `function`.
+
+    Raises
+    ------
+    TypeError
+        If a function is not compiled or does not take one argument, or `name` is not a string.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from nbnorm import Activation, activation_forward
+    >>> @njit
+    ... def square(z):
+    ...     return z * z
+    >>> @njit
+    ... def double(z):
+    ...     return 2 * z
+    >>> activation_forward(np.array([-1.0, 3.0]), Activation(square, double))
+    array([1., 9.])
+    """
+
+    function: Callable[..., Any]
+    derivative: Callable[..., Any]
+    name: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        _check.compiled("function", self.function, 1)
+        _check.compiled("derivative", self.derivative, 1)
+        if not isinstance(self.name or "", str):
+            raise TypeError(f"name must be a string, got {type(self.name).__name__}")
+        object.__setattr__(self, "name", self.name or self.function.__name__)
+
+
+def resolve(activation: Any, *, argument: str = "activation") -> str | Activation:
+    """Return an activation function given by its name or as an `Activation`.
+
+    Parameters
+    ----------
+    activation : str or Activation
+        One of `CODES`, or a user's own.
+    argument : str, default "activation"
+        Name of the argument in errors.
+
+    Returns
+    -------
+    str or Activation
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it is a function or a class.
+    ValueError
+        If the name is unknown.
+
+    Examples
+    --------
+    >>> from nbnorm.activations import resolve
+    >>> resolve("gelu")
+    'gelu'
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if callable(activation):
+        raise TypeError(f"{argument} must be a name or an Activation, got {type(activation).__name__}")
+    return str(_check.choice(argument, activation, tuple(CODES)))
+
+
 def activation_forward(
-    z: npt.ArrayLike, name: str, *, out: npt.NDArray[Any] | None = None
+    z: npt.ArrayLike, name: str | Activation, *, out: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
     """Apply an activation function to every element.
 
-    ``y = f(z)`` with f one of ``max(z, 0)``, ``1 / (1 + exp(-z))``, ``tanh(z)`` and ``z``.
+    ``y = f(z)`` with f one of
+
+    =========== ===========================================================
+    identity    ``z``
+    relu        ``max(z, 0)``
+    sigmoid     ``1 / (1 + exp(-z))``
+    tanh        ``tanh(z)``
+    leaky_relu  ``z`` where z > 0, ``0.01 z`` elsewhere
+    elu         ``z`` where z > 0, ``exp(z) - 1`` elsewhere [1]_
+    gelu        ``z P(z)``, P the normal distribution function [2]_
+    silu        ``z / (1 + exp(-z))``
+    softplus    ``log(1 + exp(z))``
+    =========== ===========================================================
 
     Parameters
     ----------
     z : array_like
         Any shape; float32 stays float32, other real types become float64.
-    name : {"relu", "sigmoid", "tanh", "identity"}
-        Activation function.
+    name : str or Activation
+        Activation function, one of the table or a user's own.
     out : ndarray, optional
         C-contiguous array of the shape and dtype of the result; it may be `z` itself.
 
@@ -510,6 +1081,12 @@ def activation_forward(
     ValueError
         If `name` is unknown, `z` is empty or `out` does not fit.
 
+    References
+    ----------
+    .. [1] Djork-Arné Clevert, Thomas Unterthiner and Sepp Hochreiter, "Fast and accurate deep network
+       learning by exponential linear units (ELUs)", ICLR 2016.
+    .. [2] Dan Hendrycks and Kevin Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415.
+
     Examples
     --------
     >>> import numpy as np
@@ -517,20 +1094,30 @@ def activation_forward(
     >>> activation_forward(np.array([-1.0, 0.0, 2.0]), "relu")
     array([0., 0., 2.])
     """
-    code = CODES[_check.choice("name", name, tuple(CODES))]
+    known = resolve(name, argument="name")
     z = _array("z", z)
     out = _check.output("out", out, z.shape, z.dtype)
-    forward_kernel(z.size, z.reshape(-1), code, out.reshape(-1))
+    if isinstance(known, Activation):
+        _custom_kernels(known)[0](z.reshape(-1), out.reshape(-1))
+    elif known in FROM_Z:
+        _value_kernel(FROM_Z[known][0])(10 * z.size, z.reshape(-1), out.reshape(-1))
+    else:
+        forward_kernel(z.size, z.reshape(-1), CODES[known], out.reshape(-1))
     return out
 
 
 def activation_backward(
-    dy: npt.ArrayLike, y: npt.ArrayLike, name: str, *, out: npt.NDArray[Any] | None = None
+    dy: npt.ArrayLike,
+    y: npt.ArrayLike,
+    name: str | Activation,
+    *,
+    z: npt.ArrayLike | None = None,
+    out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Gradient with respect to the argument of an activation function.
 
-    ``dz = dy * f'(z)``, where f'(z) is found from the output: y > 0 for relu, ``y (1 - y)`` for
-    sigmoid, ``1 - y**2`` for tanh and 1 for identity.
+    ``dz = dy * f'(z)``, where f'(z) is found from the output for four functions: y > 0 for relu,
+    ``y (1 - y)`` for sigmoid, ``1 - y**2`` for tanh and 1 for identity.  The others need `z`.
 
     Parameters
     ----------
@@ -538,8 +1125,11 @@ def activation_backward(
         Gradient of the loss with respect to y, of the shape of `y`.
     y : array_like
         Output of `activation_forward`, float32 or float64; its dtype is that of the result.
-    name : {"relu", "sigmoid", "tanh", "identity"}
-        Activation function.
+    name : str or Activation
+        Activation function, as for `activation_forward`.
+    z : array_like, optional
+        Argument of `activation_forward`, of the shape of `y`.  Identity, relu, sigmoid and tanh do
+        without it, all others need it.
     out : ndarray, optional
         C-contiguous array of the shape and dtype of the result; it may be `dy` itself.
 
@@ -553,7 +1143,7 @@ def activation_backward(
     TypeError
         If an array does not hold real numbers.
     ValueError
-        If `name` is unknown, an array is empty or the shapes differ.
+        If `name` is unknown, an array is empty, the shapes differ or `z` is needed.
 
     Examples
     --------
@@ -562,9 +1152,21 @@ def activation_backward(
     >>> activation_backward(np.array([1.0, 1.0]), np.array([0.5, 0.0]), "tanh")
     array([0.75, 1.  ])
     """
-    code = CODES[_check.choice("name", name, tuple(CODES))]
+    known = resolve(name, argument="name")
     y = _array("y", y)
     dy = _check.floats("dy", dy, y.ndim, dtype=y.dtype, shape=y.shape)
+    if isinstance(known, str) and known not in FROM_Z:
+        out = _check.output("out", out, y.shape, y.dtype)
+        backward_kernel(y.size, dy.reshape(-1), y.reshape(-1), CODES[known], out.reshape(-1))
+        return out
+    if z is None:
+        label = known if isinstance(known, str) else known.name
+        raise ValueError(f"z must be given for {label}, whose slope does not follow from y, got None")
+    z = _check.floats("z", z, y.ndim, dtype=y.dtype, shape=y.shape)
     out = _check.output("out", out, y.shape, y.dtype)
-    backward_kernel(y.size, dy.reshape(-1), y.reshape(-1), code, out.reshape(-1))
+    arrays = dy.reshape(-1), z.reshape(-1), out.reshape(-1)
+    if isinstance(known, Activation):
+        _custom_kernels(known)[1](*arrays)
+    else:
+        _slope_kernel(FROM_Z[known][1])(10 * y.size, *arrays)
     return out

@@ -45,7 +45,7 @@ class Layout:
     def __init__(
         self,
         sizes: tuple[int, ...],
-        activations_: tuple[Any, ...],
+        activations_: Sequence[Any],
         norm: str | None,
         batch: int,
         dtype: np.dtype[Any],
@@ -394,9 +394,9 @@ class Run:
                 calls[steps.DROP] = rows.row_kernel("drop", dtype)
             by_rows = norm == steps.NO_NORM or not fused
             if by_rows or (norm == steps.AFTER and not training):
-                row[steps.ACTIVATE] = rows.row_kernel("activate", dtype, code)
+                row[steps.ACTIVATE] = _row(code, "activate", dtype)
             if by_rows and backward:
-                row[steps.DERIVE] = rows.row_kernel("derive", dtype, code)
+                row[steps.DERIVE] = _row(code, "derive", dtype)
             if norm == steps.NO_NORM:
                 continue
             first, then = (activations.IDENTITY, inside) if norm == steps.BEFORE else (inside, 0)
@@ -407,14 +407,14 @@ class Run:
                 kind = "before" if norm == steps.BEFORE else "backward"
                 row[steps.BACKWARD] = rows.row_kernel(kind, dtype, inside, weighted=weighted)
 
-    def begin(self, seed: int, epoch: int, shuffle: bool, done: int = 0) -> None:
-        """Start an epoch; `done` steps were made before."""
+    def begin(self, seed: int, epoch: int, shuffle: bool) -> None:
+        """Start an epoch."""
         with np.errstate(over="ignore"):  # interpreted, NumPy warns that the generator's numbers wrap
             permutation(np.uint64(seed), np.uint64(epoch), shuffle, self.order)
         if self._selected is not None:
             self.order[:] = self._selected[self.order]
         key = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & (2**63 - 1)
-        self.control[steps.STEP], self.control[steps.KEY], self.control[steps.DONE] = 0, key, done
+        self.control[steps.STEP], self.control[steps.KEY] = 0, key
         self.progress[:] = 0.0
 
     def arguments(self) -> tuple[Any, ...]:
@@ -441,16 +441,16 @@ class Run:
                 team.run(self.steps, self.arguments(), lambda: None, self.stop)
         return self
 
-    def _moments(self) -> dict[str, npt.NDArray[Any]]:
-        names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
-        return {name: getattr(self, name) for name in names}
-
     def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the live arrays that the optimizer keeps from step to step, and its count of steps."""
-        return {**self._moments(), "done": self.control[steps.DONE : steps.DONE + 1]}
+        """Return the live arrays that the optimizer keeps from step to step."""
+        names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
+        return {
+            "updates": self.control[steps.UPDATES : steps.UPDATES + 1],
+            **{name: getattr(self, name) for name in names},
+        }
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the live arrays that a training needs, after `begin`, to go on from here in its epoch."""
+        """Return the live arrays that a training needs to go on from here within its epoch."""
         engine = self.engine
         return {
             "weight": engine.weight,
@@ -458,7 +458,7 @@ class Run:
             "running": engine.running,
             "progress": self.progress,
             "step": self.control[steps.STEP : steps.STEP + 1],
-            **self._moments(),
+            **self.optimizer_state(),
         }
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
@@ -469,7 +469,7 @@ class Run:
             held[:] = state[name]
 
     def carry(self, state: dict[str, npt.NDArray[Any]]) -> None:
-        """Begin with what the `optimizer_state` of another run is; that of another optimizer is left out."""
+        """Begin with the `optimizer_state` of another run; that of another kind of optimizer is left out."""
         mine = self.optimizer_state()
         if all(state[name].shape == held.shape for name, held in mine.items()):
             for name, held in mine.items():
@@ -478,6 +478,13 @@ class Run:
     def go_on(self) -> None:
         """Take back `stop`."""
         self.control[steps.STOP] = self.control[steps.HALT] = 0
+
+
+def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:
+    """Address of the kernel that computes or derives one row."""
+    if isinstance(code, activations.Activation):
+        return rows.custom_row_kernel(kind, dtype, code)
+    return rows.row_kernel(kind, dtype, code)
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,7 +14,15 @@ from nbnorm import _check
 from nbnorm.activations import CODES, activation_backward, activation_forward
 from nbnorm.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward
 from nbnorm.dense import dense_backward, dense_forward
-from nbnorm.losses import binary_cross_entropy, mean_squared_error, softmax_cross_entropy
+from nbnorm.losses import (
+    binary_cross_entropy,
+    huber_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    poisson_loss,
+    softmax_cross_entropy,
+)
+from nbnorm.optimizers import SGD, AdamW
 
 Array = npt.NDArray[np.float64]
 
@@ -120,7 +130,7 @@ def _function_rows() -> Iterator[Row]:
             gradcheck(
                 _weighted(lambda z, name=name: activation_forward(z, name), weights),  # type: ignore[misc]
                 x,
-                activation_backward(weights, y, name),
+                activation_backward(weights, y, name, z=x),
             ),
         )
 
@@ -151,23 +161,71 @@ def _function_rows() -> Iterator[Row]:
                     gradcheck(_weighted(call, weights), at, grad),
                 )
 
-    labels = rng.integers(0, 5, 7)
-    yield Row(
-        "softmax_cross_entropy",
-        "logits",
-        gradcheck(lambda v: softmax_cross_entropy(v, labels)[0], x, softmax_cross_entropy(x, labels)[1]),
+    labels, targets = rng.integers(0, 5, 7), rng.uniform(size=(7, 5))
+    some = rng.integers(0, 3, 7) + (np.arange(7) == 0)
+    losses: tuple[tuple[Callable[..., Any], npt.NDArray[Any], dict[str, float]], ...] = (
+        (softmax_cross_entropy, labels, {}),
+        (softmax_cross_entropy, labels, {"label_smoothing": 0.1}),
+        (binary_cross_entropy, targets, {}),
+        (binary_cross_entropy, targets, {"label_smoothing": 0.1}),
+        (mean_squared_error, targets, {}),
+        (mean_absolute_error, targets, {}),
+        (huber_loss, targets, {}),
+        (huber_loss, targets, {"delta": 0.3}),
+        (poisson_loss, targets, {}),
     )
-    targets = rng.uniform(size=(7, 5))
-    yield Row(
-        "binary_cross_entropy",
-        "logits",
-        gradcheck(lambda v: binary_cross_entropy(v, targets)[0], x, binary_cross_entropy(x, targets)[1]),
-    )
-    yield Row(
-        "mean_squared_error",
-        "pred",
-        gradcheck(lambda v: mean_squared_error(v, targets)[0], x, mean_squared_error(x, targets)[1]),
-    )
+    for function, y, numbers in losses:
+        for sample_weight in (None, some):
+            call = functools.partial(function, targets=y, sample_weight=sample_weight, **numbers)
+            if function is softmax_cross_entropy:
+                call = functools.partial(function, labels=y, sample_weight=sample_weight, **numbers)
+            option = [f"{key}={value:g}" for key, value in numbers.items()]
+            option += [] if sample_weight is None else ["sample_weight"]
+            yield Row(
+                function.__name__,
+                ", ".join(option) or "plain",
+                gradcheck(lambda v, call=call: call(v)[0], x, call(x)[1]),  # type: ignore[misc]
+            )
+
+
+def _optimizer_rows() -> Iterator[Row]:
+    """Compare the steps of the optimizers, which have no gradient, with their equations."""
+    rng = np.random.default_rng(4)
+    start, grads = rng.normal(size=5), rng.normal(size=(4, 5))
+
+    def row(function: str, options: SGD | AdamW, got: Array, expected: Array) -> Row:
+        values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        option = ", ".join(f"{key}={value:g}" for key, value in values.items())
+        return Row(function, option, float(np.abs(got - expected).max() / np.abs(expected).max()))
+
+    for sgd in (
+        SGD(0.1),
+        SGD(0.1, momentum=0.9),
+        SGD(0.1, momentum=0.9, nesterov=True),
+        SGD(0.1, momentum=0.9, weight_decay=0.02),
+        SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.02),
+    ):
+        param, velocity = start.copy(), np.zeros(5)
+        expected, speed = start, np.zeros(5)
+        for grad in grads:
+            sgd.step(param, grad, velocity)
+            speed = sgd.momentum * speed + grad
+            ahead = grad + sgd.momentum * speed if sgd.nesterov else speed
+            expected = expected - sgd.lr * (sgd.weight_decay * expected + ahead)
+        yield row("sgd_step", sgd, param, expected)
+
+    for adamw in (AdamW(), AdamW(0.1, weight_decay=0.0), AdamW(0.1, beta1=0.5, beta2=0.8, eps=0.1)):
+        param, mean, square = start.copy(), np.zeros(5), np.zeros(5)
+        expected = start
+        for step, grad in enumerate(grads, 1):
+            adamw.step(param, grad, mean, square, step)
+            # the averages with their corrections, as weighted means of all gradients so far
+            age = np.arange(step)[::-1]
+            first = np.average(grads[:step], axis=0, weights=adamw.beta1**age)
+            second = np.average(grads[:step] ** 2, axis=0, weights=adamw.beta2**age)
+            move = first / (np.sqrt(second) + adamw.eps) + adamw.weight_decay * expected
+            expected = expected - adamw.lr * move
+        yield row("adamw_step", adamw, param, expected)
 
 
 def _layer_rows() -> Iterator[Row]:
@@ -226,6 +284,8 @@ def _network_rows() -> Iterator[Row]:
 def table() -> list[Row]:
     """Check every backward function of the package, with every option that changes it, in float64.
 
+    The steps of the optimizers stand in the table too, compared with their equations.
+
     Returns
     -------
     list of Row
@@ -237,4 +297,4 @@ def table() -> list[Row]:
     >>> max(row.error for row in table()) < 1e-6  # doctest: +SKIP
     True
     """
-    return [*_function_rows(), *_layer_rows(), *_network_rows()]
+    return [*_function_rows(), *_optimizer_rows(), *_layer_rows(), *_network_rows()]

@@ -9,11 +9,15 @@ behind the inputs and must not overlap them; workspaces come last and may hold a
 Scalars
     ``exp(x)``, ``sigmoid(x)``, ``tanh(x)``, ``relu(x)``
         Vectorisable elementary functions.
+    ``leaky_relu(z)``, ``elu(z)``, ``gelu(z)``, ``silu(z)``, ``softplus(z)``
+        Further activation functions, vectorisable as well.
+    ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``
+        Their derivatives.
     ``activate(x, code)``, ``derivative_from_output(y, code)``
-        An activation function chosen by its entry in ``nbnorm.activations.CODES``, and its
-        derivative.
+        Identity, relu, sigmoid or tanh, chosen by the entry in ``nbnorm.activations.CODES``, 0 to 3, and
+        the derivative.
 
-Activations, on vectors
+Activations with codes 0 to 3, on vectors
     ``activation_forward(z, code, y)``
         y = f(z).
     ``activation_backward(dy, y, code, dz)``
@@ -47,15 +51,19 @@ Losses; each returns the loss as float64
         `targets` has the shape of `logits`, (n, outputs).
     ``mean_squared_error(pred, targets, gradient, partial)``
         `targets` has the shape of `pred`, (n, outputs).
-    ``weighted_softmax_cross_entropy(logits, labels, smoothing, weights, gradient, partial)``,
-    ``weighted_binary_cross_entropy(logits, targets, smoothing, weights, gradient, partial)``,
-    ``weighted_mean_squared_error(pred, targets, weights, gradient, partial)``
-        The same with smoothed labels and weights of the samples; `weights` is float64 (n,), or has no
+    ``weighted_softmax_cross_entropy(logits, labels, smoothing, weights, gradient, partial)``
+        With smoothed labels, and with weights of the samples: `weights` is float64 (n,), or has no
         elements where all weights are 1.
-    ``mean_absolute_error(pred, targets, weights, gradient, partial)``,
-    ``huber_loss(pred, targets, delta, weights, gradient, partial)``,
+    ``weighted_binary_cross_entropy(logits, targets, smoothing, weights, gradient, partial)``
+        With smoothed targets and weights.
+    ``weighted_mean_squared_error(pred, targets, weights, gradient, partial)``
+        With weights.
+    ``mean_absolute_error(pred, targets, weights, gradient, partial)``
+        `targets` has the shape of `pred`, (n, outputs).
+    ``huber_loss(pred, targets, delta, weights, gradient, partial)``
+        `targets` has the shape of `pred`, (n, outputs).
     ``poisson_loss(logits, targets, weights, gradient, partial)``
-        `targets` has the shape of the first argument, (n, outputs).
+        `targets` has the shape of `logits`, (n, outputs).
     ``partial_size(n)``
         Length of the workspace `partial` (float64).
 
@@ -94,7 +102,24 @@ from typing import Any
 import numpy as np
 
 from nbnorm import _jit, activations, batch_norm, dense, losses, optimizers
-from nbnorm.activations import activate, derivative_from_output, exp, relu, sigmoid, tanh
+from nbnorm.activations import (
+    activate,
+    derivative_from_output,
+    elu,
+    elu_slope,
+    exp,
+    gelu,
+    gelu_slope,
+    leaky_relu,
+    leaky_relu_slope,
+    relu,
+    sigmoid,
+    silu,
+    silu_slope,
+    softplus,
+    softplus_slope,
+    tanh,
+)
 from nbnorm.batch_norm import factors_size, sums_size
 from nbnorm.losses import partial_size
 
@@ -110,9 +135,15 @@ __all__ = [
     "dense_backward",
     "dense_forward",
     "derivative_from_output",
+    "elu",
+    "elu_slope",
     "exp",
     "factors_size",
+    "gelu",
+    "gelu_slope",
     "huber_loss",
+    "leaky_relu",
+    "leaky_relu_slope",
     "mean_absolute_error",
     "mean_squared_error",
     "moments",
@@ -123,7 +154,11 @@ __all__ = [
     "rows_size",
     "sgd_step",
     "sigmoid",
+    "silu",
+    "silu_slope",
     "softmax_cross_entropy",
+    "softplus",
+    "softplus_slope",
     "standardize",
     "sums_size",
     "tanh",

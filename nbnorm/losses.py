@@ -4,14 +4,13 @@ Each is summed over the outputs and averaged over the samples of the mini-batch;
 samples the average is ``sum(w L) / sum(w)``.  Losses are summed in float64 over fixed blocks of rows,
 and the blocks in order.
 
-The classes (`CrossEntropy` and so on) tell a network what to minimise.  Their `block` is the kernel
+The classes (`CrossEntropy` and so on) tell a network what to minimize.  Their `block` is the kernel
 that the training engine calls for one block of samples.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -20,8 +19,6 @@ from typing import Any, ClassVar
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import config
-from numba.core.dispatcher import Dispatcher
 
 from nbnorm import _check, _jit
 from nbnorm.activations import exp, sigmoid
@@ -940,7 +937,7 @@ def huber_loss(
 
     References
     ----------
-    .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
+    .. [1] Peter J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
        Statistics 35 (1964).
 
     Examples
@@ -1011,7 +1008,7 @@ def poisson_loss(
 
 
 class Loss:
-    """What a network minimises: the base of the classes below.
+    """What a network minimizes: the base of the classes below.
 
     Attributes
     ----------
@@ -1372,7 +1369,7 @@ class CustomLoss(Loss):
     _output: str = field(default="identity", init=False, repr=False)
 
     def __post_init__(self) -> None:
-        _check_compiled("function", self.function, 3)
+        _check.compiled("function", self.function, 3)
         if not isinstance(self.name or "", str):
             raise TypeError(f"name must be a string, got {type(self.name).__name__}")
         object.__setattr__(self, "name", self.name or self.function.__name__)
@@ -1398,18 +1395,6 @@ class CustomLoss(Loss):
         gradient = np.zeros(z.shape[1])
         _custom_rows(self.function)(z, t, gradient, losses)
         return losses
-
-
-def _check_compiled(name: str, function: Any, arguments: int) -> None:
-    """Refuse what cannot be called from compiled code with that many arguments."""
-    if not (isinstance(function, Dispatcher) or (config.DISABLE_JIT and callable(function))):
-        raise TypeError(f"{name} must be compiled by numba.njit, got {type(function).__name__}")
-    try:
-        inspect.signature(function).bind(*range(arguments))
-    except TypeError:
-        raise TypeError(
-            f"{name} must take {arguments} arguments, got {inspect.signature(function)}"
-        ) from None
 
 
 _KINDS: tuple[type[Loss], ...] = (

@@ -12,7 +12,18 @@ import numba
 import numpy.typing as npt
 
 from nbnorm._jit import kernel, parallel_kernel
-from nbnorm.simd import empty_aligned, get, micro_kernel, peek, put, tile, tile_product, tile_rows, tile_width, transpose_from
+from nbnorm.simd import (
+    empty_aligned,
+    get,
+    micro_kernel,
+    peek,
+    put,
+    tile,
+    tile_product,
+    tile_rows,
+    tile_width,
+    transpose_from,
+)
 
 # Length of the sum that one pass of a tile covers: its operands then fit the first-level cache.
 _DEPTH = 256

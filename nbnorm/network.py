@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import re
@@ -14,10 +15,10 @@ import numpy.typing as npt
 from nbnorm import _check, activations, checkpoints, losses, schedules, storage, training
 from nbnorm import metrics as _metrics
 from nbnorm import steps as _engine
-from nbnorm.activations import activation_forward
+from nbnorm.activations import Activation, activation_forward
 from nbnorm.batch_norm import batch_norm_inference
 from nbnorm.engine import Engine, Layout, Run
-from nbnorm.gather import Data
+from nbnorm.gather import Data, SparseData
 from nbnorm.gradcheck import STEP, gradcheck
 from nbnorm.moments import is_sparse
 from nbnorm.optimizers import SGD, AdamW
@@ -49,6 +50,13 @@ def _initial(init: str, n_out: int, n_in: int, rng: np.random.Generator) -> Arra
     return rng.standard_normal((n_out, n_in)) * math.sqrt(variance)
 
 
+def _known_loss(name: str, options: dict[str, Any]) -> losses.Loss:
+    """Return the loss that a file names."""
+    if name not in losses.LOSSES:
+        raise ValueError(f"its loss {name!r} is not one of the package: give it as loss=")
+    return losses.LOSSES[name](**options)
+
+
 class FNN:
     """Fully connected network, trained by mini-batch SGD.
 
@@ -64,13 +72,20 @@ class FNN:
     ----------
     sizes : sequence of int
         Features of the input, of each hidden layer, and outputs.
-    activation : {"relu", "sigmoid", "tanh", "identity"}, default "relu"
-        Activation f of the hidden layers.
+    activation : str, Activation or sequence of them, default "relu"
+        Activation f of the hidden layers, one for all or one for each: "relu", "sigmoid", "tanh",
+        "identity", "leaky_relu", "elu", "gelu", "silu", "softplus" or an `Activation` of your own.
     norm : {"after", "before", None}, default "after"
         Place of batch normalization, relative to the activation.
     output : {"softmax", "sigmoid", "identity"}, default "softmax"
         Softmax with cross-entropy for classes 0, 1, ...; sigmoid with binary cross-entropy for one
         or more yes/no targets; identity with half the mean squared error for regression.
+    loss : str or object of `nbnorm.losses`, optional
+        What training minimises, if not the loss named above: "absolute", "huber" or "poisson" for the
+        identity output, the same with options (label smoothing, for one), or a `CustomLoss`.
+    dropout : float or sequence of float, default 0.0
+        Probability with which `fit` leaves out what a hidden layer gives to the next, one for all
+        layers or one for each [2]_.
     standardize : bool, default True
         Whether the first `fit` also fits a `Standardizer` to the training data.
     standardize_targets : bool, default False
@@ -111,6 +126,8 @@ class FNN:
     ----------
     .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
        Reducing Internal Covariate Shift", ICML 2015.
+    .. [2] N. Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
+       Journal of Machine Learning Research 15, 2014.
 
     Examples
     --------
@@ -126,9 +143,11 @@ class FNN:
         self,
         sizes: Sequence[int],
         *,
-        activation: str = "relu",
+        activation: str | Activation | Sequence[str | Activation] = "relu",
         norm: str | None = "after",
         output: str = "softmax",
+        loss: str | losses.Loss | None = None,
+        dropout: float | Sequence[float] = 0.0,
         standardize: bool = True,
         standardize_targets: bool = False,
         eps: float = 1e-5,
@@ -144,15 +163,28 @@ class FNN:
         if len(sizes) < 2:
             raise ValueError(f"sizes must name the input and the output at least, got {list(sizes)}")
         self.sizes = tuple(_check.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
-        self.activation = str(_check.choice("activation", activation, tuple(activations.CODES)))
+        hidden = len(self.sizes) - 2
+        self._activations = self._per_layer("activation", activation, hidden)
+        self.activation: Any = self._activations
+        if len(set(self._activations)) == 1:
+            self.activation = self._activations[0]
+        elif not isinstance(activation, (list, tuple)):
+            self.activation = activation
         self.norm = _check.choice("norm", norm, ("after", "before", None))
         self.output = str(_check.choice("output", output, OUTPUTS))
-        self._loss = losses.resolve(None, self.output)
         if self.output == "softmax" and self.sizes[-1] < 2:
             raise ValueError(
                 'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
             )
-        self.loss = losses.resolve(None, self.output)
+        self.loss = losses.resolve(loss, self.output)
+        shares = dropout if isinstance(dropout, (list, tuple)) else [dropout] * hidden
+        if len(shares) != hidden:
+            raise ValueError(
+                f"dropout must have one value for each of {hidden} hidden layers, got {len(shares)}"
+            )
+        self.dropout = tuple(
+            _check.number(f"dropout[{l}]", share, least=0.0, below=1.0) for l, share in enumerate(shares)
+        )
         self.standardize = _check.flag("standardize", standardize)
         self.standardize_targets = _check.flag("standardize_targets", standardize_targets)
         if self.standardize_targets and self.output != "identity":
@@ -193,6 +225,17 @@ class FNN:
                 self._parameters[f"norm{l}.beta"] = np.zeros(n_out, self.dtype)
                 self._buffers[f"norm{l}.running_mean"] = np.zeros(n_out)
                 self._buffers[f"norm{l}.running_{self.running}"] = np.ones(n_out)
+
+    @staticmethod
+    def _per_layer(name: str, given: Any, hidden: int) -> tuple[str | Activation, ...]:
+        """Return the activation of each hidden layer."""
+        if not isinstance(given, (list, tuple)):
+            return (activations.resolve(given, argument=name),) * hidden
+        if len(given) != hidden:
+            raise ValueError(
+                f"{name} must have one entry for each of {hidden} hidden layers, got {len(given)}"
+            )
+        return tuple(activations.resolve(one, argument=f"{name}[{l}]") for l, one in enumerate(given))
 
     def __repr__(self) -> str:
         return (
@@ -262,7 +305,7 @@ class FNN:
     def _table(self, name: str, X: Any, *, check: bool = True) -> Array:
         """Check a table of samples; it is neither copied nor converted as a whole."""
         if is_sparse(X):
-            raise TypeError(f"{name} must be dense: sparse matrices are taken in evaluation mode only")
+            return self._sparse_table(name, X, check=check)
         x = _check.numeric(name, X)
         _check.rank(name, x, 2)
         if x.shape[1] != self.sizes[0]:
@@ -270,6 +313,21 @@ class FNN:
         if check:
             _check.finite(name, x)
         return x
+
+    def _sparse_table(self, name: str, X: Any, *, check: bool) -> Any:
+        """Check a SciPy sparse matrix; return it in compressed rows."""
+        if X.ndim != 2 or X.shape[1] != self.sizes[0] or X.shape[0] == 0:
+            raise ValueError(f"{name} must have {self.sizes[0]} features (sizes[0]), got shape {X.shape}")
+        x = X.tocsr()
+        if x.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
+        if check and x.nnz:
+            _check.finite(f"{name}.data", x.data)
+        return x
+
+    def _data(self, x: Any) -> Data | SparseData:
+        """Return a checked table as the engine reads it."""
+        return SparseData(x) if is_sparse(x) else Data(x, self.dtype)
 
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
@@ -340,11 +398,12 @@ class FNN:
     def _engine(self, batch: int, *, gradients: bool) -> Engine:
         layout = Layout(
             self.sizes,
-            (self.activation,) * (len(self.sizes) - 2),
+            self._activations,
             self.norm,
             batch,
             self.dtype,
             gradients=gradients,
+            dropout=self.dropout,
         )
         engine = Engine(
             layout,
@@ -354,7 +413,7 @@ class FNN:
             unbiased=self.unbiased,
             decay=self.decay,
             eps=self.eps,
-            loss=self._loss,
+            loss=self.loss,
         )
         if self.standardizer is not None:
             moments = self.standardizer.moments_
@@ -396,7 +455,7 @@ class FNN:
         """
         if is_sparse(X) and not self.training:
             return self._sparse_logits(X)
-        data = Data(self._table("X", X), self.dtype)
+        data = self._data(self._table("X", X))
         if not self.training:
             return self._run(data, _engine.FORWARD, min(_BATCH, data.samples)).out
         self._check_batch(data.samples, "give more samples, or call eval() first")
@@ -406,13 +465,7 @@ class FNN:
 
     def _sparse_logits(self, X: Any) -> Array:
         """Logits of a SciPy sparse matrix, which stays sparse: the standardizer goes into the first layer."""
-        if X.ndim != 2 or X.shape[1] != self.sizes[0] or X.shape[0] == 0:
-            raise ValueError(f"X must have {self.sizes[0]} features (sizes[0]), got shape {X.shape}")
-        samples = X.tocsr()
-        if samples.dtype.kind not in "fiub":
-            raise TypeError(f"X must hold real numbers, got dtype {samples.dtype}")
-        if samples.nnz:
-            _check.finite("X.data", samples.data)
+        samples = self._sparse_table("X", X, check=True)
         weight = self._parameters["dense1.weight"].astype(np.float64)
         bias = self._parameters.get("dense1.bias", np.zeros(len(weight))).astype(np.float64)
         if self.standardizer is not None:
@@ -427,8 +480,8 @@ class FNN:
     def _first_hidden(self, z: Array) -> Array:
         """Return what the second layer reads, from z of the first, with the moving averages."""
         if self.norm == "before":
-            return activation_forward(self._first_norm(z), self.activation)
-        y = activation_forward(z, self.activation)
+            return activation_forward(self._first_norm(z), self._activations[0])
+        y = activation_forward(z, self._activations[0])
         return y if self.norm is None else self._first_norm(y)
 
     def _first_norm(self, y: Array) -> Array:
@@ -444,7 +497,7 @@ class FNN:
             return None
         rest = FNN(
             self.sizes[1:],
-            activation=self.activation,
+            activation=self._activations[1:],
             norm=self.norm,
             output=self.output,
             standardize=False,
@@ -459,19 +512,20 @@ class FNN:
                 held[name] = source[f"{kind}{int(number) + 1}.{value}"]
         return rest.eval()
 
-    def _run(
-        self, data: Data, mode: int, batch: int, labels: Array | None = None, targets: Array | None = None
-    ) -> Run:
+    def _run(self, data: Data | SparseData, mode: int, batch: int, **answers: Array | None) -> Run:
         """Run the network over `data` in the current mode, without an update."""
         engine = self._engine(batch, gradients=mode != _engine.FORWARD)
-        run = Run(engine, data, batch, mode, training=self.training, labels=labels, targets=targets)
+        run = Run(engine, data, batch, mode, training=self.training, **answers)
         # a forward pass is a third of a training step
         return run.all(threads_for(self.sizes, batch // 3 if mode == _engine.FORWARD else batch))
 
-    def loss_and_gradients(self, X: npt.ArrayLike, y: npt.ArrayLike) -> tuple[float, dict[str, Array]]:
+    def loss_and_gradients(
+        self, X: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
+    ) -> tuple[float, dict[str, Array]]:
         """Return the loss of one batch and its gradient, in the current mode.
 
-        Nothing is changed: neither the parameters nor, in training mode, the moving averages.
+        Nothing is changed: neither the parameters nor, in training mode, the moving averages.  Dropout
+        leaves out the same elements at each call in training mode.
 
         Parameters
         ----------
@@ -479,6 +533,8 @@ class FNN:
             Samples.
         y : array_like
             Targets as for `fit`.
+        sample_weight : array_like, shape (n_samples,), optional
+            Weights as for `fit`.
 
         Returns
         -------
@@ -502,15 +558,30 @@ class FNN:
         (4, 3)
         """
         x = self._table("X", X)
-        labels, targets = self._answers("y", y, len(x), "X")
+        labels, targets = self._answers("y", y, x.shape[0], "X")
+        weights = None
+        if sample_weight is not None:
+            weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
+        weights, selected = training.used_weights(weights, self.dtype)
+        used = x.shape[0] if selected is None else len(selected)
         if self.training:
-            self._check_batch(len(x), "give more samples, or call eval() first")
-        run = self._run(Data(x, self.dtype), _engine.GRADIENTS, len(x), labels, targets)
+            self._check_batch(used, "give more samples, or call eval() first")
+        run = self._run(
+            self._data(x), _engine.GRADIENTS, used, labels=labels, targets=targets, weights=weights,
+            selected=selected,
+        )  # fmt: skip
         gradients = {name: np.empty_like(values) for name, values in self._parameters.items()}
         run.engine.export(run.weight_gradient, run.vector_gradient, gradients)
-        return float(run.progress[_engine.LOSS]) / len(x), gradients
+        return float(run.progress[_engine.LOSS] / run.progress[_engine.SEEN]), gradients
 
-    def check_gradients(self, X: npt.ArrayLike, y: npt.ArrayLike, *, step: float = STEP) -> dict[str, float]:
+    def check_gradients(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        step: float = STEP,
+    ) -> dict[str, float]:
         """Compare the gradient of every parameter with numerical differences, in the current mode.
 
         The comparison is made on a float64 copy; the network stays as it is.  In the copy, biases
@@ -525,6 +596,8 @@ class FNN:
             Samples.
         y : array_like
             Targets as for `fit`.
+        sample_weight : array_like, shape (n_samples,), optional
+            Weights as for `fit`.
         step : float, default 1e-3
             First step of the differences; see `nbnorm.gradcheck`.
 
@@ -554,7 +627,7 @@ class FNN:
         for name, values in copy._parameters.items():
             if name.endswith(("bias", "beta")):
                 values += np.where(values == 0.0, 0.1 * rng.standard_normal(values.shape), 0.0)
-        _, gradients = copy.loss_and_gradients(X, y)
+        _, gradients = copy.loss_and_gradients(X, y, sample_weight=sample_weight)
         largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
 
         def loss_of(name: str) -> Callable[[Array], float]:
@@ -562,7 +635,7 @@ class FNN:
                 kept = copy._parameters[name].copy()
                 copy._parameters[name][:] = values
                 try:
-                    return copy.loss_and_gradients(X, y)[0]
+                    return copy.loss_and_gradients(X, y, sample_weight=sample_weight)[0]
                 finally:
                     copy._parameters[name][:] = kept
 
@@ -580,6 +653,8 @@ class FNN:
             activation=self.activation,
             norm=self.norm,
             output=self.output,
+            loss=self.loss,
+            dropout=self.dropout,
             eps=self.eps,
             decay=self.decay,
             running=self.running,
@@ -618,7 +693,7 @@ class FNN:
         progress: bool | None = None,
         callbacks: Iterable[Callable[[FNN, History], Any]] = (),
     ) -> History:
-        """Train on mini-batches and leave the network in evaluation mode.
+        """Train by mini-batch SGD and leave the network in evaluation mode.
 
         Parameters
         ----------
@@ -643,12 +718,13 @@ class FNN:
         class_weight : dict or "balanced", optional
             Weights of the classes by number (1 for those not named), which multiply those of the samples;
             "balanced" gives all classes the same total weight.
-        clip_norm, clip_value : float, optional
-            Bounds of the gradient: all of it is scaled down to the norm `clip_norm` where it is longer;
-            then each element is cut off at plus and minus `clip_value`.
+        clip_norm : float, optional
+            Greatest norm of the gradients of all parameters together; longer ones are scaled down.
+        clip_value : float, optional
+            Greatest absolute value of an element of a gradient.
         l2 : float, default 0.0
-            Adds ``l2 / 2`` times the sum of all squared weights to what is minimised (not to the losses
-            of the history); biases, gamma and beta are left alone.
+            Penalty ``l2 / 2 * sum(W**2)`` on the weights, which enters their gradients but neither the
+            recorded losses nor the bounds above.
         validation_data : tuple (X, y) or (X, y, weights), optional
             Measured after each epoch.
         metrics : iterable of str and callables, default ()
@@ -704,13 +780,16 @@ class FNN:
         optimizer = self._optimizer(optimizer)
         rates = schedules.resolve(schedule)
         early = training.stopping(early_stopping)
-        bounds = self._bounds(clip_norm, clip_value, l2)
         first_epoch = self.epochs_trained
         if seed is not None:
             seed, first_epoch = _check.integer("seed", seed, least=0, most=2**63 - 1), 0
         if progress is not None:
             progress = _check.flag("progress", progress)
         checkpoint_every = _check.number("checkpoint_every", checkpoint_every, least=0.0)
+        bounds = {"l2": _check.number("l2", l2, least=0.0)}
+        for name, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+            if bound is not None:
+                bounds[name] = _check.number(name, bound, above=0.0)
         calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
         if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
             raise TypeError("callbacks must be an iterable of functions of (net, history)")
@@ -729,8 +808,8 @@ class FNN:
                 "epochs": epochs,
                 "batch_size": batch_size,
                 "optimizer": optimizer,
-                **bounds,
                 "schedule": rates,
+                "penalty and bounds": bounds,
                 "metrics": [] if held is None else [metric.name for metric in held.metrics],
                 "early_stopping": early,
                 "shuffle": shuffle,
@@ -758,7 +837,7 @@ class FNN:
                 fresh = self.standardizer, self.target_standardizer
         before = self.epochs_trained
         try:
-            run = self._training_run(samples, optimizer, bounds)
+            run = self._training_run(samples, optimizer, **bounds)
             if self._carried:
                 run.carry(self._carried)
             if held is not None:
@@ -853,37 +932,28 @@ class FNN:
         samples = self._samples(X, y, sample_weight, class_weight, batch_size)
         before = self.standardizer, self.target_standardizer
         try:
-            run = self._training_run(samples, optimizer, {})
+            run = self._training_run(samples, optimizer)
         finally:
             self.standardizer, self.target_standardizer = before
-        return training.find_learning_rate(self, run, least, most, steps, shuffle, seed)
+        return training.find_learning_rate(self, run, optimizer, least, most, steps, shuffle, seed)
 
     @staticmethod
     def _optimizer(optimizer: Any) -> SGD | AdamW:
         if optimizer is None:
             return SGD(lr=0.1, momentum=0.9)
         if not isinstance(optimizer, (SGD, AdamW)):
-            raise TypeError(f"optimizer must be an SGD or an AdamW, got {type(optimizer).__name__}")
+            raise TypeError(f"optimizer must be an SGD or AdamW, got {type(optimizer).__name__}")
         return optimizer
-
-    @staticmethod
-    def _bounds(clip_norm: Any, clip_value: Any, l2: Any) -> dict[str, Any]:
-        """Check what is done to the gradients."""
-        found = {"clip_norm": clip_norm, "clip_value": clip_value}
-        for name, bound in found.items():
-            if bound is not None:
-                found[name] = _check.number(name, bound, above=0.0)
-        return {**found, "l2": _check.number("l2", l2, least=0.0)}
 
     def _samples(
         self, X: Any, y: Any, sample_weight: Any, class_weight: Any, batch_size: int
     ) -> training.Samples:
         """Check the data of a training."""
         x = self._table("X", X)
-        truth = self._truth("y", y, len(x), "X")
+        truth = self._truth("y", y, x.shape[0], "X")
         weights = None
         if sample_weight is not None:
-            weights = training.check_weights("sample_weight", sample_weight, len(x))
+            weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
         if class_weight is not None:
             share = training.class_weights(
                 class_weight, self._classes(truth), max(self.sizes[-1], 2), weights
@@ -921,31 +991,30 @@ class FNN:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise TypeError("validation_data must be a tuple (X, y) or (X, y, weights)")
         x = self._table("validation_data[0]", data[0])
-        truth = self._truth("validation_data[1]", data[1], len(x), "validation_data[0]")
+        truth = self._truth("validation_data[1]", data[1], x.shape[0], "validation_data[0]")
         weights = None
         if len(data) == 3 and data[2] is not None:
-            weights = training.check_weights("validation_data[2]", data[2], len(x))
-        return training.Held(Data(x, self.dtype), truth, None, None, weights, chosen)
+            weights = training.check_weights("validation_data[2]", data[2], x.shape[0])
+        return training.Held(x, self._data(x), truth, None, None, weights, chosen)
 
-    def _training_run(
-        self, samples: training.Samples, optimizer: SGD | AdamW, bounds: Mapping[str, Any]
-    ) -> Run:
+    def _training_run(self, samples: training.Samples, optimizer: SGD | AdamW, **bounds: float) -> Run:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
         if self.standardize and self.standardizer is None:
             self.standardizer = Standardizer().fit(samples.x, weights=samples.weights)
         if self.standardize_targets and self.target_standardizer is None:
             self.target_standardizer = Standardizer().fit(samples.truth, weights=samples.weights)
         labels, targets = self._encoded("y", samples.truth)
+        weights, selected = training.used_weights(samples.weights, self.dtype)
         return Run(
             self._engine(samples.batch, gradients=True),
-            Data(samples.x, self.dtype),
+            self._data(samples.x),
             samples.batch,
             _engine.TRAIN,
             training=True,
             labels=labels,
             targets=targets,
-            weights=samples.shares,
-            selected=samples.selected,
+            weights=weights,
+            selected=selected,
             optimizer=optimizer,
             **bounds,
         )
@@ -1111,6 +1180,10 @@ class FNN:
         TypeError
             If `metadata` holds something that JSON cannot.
 
+        Notes
+        -----
+        Of an `Activation` or a `CustomLoss` only the name is written: files hold no code.
+
         Examples
         --------
         >>> import os, tempfile
@@ -1123,9 +1196,12 @@ class FNN:
         """
         config = {
             "sizes": list(self.sizes),
-            "activation": self.activation,
+            "activation": [getattr(one, "name", one) for one in self._activations],
             "norm": self.norm,
             "output": self.output,
+            "loss": self.loss.name,
+            "loss_options": {} if isinstance(self.loss, losses.CustomLoss) else dataclasses.asdict(self.loss),
+            "dropout": list(self.dropout),
             "standardize": self.standardize,
             "standardize_targets": self.standardize_targets,
             "eps": self.eps,
@@ -1174,13 +1250,21 @@ class FNN:
                 )
 
     @classmethod
-    def load(cls, path: storage.PathLike) -> FNN:
+    def load(
+        cls,
+        path: storage.PathLike,
+        *,
+        activation: str | Activation | Sequence[str | Activation] | None = None,
+        loss: str | losses.Loss | None = None,
+    ) -> FNN:
         """Read a network written by `save`.
 
         Parameters
         ----------
         path : path-like
             File to read.  Nothing in it is executed.
+        activation, loss : optional
+            As for `FNN`, in the place of what the file names: functions of your own are not in it.
 
         Returns
         -------
@@ -1199,13 +1283,18 @@ class FNN:
             training_ = _check.flag("training", options.pop("training"))
             epochs = _check.integer("epochs_trained", options.pop("epochs_trained"), least=0)
             metadata = options.pop("metadata")
-            # files of version 0.1 know no standardized targets
-            statistics = {"target_standardizer": options.pop("target_standardizer", None)}
-            statistics["standardizer"] = options.pop("standardizer")
+            statistics = {name: options.pop(name) for name in ("standardizer", "target_standardizer")}
             sizes = options.pop("sizes")
+            if activation is not None:
+                options["activation"] = activation
+            of_loss = options.pop("loss_options")
+            options["loss"] = _known_loss(options["loss"], of_loss) if loss is None else loss
             for l in range(1, len(sizes)):  # before anything of a claimed size is allocated
                 if arrays[f"dense{l}.weight"].shape != (sizes[l], sizes[l - 1]):
                     raise ValueError(f"dense{l}.weight does not have shape {(sizes[l], sizes[l - 1])}")
+            for name in options["activation"] if activation is None else ():
+                if name not in activations.CODES:
+                    raise ValueError(f"its activation {name!r} is not one of the package: give activation=")
             net = cls(sizes, **options)
             net.training, net.epochs_trained, net.metadata = training_, epochs, dict(metadata)
             net._take_statistics(statistics)

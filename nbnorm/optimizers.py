@@ -305,8 +305,8 @@ def adamw_step(
 
     References
     ----------
-    .. [1] D. P. Kingma and J. Ba, "Adam: a method for stochastic optimization", ICLR 2015.
-    .. [2] I. Loshchilov and F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+    .. [1] Diederik P. Kingma and Jimmy Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    .. [2] Ilya Loshchilov and Frank Hutter, "Decoupled weight decay regularization", ICLR 2019.
 
     Examples
     --------

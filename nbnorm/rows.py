@@ -11,9 +11,11 @@ Sums are made in a fixed order: lane by lane over the pieces, then halves of lan
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import config, types
@@ -21,6 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbnorm import _leaves, activations
+from nbnorm._jit import callback
 from nbnorm.activations import IDENTITY, RELU, SIGMOID, TANH
 from nbnorm.simd import data_at, tile
 
@@ -261,6 +264,35 @@ def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = 
     return _leaves.emitted(name, lambda module: _write(module, name, shape, dtype, emit()))
 
 
+@functools.lru_cache(maxsize=64)
+def custom_row_kernel(kind: str, dtype: np.dtype[Any], activation: activations.Activation) -> int:
+    """Return the address of ``activate`` or ``derive`` for a user's own activation function."""
+    if config.DISABLE_JIT:
+        return _leaves.interpreted((kind, activation, False))
+    number, width = numba.from_dtype(dtype), tile(dtype).width
+    row, integer = types.CPointer(number), types.int64
+    function, derivative = activation.function, activation.derivative
+
+    def activate(x: Any, z: Any, stride: Any, n: Any, bias: Any) -> None:
+        for b in range(n):
+            at = b // width * stride + b % width
+            value = x[at] + bias
+            z[at] = value
+            x[at] = function(value)
+
+    def derive(g: Any, z: Any, stride: Any, n: Any) -> Any:
+        total = number(0)
+        for b in range(n):
+            at = b // width * stride + b % width
+            g[at] = number(g[at] * derivative(z[at]))
+            total += g[at]
+        return total
+
+    if kind == "activate":
+        return callback(activate, types.void(row, row, integer, integer, number))
+    return callback(derive, number(row, row, integer, integer))
+
+
 def _emit_activate(code: int) -> Callable[..., list[Any]]:
     def emit(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[Any]) -> list[Any]:
         bias = v.splat(scalars[0])
@@ -439,9 +471,7 @@ class Panel:
                     terms += body(r, here[k * len(pointers) : (k + 1) * len(pointers)], offset, weight)
                 return terms
 
-            got = _loop(
-                self.v, starts, *counts, count * len(group), each, lanes_too=False, weights=weights
-            )
+            got = _loop(self.v, starts, *counts, count * len(group), each, lanes_too=False, weights=weights)
             for k in range(len(group)):
                 for c in range(count):
                     held[c].append(got[k * count + c])
@@ -683,7 +713,7 @@ if config.DISABLE_JIT:
 
     def _f(z: Any, code: int) -> Any:
         if code not in FROM_VALUE:
-            return activations.activation_forward(z, _NAMES[code])
+            return activations.activation_forward(z, _NAMES.get(code, code))
         if code == RELU:
             return np.where(z < 0, 0, z)
         if code == SIGMOID:
@@ -692,7 +722,7 @@ if config.DISABLE_JIT:
 
     def _df(f: Any, code: int) -> Any:
         if code not in FROM_VALUE:
-            return activations.activation_backward(np.ones_like(f), f, _NAMES[code], z=f)
+            return activations.activation_backward(np.ones_like(f), f, _NAMES.get(code, code), z=f)
         if code == RELU:
             return f > 0
         if code == SIGMOID:

@@ -115,7 +115,7 @@ NO_NORM, AFTER, BEFORE = 0, 1, 2
     WEIGHTS,  # offset in act of the samples' weights
     WEIGHTED,
     KEY,  # of the random numbers of dropout in this epoch
-    DONE,  # steps done before this epoch
+    UPDATES,  # updates that the optimizer has made
     CONTROLS,
 ) = range(READS, READS + 22)
 
@@ -250,9 +250,7 @@ def _drop(
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         key = np.int64((x ^ (x >> np.uint64(31))) & np.uint64(0xFFFFFFFF))
-        drop_row(
-            calls[DROP], act, source + r * width, target + r * width, stride, n, key, threshold, scale
-        )
+        drop_row(calls[DROP], act, source + r * width, target + r * width, stride, n, key, threshold, scale)
 
 
 @kernel
@@ -518,9 +516,7 @@ def _backward_features(
                 )  # fmt: skip
             else:
                 for e in range(first_of, first_of + stop):
-                    _update_scalar(
-                        vector, velocity, square, stored, e, get(gradients, e), numbers, k, update
-                    )
+                    _update_scalar(vector, velocity, square, stored, e, get(gradients, e), numbers, k, update)
 
 
 @kernel
@@ -752,14 +748,14 @@ def apply_part(
 
 
 @kernel
-def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, step: Any, numbers: Any, k: Any) -> None:
+def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, numbers: Any, k: Any) -> None:
     """Write the numbers of `nbnorm.simd.UPDATES` for a step: those of weights, then those of vectors."""
     kind = numbers.dtype.type
     put(numbers, k + MOMENTUM, kind(hyper[FIRST]))
     put(numbers, k + SHRINK, kind(1.0 - rate * hyper[WEIGHT_DECAY]))
     put(numbers, k + PENALTY, kind(hyper[L2]))
     if adam:
-        time = np.float64(control[DONE] + step + 1)
+        time = np.float64(control[UPDATES] + 1)
         put(numbers, k + RATE, kind(rate / (1.0 - hyper[FIRST] ** time)))
         put(numbers, k + FRESH, kind(1.0 - hyper[FIRST]))
         put(numbers, k + BETA2, kind(hyper[SECOND]))
@@ -841,7 +837,7 @@ def epoch_part(
             )  # fmt: skip
             if tid == 0:
                 if mode == TRAIN:
-                    _step_numbers(control, hyper, adam, rates[step], step, numbers, k)
+                    _step_numbers(control, hyper, adam, rates[step], numbers, k)
                 if control[WEIGHTED] == 1:
                     for b in range(n):
                         put(act, control[WEIGHTS] + b, get(weights, get(rows, b)))
@@ -917,6 +913,7 @@ def epoch_part(
             progress[SEEN] += total
             if not math.isfinite(loss):
                 control[DIVERGED] = 1
+            control[UPDATES] += 1
             control[STEP] = step
 
 

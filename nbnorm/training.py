@@ -24,9 +24,9 @@ from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
-from nbnorm.gather import Data
+from nbnorm.gather import Data, SparseData
 from nbnorm.metrics import Metric, Outcome, Watch
-from nbnorm.optimizers import Optimizer
+from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
 
 if TYPE_CHECKING:
@@ -326,14 +326,8 @@ class Samples:
     ) -> None:
         self.x, self.truth, self.weights = x, truth, weights
         self.used = len(truth)
-        self.shares: Array | None = None
-        self.selected: Array | None = None
         if weights is not None:
-            self.shares = weights.astype(dtype)
-            positive = np.flatnonzero(self.shares)
-            self.used = len(positive)
-            # all rows need no list
-            self.selected = positive if self.used < len(truth) else None
+            self.used = int(np.count_nonzero(weights.astype(dtype)))
             if self.used == 0:
                 raise ValueError("sample_weight and class_weight must not be zero for every sample together")
         self.batch = min(batch_size, self.used)
@@ -349,11 +343,22 @@ class Samples:
         }
 
 
+def used_weights(
+    weights: Array | None, dtype: np.dtype[Any]
+) -> tuple[Array | None, npt.NDArray[np.int64] | None]:
+    """Return weights as the engine takes them, and the rows to use if not all are."""
+    if weights is None:
+        return None, None
+    rounded = weights.astype(dtype)
+    return rounded, None if rounded.all() else np.flatnonzero(rounded)
+
+
 @dataclasses.dataclass
 class Held:
-    """Validation data: samples, checked truth in the user's units, and what the loss reads."""
+    """Validation data: the table, as the engine reads it, checked truth in the user's units, and what the loss reads."""
 
-    data: Data
+    x: Any
+    data: Data | SparseData
     truth: Array
     labels: Array | None
     targets: Array | None
@@ -363,7 +368,7 @@ class Held:
     def describe(self) -> str:
         """Return what a checkpoint knows the data by."""
         answers = [self.truth] if self.weights is None else [self.truth, self.weights]
-        return f"{checkpoints.describe(self.data.array)} {checkpoints.digest(answers)}"
+        return f"{checkpoints.describe(self.x)} {checkpoints.digest(answers)}"
 
 
 class _Validation:
@@ -543,7 +548,7 @@ def fit(
     run: Run,
     *,
     epochs: int,
-    optimizer: Optimizer,
+    optimizer: SGD | AdamW,
     schedule: Schedule,
     held: Held | None,
     shuffle: bool,
@@ -561,8 +566,6 @@ def fit(
     threads = threads_for(net.sizes, int(control[_engine.BATCH]))
     steps = int(control[_engine.STEPS])
     validation = None if held is None else _Validation(net, run, held, threads)
-    # steps that the optimizer made before this training
-    done = int(control[_engine.DONE] if saved is None else saved.config["done"])
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
     if isinstance(schedule, Plateau) and schedule.monitor is not None:
@@ -582,13 +585,12 @@ def fit(
             "schedule": rates.state(),
             "elapsed": time.perf_counter() - begun,
             "epochs_trained": net.epochs_trained,
-            "done": done,
         }
         team = stack.enter_context(Team(threads)) if threads > 1 else None
         finish: Callable[[], None] | None = None
         try:
             for epoch in range(history.epochs, epochs):
-                run.begin(seed, first_epoch + epoch, shuffle, done + epoch * steps)
+                run.begin(seed, first_epoch + epoch, shuffle)
                 if saved is not None:
                     run.restore(saved.group("run"))
                     saved = None
@@ -643,12 +645,18 @@ def fit(
             state.save_epoch(epochs)
             history.stopped = "interrupted"
         state.restore_best()
-        control[_engine.DONE] = done + history.steps
     return history
 
 
 def find_learning_rate(
-    net: FNN, run: Run, least: float, most: float, steps: int, shuffle: bool, seed: int
+    net: FNN,
+    run: Run,
+    optimizer: SGD | AdamW,
+    least: float,
+    most: float,
+    steps: int,
+    shuffle: bool,
+    seed: int,
 ) -> LearningRates:
     """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
     finder = Finder(least, most, steps)
@@ -660,7 +668,7 @@ def find_learning_rate(
         for done, rate in enumerate(finder.rates):
             epoch, step = divmod(done, total)
             if step == 0:
-                run.begin(seed, epoch, shuffle, done)
+                run.begin(seed, epoch, shuffle)
             run.rates[step] = rate
             control[_engine.LAST] = step + 1
             run.progress[:] = 0.0

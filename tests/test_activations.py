@@ -1,13 +1,24 @@
 import naive
 import numpy as np
 import pytest
-from numba import config
+from numba import config, njit
 
-from nbnorm import _jit, activation_backward, activation_forward, activations
-from nbnorm.activations import CODES, activate, derivative_from_output, exp, relu, sigmoid, tanh
+from nbnorm import Activation, _jit, activation_backward, activation_forward, activations, gradcheck
+from nbnorm.activations import (
+    CODES,
+    FROM_Z,
+    SLOPES_FROM_Z,
+    activate,
+    derivative_from_output,
+    exp,
+    relu,
+    resolve,
+    sigmoid,
+    tanh,
+)
 
 DTYPES = [np.float32, np.float64]
-NAMES = sorted(CODES)
+NAMES = sorted(CODES.keys() - FROM_Z.keys())
 FUNCTIONS = {"exp": exp, "sigmoid": sigmoid, "tanh": tanh}
 
 
@@ -81,8 +92,10 @@ def test_tanh_keeps_tiny_numbers_and_the_sign_of_zero():
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
 def test_a_loop_with_exp_becomes_vector_code():
-    _exp_all(np.zeros(4, np.float32), np.zeros(4, np.float32))
-    got = "".join(_exp_all.inspect_llvm().values())
+    # compiled anew: code from the cache cannot be looked at
+    fresh = _jit.kernel(_exp_all.py_func, cache=False)
+    fresh(np.zeros(4, np.float32), np.zeros(4, np.float32))
+    got = "".join(fresh.inspect_llvm().values())
     assert "fmuladd.v" in got
 
 
@@ -120,7 +133,7 @@ def test_activation_backward_is_the_slope(name, dtype):
     np.testing.assert_allclose(got, expected.astype(float), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", [exp, sigmoid, tanh, relu])
+@pytest.mark.parametrize("function", [exp, sigmoid, tanh, relu, *sum(FROM_Z.values(), ())])
 def test_elementary_functions_work_from_python(function):
     got = function(np.float32(0.5))
     assert isinstance(got, np.float32)
@@ -150,7 +163,8 @@ def test_any_layout_and_shape_and_number_of_blocks():
 @pytest.mark.parametrize(
     ("args", "error", "message"),
     [
-        ((np.ones(2), "gelu"), ValueError, "name must be one of"),
+        ((np.ones(2), "swish"), ValueError, "name must be one of 'identity', .*, got 'swish'"),
+        ((np.ones(2), np.tanh), TypeError, "name must be a name or an Activation, got ufunc"),
         ((np.ones(0), "relu"), ValueError, "z must not be empty"),
         ((np.ones(2, complex), "relu"), TypeError, "z must hold real numbers"),
         ((3.0, "relu"), ValueError, "z must have shape"),
@@ -164,3 +178,147 @@ def test_activation_forward_refuses(args, error, message):
 def test_activation_backward_refuses_unequal_shapes():
     with pytest.raises(ValueError, match="dy must have shape"):
         activation_backward(np.ones(2), np.ones(3), "relu")
+
+
+# ----------------------------------------------------------------------------------------------
+# Functions whose slope is computed from z
+# ----------------------------------------------------------------------------------------------
+
+
+def test_codes_say_whose_slope_is_computed_from_z():
+    assert [CODES[name] for name in FROM_Z] == list(SLOPES_FROM_Z)
+
+
+def _points(dtype):
+    least = {np.float32: -80, np.float64: -700}[dtype]  # beyond, exponentials have lost digits
+    parts = [np.linspace(-h, h, 1001) for h in (1e-6, 0.01, 1, 10)] + [np.linspace(least, 1000, 1001)]
+    return np.concatenate(parts).astype(dtype)
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="the interpreter takes NumPy's functions")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "most"), [("leaky_relu", 1), ("elu", 2), ("gelu", 5), ("silu", 3), ("softplus", 3)]
+)
+def test_further_functions_are_right_to_a_few_units_in_the_last_place(name, most, dtype):
+    z = _points(dtype)
+    if name == "gelu":
+        z = z[np.abs(z) < (13 if dtype == np.float32 else 37)]
+    with np.errstate(under="ignore", over="ignore"):
+        expected = naive.activation(z, name)
+    got = activation_forward(z, name)
+    assert got.dtype == dtype
+    assert _ulps(got, expected) < most
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", FROM_Z)
+def test_slopes_of_further_functions(name, dtype):
+    z = _points(dtype)
+    got = activation_backward(np.ones_like(z), np.zeros_like(z), name, z=z)
+    with np.errstate(under="ignore"):
+        expected = naive.slope(z, name).astype(float)
+    assert got.dtype == dtype
+    # gelu and silu have a slope of 0 in between, where only its size beside 1 counts
+    np.testing.assert_allclose(got, expected, rtol=0, atol=3 * np.finfo(dtype).eps)
+    if name in ("elu", "softplus"):
+        np.testing.assert_allclose(got, expected, rtol=4 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("name", "values", "slopes"),
+    [
+        ("leaky_relu", [np.nan, np.inf, -np.inf, -0.0], [np.nan, 1, 0.01, 0.01]),
+        ("elu", [np.nan, np.inf, -1, -0.0], [np.nan, 1, 0, 1]),
+        ("gelu", [np.nan, np.inf, -0.0, -0.0], [np.nan, 1, 0, 0.5]),
+        ("silu", [np.nan, np.inf, -0.0, -0.0], [np.nan, 1, 0, 0.5]),
+        ("softplus", [np.nan, np.inf, 0, np.log(2)], [np.nan, 1, 0, 0.5]),
+    ],
+)
+def test_further_functions_at_the_ends(name, values, slopes, dtype):
+    z = np.array([np.nan, np.inf, -np.inf, -0.0], dtype)
+    got = activation_forward(z, name)
+    np.testing.assert_array_equal(got, np.array(values, dtype))
+    np.testing.assert_array_equal(np.signbit(got[1:]), np.signbit(values[1:]))
+    got = activation_backward(np.ones(3, dtype), got[1:], name, z=z[1:])
+    np.testing.assert_array_equal(got, np.array(slopes[1:], dtype))
+    got = activation_backward(np.full(1, np.nan, dtype), z[:1], name, z=z[:1])
+    assert np.isnan(got[0])
+
+
+@pytest.mark.parametrize("name", FROM_Z)
+def test_gradients_of_further_functions(name):
+    z = np.linspace(-3, 3, 9) + 0.05
+    dy = np.linspace(1, 2, 9)
+    got = activation_backward(dy, activation_forward(z, name), name, z=z)
+    assert gradcheck(lambda z: np.vdot(dy, activation_forward(z, name)), z, got) < 1e-9
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
+@pytest.mark.parametrize("name", FROM_Z)
+def test_kernels_of_further_functions(name):
+    rng = np.random.default_rng(0)
+    z, dy = rng.normal(size=(2, 40_000)).astype(np.float32)
+    results = []
+    value, slope = (kernels(f) for kernels, f in zip(KERNELS, FROM_Z[name], strict=True))
+    for twin in ("serial", "parallel"):
+        y, dz = np.empty_like(z), np.empty_like(z)
+        getattr(value, twin)(z, y)
+        getattr(slope, twin)(dy, z, dz)
+        results.append((y.tobytes(), dz.tobytes()))
+    assert results[0] == results[1]
+    for kernel, arrays in ((value, (z, y)), (slope, (dy, z, dz))):
+        fresh = _jit.kernel(kernel.serial.py_func, cache=False)
+        fresh(*arrays)
+        assert " x float>" in "".join(fresh.inspect_llvm().values())
+
+
+KERNELS = activations._value_kernel, activations._slope_kernel
+
+
+@njit
+def _square(z):
+    return z * z
+
+
+@njit
+def _double(z):
+    return 2 * z
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_activation_of_ones_own(dtype):
+    mine = Activation(_square, _double, name="square")
+    z, dy = np.array([[-1, 3]], dtype), np.array([[1, 10]], dtype)
+    y = activation_forward(z, mine)
+    np.testing.assert_array_equal(y, np.array([[1, 9]], dtype), strict=True)
+    got = activation_backward(dy, y, mine, z=z)
+    np.testing.assert_array_equal(got, np.array([[-2, 60]], dtype), strict=True)
+    assert resolve(mine) is mine
+    assert Activation(_square, _double).name == "_square"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: Activation(3, _double), TypeError, "function must be compiled by numba.njit, got int"),
+        (lambda: Activation(_square, njit(lambda: 1)), TypeError, "derivative must take 1 argument, got"),
+        (lambda: Activation(_square, _double, name=1), TypeError, "name must be a string, got int"),
+        (lambda: resolve("step"), ValueError, "activation must be one of 'identity', .*, got 'step'"),
+        (lambda: resolve(_square), TypeError, "activation must be a name or an Activation, got"),
+        (
+            lambda: activation_backward(np.ones(2), np.ones(2), "gelu"),
+            ValueError,
+            "z must be given for gelu, whose slope does not follow from y, got None",
+        ),
+        (
+            lambda: activation_backward(np.ones(2), np.ones(2), "gelu", z=np.ones(3)),
+            ValueError,
+            "z must have shape",
+        ),
+    ],
+)
+def test_further_functions_refuse(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,5 +1,6 @@
 import math
 
+import numba
 import numpy as np
 import pytest
 
@@ -175,3 +176,14 @@ def test_same_length():
         x=np.ones(3),
         y=np.ones(2),
     )
+
+
+def test_compiled():
+    one = numba.njit(lambda x: x)
+    _check.compiled("f", one, 1)
+    _check.compiled("f", numba.njit(lambda x, y, z=1: x), 2)
+    refuses(TypeError, "f must be compiled by numba.njit, got int", _check.compiled, "f", 1, 1)
+    refuses(
+        TypeError, r"f must take 2 arguments, got \(x\)", _check.compiled, "f", numba.njit(lambda x: x), 2
+    )
+    refuses(TypeError, "f must take 1 argument, got", _check.compiled, "f", numba.njit(lambda: 1), 1)
