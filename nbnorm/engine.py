@@ -464,10 +464,18 @@ class Run:
         }
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
-        """Go on from what `state` or `optimizer_state` gave, in this process or another."""
-        held = self.state()
-        for name, values in state.items():
-            held[name][:] = values
+        """Go on from what `state` gave, in this process or another."""
+        for name, held in self.state().items():
+            if state[name].shape != held.shape:
+                raise ValueError(f"{name} must have shape {held.shape}, got shape {state[name].shape}")
+            held[:] = state[name]
+
+    def carry(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Begin with the `optimizer_state` of another run; that of another kind of optimizer is left out."""
+        mine = self.optimizer_state()
+        if all(state[name].shape == held.shape for name, held in mine.items()):
+            for name, held in mine.items():
+                held[:] = state[name]
 
     def go_on(self) -> None:
         """Take back `stop`."""

@@ -838,7 +838,7 @@ class FNN:
         try:
             run = self._training_run(samples, optimizer, **bounds)
             if self._carried:
-                run.restore(self._carried)
+                run.carry(self._carried)
             if held is not None:
                 held.labels, held.targets = self._encoded("validation_data[1]", held.truth)
             history = training.fit(

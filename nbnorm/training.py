@@ -355,7 +355,7 @@ def used_weights(
 
 @dataclasses.dataclass
 class Held:
-    """Validation data: the table, also as the engine reads it, truth in the user's units and the loss's."""
+    """Validation data: table, as the engine reads it, truth in the user's units, and what the loss reads."""
 
     x: Any
     data: Data | SparseData
@@ -477,9 +477,11 @@ class _Fit:
         history = self.history
         for name, value in values.items():
             if value is not None:
-                setattr(history, name, [*(getattr(history, name) or [])[:epoch], value])
+                if getattr(history, name) is None:
+                    setattr(history, name, [])
+                getattr(history, name)[epoch:] = [value]
         for name, value in measured.items():
-            history.metrics[name] = [*history.metrics.get(name, [])[:epoch], value]
+            history.metrics.setdefault(name, [])[epoch:] = [value]
         history.epochs = epoch + 1
         history.steps = (epoch + 1) * self.steps
         self.unsaved = True

@@ -8,7 +8,7 @@ import pytest
 from numba import config
 from test_network import state
 
-from nbnorm import FNN, SGD, EarlyStopping, storage, training
+from nbnorm import FNN, SGD, AdamW, EarlyStopping, storage, training
 from nbnorm.checkpoints import Checkpoint, describe, digest, plain
 from nbnorm.schedules import Plateau
 
@@ -26,8 +26,8 @@ def path(tmp_path):
     return tmp_path / "run.npz"
 
 
-def fitted(blobs, path, net=None, **options):
-    net = FNN(SIZES, seed=0) if net is None else net
+def fitted(blobs, path, net=None, *, network=None, **options):
+    net = FNN(SIZES, seed=0, **(network or {})) if net is None else net
     history = net.fit(
         *blobs,
         **{
@@ -66,18 +66,55 @@ def die_at(monkeypatch, write):
     monkeypatch.setattr(Checkpoint, "write", cut)
 
 
+RESUMED = {
+    "SGD": {},
+    "AdamW": {"optimizer": AdamW(lr=0.01), "clip_norm": 0.5},
+    "weights": {"sample_weight": np.arange(90) % 4, "l2": 0.01, "seed": 5},
+    "dropout": {"network": {"dropout": 0.3, "norm": "before"}, "optimizer": AdamW(lr=0.01)},
+    "no shuffle": {"shuffle": False, "schedule": "one_cycle", "metrics": [], "early_stopping": None},
+}
+
+
+@pytest.mark.parametrize("name", RESUMED)
 @pytest.mark.parametrize("writes", [(1,), (4,), (2, 3, 1)])
-def test_resume_gives_the_same_bits(blobs, path, threads, monkeypatch, writes):
-    whole, expected = fitted(blobs, None)
+def test_resume_gives_the_same_bits(blobs, path, threads, monkeypatch, writes, name):
+    options = RESUMED[name]
+    whole, expected = fitted(blobs, None, **options)
     for write in writes:
         with monkeypatch.context() as patch:
             die_at(patch, write)
             with pytest.raises(StopError):
-                fitted(blobs, path, checkpoint_every=0.0)
-    net, history = fitted(blobs, path, checkpoint_every=0.0)
+                fitted(blobs, path, checkpoint_every=0.0, **options)
+    net, history = fitted(blobs, path, checkpoint_every=0.0, **options)
     assert state(net) == state(whole)
     assert lists(history) == lists(expected)
     assert len(history.seconds) == history.epochs
+
+
+def test_resume_with_sparse_data_and_targets_in_their_units(blobs, path, monkeypatch):
+    sparse = pytest.importorskip("scipy.sparse")
+    X = sparse.csr_array(np.where(np.abs(blobs[0]) > 0.5, blobs[0], 0.0))
+    y = 1e5 + 1e3 * blobs[0][:, :1]
+    network = {"output": "identity", "standardize_targets": True}
+
+    def run(checkpoint):
+        net = FNN([5, 8, 1], seed=0, **network)
+        history = net.fit(
+            X, y, epochs=4, batch_size=20, validation_data=(X, y), metrics=["r2"], checkpoint=checkpoint
+        )
+        return net, lists(history)
+
+    whole, expected = run(None)
+    with monkeypatch.context() as patch:
+        die_at(patch, 2)
+        with pytest.raises(StopError):
+            run(path)
+    net, history = run(path)
+    assert state(net) == state(whole)
+    assert history == expected
+    assert net.target_standardizer.to_dict() == whole.target_standardizer.to_dict()
+    with pytest.raises(ValueError, match="X was"):
+        FNN([5, 8, 1], seed=0, **network).fit(X * 2, y, epochs=4, batch_size=20, checkpoint=path)
 
 
 def test_a_finished_run_returns_its_result(blobs, path, monkeypatch):

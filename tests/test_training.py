@@ -12,7 +12,7 @@ import pytest
 from numba import config
 from test_network import assert_close, state
 
-from nbnorm import FNN, SGD, DivergenceError, EarlyStopping, History, training
+from nbnorm import FNN, SGD, AdamW, DivergenceError, EarlyStopping, History, training
 from nbnorm.engine import Engine
 from nbnorm.schedules import Plateau
 
@@ -413,13 +413,62 @@ def test_standardized_targets_need_values():
 # ----------------------------------------------------------------------------------------------
 
 
-def test_carried_momentum_makes_two_calls_one(blobs):
-    whole, _ = fitted(blobs, epochs=4)
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.05, momentum=0.9), AdamW(lr=0.01)], ids=["SGD", "AdamW"])
+def test_carried_moments_make_two_calls_one(blobs, optimizer):
+    whole, _ = fitted(blobs, epochs=4, optimizer=optimizer)
     halves = FNN(SIZES, seed=0)
     halves._carried = {}
     for _ in range(2):
-        halves.fit(*blobs, epochs=2, batch_size=20)
+        halves.fit(*blobs, epochs=2, batch_size=20, optimizer=optimizer)
     assert state(halves) == state(whole)
+    forgetful = FNN(SIZES, seed=0)
+    for _ in range(2):
+        forgetful.fit(*blobs, epochs=2, batch_size=20, optimizer=optimizer)
+    assert state(forgetful)[0] != state(whole)[0]
+
+
+def test_moments_of_another_optimizer_are_not_carried(blobs):
+    nets = [FNN(SIZES, seed=0) for _ in range(2)]
+    nets[0]._carried = {}
+    for optimizer in (AdamW(lr=0.01), SGD(lr=0.05, momentum=0.9)):
+        for net in nets:
+            net.fit(*blobs, epochs=1, batch_size=20, optimizer=optimizer)
+    assert state(nets[0]) == state(nets[1])
+
+
+# ----------------------------------------------------------------------------------------------
+# Bounds and penalties
+# ----------------------------------------------------------------------------------------------
+
+
+def one_step(blobs, **options):
+    """Return by how much the parameters change in one step of the whole data."""
+    net = FNN(SIZES, seed=0, dtype=np.float64)
+    before = {name: values.copy() for name, values in net.parameters().items()}
+    net.fit(*blobs, epochs=1, batch_size=90, optimizer=SGD(lr=1.0), **options)
+    return {name: values - before[name] for name, values in net.parameters().items()}, before
+
+
+def test_clip_norm_clip_value_and_l2(blobs):
+    plain, before = one_step(blobs)
+    norm = np.sqrt(sum((change**2).sum() for change in plain.values()))
+    half, _ = one_step(blobs, clip_norm=norm / 2)
+    assert_close(half, {name: change / 2 for name, change in plain.items()}, 1e-9)
+    far, _ = one_step(blobs, clip_norm=2 * norm)
+    assert_close(far, plain, 1e-9)
+    bound = 0.3 * max(np.abs(change).max() for change in plain.values())
+    cut, _ = one_step(blobs, clip_value=bound)
+    assert_close(cut, {name: np.clip(change, -bound, bound) for name, change in plain.items()}, 1e-9)
+    penalized, _ = one_step(blobs, l2=0.1)
+    expected = {name: c - 0.1 * before[name] * name.endswith("weight") for name, c in plain.items()}
+    assert_close(penalized, expected, 1e-9)
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "clip_value", "l2"])
+def test_bounds_are_checked(blobs, name):
+    for wrong in (-1.0, float("inf"), "much"):
+        with pytest.raises((TypeError, ValueError), match=f"{name} must be"):
+            fitted(blobs, **{name: wrong})
 
 
 # ----------------------------------------------------------------------------------------------
@@ -571,37 +620,44 @@ def test_interrupt_in_a_callback(blobs, threads):
     assert not net.training
 
 
+def interrupt_after(seconds):
+    """Return a callback after whose first call the main thread is interrupted."""
+
+    def start(net, history):
+        # not before: Python loses an interrupt that arrives in a finalizer, as compiling has many
+        if history.epochs == 1:
+            timer = threading.Timer(seconds, _thread.interrupt_main)
+            timer.daemon = True
+            timer.start()
+
+    return start
+
+
 def test_interrupt_at_any_moment(blobs, threads):
-    fitted(blobs)  # compiled before the clock runs
-    threads_before = threading.active_count()
-    for delay in (0.02, 0.05, 0.11, 0.2):
-        timer = threading.Timer(delay, _thread.interrupt_main)
-        timer.start()
-        net, history = fitted(blobs, epochs=50_000, validation_data=blobs)
-        timer.join()
-        assert history.epochs < 50_000
-        assert threading.active_count() == threads_before
-        assert len(history.val_loss or []) == history.epochs
+    for delay in (0.0, 0.02, 0.05, 0.11, 0.2):
+        net, history = fitted(blobs, epochs=50_000, validation_data=blobs, callbacks=[interrupt_after(delay)])
+        assert 1 <= history.epochs < 50_000
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("nbnorm")]
+        assert len(history.val_loss) == history.epochs
         assert_consistent(net, history, blobs)
 
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
 def test_interrupt_within_an_epoch(threads):
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(400_000, 20)).astype(np.float32), rng.integers(0, 10, 400_000)
+    X, y = rng.normal(size=(100_000, 20)).astype(np.float32), rng.integers(0, 10, 100_000)
+    kept = []
     net = FNN([20, 100, 100, 10], seed=0)
-    before = state(net)
-    timer = threading.Timer(0.3, _thread.interrupt_main)
-    timer.start()
-    try:
-        history = net.fit(X, y, epochs=30, batch_size=20)
-    except KeyboardInterrupt:  # before the first step
-        history = History(stopped="interrupted")
-    timer.join()
+    history = net.fit(
+        X,
+        y,
+        epochs=30,
+        batch_size=20,
+        callbacks=[interrupt_after(0.1), lambda net, history: kept.append(state(net))],
+    )
     assert history.stopped == "interrupted"
-    assert history.epochs < 30
-    if not history.epochs:
-        assert state(net)[:2] == before[:2]
+    assert history.epochs == len(kept) < 30
+    assert state(net)[:2] == kept[-1][:2]
 
 
 @pytest.mark.parametrize("place", ["store", "measure"])
