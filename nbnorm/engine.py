@@ -106,6 +106,11 @@ class Layout:
         self.act_size, self.weight_size, self.vector_size = act, weight, vector
         self.features = max(stat, 1)
 
+    def room(self, wanted: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return zeros for each weight and each element of a vector, or next to nothing."""
+        sizes = (self.weight_size, self.vector_size) if wanted else (1, 1)
+        return empty_aligned(sizes[0], self.dtype), empty_aligned(sizes[1], self.dtype)
+
     def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of the weights of layer l in `weight`: (blocks of outputs, inputs, width)."""
         size, inputs = self.sizes[l], int(self.net[l - 1, steps.PAD])
@@ -305,13 +310,10 @@ class Run:
         self.labels = np.zeros(1, np.int64) if labels is None else labels
         self.targets = np.zeros(1, dtype) if targets is None else targets
         self.weights = np.zeros(0, dtype) if weights is None else weights
-        for name, wanted in (
-            ("velocity", updates),
-            ("square", updates and adam),
-            ("gradient", mode == steps.GRADIENTS or clipped),
-        ):
-            setattr(self, f"weight_{name}", empty_aligned(layout.weight_size if wanted else 1, dtype))
-            setattr(self, f"vector_{name}", empty_aligned(layout.vector_size if wanted else 1, dtype))
+        stored = mode == steps.GRADIENTS or clipped
+        self.weight_velocity, self.vector_velocity = layout.room(updates)
+        self.weight_square, self.vector_square = layout.room(updates and adam)
+        self.weight_gradient, self.vector_gradient = layout.room(stored)
         self.act = empty_aligned(layout.act_size, dtype)
         self.saved = np.zeros(3 * layout.features, dtype)
         self.spread = np.zeros(layout.features)

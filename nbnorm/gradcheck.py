@@ -15,6 +15,11 @@ from nbnorm.activations import CODES, activation_backward, activation_forward
 from nbnorm.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward
 from nbnorm.dense import dense_backward, dense_forward
 from nbnorm.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Poisson,
     binary_cross_entropy,
     huber_loss,
     mean_absolute_error,
@@ -259,26 +264,43 @@ def _network_rows() -> Iterator[Row]:
         "sigmoid": rng.integers(0, 2, (9, 3)),
         "identity": rng.normal(size=(9, 3)),
     }
+    same: dict[str, Any] = {"dtype": np.float64, "standardize": False}
     for output, y in targets.items():
-        for norm in ("after", "before", None):
-            for activation in CODES:
+        # Every activation with one output; one of each kind with the others.
+        for activation in CODES if output == "softmax" else ("tanh", "gelu"):
+            for norm in ("after", "before", None):
                 for mode in ("train", "eval"):
-                    net = FNN(
-                        [4, 6, 5, 3],
-                        activation=activation,
-                        norm=norm,
-                        output=output,
-                        dtype=np.float64,
-                        standardize=False,
-                        seed=3,
-                    )
+                    # with this seed no sample lies on the corner of a relu
+                    net = FNN([4, 6, 5, 3], activation=activation, norm=norm, output=output, seed=4, **same)
                     net.train() if mode == "train" else net.eval()
-                    errors = net.check_gradients(X, y)
                     yield Row(
                         "FNN.loss_and_gradients",
                         f"{output}, norm={norm}, {activation}, {mode}",
-                        float(max(errors.values()) if isinstance(errors, dict) else errors),
+                        max(net.check_gradients(X, y).values()),
                     )
+
+    weights = np.array([2.0, 1.0, 0.0, 3.0, 1.0, 0.5, 1.0, 1.0, 2.0])
+    mixed: tuple[tuple[str, Any, str | None], ...] = (
+        *((output, None, norm) for output in targets for norm in ("after", "before", None)),
+        ("softmax", CrossEntropy(label_smoothing=0.1), "after"),
+        ("sigmoid", BinaryCrossEntropy(label_smoothing=0.1), "after"),
+        ("identity", AbsoluteError(), "after"),
+        ("identity", Huber(delta=0.3), "after"),
+        ("identity", Poisson(), "after"),
+    )
+    for output, loss, norm in mixed:
+        net = FNN(
+            [4, 6, 5, 3], activation=["tanh", "silu"], norm=norm, output=output, loss=loss, seed=4, **same
+        )
+        net.train()
+        y = np.abs(targets[output]) if isinstance(loss, Poisson) else targets[output]
+        errors = net.check_gradients(X, y, sample_weight=weights)
+        label = f"{output}, norm={norm}, {loss or 'default loss'}, sample_weight"
+        yield Row("FNN.loss_and_gradients", label, max(errors.values()))
+    net = FNN([4, 6, 5, 3], activation="tanh", dropout=0.3, seed=4, **same)
+    net.train()
+    errors = net.check_gradients(X, targets["softmax"], sample_weight=weights)
+    yield Row("FNN.loss_and_gradients", "softmax, dropout=0.3, sample_weight", max(errors.values()))
 
 
 def table() -> list[Row]:

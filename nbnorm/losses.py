@@ -1030,6 +1030,10 @@ class Loss:
         """Return the numbers that `block` takes, float64 of shape (1,)."""
         return np.zeros(1)
 
+    def settings(self) -> dict[str, float]:
+        """Return the options as a file names them."""
+        return {} if isinstance(self, CustomLoss) else dict(vars(self))
+
     def check(self, targets: npt.NDArray[Any]) -> None:
         """Raise ValueError if a target lies outside the loss's range.
 

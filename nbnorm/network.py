@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import re
@@ -302,7 +301,7 @@ class FNN:
     # Input
     # ------------------------------------------------------------------------------------------
 
-    def _table(self, name: str, X: Any, *, check: bool = True) -> Array:
+    def _table(self, name: str, X: Any, *, check: bool = True) -> Any:
         """Check a table of samples; it is neither copied nor converted as a whole."""
         if is_sparse(X):
             return self._sparse_table(name, X, check=check)
@@ -512,7 +511,7 @@ class FNN:
                 held[name] = source[f"{kind}{int(number) + 1}.{value}"]
         return rest.eval()
 
-    def _run(self, data: Data | SparseData, mode: int, batch: int, **answers: Array | None) -> Run:
+    def _run(self, data: Data | SparseData, mode: int, batch: int, **answers: Any) -> Run:
         """Run the network over `data` in the current mode, without an update."""
         engine = self._engine(batch, gradients=mode != _engine.FORWARD)
         run = Run(engine, data, batch, mode, training=self.training, **answers)
@@ -1200,7 +1199,7 @@ class FNN:
             "norm": self.norm,
             "output": self.output,
             "loss": self.loss.name,
-            "loss_options": {} if isinstance(self.loss, losses.CustomLoss) else dataclasses.asdict(self.loss),
+            "loss_options": self.loss.settings(),
             "dropout": list(self.dropout),
             "standardize": self.standardize,
             "standardize_targets": self.standardize_targets,

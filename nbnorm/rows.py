@@ -29,7 +29,7 @@ from nbnorm.simd import data_at, tile
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
-_NAMES = {code: name for name, code in activations.CODES.items()}
+_NAMES: dict[Any, str] = {code: name for name, code in activations.CODES.items()}
 
 # Activations whose slope is known from their value: they are computed together with batch norm.
 FROM_VALUE = (IDENTITY, RELU, SIGMOID, TANH)
@@ -119,19 +119,21 @@ class Vectors:
 def _loop(
     v: Vectors,
     pointers: list[Any],
-    stride: Any,
-    n: Any,
+    counts: list[Any],
     sums: int,
     body: Callable[..., list[Any]],
     *,
     lanes_too: bool = True,
     weights: Any = None,
 ) -> list[Any]:
-    """Emit the loop over the pieces of rows; return the sums over the `n` samples.
+    """Emit the loop over the pieces of rows; return the sums over the samples.
+
+    `counts` are the elements between pieces and the number of samples.
 
     Each sum is a scalar, or without `lanes_too` a vector whose lanes are still to be added.  The
     samples' `weights` stand in contiguous pieces; their address comes last to `body`.
     """
+    stride, n = counts
     steps = [stride] * len(pointers)
     if weights is not None:
         pointers, steps = [*pointers, weights], [*steps, _I64(v.width)]
@@ -250,7 +252,7 @@ def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = 
     """
     if config.DISABLE_JIT:
         return _leaves.interpreted((kind, code, weighted))
-    emit = {
+    emitters: dict[str, Callable[[], Callable[..., list[Any]]]] = {
         "activate": lambda: _emit_activate(code),
         "derive": lambda: _emit_derive(code),
         "drop": lambda: _emit_drop,
@@ -258,10 +260,10 @@ def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = 
         "normalize": lambda: _emit_normalize(code),
         "backward": lambda: _emit_backward(code, False, weighted),
         "before": lambda: _emit_backward(code, True, weighted),
-    }[kind]
+    }
     name = f"nbnorm_row_{kind}_{code}_{'weighted_' if weighted else ''}{np.dtype(dtype)}"
     shape = _SHAPES["backward" if kind == "before" else kind]
-    return _leaves.emitted(name, lambda module: _write(module, name, shape, dtype, emit()))
+    return _leaves.emitted(name, lambda module: _write(module, name, shape, dtype, emitters[kind]()))
 
 
 @functools.lru_cache(maxsize=64)
@@ -305,7 +307,7 @@ def _emit_activate(code: int) -> Callable[..., list[Any]]:
             v.store(v.activate(z, code), here[0], offset)
             return []
 
-        return _loop(v, rows if keep else rows[:1], *counts, 0, body)
+        return _loop(v, rows if keep else rows[:1], counts, 0, body)
 
     return emit
 
@@ -317,7 +319,7 @@ def _emit_derive(code: int) -> Callable[..., list[Any]]:
             v.store(g, here[0], offset)
             return [g]
 
-        return _loop(v, rows, *counts, 1, body)
+        return _loop(v, rows, counts, 1, body)
 
     return emit
 
@@ -471,7 +473,7 @@ class Panel:
                     terms += body(r, here[k * len(pointers) : (k + 1) * len(pointers)], offset, weight)
                 return terms
 
-            got = _loop(self.v, starts, *counts, count * len(group), each, lanes_too=False, weights=weights)
+            got = _loop(self.v, starts, counts, count * len(group), each, lanes_too=False, weights=weights)
             for k in range(len(group)):
                 for c in range(count):
                     held[c].append(got[k * count + c])
@@ -711,18 +713,18 @@ if config.DISABLE_JIT:
         b = np.arange(n)
         return i + b // width * stride + b % width
 
-    def _f(z: Any, code: int) -> Any:
+    def _f(z: Any, code: Any) -> Any:
         if code not in FROM_VALUE:
-            return activations.activation_forward(z, _NAMES.get(code, code))
+            return activations.activation_forward(z, _NAMES.get(code) or code)
         if code == RELU:
             return np.where(z < 0, 0, z)
         if code == SIGMOID:
             return 1 / (1 + np.exp(-z))
         return np.tanh(z) if code == TANH else z
 
-    def _df(f: Any, code: int) -> Any:
+    def _df(f: Any, code: Any) -> Any:
         if code not in FROM_VALUE:
-            return activations.activation_backward(np.ones_like(f), f, _NAMES.get(code, code), z=f)
+            return activations.activation_backward(np.ones_like(f), f, _NAMES.get(code) or code, z=f)
         if code == RELU:
             return f > 0
         if code == SIGMOID:

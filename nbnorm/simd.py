@@ -153,7 +153,11 @@ def micro_kernel(kind: str, dtype: Any) -> int:
     if config.DISABLE_JIT:
         return _leaves.interpreted(kind)
     name = f"nbnorm_tile_{kind}_{np.dtype(dtype)}"
-    return _leaves.emitted(name, lambda module: _Emitter(module, dtype, name, kind))
+
+    def write(module: Any) -> None:
+        _Emitter(module, dtype, name, kind)
+
+    return _leaves.emitted(name, write)
 
 
 def _emit_update(
@@ -191,9 +195,10 @@ def _emit_update(
         )
     else:
         ahead = number(AHEAD)
+    penalty = None if kind == "sgd" else number(PENALTY)
     for place, of_loss in zip(places, gradients, strict=True):
         w, v = (builder.load(at(pointer, place), align=4) for pointer in (weight, velocity))
-        gradient = of_loss if kind == "sgd" else muladd(number(PENALTY), w, of_loss)
+        gradient = of_loss if penalty is None else muladd(penalty, w, of_loss)
         if kind == "adam":
             v = muladd(momentum, v, builder.fmul(fresh, gradient))
             s = builder.load(at(square, place), align=4)

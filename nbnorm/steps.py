@@ -249,7 +249,7 @@ def _drop(
         x ^= np.uint64(l) * np.uint64(0xD1342543DE82EF95) + np.uint64(i + r)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        key = np.int64((x ^ (x >> np.uint64(31))) & np.uint64(0xFFFFFFFF))
+        key: Any = np.int64((x ^ (x >> np.uint64(31))) & np.uint64(0xFFFFFFFF))
         drop_row(calls[DROP], act, source + r * width, target + r * width, stride, n, key, threshold, scale)
 
 
@@ -846,7 +846,7 @@ def epoch_part(
         barrier(sync, threads)
         if n <= 0 or step >= control[LAST] or control[HALT] != 0:
             break
-        total = np.float64(n)
+        total = float(n)
         if control[WEIGHTED] == 1:
             total = 0.0
             for b in range(n):

@@ -4,7 +4,9 @@ import pytest
 from numba import njit
 
 from nbnorm import (
+    FNN,
     AbsoluteError,
+    Activation,
     BinaryCrossEntropy,
     CrossEntropy,
     CustomLoss,
@@ -385,3 +387,29 @@ def test_block_of_a_custom_loss(output):
     assert hits == (w * _hits(z, y, output)).sum()
     np.testing.assert_allclose(gradient, 2 * w[:, None] * (z - t) ** 3, rtol=1e-12)
     assert loss.value(z, y, w) == pytest.approx(got / w.sum())
+
+
+@njit
+def _softsign(z):
+    return z / (1 + abs(z))
+
+
+@njit
+def _softsign_slope(z):
+    return 1 / (1 + abs(z)) ** 2
+
+
+@pytest.mark.parametrize("output", ["softmax", "identity"])
+def test_a_network_with_a_loss_and_an_activation_of_ones_own(output):
+    net = FNN(
+        [3, 4, 3],
+        activation=Activation(_softsign, _softsign_slope),
+        loss=CustomLoss(_quartic),
+        output=output,
+        standardize=False,
+        dtype=np.float64,
+        seed=0,
+    )
+    y = LABELS if output == "softmax" else T
+    got = net.check_gradients(Z[:6], y[:6], sample_weight=WEIGHTS[:6])
+    assert max(got.values()) < 1e-6

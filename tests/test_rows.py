@@ -4,44 +4,57 @@ from numba import config
 
 from nbnorm import rows
 from nbnorm._jit import kernel
-from nbnorm.activations import CODES
+from nbnorm.activations import CODES, activation_backward, activation_forward
 from nbnorm.simd import tile
 
 
 # The intrinsics exist inside compiled code only.
 @kernel
-def activate(x, i, stride, n, bias, code):
-    rows.activate_row(x, i, stride, n, bias, code)
+def activate(place, x, i, z, stride, n, bias):
+    rows.activate_row(place, x, i, z, stride, n, bias)
 
 
 @kernel
-def derive(x, i, j, stride, n, code):
-    return rows.derive_row(x, i, j, stride, n, code)
+def derive(place, x, i, j, stride, n):
+    return rows.derive_row(place, x, i, j, stride, n)
 
 
 @kernel
-def forward(x, y, a, numbers, saved, variance, stride, n, inner, outer, eps):
+def drop(place, x, i, j, stride, n, key, threshold, scale):
+    rows.drop_row(place, x, i, j, stride, n, key, threshold, scale)
+
+
+@kernel
+def forward(places, x, y, w, a, numbers, saved, variance, stride, n, total, eps):
     """Bias, gamma and beta stand in `numbers`; shift, center and rstd go to `saved`."""
     size = len(variance)
-    good = rows.panel_statistics(x, y, numbers, 0, saved, 0, size, variance, 0, stride, n, inner)
+    good = rows.panel_statistics(
+        places[0], x, y, w, numbers, 0, saved, 0, size, variance, 0, stride, n, total
+    )
     for r in range(size):
         saved[2 * size + r] = 1 / np.sqrt(variance[r] + eps)
-    rows.panel_normalize(x, y, a, numbers, size, 2 * size, saved, 0, size, 2 * size, stride, n, outer)
+    rows.panel_normalize(places[1], x, y, a, numbers, size, 2 * size, saved, 0, size, 2 * size, stride, n)
     return good
 
 
 @kernel
-def backward(x, g, y, a, numbers, saved, out, stride, n, batch, case):
+def backward(place, x, g, y, a, w, numbers, saved, out, stride, n, batch, total):
     """`out` takes the gradients of bias, gamma and beta."""
     size = len(saved) // 3
     rows.panel_backward(
-        x, g, y, a, numbers, size, saved, 0, size, 2 * size, out, size, 2 * size, 0, stride, n, batch, case
-    )
+        place, x, g, y, a, w, numbers, size, saved, 0, size, 2 * size, out, size, 2 * size, 0, stride, n,
+        batch, total,
+    )  # fmt: skip
 
 
 @kernel
 def softmax(x, z, g, top, total, stride, n, inverse):
     rows.softmax_rows(x, z, g, top, total, stride, n, inverse)
+
+
+def forward_places(dtype, inner, outer, weighted=False):
+    statistics = rows.row_kernel("statistics", dtype, CODES[inner], weighted=weighted)
+    return np.array([statistics, rows.row_kernel("normalize", dtype, CODES[outer])])
 
 
 FUNCTIONS = {
@@ -107,39 +120,68 @@ def table(request, dtype):
 
 @pytest.mark.parametrize("name", CODES)
 def test_activate_row(table, name):
-    expected = FUNCTIONS[name][0](table.row(1) + 0.5)
-    activate(table.flat, table.at(1), table.stride, table.n, table.dtype(0.5), CODES[name])
-    table.close(table.row(1), expected)
+    z = table.row(1) + 0.5
+    place = rows.row_kernel("activate", table.dtype, CODES[name])
+    activate(place, table.flat, table.at(1), table.at(2), table.stride, table.n, table.dtype(0.5))
+    table.close(table.row(1), activation_forward(z, name))
     np.testing.assert_array_equal(table.row(0), table.values[0])
-    np.testing.assert_array_equal(table.row(2), table.values[2])
+    kept = table.values[2] if name in FUNCTIONS else z
+    table.close(table.row(2), kept)
 
 
 @pytest.mark.parametrize("name", CODES)
 def test_derive_row(table, name):
-    expected = table.row(0) * FUNCTIONS[name][1](table.row(1))
-    got = derive(table.flat, table.at(0), table.at(1), table.stride, table.n, CODES[name])
-    table.close(table.row(0), expected)
-    table.close(got, expected.sum())
+    g, z = table.row(0), table.row(1)  # row 1 stands for f(z) where f tells its slope
+    slope = FUNCTIONS[name][1](z) if name in FUNCTIONS else activation_backward(np.ones_like(z), z, name, z=z)
+    place = rows.row_kernel("derive", table.dtype, CODES[name])
+    got = derive(place, table.flat, table.at(0), table.at(1), table.stride, table.n)
+    table.close(table.row(0), g * slope)
+    table.close(got, (g * slope).sum())
 
 
-def normalized(table, y, eps):
-    mean, variance = y.mean(axis=1, keepdims=True), y.var(axis=1, keepdims=True)
+def test_drop_row(dtype):
+    table = Table(dtype, 4 * tile(dtype).width + 3)
+    place, before, kept = rows.row_kernel("drop", dtype), table.row(0), []
+    for key in range(64):
+        drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, key, 2**30, dtype(2))
+        got = table.row(1)
+        assert (got == np.where(got == 0, 0, 2 * before)).all()
+        kept.append(got != 0)
+    kept = np.array(kept)
+    # a quarter is dropped: five standard deviations of a binomial distribution, samples and keys alike
+    assert abs(kept.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / kept.size)
+    for part in (kept.mean(axis=0), kept.mean(axis=1)):
+        assert (abs(part - 0.75) < 6 * np.sqrt(0.25 * 0.75 * part.size / kept.size)).all()
+    drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, 1, 0, dtype(1))
+    np.testing.assert_array_equal(table.row(1), before)
+
+
+def normalized(table, y, w, eps):
+    mean = np.average(y, axis=1, weights=w)[:, None]
+    variance = np.average((y - mean) ** 2, axis=1, weights=w)[:, None]
     return (y - mean) / np.sqrt(variance + eps), mean, variance
 
 
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
-@pytest.mark.parametrize("name", CODES)
-def test_panels(table, name, before):
-    size, eps = table.rows, 0.5
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_panels(table, name, before, weighted):
+    size, eps, n = table.rows, 0.5, table.n
+    weights = np.random.default_rng(1).uniform(0.5, 2, n).astype(table.dtype) if weighted else np.ones(n)
+    start = len(table.flat)
+    room = np.zeros(table.pieces * table.width, table.dtype)
+    room[:n] = weights
+    flat = table.flat = np.concatenate([table.flat, room])
+    w, total = weights.astype(float), table.dtype(weights.sum())
     slope = FUNCTIONS[name][1]
     inner, outer = ("identity", name) if before else (name, "identity")
     saved, variance = np.zeros(3 * size, table.dtype), np.zeros(size)
     y = FUNCTIONS[inner][0](table.panel(0) + table.number(0))
-    xhat, mean, spread = normalized(table, y, eps)
+    xhat, mean, spread = normalized(table, y, w, eps)
     out = FUNCTIONS[outer][0](table.number(1) * xhat + table.number(2))
     good = forward(
-        table.flat, table.place(0), table.place(1), table.numbers, saved, variance, table.stride, table.n,
-        CODES[inner], CODES[outer], eps,
+        forward_places(table.dtype, inner, outer, weighted), flat, table.place(0), start, table.place(1),
+        table.numbers, saved, variance, table.stride, n, total, eps,
     )  # fmt: skip
     assert good == 1
     table.close(table.panel(0), y)
@@ -150,11 +192,13 @@ def test_panels(table, name, before):
     gradients = np.zeros(3 * size, table.dtype)
     g = table.panel(2) * (slope(out) if before else 1.0)
     dbeta, dgamma = g.sum(axis=1), (g * xhat).sum(axis=1)
-    rest = g - (dbeta[:, None] + xhat * dgamma[:, None]) / table.n
+    rest = g - w / w.sum() * (dbeta[:, None] + xhat * dgamma[:, None])
     dz = table.number(1) / np.sqrt(spread + eps) * rest * (1.0 if before else slope(y))
+    kind = "before" if before else "backward"
     backward(
-        table.flat, table.place(2), table.place(0), table.place(1), table.numbers, saved, gradients,
-        table.stride, table.n, table.dtype(1), CODES[name] + (len(CODES) if before else 0),
+        rows.row_kernel(kind, table.dtype, CODES[name], weighted=weighted), flat, table.place(2),
+        table.place(0), table.place(1), start, table.numbers, saved, gradients, table.stride, n,
+        table.dtype(1), total,
     )  # fmt: skip
     table.close(table.panel(2), dz)
     table.close(gradients, np.concatenate([dz.sum(axis=1), dgamma, dbeta]))
@@ -165,8 +209,9 @@ def test_panel_backward_with_constant_statistics(table):
     saved = np.concatenate([np.zeros(2 * size), np.full(size, 2.0)]).astype(table.dtype)
     expected = table.panel(2) * table.number(1) * 2.0
     backward(
-        table.flat, table.place(2), table.place(0), table.place(1), table.numbers, saved,
-        np.zeros_like(saved), table.stride, table.n, table.dtype(0), CODES["identity"],
+        rows.row_kernel("backward", table.dtype), table.flat, table.place(2), table.place(0),
+        table.place(1), 0, table.numbers, saved, np.zeros_like(saved), table.stride, table.n,
+        table.dtype(0), table.dtype(table.n),
     )  # fmt: skip
     table.close(table.panel(2), expected)
 
@@ -175,12 +220,16 @@ def test_panel_backward_with_constant_statistics(table):
 def test_panel_statistics_say_when_float32_cannot_hold_the_squares(dtype):
     width, size = tile(dtype).width, tile(dtype).rows
     numbers = np.zeros(3 * size, dtype)
+    places = forward_places(dtype, "identity", "identity")
     got = []
     for magnitude in (1.0, 0.0, 1e25, 1e-25):
         x = np.zeros(2 * size * width, dtype)
         x[:width] = magnitude * np.arange(width)
         saved, variance = np.zeros(3 * size, dtype), np.zeros(size)
-        got.append(forward(x, 0, size * width, numbers, saved, variance, 2 * size * width, width, 0, 0, 1.0))
+        stride = 2 * size * width
+        got.append(
+            forward(places, x, 0, 0, size * width, numbers, saved, variance, stride, width, dtype(width), 1.0)
+        )
     assert got == [1, 1, 0, 0]
 
 
@@ -201,7 +250,9 @@ def test_softmax_rows(dtype, outputs):
 
 @pytest.mark.parametrize("name", CODES)
 def test_activate_row_lets_nan_pass(dtype, name):
-    x = np.zeros(tile(dtype).width, dtype)
+    width = tile(dtype).width
+    x = np.zeros(2 * width, dtype)
     x[1] = np.nan
-    activate(x, 0, len(x), len(x), dtype(0), CODES[name])
-    assert np.isnan(x).sum() == 1
+    place = rows.row_kernel("activate", dtype, CODES[name])
+    activate(place, x, 0, width, 2 * width, width, dtype(0))
+    assert np.isnan(x[:width]).sum() == 1

@@ -17,18 +17,18 @@ FLOATS = (np.float32, np.float64)
 
 # The intrinsics exist inside compiled code only.
 @kernel
-def along(a, i, b, j, out, o, length, add):
-    simd.tile_along(a, i, b, j, out, o, length, 0, add)
+def product(place, a, i, b, j, out, o, length, stride, add):
+    simd.tile_product(place, a, i, b, j, out, o, length, stride, add)
 
 
 @kernel
-def across(a, i, b, j, out, o, length, stride, add):
-    simd.tile_across(a, i, b, j, out, o, length, stride, add)
+def update(place, a, b, weight, velocity, square, numbers, length, stride):
+    simd.tile_update(place, a, 0, b, 0, weight, velocity, square, 0, 0, numbers, 0, length, stride)
 
 
 @kernel
-def update(a, i, b, j, weight, w, velocity, u, length, stride, momentum, shrink, rate, ahead):
-    simd.tile_update(a, i, b, j, weight, w, velocity, u, length, stride, momentum, shrink, rate, ahead)
+def update_vector(place, vector, velocity, square, gradient, numbers):
+    simd.vector_update(place, vector, velocity, square, 0, 0, gradient, 0, numbers, 0)
 
 
 @kernel
@@ -100,7 +100,10 @@ def test_tile_along(dtype, rng, add):
         before = rng.normal(size=(width, width)).astype(dtype)
         for r in range(0, width, rows):
             out = before.copy()
-            along(left.reshape(-1), r, right.reshape(-1), 0, out.reshape(-1), r * width, length, add)
+            product(
+                simd.micro_kernel("along", dtype), left.reshape(-1), r, right.reshape(-1), 0,
+                out.reshape(-1), r * width, length, 0, add,
+            )  # fmt: skip
             expected = before.copy()
             expected[r : r + rows] *= add
             expected[r : r + rows] += left[:, r : r + rows].T.astype(float) @ right
@@ -122,25 +125,60 @@ def test_tile_across(dtype, rng, add):
         for r in range(0, pad, rows):
             before = rng.normal(size=(rows, width)).astype(dtype)
             out = before.copy()
-            across(flat, r * width, right.reshape(-1), 0, out.reshape(-1), 0, length, pad * width, add)
+            product(
+                simd.micro_kernel("across", dtype), flat, r * width, right.reshape(-1), 0,
+                out.reshape(-1), 0, length, pad * width, add,
+            )  # fmt: skip
             expected = add * before + matrix[r : r + rows].astype(float) @ right
             np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
 
 
-def test_tile_update(dtype, rng):
+def updated(kind, c, w, v, s, gradient):
+    """Weight, velocity and squares after one of the updates, by the formulas of `simd.UPDATES`."""
+    if kind == "store":
+        return w, gradient, s
+    g = gradient + (0.0 if kind == "sgd" else c[simd.PENALTY]) * w
+    if kind == "adam":
+        v = c[simd.MOMENTUM] * v + c[simd.FRESH] * g
+        s = c[simd.BETA2] * s + c[simd.FRESH2] * g**2
+        step = c[simd.RATE] * v / (np.sqrt(c[simd.CORRECTION2] * s) + c[simd.LEAST])
+    else:
+        v = c[simd.MOMENTUM] * v + g
+        step = c[simd.RATE] * v + c[simd.AHEAD] * g
+    return c[simd.SHRINK] * w - step, v, s
+
+
+@pytest.mark.parametrize("kind", simd.UPDATES)
+def test_tile_update(dtype, rng, kind):
     _, rows, width, _ = simd.tile(dtype)
-    length, momentum, shrink, rate, ahead = 2 * width + 3, 0.9, 0.99, 0.1, 0.3
+    length = 2 * width + 3
     left = rng.normal(size=(3, rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
-    weight, velocity = rng.normal(size=(2, rows, width)).astype(dtype)
+    held = list(rng.normal(size=(3, rows, width)).astype(dtype))
+    held[2] **= 2
     gradient = left.transpose(1, 0, 2).reshape(rows, -1)[:, :length].astype(float) @ right
-    expected_velocity = momentum * velocity + gradient
-    expected = shrink * weight - rate * expected_velocity - ahead * gradient
-    numbers = [dtype(number) for number in (momentum, shrink, rate, ahead)]
-    arrays = [array.reshape(-1) for array in (left, right, weight, velocity)]
-    update(arrays[0], 0, arrays[1], 0, arrays[2], 0, arrays[3], 0, length, rows * width, *numbers)
-    for got, values in ((weight, expected), (velocity, expected_velocity)):
-        np.testing.assert_allclose(got, values, rtol=0, atol=tolerance(dtype, 10 + length))
+    numbers = rng.uniform(0.1, 0.9, simd.NUMBERS).astype(dtype)
+    expected = updated(kind, numbers.astype(float), *(x.astype(float) for x in held), gradient)
+    flat = [x.reshape(-1) for x in held]
+    update(
+        simd.micro_kernel(kind, dtype), left.reshape(-1), right.reshape(-1), *flat, numbers, length,
+        rows * width,
+    )  # fmt: skip
+    for got, values in zip(held, expected, strict=True):
+        np.testing.assert_allclose(got, values, rtol=tolerance(dtype, length), atol=tolerance(dtype, length))
+
+
+@pytest.mark.parametrize("kind", ["store", "sgd", "adam"])
+def test_vector_update(dtype, rng, kind):
+    rows = simd.tile(dtype).rows
+    held, gradient = list(rng.normal(size=(3, rows)).astype(dtype)), rng.normal(size=rows).astype(dtype)
+    held[2] **= 2
+    numbers = rng.uniform(0.1, 0.9, simd.NUMBERS).astype(dtype)
+    numbers[simd.SHRINK], numbers[simd.PENALTY] = 1, 0
+    expected = updated(kind, numbers.astype(float), *(x.astype(float) for x in held), gradient.astype(float))
+    update_vector(simd.vector_kernel(kind, dtype), *held, gradient, numbers)
+    for got, values in zip(held, expected, strict=True):
+        np.testing.assert_allclose(got, values, rtol=tolerance(dtype, 4), atol=tolerance(dtype, 4))
 
 
 def test_transpose(dtype, rng):
