@@ -355,7 +355,7 @@ def used_weights(
 
 @dataclasses.dataclass
 class Held:
-    """Validation data: the table, also as the engine reads it, truth in the user's units and the loss's."""
+    """Validation data: table, as the engine reads it, truth in the user's units, and what the loss reads."""
 
     x: Any
     data: Data | SparseData

@@ -149,7 +149,8 @@ def steps(net, X, y, count, optimizer, **bounds):
 
 @pytest.mark.parametrize(
     "bounds",
-    [{}, {"l2": 0.3}, {"clip_norm": 0.2}, {"clip_value": 0.01}, {"clip_norm": 0.1, "clip_value": 0.02, "l2": 0.1}],
+    [{}, {"l2": 0.3}, {"clip_norm": 0.2}, {"clip_value": 0.01},
+     {"clip_norm": 0.1, "clip_value": 0.02, "l2": 0.1}],
     ids=["plain", "l2", "norm", "value", "all"],
 )  # fmt: skip
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_sparse_training_is_dense_training(norm, dtype):
 
 
 def test_files_name_functions_of_ones_own(data, tmp_path):
-    X, _, T, _ = data
+    X = data[0]
     path = tmp_path / "net.npz"
     options = dict(output="identity", loss=CustomLoss(quartic), activation=[OWN, "gelu"], dropout=[0.1, 0.0])
     net = FNN([5, 4, 3, 2], seed=1, **options)

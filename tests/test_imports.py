@@ -13,10 +13,12 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "
 
 # From the bottom upwards: a module imports only modules of earlier lines.
 LAYERS = (
-    ("_jit", "_check", "simd", "storage"),
+    ("_jit", "_check", "storage"),
+    ("_leaves",),
+    ("simd",),
     ("_team", "activations", "datasets", "gather", "matmul", "plots", "tables"),
     ("moments", "batch_norm", "dense", "metrics", "optimizers", "rows"),
-    ("losses",),
+    ("losses", "steps"),
     ("standardize", "kernels", "engine", "gradcheck", "schedules", "checkpoints"),
     ("streams", "scale_out", "training"),
     ("network", "estimators"),
