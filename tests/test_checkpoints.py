@@ -265,16 +265,16 @@ import numpy as np
 from nbnorm import FNN, SGD, EarlyStopping, training
 training.TEAM_WORK = {work}
 rng = np.random.default_rng(0)
-X = rng.normal(size=(80_000, 20)).astype(np.float32)
-y = (X[:, :4] + rng.normal(size=(80_000, 4))).argmax(axis=1)
+X = rng.normal(size=(50_000, 20)).astype(np.float32)
+y = (X[:, :4] + rng.normal(size=(50_000, 4))).argmax(axis=1)
 options = dict(
     batch_size=16, optimizer=SGD(lr=0.05, momentum=0.9), schedule="cosine",
-    validation_data=(X[:1000], y[:1000]), early_stopping=EarlyStopping(patience=9), checkpoint_every=0.01,
+    validation_data=(X[:1000], y[:1000]), early_stopping=EarlyStopping(patience=12), checkpoint_every=0.01,
 )
 FNN([20, 96, 96, 4], seed=1).fit(X[:64], y[:64], epochs=1, checkpoint=None, **options)
 net = FNN([20, 96, 96, 4], seed=0)
 print("ready", flush=True)
-net.fit(X, y, epochs=9, checkpoint=sys.argv[1] or None, **options)
+net.fit(X, y, epochs=10, checkpoint=sys.argv[1] or None, **options)
 net.save(sys.argv[2])
 """
 
@@ -282,11 +282,10 @@ net.save(sys.argv[2])
 @pytest.mark.slow
 @pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted training takes too long")
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.parametrize("work", [0, 1e18], ids=["team", "one thread"])
-def test_kill_at_random_moments(tmp_path, work):
-    path, rng = tmp_path / "run.npz", np.random.default_rng(int(work == 0))
+def test_kill_at_random_moments(tmp_path):
+    path, rng = tmp_path / "run.npz", np.random.default_rng(0)
 
-    def train(checkpoint, result, seconds):
+    def train(checkpoint, result, seconds, work):
         """Return the exit status of a training that is killed after so many seconds."""
         words = [sys.executable, "-c", KILLED.format(work=work), checkpoint, tmp_path / result]
         with subprocess.Popen([str(word) for word in words], stdout=subprocess.PIPE, text=True) as process:
@@ -297,12 +296,14 @@ def test_kill_at_random_moments(tmp_path, work):
             timer.cancel()
         return status
 
-    inside = 0
-    for _ in range(5):
-        assert train(path, "resumed.npz", rng.uniform(0.05, 0.6)) == -signal.SIGKILL
+    kills = inside = 0
+    # the number of threads does not matter either: a team and one thread take turns
+    while kills < 10 and train(path, "resumed.npz", rng.uniform(0.02, 0.2), (0, 1e18)[kills % 2]) != 0:
+        kills += 1
         if path.exists():
             _, arrays = storage.read(path, "checkpoint")  # always whole
             inside += bool(arrays["run/step"][0])
+    assert kills >= 5  # a fast machine may come to the end before the tenth
     assert inside >= 1  # stopped within an epoch
-    assert train(path, "resumed.npz", 300) == train("", "whole.npz", 300) == 0
+    assert train(path, "resumed.npz", 300, 0) == train("", "whole.npz", 300, 1e18) == 0
     assert (tmp_path / "resumed.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
