@@ -12,7 +12,7 @@ from typing import Any
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import types
+from numba import config, types
 
 from nbnorm import activations, gather, rows, simd, steps
 from nbnorm._leaves import address
@@ -383,7 +383,9 @@ class Run:
             calls[steps.VECTOR_UPDATE] = simd.vector_kernel(plain, dtype)
             calls[steps.ACROSS] = simd.micro_kernel("across", dtype)
         calls[steps.ALONG] = simd.micro_kernel("along", dtype)
-        self.steps = functools.partial(run_steps, address(steps.epoch_part, *types_["epoch"]))
+        self.steps: Any = functools.partial(run_steps, address(steps.epoch_part, *types_["epoch"]))
+        if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
+            self.steps = np.errstate(over="ignore")(self.steps)
         for place, name in names.items():
             piece = self.data.kernel if name == "gather" else getattr(steps, name)
             calls[place] = address(piece, *types_[name])
@@ -394,6 +396,7 @@ class Run:
             inside = code if fused else activations.IDENTITY
             if row[steps.THRESHOLD] > 0:
                 calls[steps.DROP] = rows.row_kernel("drop", dtype)
+                calls[steps.DROP_PANEL] = address(steps.drop_panel, *types_["drop_panel"])
             by_rows = norm == steps.NO_NORM or not fused
             if by_rows or (norm == steps.AFTER and not training):
                 row[steps.ACTIVATE] = _row(code, "activate", dtype)
@@ -404,6 +407,7 @@ class Run:
             first, then = (activations.IDENTITY, inside) if norm == steps.BEFORE else (inside, 0)
             row[steps.NORMALIZE] = rows.row_kernel("normalize", dtype, then)
             if training:
+                calls[steps.WIDE] = address(steps.wide_statistics, *types_["wide_statistics"])
                 row[steps.STATISTICS] = rows.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
                 kind = "before" if norm == steps.BEFORE else "backward"
@@ -525,6 +529,8 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         "weight_layer": (
             net, place, place, whole, whole, whole, value, whole, *sums, value, whole, whole,
         ),
+        "drop_panel": (net, place, place, whole, whole, whole, whole, whole, value),
+        "wide_statistics": (place, value, whole, whole, whole, real, value, number, whole),
         "norm_part": (*team, net, place, number, value, value, number, value),
         "apply_part": (*team, place, number, flag, value, whole, number, *sums, *sums, value),
     }  # fmt: skip

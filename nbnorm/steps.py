@@ -140,10 +140,12 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
     TILE_UPDATE,
     VECTOR_UPDATE,
     DROP,
+    DROP_PANEL,
+    WIDE,
     NORM_PART,
     APPLY_PART,
     CALLS,
-) = range(16)
+) = range(18)
 
 # Places in `progress` (float64): sums over the samples of this epoch, each times its weight.
 LOSS, CORRECT, SEEN, PROGRESSES = range(4)
@@ -162,6 +164,8 @@ _call_block = caller(15)
 _call_bias = caller(12)
 _call_backward = caller(18)
 _call_weight = caller(15)
+_call_wide = caller(9)
+_call_drop = caller(9)
 _call_norm = caller(9)
 _call_apply = caller(17)
 
@@ -171,7 +175,7 @@ _call_apply = caller(17)
 
 
 @kernel
-def _wide_statistics(
+def wide_statistics(
     control: Any, act: Any, y: Any, stride: Any, n: Any, total: Any, saved: Any, spread: Any, at: Any
 ) -> None:
     """Repeat the second pass of a panel in float64, for squares beyond the range of float32."""
@@ -232,7 +236,7 @@ def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, s
 
 
 @kernel
-def _drop(
+def drop_panel(
     net: Any, control: Any, calls: Any, l: Any, i: Any, source: Any, target: Any, n: Any, act: Any
 ) -> None:
     """Drop elements of a panel of layer l, the same for the values and their gradient.
@@ -297,7 +301,7 @@ def _forward_features(
                     spread, at, stride, n, kind(total),
                 )  # fmt: skip
                 if good == 0:
-                    _wide_statistics(control, act, y, stride, n, total, saved, spread, at)
+                    _call_wide(calls[WIDE], control, act, y, stride, n, total, saved, spread, at)
                 _scale(control, hyper, at, at + rows, total, running, saved, spread)
             else:
                 _take_averages(control, hyper, at, at + rows, running, saved)
@@ -309,7 +313,7 @@ def _forward_features(
                 for r in range(rows):
                     activate_row(net[l, ACTIVATE], act, v + r * width, z + r * width, stride, n, kind(0))
         if net[l, THRESHOLD] > 0:
-            _drop(net, control, calls, l, i, v, net[l, A] + i * width, n, act)
+            _call_drop(calls[DROP_PANEL], net, control, calls, l, i, v, net[l, A] + i * width, n, act)
 
 
 @kernel
@@ -491,7 +495,7 @@ def _backward_features(
         stop = min(rows, net[l, SIZE] - i)
         bias, gamma, beta, at = net[l, BIAS] + i, net[l, GAMMA] + i, net[l, BETA] + i, net[l, STAT] + i
         if net[l, THRESHOLD] > 0:
-            _drop(net, control, calls, l, i, g, g, n, act)
+            _call_drop(calls[DROP_PANEL], net, control, calls, l, i, g, g, n, act)
         if norm == BEFORE and not fused:
             for r in range(stop):
                 derive_row(net[l, DERIVE], act, g + r * width, z + r * width, stride, n)
