@@ -1,0 +1,16 @@
+"""FNNClassifier: scikit-learn's own checks, and what they leave out."""
+
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from nbnorm.estimators import FNNClassifier
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+@parametrize_with_checks([FNNClassifier()])
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
