@@ -1,5 +1,6 @@
 """FNNClassifier: scikit-learn's own checks, and what they leave out."""
 
+import ast
 import inspect
 import pickle
 import re
@@ -21,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
 
-from nbnorm import CrossEntropy
 from nbnorm.estimators import FNNClassifier, FNNRegressor
+from nbnorm.losses import CrossEntropy
 from nbnorm.schedules import OneCycle, StepDecay
 from nbnorm.training import EarlyStopping
 
@@ -54,9 +55,8 @@ def test_docstring_lists_the_parameters_with_their_defaults(which):
     assert "@" not in which.__doc__
     assert "<" not in part
     for names, text in entries:
-        if ", " not in names and "default" in text:
-            default = parameters[names].default
-            assert text.endswith(f"default {default!r}".replace("'", '"')) or "0.9, 0.999" in text, names
+        if ", " not in names:
+            assert ast.literal_eval(text.split("default ")[1]) == parameters[names].default, names
 
 
 def small(**options):
@@ -85,7 +85,7 @@ def test_attributes(data):
     np.testing.assert_array_equal(model.classes_, [0, 1, 2])
 
 
-@pytest.mark.parametrize("names", [["a", "b", "c"], [3.5, 0.5, 7.5], [True, False]])
+@pytest.mark.parametrize("names", [["a", "b", "c"], [3.0, 0.0, 7.0], [True, False]])
 def test_labels_of_any_type(names, data):
     X, y = data
     y = y % len(names)
@@ -139,7 +139,9 @@ def test_several_labels():
     probability = model.predict_proba(X)
     assert probability.shape == (80, 3)
     np.testing.assert_array_equal(model.predict(X), probability > 0.5)
-    np.testing.assert_array_equal(small(max_iter=40).fit(X, scipy.sparse.csr_array(y)).predict(X), model.predict(X))
+    np.testing.assert_array_equal(
+        small(max_iter=40).fit(X, scipy.sparse.csr_array(y)).predict(X), model.predict(X)
+    )
     with pytest.raises(ValueError, match="3 labels"):
         model.partial_fit(X, y[:, :2])
 
@@ -211,7 +213,7 @@ def test_partial_fit_needs_the_classes(data):
         small().partial_fit(X, y)
     model = small().partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
     np.testing.assert_array_equal(model.classes_, [0, 1, 2])
-    with pytest.raises(ValueError, match="classes not in `self.classes_`"):
+    with pytest.raises(ValueError, match="has classes not in"):
         model.partial_fit(X, y + 1)
     with pytest.raises(ValueError, match="as before"):
         model.partial_fit(X, y, classes=[0, 1])
@@ -274,7 +276,7 @@ def test_early_stopping_holds_out_a_part(data):
     model = small(early_stopping=True, validation_fraction=0.3).fit(*data)
     assert model.t_ == 63 * model.n_iter_
     with pytest.raises(ValueError, match="validation_fraction"):
-        small(early_stopping=True, validation_fraction=0.02).fit(data[0], np.arange(90) % 1)
+        small(early_stopping=True, validation_fraction=0.01).fit(data[0], np.zeros(90))
 
 
 @pytest.mark.parametrize("monitor", ["val_loss", "log_loss", EarlyStopping("balanced_accuracy", patience=2)])
@@ -411,7 +413,7 @@ def test_adaptive_rate_ends_the_training(data):
     assert model.history_.rates[-1] <= 1e-6
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 32, 60, "auto"])
+@pytest.mark.parametrize("batch_size", [1, 2, 30, 32, "auto"])
 @pytest.mark.parametrize("samples", [33, 61, 65])
 def test_no_batch_of_one_sample(batch_size, samples, data):
     X, y = data
@@ -427,9 +429,8 @@ def test_integer_weight_is_a_repeated_sample(data):
     X, y = data
     X, y = X[:20], y[:20]
     weight = np.arange(20) % 3
-    got = small(batch_size=20, alpha=0.1).fit(X, y, sample_weight=weight)
-    with pytest.warns(UserWarning, match="clipped"):
-        expected = small(batch_size=50, alpha=0.1).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
+    got = small(batch_size=13, alpha=0.1).fit(X, y, sample_weight=weight)
+    expected = small(batch_size=19, alpha=0.1).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
     np.testing.assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
 
 

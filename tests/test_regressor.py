@@ -12,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from nbnorm import Huber
 from nbnorm.estimators import FNNRegressor
+from nbnorm.losses import Huber
 
 CONFIGURATIONS = [
     FNNRegressor(),
@@ -58,9 +58,9 @@ def test_shape_of_the_targets(shape, data):
         small().partial_fit(X, y).partial_fit(X, np.ones((100, 3)))
 
 
-test_shape_of_the_targets = pytest.mark.filterwarnings(
-    "ignore::sklearn.exceptions.DataConversionWarning"
-)(test_shape_of_the_targets)
+test_shape_of_the_targets = pytest.mark.filterwarnings("ignore::sklearn.exceptions.DataConversionWarning")(
+    test_shape_of_the_targets
+)
 
 
 def test_units_of_the_targets_do_not_matter(data):
@@ -78,7 +78,7 @@ def test_coefs_are_those_of_a_plain_network(norm, data):
     model = small(norm=norm, activation="tanh").fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        plain = MLPRegressor((8,), "tanh", max_iter=1).fit(X, y)
+        plain = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", max_iter=1).fit(X, y)
     plain.coefs_, plain.intercepts_ = model.coefs_, model.intercepts_
     np.testing.assert_allclose(plain.predict(X), model.predict(X), rtol=1e-9)
 
@@ -125,7 +125,7 @@ def test_poisson(data):
     assert model.out_activation_ == "exp"
     assert got.min() > 0
     assert np.corrcoef(got, rate)[0, 1] > 0.8
-    with pytest.raises(ValueError, match="targets|y "):
+    with pytest.raises(ValueError, match="targets"):
         model.fit(X, y - 1)
 
 

@@ -4,8 +4,8 @@
 
 writes estimators.json, estimators.md and estimators.png.  Each data set is shuffled and cut into five folds
 once for each seed, which also seeds the estimators.  On every fold all contestants are fitted one after the
-other, beginning with another one each time, so that a drift of the machine's speed meets all of them.  Results
-are added to those that the folder holds, so the comparison can be made in pieces.
+other, beginning with another one each time, so that a drift of the machine's speed meets all of them.
+Results are added to those that the folder holds, so the comparison can be made in pieces.
 """
 
 import argparse
@@ -51,9 +51,7 @@ COLOURS = {"nbnorm": "#1b6ca8", "scikit-learn": "#bbbbbb", f"scikit-learn, max_i
 
 def contestants(name: str, seed: int) -> dict[str, Any]:
     """Return the estimators: all with default parameters, the last one with more iterations."""
-    ours, peer = (
-        (FNNClassifier, MLPClassifier) if name in CLASSIFICATION else (FNNRegressor, MLPRegressor)
-    )
+    ours, peer = (FNNClassifier, MLPClassifier) if name in CLASSIFICATION else (FNNRegressor, MLPRegressor)
     names = list(COLOURS)
     return {
         names[0]: ours(HIDDEN, random_state=seed),

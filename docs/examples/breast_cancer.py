@@ -55,7 +55,10 @@ def main() -> None:
     model = FNNClassifier(max_iter=5 if options.short else 100, random_state=0)
 
     scores = cross_val_score(model, x, y, cv=folds)
-    lines = [f"accuracy, {len(scores)} folds       {scores.mean():.3f}, from {scores.min():.3f} to {scores.max():.3f}"]
+    lines = [
+        f"accuracy, {len(scores)} folds         {scores.mean():.3f}, "
+        f"from {scores.min():.3f} to {scores.max():.3f}"
+    ]
 
     grid = {"hidden_layer_sizes": [(100,), (50, 50)], "norm": ["after", None]}
     search = GridSearchCV(model, grid, cv=folds).fit(x, y)

@@ -70,7 +70,8 @@ def main() -> None:
     lines += [
         "",
         f"early stopping: epoch {model.history_.best_epoch} of {model.n_iter_} is the best, with R2 "
-        f"{model.best_validation_score_:.3f} of the held-out part and {model.score(x_test, y_test):.3f} of the test part",
+        f"{model.best_validation_score_:.3f} of the held-out part and "
+        f"{model.score(x_test, y_test):.3f} of the test part",
     ]
     text = "\n".join(lines)
     print(text)
