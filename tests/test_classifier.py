@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
 
+from nbnorm import CrossEntropy
 from nbnorm.estimators import FNNClassifier, FNNRegressor
-from nbnorm.losses import CrossEntropy
 from nbnorm.schedules import OneCycle, StepDecay
 from nbnorm.training import EarlyStopping
 

@@ -12,8 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from nbnorm import Huber
 from nbnorm.estimators import FNNRegressor
-from nbnorm.losses import Huber
 
 CONFIGURATIONS = [
     FNNRegressor(),

@@ -22,7 +22,7 @@ from nbnorm import activations
 from nbnorm.activations import Activation
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
-from nbnorm.optimizers import SGD, AdamW, Optimizer
+from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import NAMED as SCHEDULES
 from nbnorm.schedules import Cosine, OneCycle, Plateau, Schedule
 from nbnorm.training import DivergenceError, EarlyStopping, History
@@ -83,8 +83,11 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Momentum of "sgd".
     nesterovs_momentum : bool, default True
         Whether it is Nesterov's.
-    beta_1, beta_2, epsilon : float, default 0.9, 0.999 and 1e-8
-        Averages of the gradient and of its square, and what is added to the root, in "adamw" and "adam".
+    beta_1, beta_2 : float, default 0.9 and 0.999
+        Weights of the old averages of the gradient and of its square, in "adamw" and "adam".
+    epsilon : float, default 1e-3
+        Added to the root of the average square there.  It is larger than usual, so that gradients which
+        are zero but for rounding, as those of a bias behind batch norm can be, make no steps of full size.
     clip_norm : float or None, default None
         Largest norm of all gradients together.
     early_stopping : bool, str or EarlyStopping, default False
@@ -352,7 +355,7 @@ class Network(BaseEstimator):
             y = y.toarray()
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        return X.toarray() if is_sparse(X) else X, y
+        return X.tocsr() if is_sparse(X) else X, y
 
     def _held_out(self, data: Any) -> tuple[Any, ...]:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
@@ -424,7 +427,7 @@ class Network(BaseEstimator):
                 size += 1
         return size
 
-    def _optimizer(self) -> Optimizer:
+    def _optimizer(self) -> SGD | AdamW:
         rate, decay = float(self.learning_rate_init), float(self.weight_decay)
         if self.solver == "sgd":
             momentum = float(self.momentum)
@@ -468,7 +471,7 @@ class Network(BaseEstimator):
     def _train(
         self,
         net: FNN,
-        X: Array,
+        X: Any,
         targets: Array,
         weights: Array | None,
         held: tuple[Any, ...] | None,
@@ -476,7 +479,7 @@ class Network(BaseEstimator):
         incremental: bool,
         checkpoint: Any,
     ) -> None:
-        samples = len(X) if weights is None else int(np.count_nonzero(weights))
+        samples = X.shape[0] if weights is None else int(np.count_nonzero(weights))
         total = samples if weights is None else float(weights.sum())
         batch = self._batch(samples)
         stopping = None if incremental else self._stopping()
@@ -563,10 +566,10 @@ class Network(BaseEstimator):
                 self.best_validation_score_ = self.validation_scores_[history.best_epoch - 1]
 
     def _split(
-        self, X: Array, targets: Array, weights: Array | None, rng: np.random.RandomState
+        self, X: Any, targets: Array, weights: Array | None, rng: np.random.RandomState
     ) -> tuple[Array, Array, Array | None, tuple[Any, ...]]:
         """Hold out some of the samples, of each class alike."""
-        rows = np.arange(len(X)) if weights is None else np.flatnonzero(weights)
+        rows = np.arange(X.shape[0]) if weights is None else np.flatnonzero(weights)
         stratify = targets[rows] if is_classifier(self) and targets.ndim == 1 else None
         train, test = train_test_split(
             rows, random_state=rng, test_size=self.validation_fraction, stratify=stratify
