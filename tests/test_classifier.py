@@ -24,7 +24,7 @@ from sklearn.utils.estimator_checks import check_param_validation, parametrize_w
 
 from nbnorm import CrossEntropy
 from nbnorm.estimators import FNNClassifier, FNNRegressor
-from nbnorm.schedules import OneCycle, StepDecay
+from nbnorm.schedules import OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
 
 CONFIGURATIONS = [
@@ -61,6 +61,7 @@ def test_docstring_lists_the_parameters_with_their_defaults(which):
 
 def small(**options):
     """Return an estimator that is trained at once."""
+    options = {"learning_rate_init": 0.05, **options}
     return FNNClassifier(**{"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0, **options})
 
 
@@ -71,7 +72,7 @@ def data():
 
 def test_learns(data):
     X, y = data
-    model = FNNClassifier((8,), max_iter=30, random_state=0).fit(X[::2], y[::2])
+    model = FNNClassifier(random_state=0).fit(X[::2], y[::2])
     assert model.score(X[1::2], y[1::2]) > 0.9
 
 
@@ -363,11 +364,10 @@ def test_checkpoint_goes_on(tmp_path, data):
         {"activation": ["tanh"]},
         {"norm": "before"},
         {"norm": None},
-        {"solver": "adamw"},
         {"solver": "adam"},
-        {"solver": "adamw", "beta_1": 0.5},
-        {"solver": "adamw", "beta_2": 0.9},
-        {"solver": "adamw", "epsilon": 1.0},
+        {"beta_1": 0.5},
+        {"beta_2": 0.9},
+        {"epsilon": 1.0},
         {"solver": "sgd"},
         {"solver": "sgd", "momentum": 0.5},
         {"solver": "sgd", "nesterovs_momentum": False},
@@ -376,7 +376,7 @@ def test_checkpoint_goes_on(tmp_path, data):
         {"batch_size": 16},
         {"learning_rate": StepDecay(every=2)},
         {"learning_rate": OneCycle()},
-        {"learning_rate": "plateau", "n_iter_no_change": np.inf},
+        {"learning_rate": Plateau("loss", patience=1, min_delta=10.0)},
         {"learning_rate": "invscaling"},
         {"learning_rate": "invscaling", "power_t": 0.1},
         {"learning_rate": lambda step: 0.01 / (step + 1)},
@@ -397,9 +397,7 @@ def test_checkpoint_goes_on(tmp_path, data):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_every_option_makes_a_difference(options, data):
     X, y = data[0][5:], data[1][5:]
-    base = {"solver": options["solver"]} if len(options) > 1 and "solver" in options else {}
-    if "power_t" in options:
-        base["learning_rate"] = "invscaling"
+    base = {name: options[name] for name in list(options)[:-1]}  # the last one makes the difference
     got = small(**{**base, **options}).fit(X, y).predict_proba(X)
     assert np.isfinite(got).all()
     assert (got != small(**base).fit(X, y).predict_proba(X)).any()
