@@ -56,9 +56,11 @@ def contestants(name: str, seed: int) -> dict[str, Any]:
     ours, peer = (FNNClassifier, MLPClassifier) if name in CLASSIFICATION else (FNNRegressor, MLPRegressor)
     names = list(COLOURS)
     return {
-        names[0]: ours(HIDDEN, random_state=seed),
-        names[1]: make_pipeline(StandardScaler(), peer(HIDDEN, random_state=seed)),
-        names[2]: make_pipeline(StandardScaler(), peer(HIDDEN, random_state=seed, max_iter=ENOUGH)),
+        names[0]: ours(hidden_layer_sizes=HIDDEN, random_state=seed),
+        names[1]: make_pipeline(StandardScaler(), peer(hidden_layer_sizes=HIDDEN, random_state=seed)),
+        names[2]: make_pipeline(
+            StandardScaler(), peer(hidden_layer_sizes=HIDDEN, random_state=seed, max_iter=ENOUGH)
+        ),
     }
 
 
@@ -149,13 +151,15 @@ def table(results: dict[str, Any]) -> str:
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
-    """Draw the scores of the cross-validations over the time of a fit, one panel for each data set."""
+    """Draw the scores over the time of a fit, one panel for each data set that has both."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     results = {name: result for name, result in results.items() if "times" in result}
+    if not results:
+        return
     figure, row = plt.subplots(1, len(results), figsize=(2.3 * len(results), 3.0), layout="constrained")
     row = np.atleast_1d(row)
     for axes, (name, result) in zip(row, results.items(), strict=True):
