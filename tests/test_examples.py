@@ -12,9 +12,12 @@ pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic 
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 WRITES = {
+    "breast_cancer": ["breast_cancer.png", "breast_cancer.txt"],
     "computation_graph": ["graph.png"],
     "curvature": ["curvature.png", "curvature.txt"],
     "derivation_check": ["derivation_check.txt"],
+    "diabetes": ["diabetes.png", "diabetes.txt"],
+    "digits_stream": ["digits_stream.txt"],
     "feature_drift": ["feature_drift.png", "feature_drift.txt"],
     "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
 }

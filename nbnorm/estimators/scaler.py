@@ -1,4 +1,4 @@
-"""Estimators with scikit-learn's interface."""
+"""StandardScaler in the place of scikit-learn's."""
 
 from __future__ import annotations
 
@@ -6,19 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.utils import check_array
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
 
 from nbnorm import _check
 from nbnorm.moments import Moments
 from nbnorm.standardize import apply, is_constant
 from nbnorm.streams import scale_sparse
-
-try:
-    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-    from sklearn.utils import check_array
-    from sklearn.utils.metadata_routing import UNUSED
-    from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
-except ImportError:
-    raise ImportError('nbnorm.estimators needs scikit-learn 1.6: pip install "nbnorm[sklearn]"') from None
 
 Array = npt.NDArray[Any]
 

@@ -1,0 +1,646 @@
+"""What FNNClassifier and FNNRegressor have in common."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from nbnorm import activations
+from nbnorm.activations import Activation
+from nbnorm.moments import is_sparse
+from nbnorm.network import FNN, INITS
+from nbnorm.optimizers import SGD, AdamW
+from nbnorm.schedules import NAMED as SCHEDULES
+from nbnorm.schedules import Cosine, OneCycle, Plateau, Schedule
+from nbnorm.training import DivergenceError, EarlyStopping, History
+
+Array = npt.NDArray[Any]
+_Self = TypeVar("_Self", bound="Network")
+
+# scikit-learn's names beside ours.
+_ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.CODES}
+
+# What `FNN.fit` measures unasked.
+_MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+# The adaptive learning rate is divided by 5, and ends the training below this.
+_LEAST_RATE = 1e-6
+
+_PARAMETERS = """\
+hidden_layer_sizes : int or sequence of int, default (100,)
+        Units of each hidden layer.
+    activation : str, Activation or sequence of them, default "relu"
+        Activation of the hidden layers, or one for each: "relu", "tanh", "identity", "sigmoid" (or
+        "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus".
+    norm : {"after", "before", None}, default "after"
+        Place of batch normalization, relative to the activation.
+    solver : {"adamw", "adam", "sgd"}, default "@solver@"
+        Optimizer; "adam" is "adamw" without `weight_decay`.
+    alpha : float, default 0.0
+        Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
+    weight_decay : float, default @weight_decay@
+        Decoupled weight decay: each step takes this share, times the learning rate, from the weights.
+    batch_size : int or "auto", default "auto"
+        Samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  Where a last
+        batch of one sample would be left, which has no variance, batches are made larger.
+    learning_rate : str, schedule or callable, default "@learning_rate@"
+        Course of the learning rate: "constant"; "invscaling", divided by samples seen to the power of
+        `power_t`; "adaptive", divided by 5 whenever there is no improvement; "step", "cosine",
+        "one_cycle", "plateau", the same with options from `nbnorm.schedules`; or a function of the step.
+    learning_rate_init : float, default @learning_rate_init@
+        Learning rate that the course begins with or is relative to.
+    power_t : float, default 0.5
+        Exponent of "invscaling".
+    max_iter : int, default @max_iter@
+        Epochs at most.  "cosine" and "one_cycle" are planned for so many and, without early stopping,
+        do them all.
+    shuffle : bool, default True
+        Whether each epoch takes the samples in a new order.
+    random_state : int, RandomState or None, default None
+        Determines the initial weights, the order of the samples, dropout and the validation split.
+    tol : float, default 1e-4
+        Change that counts as an improvement of the training loss or the validation score.
+    n_iter_no_change : int or inf, default 10
+        Epochs in a row without improvement after which training ends.
+    verbose : bool or int, default False
+        Whether to print the loss after each epoch.
+    warm_start : bool, default False
+        Whether `fit` goes on from the network of the last call.
+    momentum : float, default 0.9
+        Momentum of "sgd".
+    nesterovs_momentum : bool, default True
+        Whether it is Nesterov's.
+    beta_1, beta_2 : float, default 0.9 and 0.999
+        Weights of the old averages of the gradient and of its square, in "adamw" and "adam".
+    epsilon : float, default 1e-3
+        Added to the root of the average square there.  It is larger than usual, so that gradients which
+        are zero but for rounding, as those of a bias behind batch norm can be, make no steps of full size.
+    clip_norm : float or None, default None
+        Largest norm of all gradients together.
+    early_stopping : bool, str or EarlyStopping, default False
+        Whether to hold out a part of the data, to end when its score no longer improves, and to take the
+        best parameters.  The score is @score@; a name takes another metric, such as
+        "val_loss" or "@metric@", or one of `metrics`.
+    validation_fraction : float, default 0.1
+        Share of the data that is held out, unless `fit` is given validation data.
+    metrics : sequence of str and callables, default ()
+        What else to measure on the validation data after each epoch, see `FNN.fit`.
+    decay : float, default 0.9
+        Weight of the old value in batch norm's moving averages.
+    dropout : float or sequence of float, default 0.0
+        Share of each hidden layer's units that a training step leaves out.
+    init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
+        Distribution of the initial weights.
+    standardize : bool, default True
+        Whether to standardize the features inside: no `StandardScaler` is needed in front."""
+
+_DTYPE = """\
+dtype : {"auto", "float32", "float64"} or dtype, default "auto"
+        Type of the computation; "auto" is float32 if that holds every value of X's type exactly (float32,
+        float16, integers of 16 bits), otherwise float64."""
+
+_ATTRIBUTES = """\
+network_ : FNN
+        The network itself; `network_.save` stores it without pickle.
+    history_ : History
+        What happened in each epoch of the last call, with all metrics.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Their names, if X had them.
+    n_layers_, n_outputs_ : int
+        Layers, input and output included; outputs of the network.
+    out_activation_ : str
+        Function that turns the network's logits into its answers.
+    coefs_, intercepts_ : list of ndarray
+        Weights, shape (n_in, n_out), and biases of the equivalent plain network: batch norm in evaluation
+        and standardization are affine, and folded in.
+    loss_, loss_curve_ : float, list of float
+        Training loss of the last epoch and of all.
+    best_loss_ : float or None
+        Least training loss; None with early stopping.
+    validation_scores_, best_validation_score_ : list of float, float, or None
+        Scores of the validation data after each epoch, and the best one; None without early stopping.
+    n_iter_, t_ : int
+        Epochs of the last call, and training samples seen in all."""
+
+
+def documented(**values: str) -> Callable[[type], type]:
+    """Put the text that the classes share into their docstrings, with their own defaults."""
+
+    def fill(cls: type) -> type:
+        text = cls.__doc__ or ""  # python -OO has none
+        for name, part in (("parameters", _PARAMETERS), ("dtype", _DTYPE), ("attributes", _ATTRIBUTES)):
+            text = text.replace(f"<{name}>", part)
+        for name, value in values.items():
+            text = text.replace(f"@{name}@", value)
+        cls.__doc__ = text
+        return cls
+
+    return fill
+
+
+class Network(BaseEstimator):
+    """What the classifier and the regressor have in common."""
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(_ACTIVATIONS)), "array-like", Activation],
+        "norm": [StrOptions({"after", "before"}), None],
+        "solver": [StrOptions({"adamw", "adam", "sgd"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({*SCHEDULES, "invscaling", "adaptive"}), Schedule, callable],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="left")],
+        "nesterovs_momentum": ["boolean"],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 1e-30, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean", str, EarlyStopping],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "metrics": ["array-like"],
+        "decay": [Interval(Real, 0, 1, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "init": [StrOptions(set(INITS))],
+        "standardize": ["boolean"],
+        "dtype": [StrOptions({"auto", "float32", "float64"}), type, np.dtype],
+    }
+
+    hidden_layer_sizes: Any
+    activation: Any
+    norm: Any
+    solver: Any
+    alpha: Any
+    weight_decay: Any
+    batch_size: Any
+    learning_rate: Any
+    learning_rate_init: Any
+    power_t: Any
+    max_iter: Any
+    shuffle: Any
+    random_state: Any
+    tol: Any
+    n_iter_no_change: Any
+    verbose: Any
+    warm_start: Any
+    momentum: Any
+    nesterovs_momentum: Any
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    clip_norm: Any
+    early_stopping: Any
+    validation_fraction: Any
+    metrics: Any
+    decay: Any
+    dropout: Any
+    init: Any
+    standardize: Any
+    loss: Any
+    dtype: Any
+
+    # The score that early stopping watches by default, in the terms of `History`.
+    _score_name: ClassVar[str]
+
+    network_: FNN
+    history_: History
+    n_features_in_: int
+    loss_curve_: list[float]
+    best_loss_: float | None
+    best_validation_score_: float | None
+    validation_scores_: list[float] | None
+
+    def _keep(self, arguments: dict[str, Any]) -> None:
+        """Store the constructor's arguments, unchecked, as scikit-learn wants it."""
+        for name in self._get_param_names():
+            setattr(self, name, arguments[name])
+
+    # What the classifier and the regressor do in their own ways.
+
+    def _learn_targets(self, y: Array, classes: Any) -> None:
+        """Take note of what the targets are, in the first call."""
+        raise NotImplementedError
+
+    def _targets(self, y: Array) -> Array:
+        """Check targets and turn them into those of the network."""
+        raise NotImplementedError
+
+    def _output(self) -> dict[str, Any]:
+        """Return what the targets determine: outputs, out_activation, and options of the network."""
+        raise NotImplementedError
+
+    def _weights(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+        """Return the weights of the samples."""
+        return sample_weight
+
+    # ------------------------------------------------------------------------------------------
+    # Training
+    # ------------------------------------------------------------------------------------------
+
+    def fit(
+        self: _Self,
+        X: Any,
+        y: Any,
+        sample_weight: npt.ArrayLike | None = None,
+        *,
+        validation_data: tuple[Any, ...] | None = None,
+        checkpoint: Any = None,
+    ) -> _Self:
+        """Train, from new initial weights unless `warm_start`.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Training data, of any real type; arrays are read where they lie.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights, not negative.  They reach the loss, the standardization and the statistics of batch
+            norm; an integer weight is the same as a repeated sample.
+        validation_data : tuple (X, y) or (X, y, sample_weight), optional
+            Measured after each epoch, and used for early stopping in place of a part of the training data.
+        checkpoint : path-like, optional
+            File from which a training that was killed goes on, see `FNN.fit`; needs a seed as
+            `random_state`.
+
+        Returns
+        -------
+        object
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a parameter or the data are not what is described, or the training diverges.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If `max_iter` epochs were not enough; not for learning rates planned for them.
+        """
+        self._fit(X, y, sample_weight, validation_data=validation_data, checkpoint=checkpoint)
+        return self
+
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        incremental: bool = False,
+        classes: Any = None,
+        validation_data: Any = None,
+        checkpoint: Any = None,
+    ) -> None:
+        self._validate_params()
+        if incremental and self.early_stopping is not False:
+            raise ValueError("partial_fit does not support early_stopping")
+        first = not hasattr(self, "network_") or not (self.warm_start or incremental)
+        X, y = self._data(X, y, reset=first)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if first:
+            self._learn_targets(y, classes)
+        targets = self._targets(y)
+        weights = self._weights(y, weights, incremental)
+        if weights is not None and not weights.any():
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        held = validation_data
+        if held is not None:
+            held = self._held_out(held)
+        rng = check_random_state(self.random_state)
+        net = self._network_for(X, rng, first)
+        if self.early_stopping is not False and held is None:
+            X, targets, weights, held = self._split(X, targets, weights, rng)
+        self._train(net, X, targets, weights, held, first, incremental, checkpoint)
+
+    def _data(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            accept_sparse=("csr", "csc"),
+            dtype="numeric",
+            multi_output=True,
+            y_numeric=not is_classifier(self),
+            ensure_min_samples=2 if reset and self.norm is not None else 1,
+            reset=reset,
+        )
+        if is_sparse(y):
+            y = y.toarray()
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X.tocsr() if is_sparse(X) else X, y
+
+    def _held_out(self, data: Any) -> tuple[Any, ...]:
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise ValueError("validation_data must be a tuple (X, y) or (X, y, sample_weight).")
+        X, y = self._data(data[0], data[1], reset=False)
+        weights = None if len(data) == 2 else data[2]
+        if weights is not None:
+            weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
+        return X, self._targets(y), weights
+
+    def _network_for(self, X: Any, rng: np.random.RandomState, first: bool) -> FNN:
+        hidden = self.hidden_layer_sizes
+        hidden = [hidden] if isinstance(hidden, Integral) else list(hidden)
+        if not all(isinstance(size, Integral) and int(size) > 0 for size in hidden):
+            raise ValueError(f"hidden_layer_sizes must be integers > 0, got {hidden}.")
+        if not first:
+            net = self.network_
+            if list(net.sizes[1:-1]) != hidden:
+                raise ValueError(
+                    f"hidden_layer_sizes must stay {list(net.sizes[1:-1])} where training goes on, "
+                    f"got {hidden}."
+                )
+            return net
+        options = self._output()
+        self.out_activation_ = options.pop("out_activation")
+        return FNN(
+            [X.shape[1], *hidden, options.pop("outputs")],
+            activation=self._activations(len(hidden)),
+            norm=self.norm,
+            dropout=self.dropout,
+            standardize=self.standardize,
+            decay=self.decay,
+            init=self.init,
+            dtype=self._dtype_for(X),
+            seed=int(rng.randint(np.iinfo(np.int32).max)),
+            **options,
+        )
+
+    def _activations(self, layers: int) -> Any:
+        def ours(one: Any) -> Any:
+            return _ACTIVATIONS.get(one, one) if isinstance(one, str) else one
+
+        if isinstance(self.activation, (str, Activation)):
+            return ours(self.activation)
+        return [ours(one) for one in self.activation]
+
+    def _dtype_for(self, X: Any) -> np.dtype[Any]:
+        if isinstance(self.dtype, str) and self.dtype == "auto":
+            return np.dtype(np.float32 if np.can_cast(X.dtype, np.float32) else np.float64)
+        got: np.dtype[Any] = np.dtype(self.dtype)
+        if got not in (np.float32, np.float64):
+            raise ValueError(f"The 'dtype' parameter must be 'auto', float32 or float64. Got {got} instead.")
+        return got
+
+    def _batch(self, samples: int) -> int:
+        if self.batch_size == "auto":
+            size = min(max(samples // 50, 32), 256)
+        else:
+            size = int(self.batch_size)
+            if size > samples:
+                warnings.warn(
+                    f"Got batch_size={size}, larger than the {samples} samples. It is going to be clipped.",
+                    stacklevel=5,
+                )
+        size = min(size, samples)
+        if self.norm is not None:
+            size = max(size, 2)
+            while samples % size == 1:
+                size += 1
+        return size
+
+    def _optimizer(self) -> SGD | AdamW:
+        rate, decay = float(self.learning_rate_init), float(self.weight_decay)
+        if self.solver == "sgd":
+            momentum = float(self.momentum)
+            return SGD(rate, momentum, bool(self.nesterovs_momentum and momentum > 0), decay)
+        decay = 0.0 if self.solver == "adam" else decay
+        return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), decay)
+
+    def _stopping(self) -> EarlyStopping | None:
+        """Return what decides about the end, or None if nothing does."""
+        if isinstance(self.early_stopping, EarlyStopping):
+            return self.early_stopping
+        watched = self.early_stopping
+        if watched is False:
+            if self._planned() or self.learning_rate == "adaptive":
+                return None
+            watched = "loss"
+        elif watched is True:
+            watched = self._score_name
+        patience = 2**62 if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
+        return EarlyStopping(
+            watched, patience, float(self.tol), restore_best=self.early_stopping is not False
+        )
+
+    def _planned(self) -> bool:
+        """Whether the learning rate is planned for all epochs."""
+        chosen = self.learning_rate
+        return isinstance(chosen, (Cosine, OneCycle)) or chosen in ("cosine", "one_cycle")
+
+    def _schedule(self, steps: int, samples: int, incremental: bool, stopping: EarlyStopping | None) -> Any:
+        if self.learning_rate == "invscaling":
+            rate, power, seen = float(self.learning_rate_init), float(self.power_t), self.t_
+            return lambda step: float(rate / (seen + step // steps * samples + 1) ** power)
+        if incremental:
+            return "constant"
+        if self.learning_rate == "adaptive":
+            monitor = "loss" if stopping is None else stopping.monitor
+            patience = 2**62 if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
+            return Plateau(monitor, factor=0.2, patience=patience, min_delta=float(self.tol))
+        return self.learning_rate
+
+    def _train(
+        self,
+        net: FNN,
+        X: Any,
+        targets: Array,
+        weights: Array | None,
+        held: tuple[Any, ...] | None,
+        first: bool,
+        incremental: bool,
+        checkpoint: Any,
+    ) -> None:
+        samples = X.shape[0] if weights is None else int(np.count_nonzero(weights))
+        total = samples if weights is None else float(weights.sum())
+        batch = self._batch(samples)
+        stopping = None if incremental else self._stopping()
+        if first:
+            self.t_ = 0
+        metrics = [] if incremental else list(self.metrics)
+        if stopping is not None and stopping.monitor not in _MEASURED:
+            name = stopping.monitor.removeprefix("val_")
+            if name not in [getattr(metric, "__name__", metric) for metric in metrics]:
+                metrics.append(name)
+        statistics = net.standardizer
+        if incremental:
+            net._carried = net._carried or {}  # the optimizer goes on where it was
+            if statistics is not None:
+                net.standardizer = copy.deepcopy(statistics).partial_fit(X, weights=weights)
+        else:
+            net._carried = None
+        adaptive = self.learning_rate == "adaptive" and not incremental
+
+        def after_epoch(_: FNN, history: History) -> bool:
+            if self.verbose:
+                print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
+                if stopping is not None and stopping.monitor != "loss":
+                    print(f"Validation score: {_curve(history, stopping.monitor)[-1]:f}")
+            return adaptive and history.rates[-1] <= _LEAST_RATE
+
+        try:
+            history = net.fit(
+                X,
+                targets,
+                epochs=1 if incremental else int(self.max_iter),
+                batch_size=batch,
+                optimizer=self._optimizer(),
+                schedule=self._schedule(math.ceil(samples / batch), samples, incremental, stopping),
+                sample_weight=weights,
+                clip_norm=self.clip_norm,
+                # of the whole weight of a batch, as scikit-learn has it
+                l2=float(self.alpha) * samples / (total * batch),
+                validation_data=held,
+                metrics=metrics,
+                early_stopping=stopping,
+                checkpoint=checkpoint,
+                shuffle=bool(self.shuffle),
+                progress=False,
+                callbacks=[after_epoch] if self.verbose or adaptive else [],
+            )
+        except DivergenceError as error:
+            raise ValueError(f"The {error}.") from error
+        except BaseException:
+            net.standardizer = statistics
+            raise
+        if not history.epochs:  # interrupted in the first one
+            net.standardizer = statistics
+            raise KeyboardInterrupt
+        self._record(net, history, stopping, first, samples)
+        if history.stopped == "interrupted":
+            warnings.warn("Training interrupted by user.", stacklevel=4)
+        elif not (history.stopped or incremental or self._planned()):
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
+                "optimization hasn't converged yet.",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
+    def _record(
+        self, net: FNN, history: History, stopping: EarlyStopping | None, first: bool, samples: int
+    ) -> None:
+        """Set the attributes that a training leaves."""
+        self.network_ = net
+        self.history_ = history
+        self.n_outputs_ = net.sizes[-1]
+        self.n_layers_ = len(net.sizes)
+        self.n_iter_ = history.epochs
+        self.t_ += samples * history.epochs
+        self.loss_ = history.loss[-1]
+        self.loss_curve_ = history.loss if first else [*self.loss_curve_, *history.loss]
+        self.best_loss_ = min(self.loss_curve_)
+        self.validation_scores_ = self.best_validation_score_ = None
+        if stopping is not None and self.early_stopping is not False:
+            self.best_loss_ = None
+            self.validation_scores_ = _curve(history, stopping.monitor)
+            if history.best_epoch:  # there is none where all scores are nan
+                self.best_validation_score_ = self.validation_scores_[history.best_epoch - 1]
+
+    def _split(
+        self, X: Any, targets: Array, weights: Array | None, rng: np.random.RandomState
+    ) -> tuple[Array, Array, Array | None, tuple[Any, ...]]:
+        """Hold out some of the samples, of each class alike."""
+        rows = np.arange(X.shape[0]) if weights is None else np.flatnonzero(weights)
+        stratify = targets[rows] if is_classifier(self) and targets.ndim == 1 else None
+        train, test = train_test_split(
+            rows, random_state=rng, test_size=self.validation_fraction, stratify=stratify
+        )
+        if len(test) < 2 or (self.norm is not None and len(train) < 2):
+            raise ValueError(
+                "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+            )
+        both = [
+            (X[part], targets[part], None if weights is None else weights[part]) for part in (train, test)
+        ]
+        return *both[0], both[1]
+
+    # ------------------------------------------------------------------------------------------
+    # Results
+    # ------------------------------------------------------------------------------------------
+
+    def _samples(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return validate_data(self, X, accept_sparse=("csr", "csc"), dtype="numeric", reset=False)
+
+    @property
+    def coefs_(self) -> list[Array]:
+        """Weights of the equivalent plain network, float64, (n_in, n_out) each."""
+        return self._folded()[0]
+
+    @property
+    def intercepts_(self) -> list[Array]:
+        """Biases of the equivalent plain network, float64, (n_out,) each."""
+        return self._folded()[1]
+
+    def _folded(self) -> tuple[list[Array], list[Array]]:
+        """In evaluation, standardization and batch norm are affine: they become part of their neighbours."""
+        check_is_fitted(self)
+        net = self.network_
+        held = {name: np.asarray(v, np.float64) for name, v in {**net.parameters(), **net.buffers()}.items()}
+        last = len(net.sizes) - 1
+        weights, biases = [], []
+        factor, shift = np.ones(net.sizes[0]), np.zeros(net.sizes[0])  # what is applied in front of a layer
+        for l in range(1, last + 1):
+            weight = held[f"dense{l}.weight"]
+            bias = held.get(f"dense{l}.bias", np.zeros(len(weight)))
+            if l == 1 and net.standardizer is not None:
+                weight, bias = net.standardizer.fold(weight, bias)
+            bias = bias + weight @ shift
+            weight = weight * factor
+            factor, shift = np.ones(len(weight)), np.zeros(len(weight))
+            if l < last and net.norm is not None:
+                spread = held[f"norm{l}.running_{net.running}"]
+                variance = spread**2 if net.running == "std" else spread
+                factor = held[f"norm{l}.gamma"] / np.sqrt(variance + net.eps)
+                shift = held[f"norm{l}.beta"] - factor * held[f"norm{l}.running_mean"]
+                if net.norm == "before":
+                    weight, bias = factor[:, None] * weight, factor * bias + shift
+                    factor, shift = np.ones(len(weight)), np.zeros(len(weight))
+            if l == last and net.target_standardizer is not None:
+                scale = net.target_standardizer.scale_
+                weight, bias = scale[:, None] * weight, scale * bias + net.target_standardizer.mean_
+            weights.append(weight.T)
+            biases.append(bias)
+        return weights, biases
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+
+def _curve(history: History, name: str) -> list[float]:
+    """Return one of the lists of a history, or one of its metrics."""
+    found = getattr(history, name, None)
+    if found is None:
+        found = history.metrics[name.removeprefix("val_")]
+    return list(found)

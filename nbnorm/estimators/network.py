@@ -1,0 +1,452 @@
+"""FNNClassifier and FNNRegressor: networks with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.multiclass import check_classification_targets, type_of_target
+
+from nbnorm.estimators.base import Network, documented
+from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from nbnorm.schedules import Schedule
+from nbnorm.training import EarlyStopping
+
+Array = npt.NDArray[Any]
+
+# scikit-learn's names beside ours.
+_LOSSES = {"squared_error": "squared", "absolute_error": "absolute", "huber": "huber", "poisson": "poisson"}
+
+
+@documented(
+    solver="adamw",
+    weight_decay="5.0",
+    learning_rate="cosine",
+    learning_rate_init="0.005",
+    max_iter="50",
+    score="the accuracy",
+    metric="log_loss",
+)
+class FNNClassifier(ClassifierMixin, Network):
+    """Fully connected network with batch normalization, for classification.
+
+    It takes the place of ``sklearn.neural_network.MLPClassifier`` and trains an `nbnorm.FNN`: two classes or
+    several labels have sigmoid outputs, more classes softmax.
+
+    Parameters
+    ----------
+    <parameters>
+    loss : "log_loss" or CustomLoss, default "log_loss"
+        Cross-entropy of the classes or labels, or a loss of one's own.
+    label_smoothing : float, default 0.0
+        Share of the targets that is spread over all classes.
+    class_weight : dict, "balanced" or None, default None
+        Weights of the classes, which multiply those of the samples; for several labels as in
+        ``sklearn.utils.class_weight.compute_sample_weight``.
+    <dtype>
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The classes, in order; for several labels their numbers.
+    <attributes>
+
+    See Also
+    --------
+    nbnorm.FNN : the network without scikit-learn's interface.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_wine
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from nbnorm.estimators import FNNClassifier
+    >>> X, y = load_wine(return_X_y=True)
+    >>> bool(cross_val_score(FNNClassifier(random_state=0), X, y).mean() > 0.95)
+    True
+    """
+
+    _score_name = "val_accuracy"
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Network._parameter_constraints,
+        "loss": [StrOptions({"log_loss"}), Loss],
+        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, list, None],
+    }
+
+    label_smoothing: Any
+    class_weight: Any
+    classes_: Array
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: Any = "relu",
+        *,
+        norm: str | None = "after",
+        solver: str = "adamw",
+        alpha: float = 0.0,
+        weight_decay: float = 5.0,
+        batch_size: int | str = "auto",
+        learning_rate: str | Schedule | Callable[[int], float] = "cosine",
+        learning_rate_init: float = 0.005,
+        power_t: float = 0.5,
+        max_iter: int = 50,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        n_iter_no_change: float = 10,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-3,
+        clip_norm: float | None = None,
+        early_stopping: bool | str | EarlyStopping = False,
+        validation_fraction: float = 0.1,
+        metrics: Sequence[Any] = (),
+        decay: float = 0.9,
+        dropout: float | Sequence[float] = 0.0,
+        init: str = "he",
+        standardize: bool = True,
+        loss: str | Loss = "log_loss",
+        label_smoothing: float = 0.0,
+        class_weight: Mapping[Any, float] | list[Any] | str | None = None,
+        dtype: Any = "auto",
+    ) -> None:
+        self._keep(locals())
+
+    def _learn_targets(self, y: Array, classes: Any) -> None:
+        check_classification_targets(y)
+        kind = type_of_target(y)
+        if kind == "multiclass-multioutput":
+            raise ValueError(
+                "Multioutput target data is not supported: y must hold one class per sample, or zeros and "
+                "ones for several labels."
+            )
+        self._multilabel = kind == "multilabel-indicator"
+        if self._multilabel:
+            self.classes_ = np.arange(y.shape[1])
+        else:
+            self.classes_ = np.unique(y if classes is None else np.asarray(classes))
+
+    def _targets(self, y: Array) -> Array:
+        check_classification_targets(y)
+        if (y.ndim == 2) != self._multilabel or (self._multilabel and y.shape[1] != len(self.classes_)):
+            raise ValueError(
+                f"y must have {f'{len(self.classes_)} labels' if self._multilabel else 'one class'} per "
+                f"sample as before, got shape {y.shape}."
+            )
+        if self._multilabel:
+            return y.astype(np.uint8)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(f"`y` has classes not in `self.classes_`: {unknown}, not in {self.classes_}.")
+        return np.searchsorted(self.classes_, y)
+
+    def _output(self) -> dict[str, Any]:
+        count = len(self.classes_)
+        softmax = count > 2 and not self._multilabel
+        loss = self.loss
+        if loss == "log_loss":
+            loss = (CrossEntropy if softmax else BinaryCrossEntropy)(float(self.label_smoothing))
+        elif self.label_smoothing:
+            raise ValueError("The 'label_smoothing' parameter needs loss='log_loss'.")
+        return {
+            "outputs": count if softmax or self._multilabel else 1,
+            "output": "softmax" if softmax else "sigmoid",
+            "out_activation": "softmax" if softmax else "logistic",
+            "loss": loss,
+        }
+
+    def _weights(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+        chosen = self.class_weight
+        if chosen is None:
+            return sample_weight
+        if incremental and chosen == "balanced":
+            raise ValueError(
+                "class_weight 'balanced' is not supported for partial_fit: the classes of the other parts "
+                "are not known. Give the weights as a dict."
+            )
+        if isinstance(chosen, dict) and not self._multilabel:
+            unknown = [name for name in chosen if name not in self.classes_]
+            if unknown:
+                raise ValueError(f"The classes {unknown} of class_weight are not in {self.classes_}.")
+            of_class = np.array([chosen.get(name, 1.0) for name in self.classes_], np.float64)
+            share = of_class[np.searchsorted(self.classes_, y)]
+        else:
+            rows = slice(None) if sample_weight is None else sample_weight > 0
+            share = np.ones(len(y))
+            share[rows] = compute_sample_weight(chosen, y[rows])
+        if not (np.isfinite(share) & (share >= 0)).all():
+            raise ValueError(f"class_weight must hold finite numbers >= 0, got {chosen}.")
+        return share if sample_weight is None else share * sample_weight
+
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: npt.ArrayLike | None = None,
+        classes: npt.ArrayLike | None = None,
+    ) -> FNNClassifier:
+        """Train for one epoch more, on these samples; the optimizer goes on where it was.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Training data.  Their statistics are added to those of the earlier calls.
+        y : array-like of shape (n_samples,) or (n_samples, n_labels)
+            Classes, or zeros and ones for several labels.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights, not negative.
+        classes : array-like of shape (n_classes,), optional
+            All classes of all calls, in the first one.
+
+        Returns
+        -------
+        FNNClassifier
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does, and if `classes` are missing or others than before.
+        """
+        self._validate_params()
+        if hasattr(self, "network_"):
+            if classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
+                raise ValueError(f"classes must be {self.classes_} as before, got {classes}.")
+        elif classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        self._fit(X, y, sample_weight, incremental=True, classes=classes)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Predict the class of each sample.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_labels)
+            Classes, or zeros and ones for several labels.
+        """
+        X = self._samples(X)
+        codes = self.network_.predict(X)
+        if self._multilabel:
+            return codes
+        if len(self.classes_) == 1:
+            codes = np.zeros(len(codes), np.int64)
+        return np.asarray(self.classes_[codes])
+
+    def predict_proba(self, X: Any) -> Array:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; each row sums to 1, but for several labels.
+        """
+        return np.exp(self.predict_log_proba(X))
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Predict the logarithm of the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+            In the order of `classes_`; finite also where a probability is rounded to 0.
+        """
+        X = self._samples(X)
+        z = self.network_.forward(X)  # in evaluation mode, as training has left it
+        if len(self.classes_) == 1 and not self._multilabel:
+            return np.zeros((len(z), 1), z.dtype)
+        if self.out_activation_ == "softmax":
+            z = z - z.max(axis=1, keepdims=True)
+            return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
+        positive = -np.logaddexp(0, -z)
+        return positive if self._multilabel else np.hstack([-np.logaddexp(0, z), positive])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+@documented(
+    solver="adamw",
+    weight_decay="5.0",
+    learning_rate="cosine",
+    learning_rate_init="0.005",
+    max_iter="50",
+    score="R^2",
+    metric="mean_absolute_error",
+)
+class FNNRegressor(RegressorMixin, Network):
+    """Fully connected network with batch normalization, for regression.
+
+    It takes the place of ``sklearn.neural_network.MLPRegressor`` and trains an `nbnorm.FNN`.
+
+    Parameters
+    ----------
+    <parameters>
+    loss : str or Loss, default "squared_error"
+        "squared_error", "absolute_error", "huber", "poisson" (for targets not below 0; the network
+        predicts their logarithm), or an object of `nbnorm.losses`.
+    standardize_targets : bool, default True
+        Whether the network learns standardized targets; losses are then in their units.  Not with the
+        Poisson loss.
+    <dtype>
+
+    Attributes
+    ----------
+    <attributes>
+
+    See Also
+    --------
+    nbnorm.FNN : the network without scikit-learn's interface.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_diabetes
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from nbnorm.estimators import FNNRegressor
+    >>> X, y = load_diabetes(return_X_y=True)
+    >>> bool(cross_val_score(FNNRegressor(random_state=0), X, y).mean() > 0.3)
+    True
+    """
+
+    _score_name = "r2"
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        **Network._parameter_constraints,
+        "loss": [StrOptions(set(_LOSSES)), Loss],
+        "standardize_targets": ["boolean"],
+    }
+
+    standardize_targets: Any
+
+    def __init__(
+        self,
+        hidden_layer_sizes: int | Sequence[int] = (100,),
+        activation: Any = "relu",
+        *,
+        norm: str | None = "after",
+        solver: str = "adamw",
+        alpha: float = 0.0,
+        weight_decay: float = 5.0,
+        batch_size: int | str = "auto",
+        learning_rate: str | Schedule | Callable[[int], float] = "cosine",
+        learning_rate_init: float = 0.005,
+        power_t: float = 0.5,
+        max_iter: int = 50,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        n_iter_no_change: float = 10,
+        verbose: bool | int = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-3,
+        clip_norm: float | None = None,
+        early_stopping: bool | str | EarlyStopping = False,
+        validation_fraction: float = 0.1,
+        metrics: Sequence[Any] = (),
+        decay: float = 0.9,
+        dropout: float | Sequence[float] = 0.0,
+        init: str = "he",
+        standardize: bool = True,
+        loss: str | Loss = "squared_error",
+        standardize_targets: bool = True,
+        dtype: Any = "auto",
+    ) -> None:
+        self._keep(locals())
+
+    def _learn_targets(self, y: Array, classes: Any) -> None:
+        self._width = 0 if y.ndim == 1 else y.shape[1]
+
+    def _targets(self, y: Array) -> Array:
+        width = 0 if y.ndim == 1 else y.shape[1]
+        if width != self._width:
+            raise ValueError(f"y must have {max(self._width, 1)} output(s) as before, got shape {y.shape}.")
+        return y
+
+    def _output(self) -> dict[str, Any]:
+        loss = self.loss if isinstance(self.loss, Loss) else _LOSSES[self.loss]
+        counts = loss == "poisson" or isinstance(loss, Poisson)
+        return {
+            "outputs": max(self._width, 1),
+            "output": "identity",
+            "out_activation": "exp" if counts else "identity",
+            "loss": loss,
+            "standardize_targets": bool(self.standardize_targets and not counts),
+        }
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> FNNRegressor:
+        """Train for one epoch more, on these samples; the optimizer goes on where it was.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Training data.  Their statistics are added to those of the earlier calls; those of the targets
+            stay as the first call has found them.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights, not negative.
+
+        Returns
+        -------
+        FNNRegressor
+            The estimator itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit` does.
+        """
+        self._fit(X, y, sample_weight, incremental=True)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Predict the targets.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_outputs)
+            Values, of the network's dtype.
+        """
+        X = self._samples(X)
+        return self.network_.predict(X)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

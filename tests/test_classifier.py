@@ -1,0 +1,488 @@
+"""FNNClassifier: scikit-learn's own checks, and what they leave out."""
+
+import ast
+import inspect
+import pickle
+import re
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+from sklearn.datasets import make_blobs
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.utils._param_validation import InvalidParameterError
+from sklearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
+
+from nbnorm import CrossEntropy
+from nbnorm.estimators import FNNClassifier, FNNRegressor
+from nbnorm.schedules import OneCycle, Plateau, StepDecay
+from nbnorm.training import EarlyStopping
+
+CONFIGURATIONS = [
+    FNNClassifier(),
+    FNNClassifier(norm="before", solver="sgd", learning_rate="constant", learning_rate_init=0.01),
+    FNNClassifier((20, 10), "tanh", norm=None, standardize=False, alpha=1e-3, learning_rate="adaptive"),
+]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(CONFIGURATIONS)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", [FNNClassifier(), FNNRegressor()])
+def test_parameters_are_validated(estimator):
+    check_param_validation(type(estimator).__name__, estimator)
+
+
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_docstring_lists_the_parameters_with_their_defaults(which):
+    part = re.split(r"\n\s*(?:Parameters|Attributes)\n\s*-+\n", which.__doc__)[1]
+    entries = re.findall(r"^    (\S.*?) : (.*)$", part, flags=re.MULTILINE)
+    got = [name for names, _ in entries for name in names.split(", ")]
+    parameters = inspect.signature(which).parameters
+    assert got == list(parameters)
+    assert "@" not in which.__doc__
+    assert "<" not in part
+    for names, text in entries:
+        if ", " not in names:
+            assert ast.literal_eval(text.split("default ")[1]) == parameters[names].default, names
+
+
+def small(**options):
+    """Return an estimator that is trained at once."""
+    options = {"learning_rate_init": 0.05, **options}
+    return FNNClassifier(**{"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0, **options})
+
+
+@pytest.fixture
+def data():
+    return make_blobs(90, n_features=4, centers=3, cluster_std=2.0, random_state=1)
+
+
+def test_learns(data):
+    X, y = data
+    model = FNNClassifier(random_state=0).fit(X[::2], y[::2])
+    assert model.score(X[1::2], y[1::2]) > 0.9
+
+
+def test_attributes(data):
+    model = small().fit(*data)
+    assert (model.n_features_in_, model.n_layers_, model.n_outputs_) == (4, 3, 3)
+    assert (model.n_iter_, model.t_, model.out_activation_) == (5, 450, "softmax")
+    assert model.loss_curve_[-1] == model.loss_
+    assert model.best_loss_ == min(model.loss_curve_)
+    assert model.validation_scores_ is model.best_validation_score_ is None
+    np.testing.assert_array_equal(model.classes_, [0, 1, 2])
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], [3.0, 0.0, 7.0], [True, False]])
+def test_labels_of_any_type(names, data):
+    X, y = data
+    y = y % len(names)
+    got = small().fit(X, np.array(names)[y]).predict(X)
+    order = np.argsort(names)
+    expected = np.sort(names)[small().fit(X, np.argsort(order)[y]).predict(X)]
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames(library, data):
+    frames = pytest.importorskip(library)
+    X, y = data
+    table = frames.DataFrame({name: X[:, i] for i, name in enumerate("abcd")})
+    model = small().fit(table, frames.Series(["xyz"[i] for i in y]))
+    assert list(model.feature_names_in_) == list("abcd")
+    expected = np.array(list("xyz"))[small().fit(X, y).predict(X)]
+    np.testing.assert_array_equal(model.predict(table), expected)
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(table[list("abdc")])
+
+
+@pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.csc_matrix])
+def test_sparse_is_dense(kind, data):
+    X, y = data
+    X = X * (np.random.default_rng(0).random(X.shape) < 0.5)
+    got = small().fit(kind(X), y).predict_proba(kind(X))
+    np.testing.assert_allclose(got, small().fit(X, y).predict_proba(X), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [("uint8", "float32"), ("float16", "float32"), ("int64", "float64"), ("float64", "float64")],
+)
+def test_dtype_follows_the_data(dtype, expected, data):
+    X, y = data
+    X = np.round(X - X.min()).astype(dtype)
+    model = small().fit(X, y)
+    assert model.network_.dtype == expected
+    assert model.predict_proba(X).dtype == expected
+    assert small(dtype="float32").fit(X, y).network_.dtype == "float32"
+
+
+def test_several_labels():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 5))
+    y = (X[:, :3] + 0.1 * rng.normal(size=(80, 3)) > 0).astype(int)
+    model = small(max_iter=40).fit(X, y)
+    assert model.out_activation_ == "logistic"
+    assert model.score(X, y) > 0.8
+    probability = model.predict_proba(X)
+    assert probability.shape == (80, 3)
+    np.testing.assert_array_equal(model.predict(X), probability > 0.5)
+    np.testing.assert_array_equal(
+        small(max_iter=40).fit(X, scipy.sparse.csr_array(y)).predict(X), model.predict(X)
+    )
+    with pytest.raises(ValueError, match="3 labels"):
+        model.partial_fit(X, y[:, :2])
+
+
+def test_one_class_is_always_predicted(data):
+    X, _ = data
+    model = small().fit(X, np.full(len(X), "only"))
+    assert set(model.predict(X)) == {"only"}
+    np.testing.assert_array_equal(model.predict_proba(X), np.ones((len(X), 1)))
+
+
+@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_coefs_are_those_of_a_plain_network(norm, classes, data):
+    X, y = data
+    y = y % classes
+    model = small(hidden_layer_sizes=(6, 5), norm=norm).fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plain = MLPClassifier((6, 5), max_iter=1).fit(X, y)
+    plain.coefs_, plain.intercepts_ = model.coefs_, model.intercepts_
+    np.testing.assert_allclose(plain.predict_proba(X), model.predict_proba(X), rtol=1e-9, atol=1e-12)
+
+
+def test_pickle_is_small_and_exact(data):
+    X, y = data
+    model = small(hidden_layer_sizes=(100,)).fit(X, y)
+    text = pickle.dumps(model)
+    assert len(text) < 8 * model.network_.n_parameters + 10_000
+    np.testing.assert_array_equal(pickle.loads(text).predict_proba(X), model.predict_proba(X))
+
+
+def test_in_a_pipeline_and_a_search(data):
+    X, y = data
+    search = GridSearchCV(make_pipeline(small()), {"fnnclassifier__norm": ["after", None]}, cv=2).fit(X, y)
+    assert search.best_score_ > 0.5
+    assert cross_val_score(small(), X, y, cv=2).shape == (2,)
+    assert clone(small(class_weight={0: 2.0})).get_params() == small(class_weight={0: 2.0}).get_params()
+
+
+def test_same_seed_same_bits(data):
+    X, y = data
+    got = small().fit(X, y).predict_proba(X)
+    np.testing.assert_array_equal(got, small().fit(X, y).predict_proba(X))
+    assert (got != small(random_state=1).fit(X, y).predict_proba(X)).any()
+
+
+# ----------------------------------------------------------------------------------------------
+# Going on
+# ----------------------------------------------------------------------------------------------
+
+
+def test_partial_fit_goes_on_like_fit(data):
+    X, y = data
+    parts = small()
+    for _ in range(3):
+        parts.partial_fit(X, y, classes=[0, 1, 2])
+    whole = small(max_iter=3, learning_rate="constant")
+    with pytest.warns(ConvergenceWarning):
+        whole.fit(X, y)
+    np.testing.assert_allclose(parts.loss_curve_, whole.loss_curve_, rtol=1e-9)
+    np.testing.assert_allclose(parts.predict_proba(X), whole.predict_proba(X), rtol=1e-7)
+    assert (parts.t_, parts.n_iter_) == (270, 1)
+
+
+def test_partial_fit_needs_the_classes(data):
+    X, y = data
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        small().partial_fit(X, y)
+    model = small().partial_fit(X[y < 2], y[y < 2], classes=[0, 1, 2])
+    np.testing.assert_array_equal(model.classes_, [0, 1, 2])
+    with pytest.raises(ValueError, match="has classes not in"):
+        model.partial_fit(X, y + 1)
+    with pytest.raises(ValueError, match="as before"):
+        model.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="early_stopping"):
+        small(early_stopping=True).partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="balanced"):
+        small(class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+
+
+def test_partial_fit_gathers_the_statistics_of_all_parts(data):
+    X, y = data
+    model = small()
+    for rows in (slice(0, 30), slice(30, 90)):
+        model.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+    np.testing.assert_allclose(model.network_.standardizer.mean_, X.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(model.network_.standardizer.scale_, X.std(axis=0), rtol=1e-12)
+
+
+def test_partial_fit_goes_on_after_pickling(data):
+    X, y = data
+    model = small().partial_fit(X, y, classes=[0, 1, 2])
+    again = pickle.loads(pickle.dumps(model)).partial_fit(X, y)
+    np.testing.assert_array_equal(again.predict_proba(X), model.partial_fit(X, y).predict_proba(X))
+
+
+def test_warm_start(data):
+    X, y = data
+    model = small(warm_start=True).fit(X, y)
+    first = model.loss_
+    assert model.fit(X, y).loss_ < first
+    assert len(model.loss_curve_) == 10
+    assert small().fit(X, y).fit(X, y).loss_ == first
+    with pytest.raises(ValueError, match="hidden_layer_sizes must stay"):
+        model.set_params(hidden_layer_sizes=(9,)).fit(X, y)
+
+
+# ----------------------------------------------------------------------------------------------
+# The end of the training
+# ----------------------------------------------------------------------------------------------
+
+
+def test_convergence_warning(data):
+    with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(5\)"):
+        small(learning_rate="constant").fit(*data)
+    model = small(learning_rate="constant", tol=10.0, max_iter=50, n_iter_no_change=3).fit(*data)
+    assert model.n_iter_ == 4
+
+
+def test_early_stopping_takes_the_best_parameters(data):
+    X, y = data
+    model = small(early_stopping=True, max_iter=40, n_iter_no_change=5, tol=0.0, learning_rate_init=0.1)
+    model.fit(X, y, validation_data=(X[:30], y[:30]))
+    assert len(model.validation_scores_) == model.n_iter_ < 40
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert model.score(X[:30], y[:30]) == model.best_validation_score_
+    assert model.best_loss_ is None
+
+
+def test_early_stopping_holds_out_a_part(data):
+    model = small(early_stopping=True, validation_fraction=0.3).fit(*data)
+    assert model.t_ == 63 * model.n_iter_
+    with pytest.raises(ValueError, match="validation_fraction"):
+        small(early_stopping=True, validation_fraction=0.01).fit(data[0], np.zeros(90))
+
+
+@pytest.mark.parametrize("monitor", ["val_loss", "log_loss", EarlyStopping("balanced_accuracy", patience=2)])
+def test_early_stopping_on_another_metric(monitor, data):
+    metrics = ["balanced_accuracy"] if isinstance(monitor, EarlyStopping) else []
+    model = small(early_stopping=monitor, metrics=metrics, max_iter=20).fit(*data)
+    best = max if metrics else min
+    assert model.best_validation_score_ == best(model.validation_scores_)
+
+
+def test_metrics_are_recorded(data):
+    X, y = data
+
+    def share(truth, prediction):
+        return accuracy_score(truth, prediction)
+
+    model = small(metrics=["log_loss", share]).fit(X, y, validation_data=(X, y))
+    assert set(model.history_.metrics) == {"log_loss", "share"}
+    assert model.history_.metrics["share"][-1] == model.score(X, y)
+
+
+def test_verbose(capsys, data):
+    small(verbose=True, early_stopping=True, max_iter=2).fit(*data)
+    got = capsys.readouterr().out.splitlines()
+    assert [line.split("=")[0].split(":")[0] for line in got] == [
+        "Iteration 1, loss ",
+        "Validation score",
+        "Iteration 2, loss ",
+        "Validation score",
+    ]
+
+
+def test_divergence_is_a_value_error(data):
+    with pytest.raises(ValueError, match="diverged"):
+        small(solver="sgd", learning_rate_init=1e30, norm=None, weight_decay=0.0).fit(*data)
+
+
+def test_interrupt_keeps_the_epochs_done(data, monkeypatch):
+    X, y = data
+    calls = []
+
+    def interrupted(text):
+        calls.append(text)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupted)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = small(verbose=True, max_iter=50).fit(X, y)
+    assert model.n_iter_ == 3
+
+
+def test_checkpoint_goes_on(tmp_path, data):
+    X, y = data
+    expected = small().fit(X, y)
+    path = tmp_path / "training"
+
+    def killed(truth, prediction):
+        if path.exists():
+            raise SystemExit
+        return 0.0
+
+    with pytest.raises(SystemExit):
+        small(metrics=[killed]).fit(X, y, validation_data=(X, y), checkpoint=path)
+    assert path.exists()
+
+    def killed(truth, prediction):
+        return 0.0
+
+    got = small(metrics=[killed]).fit(X, y, validation_data=(X, y), checkpoint=path)
+    assert got.loss_curve_ == expected.loss_curve_
+    np.testing.assert_array_equal(got.predict_proba(X), expected.predict_proba(X))
+
+
+# ----------------------------------------------------------------------------------------------
+# Options and weights
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"activation": "gelu"},
+        {"activation": ["tanh"]},
+        {"norm": "before"},
+        {"norm": None},
+        {"solver": "adam"},
+        {"beta_1": 0.5},
+        {"beta_2": 0.9},
+        {"epsilon": 1.0},
+        {"solver": "sgd"},
+        {"solver": "sgd", "momentum": 0.5},
+        {"solver": "sgd", "nesterovs_momentum": False},
+        {"alpha": 1.0},
+        {"weight_decay": 3.0},
+        {"batch_size": 16},
+        {"learning_rate": StepDecay(every=2)},
+        {"learning_rate": OneCycle()},
+        {"learning_rate": Plateau("loss", patience=1, min_delta=10.0)},
+        {"learning_rate": "invscaling"},
+        {"learning_rate": "invscaling", "power_t": 0.1},
+        {"learning_rate": lambda step: 0.01 / (step + 1)},
+        {"learning_rate_init": 0.02},
+        {"shuffle": False},
+        {"clip_norm": 1e-3},
+        {"decay": 0.5},
+        {"dropout": 0.5},
+        {"init": "glorot"},
+        {"standardize": False},
+        {"loss": CrossEntropy(0.2)},
+        {"label_smoothing": 0.1},
+        {"class_weight": {0: 5.0}},
+        {"class_weight": "balanced"},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_every_option_makes_a_difference(options, data):
+    X, y = data[0][5:], data[1][5:]
+    base = {name: options[name] for name in list(options)[:-1]}  # the last one makes the difference
+    got = small(**{**base, **options}).fit(X, y).predict_proba(X)
+    assert np.isfinite(got).all()
+    assert (got != small(**base).fit(X, y).predict_proba(X)).any()
+
+
+def test_adaptive_rate_ends_the_training(data):
+    model = small(
+        learning_rate="adaptive", learning_rate_init=1e-4, tol=10.0, n_iter_no_change=1, max_iter=50
+    ).fit(*data)
+    assert model.n_iter_ < 50
+    assert model.history_.rates[-1] <= 1e-6
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 30, 32, "auto"])
+@pytest.mark.parametrize("samples", [33, 61, 65])
+def test_no_batch_of_one_sample(batch_size, samples, data):
+    X, y = data
+    assert small(batch_size=batch_size, max_iter=1).fit(X[:samples], y[:samples]).n_iter_ == 1
+
+
+def test_too_large_a_batch_is_clipped(data):
+    with pytest.warns(UserWarning, match="clipped"):
+        small(batch_size=1000).fit(*data)
+
+
+def test_integer_weight_is_a_repeated_sample(data):
+    X, y = data
+    X, y = X[:20], y[:20]
+    weight = np.arange(20) % 3
+    got = small(batch_size=13, alpha=0.1).fit(X, y, sample_weight=weight)
+    expected = small(batch_size=19, alpha=0.1).fit(np.repeat(X, weight, axis=0), np.repeat(y, weight))
+    np.testing.assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
+
+
+def test_class_weight_multiplies_sample_weight(data):
+    X, y = data
+    weight = np.random.default_rng(0).random(90)
+    got = small(class_weight={0: 2.0, 2: 0.5}).fit(X, y, sample_weight=weight)
+    expected = small().fit(X, y, sample_weight=weight * np.array([2.0, 1.0, 0.5])[y])
+    np.testing.assert_array_equal(got.predict_proba(X), expected.predict_proba(X))
+
+
+def test_score_is_weighted(data):
+    X, y = data
+    model = small().fit(X, y)
+    weight = np.arange(90.0)
+    assert model.score(X, y, weight) == accuracy_score(y, model.predict(X), sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"solver": "lbfgs"}, "'solver' parameter of FNNClassifier must be a str among"),
+        ({"hidden_layer_sizes": (8, 0)}, "hidden_layer_sizes must be integers > 0"),
+        ({"hidden_layer_sizes": -1}, "'hidden_layer_sizes' parameter"),
+        ({"activation": "relu6"}, "'activation' parameter"),
+        ({"activation": ["relu", "tanh"]}, "activation"),
+        ({"early_stopping": "f1"}, "f1"),
+        ({"class_weight": {7: 1.0}}, "class_weight"),
+        ({"class_weight": {0: -1.0}}, "class_weight"),
+        ({"dtype": np.int64}, "dtype"),
+        ({"loss": CrossEntropy(), "label_smoothing": 0.1}, "label_smoothing"),
+    ],
+)
+def test_wrong_parameters_are_named(options, message, data):
+    with pytest.raises(ValueError, match=message):
+        small(**options).fit(*data)
+
+
+def test_wrong_data(data):
+    X, y = data
+    model = small()
+    for method in (model.predict, model.predict_proba, model.predict_log_proba):
+        with pytest.raises(NotFittedError):
+            method(X)
+    assert not hasattr(model, "coefs_")
+    with pytest.raises(ValueError, match=r"1 sample"):
+        model.fit(X[:1], y[:1])
+    with pytest.raises(ValueError, match="Multioutput"):
+        model.fit(X, np.stack([y, y], axis=1))
+    with pytest.raises(ValueError, match="validation_data"):
+        model.fit(X, y, validation_data=X)
+    with pytest.raises(ValueError, match="zero"):
+        model.fit(X, y, sample_weight=np.zeros(90))
+    with pytest.raises(ValueError, match=r"[Nn]egative"):
+        model.fit(X, y, sample_weight=-np.ones(90))
+    with pytest.raises(InvalidParameterError):
+        small(max_iter=0).fit(X, y)

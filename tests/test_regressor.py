@@ -1,0 +1,129 @@
+"""FNNRegressor: scikit-learn's own checks, and what differs from the classifier."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn")
+
+from sklearn.datasets import make_friedman1
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
+from sklearn.neural_network import MLPRegressor
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from nbnorm import Huber
+from nbnorm.estimators import FNNRegressor
+
+CONFIGURATIONS = [
+    FNNRegressor(),
+    FNNRegressor(norm="before", solver="sgd", learning_rate="constant", learning_rate_init=0.01),
+    FNNRegressor((20, 10), "tanh", norm=None, standardize_targets=False, alpha=1e-3),
+]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@parametrize_with_checks(CONFIGURATIONS)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def small(**options):
+    return FNNRegressor(**{"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0, **options})
+
+
+@pytest.fixture
+def data():
+    return make_friedman1(100, n_features=6, random_state=0)
+
+
+def test_learns(data):
+    X, y = data
+    model = FNNRegressor(max_iter=60, random_state=0).fit(X[::2], y[::2])
+    assert model.score(X[1::2], y[1::2]) > 0.6
+    assert (model.n_outputs_, model.out_activation_) == (1, "identity")
+
+
+def test_shape_of_the_targets(data):
+    X, y = data
+    assert small().fit(X, y).predict(X).shape == (100,)
+    with pytest.warns(DataConversionWarning, match="column-vector"):
+        assert small().fit(X, y[:, None]).predict(X).shape == (100,)
+    model = small().fit(X, np.stack([y, -y], axis=1))
+    assert model.predict(X).shape == (100, 2)
+    with pytest.raises(ValueError, match=r"2 output\(s\) as before"):
+        model.partial_fit(X, y)
+
+
+def test_units_of_the_targets_do_not_matter(data):
+    X, y = data
+    got = small().fit(X, 1e6 + 1e3 * y)
+    expected = small().fit(X, y)
+    np.testing.assert_allclose(got.predict(X), 1e6 + 1e3 * expected.predict(X), rtol=1e-9)
+    np.testing.assert_allclose(got.loss_curve_, expected.loss_curve_, rtol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["after", "before", None])
+def test_coefs_are_those_of_a_plain_network(norm, data):
+    X, y = data
+    y = np.stack([y, y**2], axis=1)
+    model = small(norm=norm, activation="tanh").fit(X, y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        plain = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", max_iter=1).fit(X, y)
+    plain.coefs_, plain.intercepts_ = model.coefs_, model.intercepts_
+    np.testing.assert_allclose(plain.predict(X), model.predict(X), rtol=1e-9)
+
+
+def test_partial_fit_goes_on_like_fit(data):
+    X, y = data
+    parts = small()
+    for _ in range(3):
+        parts.partial_fit(X, y)
+    with pytest.warns(ConvergenceWarning):
+        whole = small(max_iter=3, learning_rate="constant").fit(X, y)
+    np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-9)
+
+
+def test_early_stopping_watches_r2(data):
+    X, y = data
+    model = small(early_stopping=True, max_iter=30).fit(X, y, validation_data=(X[:40], y[:40]))
+    np.testing.assert_allclose(model.score(X[:40], y[:40]), model.best_validation_score_, rtol=1e-12)
+
+
+def test_robust_losses_bear_outliers(data):
+    X, y = data
+    spoilt = np.where(np.arange(100) % 10 == 0, 30 * y, y)
+    errors = {}
+    for loss in ("squared_error", "huber", "absolute_error"):
+        model = FNNRegressor((20,), loss=loss, learning_rate_init=0.02, random_state=0).fit(X, spoilt)
+        errors[loss] = np.abs(model.predict(X) - y).mean()
+    assert errors["absolute_error"] < errors["huber"] < errors["squared_error"]
+
+
+def test_loss_may_be_an_object(data):
+    X, y = data
+    got = small(loss=Huber(1.0)).fit(X, y).predict(X)
+    np.testing.assert_array_equal(got, small(loss="huber").fit(X, y).predict(X))
+    assert (got != small(loss=Huber(0.1)).fit(X, y).predict(X)).any()
+
+
+def test_poisson(data):
+    X, _ = data
+    rate = np.exp(2.0 * X[:, 0])
+    y = np.random.default_rng(0).poisson(rate)
+    model = FNNRegressor((8,), loss="poisson", learning_rate_init=0.05, random_state=0).fit(X, y)
+    got = model.predict(X)
+    assert model.out_activation_ == "exp"
+    assert got.min() > 0
+    assert np.corrcoef(got, rate)[0, 1] > 0.8
+    with pytest.raises(ValueError, match="targets"):
+        model.fit(X, y - 1)
+
+
+def test_weight_zero_is_a_removed_sample(data):
+    X, y = data
+    keep = np.arange(100) % 3 > 0
+    got = small(batch_size=40).fit(X, y, sample_weight=keep.astype(float))
+    expected = small(batch_size=40).fit(X[keep], y[keep])
+    np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=1e-9)
