@@ -379,6 +379,7 @@ class Run:
             kind = {steps.STORE: "store", steps.ADAM: "adam"}.get(update)
             kind = kind or ("penalized" if self.hyper[steps.L2] > 0.0 else "sgd")
             calls[steps.TILE_UPDATE] = simd.micro_kernel(kind, dtype)
+            calls[steps.HALF_UPDATE] = simd.micro_kernel(kind, dtype, half=True)
             plain = "sgd" if kind == "penalized" else kind
             calls[steps.VECTOR_UPDATE] = simd.vector_kernel(plain, dtype)
             calls[steps.ACROSS] = simd.micro_kernel("across", dtype)

@@ -148,14 +148,17 @@ def _signature(scalar: Any, kind: str) -> Any:
     return ir.FunctionType(ir.VoidType(), kinds)
 
 
-def micro_kernel(kind: str, dtype: Any) -> int:
-    """Return the address of the micro-kernel "along", "across" or one of `UPDATES`."""
+def micro_kernel(kind: str, dtype: Any, *, half: bool = False) -> int:
+    """Return the address of the micro-kernel "along", "across" or one of `UPDATES`.
+
+    One of `half` the width leaves the second half of each row alone.
+    """
     if config.DISABLE_JIT:
-        return _leaves.interpreted(kind)
-    name = f"nbnorm_tile_{kind}_{np.dtype(dtype)}"
+        return _leaves.interpreted((kind, half))
+    name = f"nbnorm_tile_{kind}_{'half_' if half else ''}{np.dtype(dtype)}"
 
     def write(module: Any) -> None:
-        _Emitter(module, dtype, name, kind)
+        _Emitter(module, dtype, name, kind, half)
 
     return _leaves.emitted(name, write)
 
@@ -245,13 +248,13 @@ def _vector_signature(scalar: Any) -> Any:
 class _Emitter:
     """Writes one micro-kernel, which stores its tile or updates weights with it."""
 
-    def __init__(self, module: Any, dtype: Any, name: str, kind: str) -> None:
+    def __init__(self, module: Any, dtype: Any, name: str, kind: str, half: bool) -> None:
         self.kind = kind
         self.shape = tile(dtype)
         self.across = kind != "along"
         self.scalar = ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
         self.vector = ir.VectorType(self.scalar, self.shape.lanes)
-        self.vectors = self.shape.width // self.shape.lanes
+        self.vectors = self.shape.width // self.shape.lanes // (2 if half else 1)
         self._item = np.dtype(dtype).itemsize
         self.module = module
         self.function = ir.Function(module, _signature(self.scalar, kind), name)
@@ -557,7 +560,7 @@ if config.DISABLE_JIT:
         """Compute one tile with the micro-kernel at `place`, "along" or "across"."""
         _, rows, width, _ = tile(out.dtype)
         k = np.arange(length)[:, None]
-        if _leaves.piece_at(place) == "along":
+        if _leaves.piece_at(place)[0] == "along":
             left = broadcast[b + k * width + np.arange(rows)]
         else:
             left = broadcast[b + k // width * stride + np.arange(rows) * width + k % width]
@@ -574,7 +577,10 @@ if config.DISABLE_JIT:
         _, rows, width, _ = tile(weight.dtype)
         g = np.empty(rows * width, weight.dtype)
         tile_product(micro_kernel("across", weight.dtype), broadcast, b, vector, v, g, 0, length, stride, 0)
-        _update(_leaves.piece_at(place), weight, velocity, square, w, s, rows * width, g, numbers, k)
+        kind, half = _leaves.piece_at(place)
+        for r in range(0, rows * width, width):
+            size = width // 2 if half else width
+            _update(kind, weight, velocity, square, w + r, s + r, size, g[r : r + size], numbers, k)
 
     def _update(
         kind: str, weight: Any, velocity: Any, square: Any, w: int, s: int, size: int, g: Any, numbers: Any,

@@ -138,6 +138,7 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
     ALONG,
     ACROSS,
     TILE_UPDATE,
+    HALF_UPDATE,
     VECTOR_UPDATE,
     DROP,
     DROP_PANEL,
@@ -145,7 +146,7 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
     NORM_PART,
     APPLY_PART,
     CALLS,
-) = range(18)
+) = range(19)
 
 # Places in `progress` (float64): sums over the samples of this epoch, each times its weight.
 LOSS, CORRECT, SEEN, PROGRESSES = range(4)
@@ -612,6 +613,17 @@ def backward_layer(
 
 
 @kernel
+def _tiles_before(size: Any, width: Any, tiles: Any, tid: Any, threads: Any) -> Any:
+    """Tiles of a layer's weights that belong to threads before `tid`; half a tile counts as half."""
+    whole, rest = size // width, size % width
+    if 2 * rest > width:
+        whole, rest = whole + 1, 0
+    halves = 2 * tiles * whole + (tiles if rest > 0 else 0)
+    before = halves * tid // threads
+    return before // 2 if before <= 2 * tiles * whole else before - tiles * whole
+
+
+@kernel
 def weight_layer(
     net: Any,
     control: Any,
@@ -638,8 +650,9 @@ def weight_layer(
     for t in range(first, last):
         o, i = t // tiles, t % tiles * rows
         at = net[l, W] + (o * pad_in + i) * width
+        narrow = 2 * (net[l, SIZE] - o * width) <= width
         tile_update(
-            calls[TILE_UPDATE],
+            calls[HALF_UPDATE] if narrow else calls[TILE_UPDATE],
             act,
             source + i * width,
             act,
@@ -888,8 +901,9 @@ def epoch_part(
                     first, last,
                 )  # fmt: skip
                 barrier(sync, threads)
-            tiles = (net[l, SIZE] + width - 1) // width * (net[l - 1, PAD] // rows_of_tile)
-            first, last = share(tiles, tid, threads)
+            tiles = net[l - 1, PAD] // rows_of_tile
+            first = _tiles_before(net[l, SIZE], width, tiles, tid, threads)
+            last = _tiles_before(net[l, SIZE], width, tiles, tid + 1, threads)
             _call_weight(
                 calls[WEIGHT_LAYER], net, control, calls, l, n,
                 source if l == 1 else net[l - 1, A], numbers, k, weight, weight_velocity, weight_square,

@@ -148,8 +148,9 @@ def updated(kind, c, w, v, s, gradient):
     return c[simd.SHRINK] * w - step, v, s
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 @pytest.mark.parametrize("kind", simd.UPDATES)
-def test_tile_update(dtype, rng, kind):
+def test_tile_update(dtype, rng, kind, half):
     _, rows, width, _ = simd.tile(dtype)
     length = 2 * width + 3
     left = rng.normal(size=(3, rows, width)).astype(dtype)
@@ -159,10 +160,14 @@ def test_tile_update(dtype, rng, kind):
     gradient = left.transpose(1, 0, 2).reshape(rows, -1)[:, :length].astype(float) @ right
     numbers = rng.uniform(0.1, 0.9, simd.NUMBERS).astype(dtype)
     expected = updated(kind, numbers.astype(float), *(x.astype(float) for x in held), gradient)
+    if half:
+        expected = [
+            np.where(np.arange(width) < width // 2, new, old) for new, old in zip(expected, held, strict=True)
+        ]
     flat = [x.reshape(-1) for x in held]
     update(
-        simd.micro_kernel(kind, dtype), left.reshape(-1), right.reshape(-1), *flat, numbers, length,
-        rows * width,
+        simd.micro_kernel(kind, dtype, half=half), left.reshape(-1), right.reshape(-1), *flat, numbers,
+        length, rows * width,
     )  # fmt: skip
     for got, values in zip(held, expected, strict=True):
         np.testing.assert_allclose(got, values, rtol=tolerance(dtype, length), atol=tolerance(dtype, length))
