@@ -18,7 +18,18 @@ from numba.extending import intrinsic
 
 from nbnorm import _leaves
 from nbnorm._jit import kernel
-from nbnorm.simd import PEEK_DTYPES, data_at, get, peek, put, tile, tile_rows, tile_width, transpose_registers
+from nbnorm.simd import (
+    PEEK_DTYPES,
+    data_at,
+    emit_prefetch,
+    get,
+    peek,
+    put,
+    tile,
+    tile_rows,
+    tile_width,
+    transpose_registers,
+)
 
 # Places in the engine's `control` array that describe the table.
 (
@@ -99,8 +110,8 @@ if config.DISABLE_JIT:
         return _leaves.interpreted(source)
 
     def gather_squares(
-        place: int, address: int, stride: int, rows: Any, r: int, s: Any, first: int, steps: int, out: Any,
-        o: int,
+        place: int, address: int, stride: int, rows: Any, r: int, following: int, s: Any, first: int,
+        steps: int, out: Any, o: int,
     ) -> None:  # fmt: skip
         """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
         kind = PEEK_DTYPES.index(np.dtype(_leaves.piece_at(place)))
@@ -153,9 +164,10 @@ else:
         return {"float32": ir.FloatType(), "float64": ir.DoubleType(), "uint8": ir.IntType(8)}[str(kind)]
 
     def _signature(middle: Any, target: Any) -> Any:
-        """Type of (address, stride, rows, high, low, inverse, first, steps, out)."""
+        """Type of (address, stride, rows, following, high, low, inverse, first, steps, out)."""
         statistic, result = _element(middle).as_pointer(), _element(target).as_pointer()
-        kinds = [ir.IntType(8).as_pointer(), _I64, _I64.as_pointer(), *[statistic] * 3, _I64, _I64, result]
+        byte, index = ir.IntType(8).as_pointer(), _I64.as_pointer()
+        kinds = [byte, _I64, index, index, *[statistic] * 3, _I64, _I64, result]
         return ir.FunctionType(ir.VoidType(), kinds)
 
     def _squares(source: str, dtype: np.dtype[Any]) -> int:
@@ -170,14 +182,15 @@ else:
         kinds = [ir.VectorType(_element(kind), size) for kind in (source, middle, target)]
         function = ir.Function(module, _signature(middle, target), name)
         function.attributes.add("nounwind")
-        address, stride, rows, high, low, inverse, first, steps, out = function.args
+        address, stride, rows, following, high, low, inverse, first, steps, out = function.args
         item = _I64({"float32": 4, "float64": 8, "uint8": 1}[str(source)])
         b = ir.IRBuilder(function.append_basic_block("entry"))
         begin = b.mul(first, item)
-        samples = []
+        samples, ahead = [], []
         for r in range(size):
-            index = b.load(b.gep(rows, [_I64(r)], inbounds=True))
-            samples.append(b.gep(address, [b.add(b.mul(index, stride), begin)]))
+            for indices, found in ((rows, samples), (following, ahead)):
+                index = b.load(b.gep(indices, [_I64(r)], inbounds=True))
+                found.append(b.gep(address, [b.add(b.mul(index, stride), begin)]))
         entry = b.block
         head, inside, done = (function.append_basic_block(name) for name in ("head", "inside", "done"))
         b.branch(head)
@@ -194,6 +207,9 @@ else:
             return b.load(place, align=1)
 
         shifts, rests, factors = (vector(pointer, at, kinds[1]) for pointer in (high, low, inverse))
+        # Rows stand anywhere in memory: those of the next square are on their way meanwhile.
+        for sample in ahead:
+            emit_prefetch(b, b.gep(sample, [b.mul(skipped, item)]), 1)
         values = []
         for sample in samples:
             x = vector(sample, b.mul(skipped, item), kinds[0])
@@ -214,24 +230,27 @@ else:
 
     @intrinsic
     def gather_squares(
-        typingctx: Any, place: Any, address: Any, stride: Any, rows: Any, r: Any, table: Any, first: Any,
-        steps: Any, out: Any, o: Any,
+        typingctx: Any, place: Any, address: Any, stride: Any, rows: Any, r: Any, following: Any, table: Any,
+        first: Any, steps: Any, out: Any, o: Any,
     ) -> Any:  # fmt: skip
-        """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
+        """Write `steps` squares: as many samples as a tile has rows, features from `first` on.
+
+        The samples are ``rows[r]`` and so on; those from ``rows[following]`` on are fetched ahead.
+        """
         i8 = types.int64
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             base = builder.inttoptr(args[1], ir.IntType(8).as_pointer())
-            indices = data_at(context, builder, sig.args[3], args[3], args[4])
-            target = data_at(context, builder, sig.args[8], args[8], args[9])
-            array = context.make_array(sig.args[5])(context, builder, args[5])
+            indices = [data_at(context, builder, sig.args[3], args[3], args[k]) for k in (4, 5)]
+            target = data_at(context, builder, sig.args[9], args[9], args[10])
+            array = context.make_array(sig.args[6])(context, builder, args[6])
             width = builder.extract_value(array.shape, 1)
             statistics = [builder.gep(array.data, [builder.mul(width, _I64(k))]) for k in range(3)]
             function = builder.inttoptr(args[0], _signature(table.dtype, out.dtype).as_pointer())
-            builder.call(function, [base, args[2], indices, *statistics, args[6], args[7], target])
+            builder.call(function, [base, args[2], *indices, *statistics, args[7], args[8], target])
             return context.get_dummy_value()
 
-        return types.void(i8, i8, i8, rows, i8, table, i8, i8, out, i8), codegen
+        return types.void(i8, i8, i8, rows, i8, i8, table, i8, i8, out, i8), codegen
 
 
 @kernel
@@ -299,10 +318,13 @@ def gather(
         steps = (end - begin) // square
         for b in range(0, samples, square):
             target = base + (b // width * pad + begin) * width + b % width
+            following = b + square if b + square < samples else b
             if kind == 2:
-                gather_squares(squares, address, stride, rows, b, exact, begin, steps, out, target)
+                gather_squares(squares, address, stride, rows, b, following, exact, begin, steps, out, target)
             else:
-                gather_squares(squares, address, stride, rows, b, single, begin, steps, out, target)
+                gather_squares(
+                    squares, address, stride, rows, b, following, single, begin, steps, out, target
+                )
         whole = begin + steps * square
         if whole < end:
             # a literal 0 would be a type of its own, and one more compiled function
