@@ -418,6 +418,16 @@ def test_no_batch_of_one_sample(batch_size, samples, data):
     assert small(batch_size=batch_size, max_iter=1).fit(X[:samples], y[:samples]).n_iter_ == 1
 
 
+def test_a_single_sample_cannot_be_trained_on(data):
+    X, y = data
+    model = small().fit(X, y)
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        model.partial_fit(X[:1], y[:1])
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        model.fit(X, y, sample_weight=np.eye(90)[0])
+    assert small(norm=None).fit(X, y).partial_fit(X[:1], y[:1]).n_iter_ == 1
+
+
 def test_too_large_a_batch_is_clipped(data):
     with pytest.warns(UserWarning, match="clipped"):
         small(batch_size=1000).fit(*data)
