@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+from numba import config
 
 pytest.importorskip("sklearn")
 
@@ -26,6 +27,8 @@ from nbnorm import CrossEntropy
 from nbnorm.estimators import FNNClassifier, FNNRegressor
 from nbnorm.schedules import OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
+
+pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
 
 CONFIGURATIONS = [
     FNNClassifier(),
