@@ -168,6 +168,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
             milliseconds = np.full(len(values), 1e3 * np.mean(result["times"][who]))
             axes.plot(milliseconds, values, "o", color=colour, label=who, markersize=4, alpha=0.7)
         axes.set_xscale("log")
+        axes.set_xlim(5.0, 2e4)  # the same for all, and wide enough for the labels
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("ms of a fit")
         axes.tick_params(labelsize=7)
