@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+from numba import config
 
 pytest.importorskip("sklearn")
 
@@ -26,6 +27,8 @@ from nbnorm import CrossEntropy
 from nbnorm.estimators import FNNClassifier, FNNRegressor
 from nbnorm.schedules import OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
+
+pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
 
 CONFIGURATIONS = [
     FNNClassifier(),
@@ -416,6 +419,16 @@ def test_adaptive_rate_ends_the_training(data):
 def test_no_batch_of_one_sample(batch_size, samples, data):
     X, y = data
     assert small(batch_size=batch_size, max_iter=1).fit(X[:samples], y[:samples]).n_iter_ == 1
+
+
+def test_a_single_sample_cannot_be_trained_on(data):
+    X, y = data
+    model = small().fit(X, y)
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        model.partial_fit(X[:1], y[:1])
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        model.fit(X, y, sample_weight=np.eye(90)[0])
+    assert small(norm=None).fit(X, y).partial_fit(X[:1], y[:1]).n_iter_ == 1
 
 
 def test_too_large_a_batch_is_clipped(data):

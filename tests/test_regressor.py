@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from numba import config
 
 pytest.importorskip("sklearn")
 
@@ -14,6 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from nbnorm import Huber
 from nbnorm.estimators import FNNRegressor
+
+pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
 
 CONFIGURATIONS = [
     FNNRegressor(),

@@ -423,7 +423,7 @@ class Network(BaseEstimator):
         size = min(size, samples)
         if self.norm is not None:
             size = max(size, 2)
-            while samples % size == 1:
+            while size < samples and samples % size == 1:
                 size += 1
         return size
 
