@@ -361,7 +361,6 @@ class Run:
         net, dtype, control = layout.net, layout.dtype, self.control
         training, weighted = control[steps.TRAINING] == 1, control[steps.WEIGHTED] == 1
         backward = self.mode != steps.FORWARD
-        types_ = _signatures(dtype)
         names = {steps.GATHER: "gather", steps.LAYER: "forward_layer"}
         if not backward:
             names[steps.LOGITS] = "write_logits"
@@ -375,7 +374,7 @@ class Run:
                 names[steps.BACKWARD_LAYER] = "backward_layer"
             if control[steps.CLIPPED] == 1:
                 names |= {steps.NORM_PART: "norm_part", steps.APPLY_PART: "apply_part"}
-            calls[steps.LOSS_BLOCK] = address(engine.loss.block, *types_["block"])
+            calls[steps.LOSS_BLOCK] = _piece(engine.loss.block, "block", dtype)
             kind = {steps.STORE: "store", steps.ADAM: "adam"}.get(update)
             kind = kind or ("penalized" if self.hyper[steps.L2] > 0.0 else "sgd")
             calls[steps.TILE_UPDATE] = simd.micro_kernel(kind, dtype)
@@ -384,12 +383,12 @@ class Run:
             calls[steps.VECTOR_UPDATE] = simd.vector_kernel(plain, dtype)
             calls[steps.ACROSS] = simd.micro_kernel("across", dtype)
         calls[steps.ALONG] = simd.micro_kernel("along", dtype)
-        self.steps: Any = functools.partial(run_steps, address(steps.epoch_part, *types_["epoch"]))
+        self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
         for place, name in names.items():
             piece = self.data.kernel if name == "gather" else getattr(steps, name)
-            calls[place] = address(piece, *types_[name])
+            calls[place] = _piece(piece, name, dtype)
         self.control[gather.SQUARES] = self.data.squares(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
@@ -397,7 +396,7 @@ class Run:
             inside = code if fused else activations.IDENTITY
             if row[steps.THRESHOLD] > 0:
                 calls[steps.DROP] = rows.row_kernel("drop", dtype)
-                calls[steps.DROP_PANEL] = address(steps.drop_panel, *types_["drop_panel"])
+                calls[steps.DROP_PANEL] = _piece(steps.drop_panel, "drop_panel", dtype)
             by_rows = norm == steps.NO_NORM or not fused
             if by_rows or (norm == steps.AFTER and not training):
                 row[steps.ACTIVATE] = _row(code, "activate", dtype)
@@ -408,7 +407,7 @@ class Run:
             first, then = (activations.IDENTITY, inside) if norm == steps.BEFORE else (inside, 0)
             row[steps.NORMALIZE] = rows.row_kernel("normalize", dtype, then)
             if training:
-                calls[steps.WIDE] = address(steps.wide_statistics, *types_["wide_statistics"])
+                calls[steps.WIDE] = _piece(steps.wide_statistics, "wide_statistics", dtype)
                 row[steps.STATISTICS] = rows.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
                 kind = "before" if norm == steps.BEFORE else "backward"
@@ -492,6 +491,12 @@ def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:
     if isinstance(code, activations.Activation):
         return rows.custom_row_kernel(kind, dtype, code)
     return rows.row_kernel(kind, dtype, code)
+
+
+@functools.lru_cache(maxsize=256)
+def _piece(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
+    """Address of a kernel whose types `_signatures` knows by `name`."""
+    return address(kernel, *_signatures(dtype)[name])
 
 
 @functools.cache

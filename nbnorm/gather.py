@@ -186,7 +186,8 @@ else:
         item = _I64({"float32": 4, "float64": 8, "uint8": 1}[str(source)])
         b = ir.IRBuilder(function.append_basic_block("entry"))
         begin = b.mul(first, item)
-        samples, ahead = [], []
+        samples: list[Any] = []
+        ahead: list[Any] = []
         for r in range(size):
             for indices, found in ((rows, samples), (following, ahead)):
                 index = b.load(b.gep(indices, [_I64(r)], inbounds=True))

@@ -799,7 +799,9 @@ class FNN:
             monitor = getattr(watching, "monitor", None)
             if monitor is not None:
                 _metrics.check_monitor(monitor, known)
-        notes: dict[str, Any] = {"start": self._digest(), "seed": self.seed, "first_epoch": first_epoch}
+        notes: dict[str, Any] = {"seed": self.seed, "first_epoch": first_epoch}
+        if checkpoint is not None:
+            notes["start"] = self._digest()
         fresh = self.standardizer, self.target_standardizer
         file = saved = None
         if checkpoint is not None:
@@ -854,7 +856,7 @@ class FNN:
                 early_stopping=early,
                 checkpoint=file,
                 saved=saved,
-                notes={**notes, **self._statistics()},
+                notes=notes if file is None else {**notes, **self._statistics()},
                 progress=progress,
                 callbacks=calls,
             )
