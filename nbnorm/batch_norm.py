@@ -72,6 +72,8 @@ class _Emitter:
         name = np.dtype(np.float32 if self.size == 4 else np.float64)
         self.lanes, self.fma = simd.tile(name).lanes, simd.tile(name).fma
         self.sum_lanes = simd.tile(np.dtype(np.float64)).lanes
+        # with 32 registers, vectors of sums of two kinds and of what is subtracted
+        self.sum_vectors = 8 if self.sum_lanes == 8 else 4
 
     def constant(self, value: int) -> Any:
         return ir.Constant(_WORD, value)
@@ -147,7 +149,7 @@ def _emit_statistics(context: Any, builder: Any, signature: Any, args: Any) -> A
         for place, slot in zip(places, held, strict=True):
             builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
 
-    emit.columns(left, right, emit.sum_lanes, 4, body)
+    emit.columns(left, right, emit.sum_lanes, emit.sum_vectors, body)
     return context.get_dummy_value()
 
 
@@ -180,7 +182,7 @@ def _emit_gradient_sums(context: Any, builder: Any, signature: Any, args: Any) -
         for place, slot in zip(places, held, strict=True):
             builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
 
-    emit.columns(left, right, emit.sum_lanes, 4, body)
+    emit.columns(left, right, emit.sum_lanes, emit.sum_vectors, body)
     return context.get_dummy_value()
 
 
