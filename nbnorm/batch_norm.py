@@ -14,176 +14,424 @@ import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
+from numba import config
 from numba.core import cgutils, types
-from numba.extending import lower_builtin, type_callable
+from numba.extending import intrinsic
 
-from nbnorm import _check, _jit
-from nbnorm.simd import emit_prefetch
+from nbnorm import _check, _jit, simd
 
-# Rows and columns of a block.  512 rows keep the workspace below 2 % of the data; the sums of 256
-# columns stay in the first-level cache.  Both are fixed: they decide the order of summation.
-ROWS = 512
-COLUMNS = 256
+_WORD, _DOUBLE = ir.IntType(64), ir.DoubleType()
 
-# Vectors that belong to one block of columns lie `COLUMNS` apart in one array.  LLVM vectorises a loop
-# only with a few run-time checks for overlap, and a constant distance needs none.
-SQUARES = COLUMNS  # in the sums: sum and sum of squares, or of dout and of dout * (x - mean)
-SUMS = 2 * COLUMNS
-LOW, SCALE, SHIFT, RSTD, SLOPE = (k * COLUMNS for k in range(1, 6))  # in the factors, after the mean
-FACTORS = 6 * COLUMNS
+# Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
+# the workspace small.  They are fixed because they decide the order of summation.
+_ROWS = ((512, 32), (8192, 128))
+_MOST_ROWS = 512
 
-# Rows after the present one that are asked for from memory: the sums keep the processor so busy that
-# its own prefetching falls behind (measured on 65536 x 256 float32: 10 GB/s without, 25 with).
-AHEAD = 12
+# Rows that are added up before the sums go back to memory.
+STRIP = 8
+
+# Bytes between what is read and what is asked for from memory: the sums keep the processor so busy that
+# its own prefetching falls behind.
+AHEAD = 32 << 10
+
+# Bytes from which a result is written past the caches, which saves reading its lines first.
+LARGE = 16 << 20
+
+# Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
+# dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  What rounding took from the mean is in SHIFT.
+MEAN, SCALE, SHIFT, RSTD, SLOPE, FACTORS = range(6)
+
+# Bytes from which the last pass goes backwards, because what has been read last may still be in a cache.
+# Below, each core has what it has read itself.
+BACKWARDS = 2 << 20
+
+# The table repeats its first columns at the end, so that vectors may run over the end of a row.
+_WRAP = 16
+
+# ----------------------------------------------------------------------------------------------
+# Vector code
+# ----------------------------------------------------------------------------------------------
+
+
+class _Emitter:
+    """Writes the inner loops over rows and columns; `double` is the dtype of the sums.
+
+    LLVM's own vectors are not used: it reloads sums and factors for every row, and cannot be told to write
+    past the caches.
+    """
+
+    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
+        self.builder, self.args = builder, args
+        x = signature.args[0]
+        self.scalar = context.get_data_type(x.dtype)
+        self.size = 4 if isinstance(self.scalar, ir.FloatType) else 8
+        self.arrays: list[Any] = [
+            context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else None
+            for kind, value in zip(signature.args, args, strict=True)
+        ]
+        name = np.dtype(np.float32 if self.size == 4 else np.float64)
+        self.lanes, self.fma = simd.tile(name).lanes, simd.tile(name).fma
+        self.sum_lanes = simd.tile(np.dtype(np.float64)).lanes
+        # with 32 registers, vectors of sums of two kinds and of what is subtracted
+        self.sum_vectors = 8 if self.sum_lanes == 8 else 4
+
+    def constant(self, value: int) -> Any:
+        return ir.Constant(_WORD, value)
+
+    def vector(self, scalar: Any, lanes: int) -> Any:
+        return scalar if lanes == 1 else ir.VectorType(scalar, lanes)
+
+    def place(self, array: int, index: Any, kind: Any) -> Any:
+        pointer = self.builder.gep(self.arrays[array].data, [index])
+        return self.builder.bitcast(pointer, kind.as_pointer())
+
+    def load(self, array: int, index: Any, scalar: Any, lanes: int) -> Any:
+        size = 4 if isinstance(scalar, ir.FloatType) else 8
+        return self.builder.load(self.place(array, index, self.vector(scalar, lanes)), align=size)
+
+    def load_wide(self, array: int, index: Any, lanes: int) -> Any:
+        """Load elements of the data as float64."""
+        value = self.load(array, index, self.scalar, lanes)
+        return self.builder.fpext(value, self.vector(_DOUBLE, lanes)) if self.size == 4 else value
+
+    def muladd(self, a: Any, b: Any, c: Any) -> Any:
+        if not self.fma:
+            return self.builder.fadd(self.builder.fmul(a, b), c)
+        kind = a.type
+        element = getattr(kind, "element", kind)
+        name = f"llvm.fma.{'' if kind is element else f'v{kind.count}'}{element.intrinsic_name}"
+        function = ir.FunctionType(kind, [kind] * 3)
+        return self.builder.call(
+            cgutils.get_or_insert_function(self.builder.module, function, name), [a, b, c]
+        )
+
+    def columns(self, left: Any, right: Any, lanes: int, vectors: int, body: Any) -> None:
+        """Emit ``body(column, lanes, vectors)`` for groups of vectors, single ones and elements."""
+        for wide, many in ((lanes, vectors), (lanes, 1), (1, 1)):
+            step = self.constant(wide * many)
+            count = self.builder.udiv(self.builder.sub(right, left), step)
+            stop = self.builder.add(left, self.builder.mul(count, step))
+            with cgutils.for_range_slice(self.builder, left, stop, step, _WORD) as (column, _):
+                body(column, wide, many)
+            left = stop
+
+    def ask(self, array: int, index: Any, ahead: Any, size: int) -> None:
+        """Ask for the memory that stands `ahead` elements further on."""
+        place = self.builder.gep(self.arrays[array].data, [self.builder.add(index, ahead)])
+        simd.emit_prefetch(self.builder, place, size, level=2)
+
+
+def _emit_statistics(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    x, sums = 0, 7
+    start, stop, left, right, first, ahead = args[1:7]
+    at, width = args[8:]
+    emit = _Emitter(context, builder, signature, args)
+
+    def body(column: Any, lanes: int, vectors: int) -> None:
+        offsets = [builder.add(column, emit.constant(v * lanes)) for v in range(vectors)]
+        base = builder.mul(first, width)
+        shifts = [emit.load_wide(x, builder.add(base, j), lanes) for j in offsets]
+        places = [builder.add(at, j) for j in offsets]
+        places += [builder.add(place, width) for place in places]
+        kind = emit.vector(_DOUBLE, lanes)
+        held = [cgutils.alloca_once(builder, kind) for _ in places]
+        for place, slot in zip(places, held, strict=True):
+            builder.store(emit.load(sums, place, _DOUBLE, lanes), slot)
+        with cgutils.for_range_slice(builder, start, stop, emit.constant(1), _WORD) as (row, _):
+            base = builder.mul(row, width)
+            for v, j in enumerate(offsets):
+                value = emit.load_wide(x, builder.add(base, j), lanes)
+                value = builder.fsub(value, shifts[v])
+                builder.store(builder.fadd(builder.load(held[v]), value), held[v])
+                square = held[vectors + v]
+                builder.store(emit.muladd(value, value, builder.load(square)), square)
+            emit.ask(x, builder.add(base, column), ahead, lanes * vectors * emit.size)
+        for place, slot in zip(places, held, strict=True):
+            builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
+
+    emit.columns(left, right, emit.sum_lanes, emit.sum_vectors, body)
+    return context.get_dummy_value()
+
+
+def _emit_gradient_sums(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    x, dout, mean, sums = 0, 1, 2, 8
+    start, stop, left, right, ahead = args[3:8]
+    at, width = args[9:]
+    emit = _Emitter(context, builder, signature, args)
+
+    def body(column: Any, lanes: int, vectors: int) -> None:
+        offsets = [builder.add(column, emit.constant(v * lanes)) for v in range(vectors)]
+        means = [emit.load(mean, j, _DOUBLE, lanes) for j in offsets]
+        places = [builder.add(at, j) for j in offsets]
+        places += [builder.add(place, width) for place in places]
+        kind = emit.vector(_DOUBLE, lanes)
+        held = [cgutils.alloca_once(builder, kind) for _ in places]
+        for place, slot in zip(places, held, strict=True):
+            builder.store(emit.load(sums, place, _DOUBLE, lanes), slot)
+        with cgutils.for_range_slice(builder, start, stop, emit.constant(1), _WORD) as (row, _):
+            base = builder.mul(row, width)
+            for v, j in enumerate(offsets):
+                here = builder.add(base, j)
+                slope = emit.load_wide(dout, here, lanes)
+                value = builder.fsub(emit.load_wide(x, here, lanes), means[v])
+                builder.store(builder.fadd(builder.load(held[v]), slope), held[v])
+                product = held[vectors + v]
+                builder.store(emit.muladd(slope, value, builder.load(product)), product)
+            for array in (x, dout):
+                emit.ask(array, builder.add(base, column), ahead, lanes * vectors * emit.size)
+        for place, slot in zip(places, held, strict=True):
+            builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
+
+    emit.columns(left, right, emit.sum_lanes, emit.sum_vectors, body)
+    return context.get_dummy_value()
+
+
+def _emit_map(backward: bool) -> Any:
+    """Emitter of the last pass over a range of flat elements, past the caches if `streamed`."""
+    rows_of_table = (MEAN, SCALE, SHIFT, *((RSTD, SLOPE) if backward else ()))
+    x, dout, factors, out = 0, 1, 2, 3
+
+    def value(emit: _Emitter, here: Any, lanes: int, factor: list[Any]) -> Any:
+        builder = emit.builder
+        centred = builder.fsub(emit.load(x, here, emit.scalar, lanes), factor[0])
+        if not backward:
+            return emit.muladd(centred, factor[1], factor[2])
+        normalised = builder.fmul(centred, factor[3])
+        slope = emit.load(dout, here, emit.scalar, lanes)
+        return emit.muladd(slope, factor[1], emit.muladd(normalised, factor[4], factor[2]))
+
+    def table(emit: _Emitter, length: Any, column: Any, lanes: int) -> list[Any]:
+        builder = emit.builder
+        places = [builder.add(builder.mul(emit.constant(row), length), column) for row in rows_of_table]
+        return [emit.load(factors, place, emit.scalar, lanes) for place in places]
+
+    def span(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        begin, end, period, streamed = args[4:]
+        emit = _Emitter(context, builder, signature, args)
+        length = builder.add(period, emit.constant(_WRAP))
+        flag = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+        column = cgutils.alloca_once(builder, _WORD)
+        builder.store(builder.urem(begin, period), column)
+
+        def loop(first: Any, last: Any, lanes: int, past: bool) -> None:
+            kind = emit.vector(emit.scalar, lanes)
+            with cgutils.for_range_slice(builder, first, last, emit.constant(lanes), _WORD) as (here, _):
+                j = builder.load(column)
+                result = value(emit, here, lanes, table(emit, length, j, lanes))
+                place = emit.place(out, here, kind)
+                store = builder.store(result, place, align=lanes * emit.size if past else emit.size)
+                if past:
+                    store.set_metadata("nontemporal", flag)
+                    for array in (x, dout) if backward else (x,):
+                        emit.ask(array, here, emit.constant(AHEAD // emit.size), lanes * emit.size)
+                j = builder.add(j, emit.constant(lanes))
+                inside = builder.icmp_signed("<", j, period)
+                builder.store(builder.select(inside, j, builder.sub(j, period)), column)
+
+        address = builder.ptrtoint(builder.gep(emit.arrays[out].data, [begin]), _WORD)
+        head = builder.udiv(builder.and_(builder.neg(address), emit.constant(63)), emit.constant(emit.size))
+        first = builder.add(begin, head)
+        first = builder.select(builder.icmp_signed("<", first, end), first, end)
+        whole = builder.and_(builder.sub(end, first), emit.constant(-emit.lanes))
+        last = builder.add(first, whole)
+        loop(begin, first, 1, False)
+        with builder.if_else(streamed) as (then, otherwise):
+            with then:
+                loop(first, last, emit.lanes, True)
+                builder.fence("seq_cst")  # streamed stores must be seen before the task ends
+            with otherwise:
+                loop(first, last, emit.lanes, False)
+        loop(last, end, 1, False)
+        return context.get_dummy_value()
+
+    return span
+
+
+def _vector_intrinsic(name: str, arrays: tuple[str, ...], emit: Any) -> Any:
+    """Intrinsic of typed arrays at the places "a" of `arrays`, integers "i" and flags "b" elsewhere."""
+    kinds = {"i": types.int64, "b": types.boolean}
+    names = ", ".join(f"a{k}" for k in range(len(arrays)))
+
+    def typed(given: Any) -> Any:
+        wanted = [kinds.get(kind, value) for kind, value in zip(arrays, given, strict=True)]
+        return types.void(*wanted), emit
+
+    space: dict[str, Any] = {"typed": typed}
+    exec(f"def {name}(typingctx, {names}): return typed(({names},))", space)
+    return intrinsic(space[name])
+
+
+if config.DISABLE_JIT:
+
+    def _add_statistics(
+        x: Any, start: int, stop: int, left: int, right: int, first: int, ahead: int, sums: Any, at: int,
+        width: int,
+    ) -> None:  # fmt: skip
+        """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
+        for j in range(left, right):
+            d = x[start:stop, j].astype(np.float64) - np.float64(x[first, j])
+            sums[at + j] += d.sum()
+            sums[at + width + j] += (d * d).sum()
+
+    def _add_gradient_sums(
+        x: Any, dout: Any, mean: Any, start: int, stop: int, left: int, right: int, ahead: int, sums: Any,
+        at: int, width: int,
+    ) -> None:  # fmt: skip
+        """Add dout and dout * (x - mean) of some rows to the sums."""
+        for j in range(left, right):
+            d = dout[start:stop, j].astype(np.float64)
+            sums[at + j] += d.sum()
+            sums[at + width + j] += (d * (x[start:stop, j].astype(np.float64) - mean[j])).sum()
+
+    def _last_pass(x: Any, dout: Any, factors: Any, j: Any, period: int, backward: bool) -> Any:
+        table = factors[: FACTORS * (period + _WRAP)].reshape(FACTORS, -1)[:, j]
+        centred = x - table[MEAN]
+        if not backward:
+            return centred * table[SCALE] + table[SHIFT]
+        return dout * table[SCALE] + (centred * table[RSTD] * table[SLOPE] + table[SHIFT])
+
+    def _interpreted(backward: bool) -> Any:
+        def span(
+            x: Any, dout: Any, factors: Any, out: Any, begin: int, end: int, period: int, streamed: bool
+        ) -> None:
+            part, j = slice(begin, end), np.arange(begin, end) % period
+            x, dout, out = x.reshape(-1), dout.reshape(-1), out.reshape(-1)
+            out[part] = _last_pass(x[part], dout[part], factors, j, period, backward)
+
+        return span
+
+    _forward_span, _backward_span = _interpreted(False), _interpreted(True)
+
+else:
+    _add_statistics = _vector_intrinsic("add_statistics", (*"aiiiiiiaii",), _emit_statistics)
+    _add_gradient_sums = _vector_intrinsic("add_gradient_sums", (*"aaaiiiiiaii",), _emit_gradient_sums)
+    _forward_span = _vector_intrinsic("forward_span", (*"aaaaiiib",), _emit_map(False))
+    _backward_span = _vector_intrinsic("backward_span", (*"aaaaiiib",), _emit_map(True))
+
 
 # ----------------------------------------------------------------------------------------------
 # Kernels
 # ----------------------------------------------------------------------------------------------
 
 
-def prefetch(row: Any) -> None:
-    """Ask for the memory of a vector, without waiting for it; does nothing outside compiled code."""
-
-
-def _prefetch_type(context: Any) -> Any:
-    return lambda row: types.none if isinstance(row, types.Array) and row.ndim == 1 else None
-
-
-def _emit_prefetch(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    byte, word = ir.IntType(8).as_pointer(), ir.IntType(64)
-    row = context.make_array(signature.args[0])(context, builder, args[0])
-    start, line = builder.bitcast(row.data, byte), ir.Constant(word, 64)
-    size = builder.mul(row.nitems, row.itemsize)
-    with cgutils.for_range_slice(builder, ir.Constant(word, 0), size, line, word) as (offset, _):
-        emit_prefetch(builder, builder.gep(start, [offset]), 64, level=2)
-    return context.get_dummy_value()
-
-
-type_callable(prefetch)(_prefetch_type)
-lower_builtin(prefetch, types.Array)(_emit_prefetch)
+@_jit.kernel
+def _period(n_features: Any) -> Any:
+    """Return the columns of the table of factors: the features, repeated if they are few."""
+    return (_WRAP + n_features - 1) // n_features * n_features if n_features < _WRAP else n_features
 
 
 @_jit.kernel
 def sums_size(n_samples: Any, n_features: Any) -> Any:
     """Return the number of float64 elements of the workspace `sums` of the kernels below."""
-    return ((n_samples + ROWS - 1) // ROWS) * ((n_features + COLUMNS - 1) // COLUMNS) * SUMS
+    rows = _block_rows(n_samples)
+    return ((n_samples + rows - 1) // rows) * 2 * n_features
 
 
 @_jit.kernel
 def factors_size(n_features: Any) -> Any:
     """Return the number of elements, of the dtype of the data, of the workspace `factors`."""
-    return ((n_features + COLUMNS - 1) // COLUMNS) * FACTORS
+    return (_period(n_features) + _WRAP) * FACTORS
 
 
 @_jit.kernel
-def _block_statistics(x: Any, start: Any, stop: Any, left: Any, right: Any, sums: Any) -> None:
+def _block_rows(n_samples: Any) -> Any:
+    """Return the rows of a block."""
+    for most, rows in _ROWS:
+        if n_samples <= most:
+            return rows
+    return _MOST_ROWS
+
+
+@_jit.kernel
+def _ahead(x: Any) -> Any:
+    """Return the elements between what is read and what is asked for."""
+    return max(STRIP * x.shape[1], AHEAD // x.itemsize)
+
+
+@_jit.kernel
+def _block_statistics(x: Any, start: Any, stop: Any, sums: Any, at: Any) -> None:
     """Mean and sum of squared deviations of the columns of one block.
 
     Deviations are taken from the block's first row, and the mean's own deviation is removed at the
     end.  As that row belongs to the data, its squared distance from the mean is at most n variances:
-    the relative error is below n units in the last place of float64, n <= `ROWS`, wherever the data
-    lie.
+    the relative error is below n units in the last place of float64, n <= 512, wherever the data lie.
     """
-    width = right - left
-    n = stop - start
-    for j in range(SUMS):
-        sums[j] = 0.0
-    shift = x[start, left:right]
-    fours = start + n // 4 * 4
-    for i in range(start, fours, 4):
-        for k in range(i + AHEAD, min(i + AHEAD + 4, len(x))):
-            prefetch(x[k, left:right])
-        # Four rows at a time spare three quarters of the traffic of the sums.
-        x0, x1 = x[i, left:right], x[i + 1, left:right]
-        x2, x3 = x[i + 2, left:right], x[i + 3, left:right]
-        for j in range(width):
-            origin = np.float64(shift[j])
-            a, b = np.float64(x0[j]) - origin, np.float64(x1[j]) - origin
-            c, d = np.float64(x2[j]) - origin, np.float64(x3[j]) - origin
-            sums[j] += (a + b) + (c + d)
-            sums[j + SQUARES] += (a * a + b * b) + (c * c + d * d)
-    for i in range(fours, stop):
-        x0 = x[i, left:right]
-        for j in range(width):
-            a = np.float64(x0[j]) - np.float64(shift[j])
-            sums[j] += a
-            sums[j + SQUARES] += a * a
+    n, width = stop - start, x.shape[1]
+    squares = at + width
+    for j in range(2 * width):
+        sums[at + j] = 0.0
+    ahead = _ahead(x)
+    for i in range(start, stop, STRIP):
+        _add_statistics(x, i, min(i + STRIP, stop), 0, width, start, ahead, sums, at, width)
     for j in range(width):
-        a = sums[j] / n
+        a = sums[at + j] / n
         # Rounding may leave a tiny negative number; NaN passes.
-        squares = sums[j + SQUARES] - a * sums[j]
-        sums[j] = np.float64(shift[j]) + a
-        sums[j + SQUARES] = 0.0 if squares < 0.0 else squares
+        rest = sums[squares + j] - a * sums[at + j]
+        sums[at + j] = np.float64(x[start, j]) + a
+        sums[squares + j] = 0.0 if rest < 0.0 else rest
 
 
 @_jit.kernel
-def _merge_statistics(n_samples: Any, sums: Any) -> None:
-    """Merge the statistics of a column's blocks in order (Chan, Golub and LeVeque 1979)."""
-    for block in range(1, (n_samples + ROWS - 1) // ROWS):
-        before = block * ROWS
-        added = min(n_samples, before + ROWS) - before
+def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
+    """Merge the statistics of the blocks in order (Chan, Golub and LeVeque 1979)."""
+    for block in range(1, (n_samples + rows - 1) // rows):
+        before = block * rows
+        added = min(n_samples, before + rows) - before
         share = added / (before + added)
-        at = block * SUMS
-        for j in range(COLUMNS):
-            delta = sums[at + j] - sums[j]
+        weight = before * share
+        means, squares = sums[block * 2 * width :], sums[(block * 2 + 1) * width :]
+        for j in range(width):
+            delta = means[j] - sums[j]
             sums[j] += delta * share
-            sums[j + SQUARES] += sums[at + j + SQUARES] + delta * delta * (before * share)
+            sums[j + width] += squares[j] + delta * delta * weight
 
 
 @_jit.kernel
-def _set_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
+def _repeat_factors(width: Any, factors: Any) -> None:
+    """Fill the rest of each row of the table."""
+    length = _period(width) + _WRAP
+    for row in range(FACTORS):
+        for j in range(width, length):
+            factors[row * length + j] = factors[row * length + j - width]
+
+
+@_jit.kernel
+def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
     """Store a mean in two parts, so that x - mean is right although each part is rounded."""
-    for j in range(mean.size):
-        factors[j] = mean[j]
-        factors[j + LOW] = mean[j] - factors[j]
-        factors[j + SCALE] = scale[j]
-        factors[j + SHIFT] = shift[j]
-
-
-@_jit.kernel
-def _normalise_block(x: Any, start: Any, stop: Any, left: Any, right: Any, factors: Any, out: Any) -> None:
-    for i in range(start, stop):
-        if i + AHEAD < len(x):
-            prefetch(x[i + AHEAD, left:right])
-        x_row, out_row = x[i, left:right], out[i, left:right]
-        for j in range(right - left):
-            centred = (x_row[j] - factors[j]) - factors[j + LOW]
-            out_row[j] = centred * factors[j + SCALE] + factors[j + SHIFT]
+    width = mean.size
+    length = _period(width) + _WRAP
+    for j in range(width):
+        factors[MEAN * length + j] = mean[j]
+        low = mean[j] - factors[MEAN * length + j]
+        factors[SCALE * length + j] = scale[j]
+        factors[SHIFT * length + j] = shift[j] - low * scale[j]
+    _repeat_factors(width, factors)
 
 
 @_jit.parallel_kernel
 def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factors: Any) -> None:
     """``out = (x - mean) * scale + shift``; `mean`, `scale` and `shift` are float64 vectors."""
     n, width = x.shape
-    across = (width + COLUMNS - 1) // COLUMNS
-    for column in range(across):
-        left, right = column * COLUMNS, min(width, (column + 1) * COLUMNS)
-        _set_factors(mean[left:right], scale[left:right], shift[left:right], factors[column * FACTORS :])
-    for tile in numba.prange(((n + ROWS - 1) // ROWS) * across):
-        start, column = tile // across * ROWS, tile % across
-        left, stop = column * COLUMNS, min(n, start + ROWS)
-        _normalise_block(x, start, stop, left, min(width, left + COLUMNS), factors[column * FACTORS :], out)
+    rows, period = _block_rows(n), _period(width)
+    streamed = out.size * out.itemsize >= LARGE
+    _forward_factors(mean, scale, shift, factors)
+    for block in numba.prange((n + rows - 1) // rows):
+        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
+        _forward_span(x, x, factors, out, begin, end, period, streamed)
 
 
 @_jit.parallel_kernel
 def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
     """Mean and biased variance of the columns, in float64; workspace as `sums_size` says."""
     n, width = x.shape
-    across, blocks = (width + COLUMNS - 1) // COLUMNS, (n + ROWS - 1) // ROWS
-    for tile in numba.prange(blocks * across):
-        block, column = tile // across, tile % across
-        start, left = block * ROWS, column * COLUMNS
-        at = (column * blocks + block) * SUMS
-        _block_statistics(
-            x, start, min(n, start + ROWS), left, min(width, left + COLUMNS), sums[at : at + SUMS]
-        )
-    for column in range(across):
-        merged = sums[column * blocks * SUMS : (column + 1) * blocks * SUMS]
-        _merge_statistics(n, merged)
-        left = column * COLUMNS
-        for j in range(min(width, left + COLUMNS) - left):
-            mean[left + j] = merged[j]
-            var[left + j] = merged[j + SQUARES] / n
+    rows = _block_rows(n)
+    for block in numba.prange((n + rows - 1) // rows):
+        start = block * rows
+        _block_statistics(x, start, min(n, start + rows), sums, block * 2 * width)
+    _merge_statistics(n, rows, width, sums)
+    for j in range(width):
+        mean[j] = sums[j]
+        var[j] = sums[width + j] / n
 
 
 @_jit.parallel_kernel
@@ -192,69 +440,58 @@ def forward_kernel(
 ) -> None:
     """Normalise a mini-batch; `mean` and `rstd` are float64, workspaces as `sums_size` says."""
     n, width = x.shape
-    across, blocks = (width + COLUMNS - 1) // COLUMNS, (n + ROWS - 1) // ROWS
-    for tile in numba.prange(blocks * across):
-        block, column = tile // across, tile % across
-        start, left = block * ROWS, column * COLUMNS
-        at = (column * blocks + block) * SUMS
-        _block_statistics(
-            x, start, min(n, start + ROWS), left, min(width, left + COLUMNS), sums[at : at + SUMS]
-        )
-    for column in range(across):
-        left, right = column * COLUMNS, min(width, (column + 1) * COLUMNS)
-        merged = sums[column * blocks * SUMS : (column + 1) * blocks * SUMS]
-        _merge_statistics(n, merged)
-        for j in range(right - left):
-            mean[left + j] = merged[j]
-            rstd[left + j] = 1.0 / math.sqrt(merged[j + SQUARES] / n + eps)
-            merged[j + SQUARES] = gamma[left + j] * rstd[left + j]
-        _set_factors(mean[left:right], merged[SQUARES:], beta[left:right], factors[column * FACTORS :])
-    for tile in numba.prange(blocks * across):
-        start, column = tile // across * ROWS, tile % across
-        left, stop = column * COLUMNS, min(n, start + ROWS)
-        _normalise_block(x, start, stop, left, min(width, left + COLUMNS), factors[column * FACTORS :], out)
+    rows, period = _block_rows(n), _period(width)
+    blocks, size = (n + rows - 1) // rows, out.size * out.itemsize
+    for block in numba.prange(blocks):
+        start = block * rows
+        _block_statistics(x, start, min(n, start + rows), sums, block * 2 * width)
+    _merge_statistics(n, rows, width, sums)
+    for j in range(width):
+        mean[j] = sums[j]
+        rstd[j] = 1.0 / math.sqrt(sums[width + j] / n + eps)
+        sums[width + j] = gamma[j] * rstd[j]
+    _forward_factors(mean, sums[width:], beta, factors)
+    for turn in numba.prange(blocks):
+        block = blocks - 1 - turn if size >= BACKWARDS else turn
+        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
+        _forward_span(x, x, factors, out, begin, end, period, size >= LARGE)
 
 
 @_jit.kernel
-def _block_gradient_sums(
-    dout: Any, x: Any, start: Any, stop: Any, left: Any, right: Any, factors: Any, sums: Any
-) -> None:
-    """Sum dout and dout * xhat over the rows of one block."""
-    width = right - left
-    for j in range(SUMS):
-        sums[j] = 0.0
-    twos = start + (stop - start) // 2 * 2
-    for i in range(start, twos, 2):
-        for k in range(i + AHEAD, min(i + AHEAD + 2, len(x))):
-            prefetch(x[k, left:right])
-            prefetch(dout[k, left:right])
-        x0, x1 = x[i, left:right], x[i + 1, left:right]
-        d0, d1 = dout[i, left:right], dout[i + 1, left:right]
-        for j in range(width):
-            xhat0 = ((x0[j] - factors[j]) - factors[j + LOW]) * factors[j + RSTD]
-            xhat1 = ((x1[j] - factors[j]) - factors[j + LOW]) * factors[j + RSTD]
-            sums[j] += np.float64(d0[j]) + np.float64(d1[j])
-            sums[j + SQUARES] += np.float64(d0[j] * xhat0) + np.float64(d1[j] * xhat1)
-    for i in range(twos, stop):
-        x0, d0 = x[i, left:right], dout[i, left:right]
-        for j in range(width):
-            xhat0 = ((x0[j] - factors[j]) - factors[j + LOW]) * factors[j + RSTD]
-            sums[j] += np.float64(d0[j])
-            sums[j + SQUARES] += np.float64(d0[j] * xhat0)
+def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any, at: Any) -> None:
+    """Sum dout and dout * (x - mean) over the rows of one block."""
+    width = x.shape[1]
+    for j in range(2 * width):
+        sums[at + j] = 0.0
+    ahead = _ahead(x)
+    for i in range(start, stop, STRIP):
+        _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), 0, width, ahead, sums, at, width)
 
 
 @_jit.kernel
-def _gradient_block(
-    dout: Any, x: Any, start: Any, stop: Any, left: Any, right: Any, factors: Any, dx: Any
+def _backward_factors(
+    n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, sums: Any, dgamma: Any, dbeta: Any, factors: Any
 ) -> None:
-    for i in range(start, stop):
-        if i + AHEAD < len(x):
-            prefetch(x[i + AHEAD, left:right])
-            prefetch(dout[i + AHEAD, left:right])
-        x_row, dout_row, dx_row = x[i, left:right], dout[i, left:right], dx[i, left:right]
-        for j in range(right - left):
-            xhat = ((x_row[j] - factors[j]) - factors[j + LOW]) * factors[j + RSTD]
-            dx_row[j] = dout_row[j] * factors[j + SCALE] + (xhat * factors[j + SLOPE] + factors[j + SHIFT])
+    """Set dgamma and dbeta, and what dx is made of.
+
+    dx = gamma rstd (dout - mean(dout) - xhat mean(dout xhat)), means over the batch
+    """
+    width = mean.size
+    length = _period(width) + _WRAP
+    for j in range(width):
+        product = sums[width + j] * rstd[j]
+        dbeta[j] = sums[j]
+        dgamma[j] = product
+        scale = gamma[j] * rstd[j]
+        slope = -scale * (product / n) if training else 0.0
+        shift = -scale * (sums[j] / n) if training else 0.0
+        factors[MEAN * length + j] = mean[j]
+        low = mean[j] - factors[MEAN * length + j]
+        factors[RSTD * length + j] = rstd[j]
+        factors[SCALE * length + j] = scale
+        factors[SLOPE * length + j] = slope
+        factors[SHIFT * length + j] = shift - low * rstd[j] * slope
+    _repeat_factors(width, factors)
 
 
 @_jit.parallel_kernel
@@ -273,47 +510,19 @@ def backward_kernel(
 ) -> None:
     """Gradients of `forward_kernel`, or of inference (statistics held fixed) if not `training`."""
     n, width = x.shape
-    across, blocks = (width + COLUMNS - 1) // COLUMNS, (n + ROWS - 1) // ROWS
-    for j in range(width):
-        at = j // COLUMNS * FACTORS + j % COLUMNS
-        factors[at] = mean[j]
-        factors[at + LOW] = mean[j] - factors[at]
-        factors[at + RSTD] = rstd[j]
-        factors[at + SCALE] = gamma[j] * rstd[j]
-    for tile in numba.prange(blocks * across):
-        block, column = tile // across, tile % across
-        start, left = block * ROWS, column * COLUMNS
-        at = (column * blocks + block) * SUMS
-        _block_gradient_sums(
-            dout,
-            x,
-            start,
-            min(n, start + ROWS),
-            left,
-            min(width, left + COLUMNS),
-            factors[column * FACTORS :],
-            sums[at : at + SUMS],
-        )
-    for column in range(across):
-        merged = sums[column * blocks * SUMS : (column + 1) * blocks * SUMS]
-        for block in range(1, blocks):
-            for j in range(SUMS):
-                merged[j] += merged[block * SUMS + j]
-        left = column * COLUMNS
-        for j in range(min(width, left + COLUMNS) - left):
-            dbeta[left + j] = merged[j]
-            dgamma[left + j] = merged[j + SQUARES]
-            # dx = gamma rstd (dout - mean(dout) - xhat mean(dout xhat)), means over the batch
-            scale = gamma[left + j] * rstd[left + j]
-            at = column * FACTORS + j
-            factors[at + SLOPE] = -scale * (merged[j + SQUARES] / n) if training else 0.0
-            factors[at + SHIFT] = -scale * (merged[j] / n) if training else 0.0
-    for tile in numba.prange(blocks * across):
-        start, column = tile // across * ROWS, tile % across
-        left, stop = column * COLUMNS, min(n, start + ROWS)
-        _gradient_block(
-            dout, x, start, stop, left, min(width, left + COLUMNS), factors[column * FACTORS :], dx
-        )
+    rows, period = _block_rows(n), _period(width)
+    blocks, size = (n + rows - 1) // rows, dx.size * dx.itemsize
+    for block in numba.prange(blocks):
+        start = block * rows
+        _block_gradient_sums(dout, x, mean, start, min(n, start + rows), sums, block * 2 * width)
+    for block in range(1, blocks):
+        for j in range(2 * width):
+            sums[j] += sums[block * 2 * width + j]
+    _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, factors)
+    for turn in numba.prange(blocks):
+        block = blocks - 1 - turn if size >= BACKWARDS else turn
+        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
+        _backward_span(x, dout, factors, dx, begin, end, period, size >= LARGE)
 
 
 # ----------------------------------------------------------------------------------------------
