@@ -32,6 +32,8 @@ def emitted(name: str, write: Callable[[Any], None]) -> int:
     if name in _held:
         return _held[name][1]
     with global_compiler_lock:
+        if name in _held:  # another thread was faster
+            return _held[name][1]
         codegen = cpu_target.target_context.codegen()
         files = CodeFiles("leaf", f"{codegen.magic_tuple()}|{config.OPT!s}")
         data = files.load(name)
