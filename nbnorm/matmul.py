@@ -7,14 +7,16 @@ stored, or added to what the pieces before have left.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import config, types
-from numba.extending import intrinsic
+from numba import config as numba_config
+from numba import types
+from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm._jit import kernel, parallel_kernel
 from nbnorm.simd import (
@@ -29,6 +31,10 @@ from nbnorm.simd import (
     tile_width,
     transpose_from,
 )
+
+# Without type hints of their own.
+config: Any = numba_config
+intrinsic: Any = numba_intrinsic
 
 # Length of a piece of the sum.  A piece of a packed block is 64 KB, so that the blocks of `_GROUP` tiles
 # and the block that they are multiplied by stay in the second-level cache.
@@ -214,12 +220,12 @@ def _product(
     a: Any, a_row: Any, a_column: Any, b: Any, b_row: Any, b_column: Any, m: Any, n: Any, depth: Any,
     along: Any, room: Any, out: Any,
 ) -> None:  # fmt: skip
-    """``out[m, n] = a[m, depth] @ b[depth, n]``, flat; `room` is a workspace that begins at a cache line."""
+    """``out[m, n] = a[m, depth] @ b[depth, n]``, flat; `room` is a workspace."""
     width, rows = tile_width(room), tile_rows(room)
     item = room.itemsize
     row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
     longest = min(depth, _DEPTH)
-    scratch = 0
+    scratch = -room.ctypes.data % 64 // item  # begins at a cache line
     left = scratch + _PARTS * rows * width
     right = left + (m + width - 1) // width * width * longest
     high = row_tiles >= column_blocks
@@ -270,26 +276,38 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         return
     _, rows, width, _ = tile(dtype)
     blocks = -(-m // width) - (-n // width)
-    size = blocks * width * min(depth, _DEPTH) + _PARTS * rows * width
+    line = 64 // dtype.itemsize
+    size = blocks * width * min(depth, _DEPTH) + _PARTS * rows * width + line
     _product(
         # a product of 50 thousand multiplications takes about as long as a parallel region of copying
         m * n * depth // 16,
-        a.__array_interface__["data"][0],
+        _address(a),
         *a.strides,
-        b.__array_interface__["data"][0],
+        _address(b),
         *b.strides,
         m,
         n,
         depth,
-        micro_kernel("along", dtype),
-        _workspace(size, dtype),
+        _along(dtype),
+        np.empty(size, dtype),
         out.reshape(-1),
     )
 
 
-def _workspace(size: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return an array of arbitrary content that begins at a cache line."""
-    spare = 64 // dtype.itemsize
-    raw = np.empty(size + spare, dtype)
-    skip = -raw.__array_interface__["data"][0] % 64 // dtype.itemsize
-    return raw[skip:]
+@functools.cache
+def _along(dtype: np.dtype[Any]) -> int:
+    """Return the address of the micro-kernel; it costs more than a small product to ask for it."""
+    return micro_kernel("along", dtype)
+
+
+@kernel
+def _place(x: Any) -> Any:
+    """Return the address of an array."""
+    return x.ctypes.data
+
+
+def _address(x: npt.NDArray[Any]) -> int:
+    """Return the address of a matrix, by the shortest way there is."""
+    if x.flags.behaved and x.size > 0:
+        return int(_place(x[:1, 0]))
+    return int(x.__array_interface__["data"][0])
