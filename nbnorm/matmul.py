@@ -186,9 +186,12 @@ def _pack(
 @kernel
 def _tiles(
     row: Any, last_row: Any, column: Any, last_column: Any, start: Any, depth: Any, along: Any, room: Any,
-    left: Any, right: Any, scratch: Any, m: Any, n: Any, out: Any,
+    left: Any, right: Any, scratch: Any, m: Any, n: Any, out: Any, down: Any, across: Any,
 ) -> None:  # fmt: skip
-    """Compute the tiles of some rows of tiles and some columns of blocks from the packed operands."""
+    """Compute the tiles of some rows of tiles and some columns of blocks from the packed operands.
+
+    In `out`, rows stand `down` elements apart and columns `across`.
+    """
     width, rows = tile_width(room), tile_rows(room)
     add = 1 if start > 0 else 0
     for group in range(row, last_row, _GROUP):
@@ -196,31 +199,33 @@ def _tiles(
             columns = min(width, n - j * width)
             for r in range(group, min(group + _GROUP, last_row)):
                 top = r * rows
-                whole = top + rows <= m and columns == width
-                place = top * n + j * width
+                whole = across == 1 and columns == width and top + rows <= m
+                place = top * down + j * width * across
                 if whole:
-                    _await(out, place, n)
+                    _await(out, place, down)
                 here = left + top // width * width * depth + top % width
-                tile_product(
-                    along, room, here, room, right + j * width * depth, room, scratch, depth, 0, 0
-                )  # fmt: skip
+                there = right + j * width * depth
+                tile_product(along, room, here, room, there, room, scratch, depth, 0, 0)
                 if whole:
-                    _unload(room, scratch, out, place, n, add)
+                    _unload(room, scratch, out, place, down, add)
                     continue
-                for x in range(min(rows, m - top)):
-                    for c in range(columns):
+                for c in range(columns):
+                    for x in range(min(rows, m - top)):
                         value = room[scratch + x * width + c]
                         if add:
-                            value += out[place + x * n + c]
-                        out[place + x * n + c] = value
+                            value += out[place + x * down + c * across]
+                        out[place + x * down + c * across] = value
 
 
 @parallel_kernel
 def _product(
     a: Any, a_row: Any, a_column: Any, b: Any, b_row: Any, b_column: Any, m: Any, n: Any, depth: Any,
-    along: Any, room: Any, out: Any,
+    along: Any, room: Any, out: Any, down: Any, across: Any,
 ) -> None:  # fmt: skip
-    """``out[m, n] = a[m, depth] @ b[depth, n]``, flat; `room` is a workspace."""
+    """``out[m, n] = a[m, depth] @ b[depth, n]``; `room` is a workspace.
+
+    `out` is flat, with rows `down` elements apart and columns `across`.
+    """
     width, rows = tile_width(room), tile_rows(room)
     item = room.itemsize
     row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
@@ -253,7 +258,24 @@ def _product(
             else:
                 near, far = column_blocks * part // _PARTS, column_blocks * (part + 1) // _PARTS
             place = scratch + part * rows * width
-            _tiles(top, bottom, near, far, start, length, along, room, left, right, place, m, n, out)
+            _tiles(
+                top,
+                bottom,
+                near,
+                far,
+                start,
+                length,
+                along,
+                room,
+                left,
+                right,
+                place,
+                m,
+                n,
+                out,
+                down,
+                across,
+            )
 
 
 def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
@@ -275,6 +297,10 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         out[...] = 0
         return
     _, rows, width, _ = tile(dtype)
+    down, across = n, 1
+    if _padded(n, m, rows, width) < 0.9 * _padded(m, n, rows, width):
+        # The transposed product wastes fewer elements of the tiles at the edges.
+        a, b, m, n, down, across = b.T, a.T, n, m, 1, n
     blocks = -(-m // width) - (-n // width)
     line = 64 // dtype.itemsize
     size = blocks * width * min(depth, _DEPTH) + _PARTS * rows * width + line
@@ -291,7 +317,14 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         _along(dtype),
         np.empty(size, dtype),
         out.reshape(-1),
+        down,
+        across,
     )
+
+
+def _padded(m: int, n: int, rows: int, width: int) -> int:
+    """Return the elements of all tiles of a result."""
+    return -(-m // rows) * rows * -(-n // width) * width
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """Compare `nbnorm.matmul.multiply` with NumPy's product and with the machine's multiply-adds.
 
-    python -m benchmarks.peers.products [--out DIRECTORY] [--threads 1 2] [--quick]
+    python -m benchmarks.peers.products [--out DIRECTORY] [--threads 1 2] [--dtypes float32] [--quick]
 
-writes products.json and products.md.  NUMBA_CPU_NAME and NUMBA_CPU_FEATURES hold nbnorm to another
-processor's instructions; ``--openblas Haswell`` holds OpenBLAS to the kernels of that processor.
+writes products.json and products.md, adding to what the folder holds.  NUMBA_CPU_NAME and
+NUMBA_CPU_FEATURES hold nbnorm to another processor's instructions; ``--openblas Haswell`` holds OpenBLAS to
+the kernels of that processor.
 """
 
 from __future__ import annotations
@@ -64,14 +65,16 @@ class Product:
     def seconds(self, least: float) -> float:
         """Return the median time of a call, from calls of `least` seconds together."""
         found: list[float] = []
-        while sum(found) < least or len(found) < 5:
+        while sum(found) < least or len(found) < 3:
             start = time.perf_counter()
             self.call(self.a, self.b, self.out)
             found.append(time.perf_counter() - start)
         return statistics.median(found)
 
 
-def measure(threads: int, rounds: int, least: float, core: str | None = None) -> list[Entry]:
+def measure(
+    threads: int, dtypes: list[str], rounds: int, least: float, core: str | None = None
+) -> list[Entry]:
     """Compare the results, then time both libraries by turns, the multiply-adds between them."""
     entries = []
     with contextlib.ExitStack() as stack:
@@ -82,7 +85,7 @@ def measure(threads: int, rounds: int, least: float, core: str | None = None) ->
             for name in ("nbnorm", "numpy")
         }
         meter = stack.enter_context(Remote("benchmarks.peers.machine", "Meter", threads))
-        for dtype in DTYPES:
+        for dtype in dtypes:
             for shape in SHAPES:
                 limit = meter.call("measure", memory=False)["gflops"]
                 for layout in LAYOUTS:
@@ -128,9 +131,9 @@ def table(entries: list[Entry]) -> str:
     for (threads, dtype, shape), group in groups.items():
         plain = group["nn"]
         ratios = " | ".join(f"{group[layout]['numpy_over_nbnorm']:.2f}" for layout in names)
+        size, spent = " x ".join(map(str, shape)), 1e6 * plain["seconds"]["nbnorm"]
         lines.append(
-            f"| {' x '.join(map(str, shape))} | {dtype} | {threads} | {plain['seconds']['nbnorm'] * 1e6:.1f} us "
-            f"| {100 * plain['share']:.0f} % | {ratios} |"
+            f"| {size} | {dtype} | {threads} | {spent:.1f} us | {100 * plain['share']:.0f} % | {ratios} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -143,13 +146,18 @@ def main() -> None:
     cores = int(machine.describe()["cores"])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--threads", nargs="+", type=int, default=[n for n in (1, 2) if n <= cores])
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--openblas", metavar="CORE", help="OpenBLAS's own name of a processor")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter turns")
     options = parser.parse_args()
     rounds, least = (2, 0.02) if options.quick else (5, 0.1)
-    entries = [
-        entry for threads in options.threads for entry in measure(threads, rounds, least, options.openblas)
-    ]
+    suffix = f"-{options.openblas.lower()}" if options.openblas else ""
+    path = options.out / f"products{suffix}.json"
+    found = json.loads(path.read_text())["results"] if path.exists() else []
+    for threads in options.threads:
+        found = [e for e in found if e["threads"] != threads or e["dtype"] not in options.dtypes]
+        found += measure(threads, options.dtypes, rounds, least, options.openblas)
+    entries = sorted(found, key=lambda e: (e["threads"], e["dtype"], SHAPES.index(tuple(e["shape"]))))
     report = {
         "machine": machine.describe(),
         "numpy": np.__version__,
@@ -158,8 +166,7 @@ def main() -> None:
         "results": entries,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    suffix = f"-{options.openblas.lower()}" if options.openblas else ""
-    (options.out / f"products{suffix}.json").write_text(json.dumps(report, indent=1) + "\n")
+    path.write_text(json.dumps(report, indent=1) + "\n")
     text = table(entries)
     (options.out / f"products{suffix}.md").write_text(text)
     print(text)
