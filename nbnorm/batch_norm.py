@@ -35,7 +35,7 @@ STRIP = 8
 AHEAD = 32 << 10
 
 # Bytes from which a result is written past the caches, which saves reading its lines first.
-LARGE = 16 << 20
+LARGE = 8 << 20
 
 # Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
 # dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  What rounding took from the mean is in SHIFT.

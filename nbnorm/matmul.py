@@ -7,14 +7,16 @@ stored, or added to what the pieces before have left.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
-from numba import config, types
-from numba.extending import intrinsic
+from numba import config as numba_config
+from numba import types
+from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm._jit import kernel, parallel_kernel
 from nbnorm.simd import (
@@ -29,6 +31,10 @@ from nbnorm.simd import (
     tile_width,
     transpose_from,
 )
+
+# Without type hints of their own.
+config: Any = numba_config
+intrinsic: Any = numba_intrinsic
 
 # Length of a piece of the sum.  A piece of a packed block is 64 KB, so that the blocks of `_GROUP` tiles
 # and the block that they are multiplied by stay in the second-level cache.
@@ -180,9 +186,12 @@ def _pack(
 @kernel
 def _tiles(
     row: Any, last_row: Any, column: Any, last_column: Any, start: Any, depth: Any, along: Any, room: Any,
-    left: Any, right: Any, scratch: Any, m: Any, n: Any, out: Any,
+    left: Any, right: Any, scratch: Any, m: Any, n: Any, out: Any, down: Any, across: Any,
 ) -> None:  # fmt: skip
-    """Compute the tiles of some rows of tiles and some columns of blocks from the packed operands."""
+    """Compute the tiles of some rows of tiles and some columns of blocks from the packed operands.
+
+    In `out`, rows stand `down` elements apart and columns `across`.
+    """
     width, rows = tile_width(room), tile_rows(room)
     add = 1 if start > 0 else 0
     for group in range(row, last_row, _GROUP):
@@ -190,36 +199,38 @@ def _tiles(
             columns = min(width, n - j * width)
             for r in range(group, min(group + _GROUP, last_row)):
                 top = r * rows
-                whole = top + rows <= m and columns == width
-                place = top * n + j * width
+                whole = across == 1 and columns == width and top + rows <= m
+                place = top * down + j * width * across
                 if whole:
-                    _await(out, place, n)
+                    _await(out, place, down)
                 here = left + top // width * width * depth + top % width
-                tile_product(
-                    along, room, here, room, right + j * width * depth, room, scratch, depth, 0, 0
-                )  # fmt: skip
+                there = right + j * width * depth
+                tile_product(along, room, here, room, there, room, scratch, depth, 0, 0)
                 if whole:
-                    _unload(room, scratch, out, place, n, add)
+                    _unload(room, scratch, out, place, down, add)
                     continue
-                for x in range(min(rows, m - top)):
-                    for c in range(columns):
+                for c in range(columns):
+                    for x in range(min(rows, m - top)):
                         value = room[scratch + x * width + c]
                         if add:
-                            value += out[place + x * n + c]
-                        out[place + x * n + c] = value
+                            value += out[place + x * down + c * across]
+                        out[place + x * down + c * across] = value
 
 
 @parallel_kernel
 def _product(
     a: Any, a_row: Any, a_column: Any, b: Any, b_row: Any, b_column: Any, m: Any, n: Any, depth: Any,
-    along: Any, room: Any, out: Any,
+    along: Any, room: Any, out: Any, down: Any, across: Any,
 ) -> None:  # fmt: skip
-    """``out[m, n] = a[m, depth] @ b[depth, n]``, flat; `room` is a workspace that begins at a cache line."""
+    """``out[m, n] = a[m, depth] @ b[depth, n]``; `room` is a workspace.
+
+    `out` is flat, with rows `down` elements apart and columns `across`.
+    """
     width, rows = tile_width(room), tile_rows(room)
     item = room.itemsize
     row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
     longest = min(depth, _DEPTH)
-    scratch = 0
+    scratch = -room.ctypes.data % 64 // item  # begins at a cache line
     left = scratch + _PARTS * rows * width
     right = left + (m + width - 1) // width * width * longest
     high = row_tiles >= column_blocks
@@ -247,7 +258,24 @@ def _product(
             else:
                 near, far = column_blocks * part // _PARTS, column_blocks * (part + 1) // _PARTS
             place = scratch + part * rows * width
-            _tiles(top, bottom, near, far, start, length, along, room, left, right, place, m, n, out)
+            _tiles(
+                top,
+                bottom,
+                near,
+                far,
+                start,
+                length,
+                along,
+                room,
+                left,
+                right,
+                place,
+                m,
+                n,
+                out,
+                down,
+                across,
+            )
 
 
 def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
@@ -269,27 +297,50 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         out[...] = 0
         return
     _, rows, width, _ = tile(dtype)
+    down, across = n, 1
+    if _padded(n, m, rows, width) < 0.9 * _padded(m, n, rows, width):
+        # The transposed product wastes fewer elements of the tiles at the edges.
+        a, b, m, n, down, across = b.T, a.T, n, m, 1, n
     blocks = -(-m // width) - (-n // width)
-    size = blocks * width * min(depth, _DEPTH) + _PARTS * rows * width
+    line = 64 // dtype.itemsize
+    size = blocks * width * min(depth, _DEPTH) + _PARTS * rows * width + line
     _product(
         # a product of 50 thousand multiplications takes about as long as a parallel region of copying
         m * n * depth // 16,
-        a.__array_interface__["data"][0],
+        _address(a),
         *a.strides,
-        b.__array_interface__["data"][0],
+        _address(b),
         *b.strides,
         m,
         n,
         depth,
-        micro_kernel("along", dtype),
-        _workspace(size, dtype),
+        _along(dtype),
+        np.empty(size, dtype),
         out.reshape(-1),
+        down,
+        across,
     )
 
 
-def _workspace(size: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    """Return an array of arbitrary content that begins at a cache line."""
-    spare = 64 // dtype.itemsize
-    raw = np.empty(size + spare, dtype)
-    skip = -raw.__array_interface__["data"][0] % 64 // dtype.itemsize
-    return raw[skip:]
+def _padded(m: int, n: int, rows: int, width: int) -> int:
+    """Return the elements of all tiles of a result."""
+    return -(-m // rows) * rows * -(-n // width) * width
+
+
+@functools.cache
+def _along(dtype: np.dtype[Any]) -> int:
+    """Return the address of the micro-kernel; it costs more than a small product to ask for it."""
+    return micro_kernel("along", dtype)
+
+
+@kernel
+def _place(x: Any) -> Any:
+    """Return the address of an array."""
+    return x.ctypes.data
+
+
+def _address(x: npt.NDArray[Any]) -> int:
+    """Return the address of a matrix, by the shortest way there is."""
+    if x.flags.behaved and x.size > 0:
+        return int(_place(x[:1, 0]))
+    return int(x.__array_interface__["data"][0])

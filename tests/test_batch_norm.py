@@ -70,6 +70,23 @@ def test_batch_norm_backward_over_several_blocks(shape, dtype):
     np.testing.assert_allclose(dbeta, dout.sum(axis=0, dtype=float), rtol=rtol, atol=rtol)
 
 
+@pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
+@pytest.mark.parametrize("shape", [(2100, 1001), (700_001, 3)])
+def test_results_written_past_the_caches(shape):
+    x, gamma, beta, dout = _data(shape, np.float32, 3.0)
+    assert x.nbytes > batch_norm.LARGE
+    # two elements behind the beginning of a line
+    out, dx = (np.full(x.size + 2, np.nan, np.float32)[2:].reshape(shape) for _ in range(2))
+    _, mean, rstd = batch_norm_forward(x, gamma, beta, out=out)
+    _, dgamma, dbeta = batch_norm_backward(dout, x, gamma, mean, rstd, out=dx)
+    xhat, slope = (x - mean) * rstd, dout.astype(float)
+    np.testing.assert_allclose(out, gamma * xhat + beta, atol=1e-5)
+    np.testing.assert_allclose(dgamma, (slope * xhat).sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(dbeta, slope.sum(axis=0), rtol=1e-6)
+    expected = gamma * rstd * (slope - slope.mean(axis=0) - xhat * (slope * xhat).mean(axis=0))
+    np.testing.assert_allclose(dx, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0, 5000, 1e6, 1e7])
 def test_output_has_mean_0_and_variance_1(offset, dtype):

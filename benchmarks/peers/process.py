@@ -36,11 +36,17 @@ class Remote:
     ----------
     threads : int
         Cores that the process may use, and threads that its library is told to use.
+    core : str, optional
+        Processor whose kernels OpenBLAS is held to.
     """
 
-    def __init__(self, module: str, name: str, threads: int, **arguments: Any) -> None:
+    def __init__(
+        self, module: str, name: str, threads: int, core: str | None = None, **arguments: Any
+    ) -> None:
         environment = {key: value for key, value in os.environ.items() if key not in HANDICAPS}
         environment.update(dict.fromkeys(COUNTS, str(threads)), JAX_PLATFORMS="cpu", PYTHONWARNINGS="ignore")
+        if core is not None:
+            environment["OPENBLAS_CORETYPE"] = core
         self.name = name
         self._process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.peers.process"],
