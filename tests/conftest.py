@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,14 @@ def mnist_folder():
     if not all((folder / name).exists() or (folder / f"{name}.gz").exists() for name in MNIST_FILES):
         pytest.skip("needs MNIST: set NBNORM_MNIST to the folder of its four files")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """Take interrupts, which a process started in the background by a shell ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)
