@@ -71,7 +71,7 @@ def _sorted(results: Entry) -> Entry:
 
     def place(item: tuple[str, Entry]) -> tuple[Any, ...]:
         entry = item[1]
-        which = names.index(report.network(entry)) if "sizes" in entry else entry.get("shape", 0)
+        which = names.index(report.network(entry)) if "sizes" in entry else tuple(entry.get("shape", ()))
         return -entry["threads"], entry.get("norm", ""), which
 
     for part in set(PARTS) & set(results):
