@@ -237,7 +237,7 @@ def kernel(
     """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL.
 
     A kernel that calls a user's function is made with ``cache=False``: its code is that of this
-    session alone.
+    process alone.
     """
     if function is None:
         return functools.partial(kernel, inline=inline, cache=cache)
