@@ -432,8 +432,8 @@ class FNN:
         Parameters
         ----------
         X : array_like, shape (n_samples, n_features)
-            Samples, of any real type; read where they lie.  In evaluation mode also a SciPy sparse
-            matrix, which is not made dense: the standardizer is folded into the first layer.
+            Samples, of any real type; read where they lie.  Also a SciPy sparse matrix; in evaluation
+            mode it is not made dense: the standardizer is folded into the first layer.
 
         Returns
         -------
@@ -698,7 +698,7 @@ class FNN:
         ----------
         X : array_like, shape (n_samples, n_features)
             Training samples.  Arrays of integers, float32 and float64, memory maps and read-only
-            arrays are read where they lie, batch by batch.
+            arrays are read where they lie, batch by batch; a SciPy sparse matrix becomes dense so.
         y : array_like
             For softmax integer classes, shape (n_samples,); for sigmoid targets between 0 and 1,
             for identity real targets, shape (n_samples, n_out), or (n_samples,) for one output.
@@ -1005,7 +1005,6 @@ class FNN:
         if self.standardize_targets and self.target_standardizer is None:
             self.target_standardizer = Standardizer().fit(samples.truth, weights=samples.weights)
         labels, targets = self._encoded("y", samples.truth)
-        weights, selected = training.used_weights(samples.weights, self.dtype)
         return Run(
             self._engine(samples.batch, gradients=True),
             self._data(samples.x),
@@ -1014,8 +1013,8 @@ class FNN:
             training=True,
             labels=labels,
             targets=targets,
-            weights=weights,
-            selected=selected,
+            weights=samples.rounded,
+            selected=samples.selected,
             optimizer=optimizer,
             **bounds,
         )

@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from nbnorm import _leaves, activations
 from nbnorm._jit import callback
 from nbnorm.activations import IDENTITY, RELU, SIGMOID, TANH
-from nbnorm.simd import data_at, tile
+from nbnorm.simd import data_at, scalar_type, tile
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -42,7 +42,7 @@ class Vectors:
         self.b = builder
         self.shape = tile(dtype)
         self.lanes, self.width = self.shape.lanes, self.shape.width
-        self.scalar = _scalar(dtype)
+        self.scalar = scalar_type(dtype)
         self.kind = ir.VectorType(self.scalar, self.lanes)
         self.zero = ir.Constant(self.kind, None)
         self.one = ir.Constant(self.kind, [1.0] * self.lanes)
@@ -196,10 +196,6 @@ def _loop(
     return results
 
 
-def _scalar(dtype: Any) -> Any:
-    return ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
-
-
 class _Shape(NamedTuple):
     """Arguments of a row kernel: addresses, then ``stride`` and ``n``, other integers, numbers."""
 
@@ -227,7 +223,7 @@ _SHAPES = {
 
 def _write(module: Any, name: str, shape: _Shape, dtype: Any, emit: Callable[..., list[Any]]) -> Any:
     """Add the function `name` to a module; ``emit(v, pointers, integers, scalars)`` writes its body."""
-    function = ir.Function(module, shape.signature(_scalar(dtype)), name)
+    function = ir.Function(module, shape.signature(scalar_type(dtype)), name)
     function.attributes.add("nounwind")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     args = list(function.args)
@@ -684,7 +680,7 @@ def _call(kind: str, arrays: list[tuple[Any, int]], *, inside: bool = False) -> 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         pointers: list[Any] = []
         at = 0 if inside else 1
-        scalar = _scalar(dtype)
+        scalar = scalar_type(dtype)
         for array, count in arrays:
             for k in range(count):
                 place = data_at(context, builder, array, args[at], args[at + 1 + k])

@@ -106,8 +106,14 @@ def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
 _I64 = ir.IntType(64)
 
 
+def scalar_type(dtype: Any) -> Any:
+    """Return LLVM's type for float32 or float64, given as for `numpy.dtype`."""
+    return ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
+
+
 def _element(dtype: Any) -> Any:
-    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
+    """Return LLVM's type for one of Numba's."""
+    return scalar_type(str(dtype))
 
 
 def emit_prefetch(
@@ -227,7 +233,7 @@ def vector_kernel(kind: str, dtype: Any) -> int:
 
     def write(module: Any) -> None:
         shape = tile(dtype)
-        scalar = ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
+        scalar = scalar_type(dtype)
         function = ir.Function(module, _vector_signature(scalar), name)
         function.attributes.add("nounwind")
         builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -252,7 +258,7 @@ class _Emitter:
         self.kind = kind
         self.shape = tile(dtype)
         self.across = kind != "along"
-        self.scalar = ir.FloatType() if np.dtype(dtype) == np.float32 else ir.DoubleType()
+        self.scalar = scalar_type(dtype)
         self.vector = ir.VectorType(self.scalar, self.shape.lanes)
         self.vectors = self.shape.width // self.shape.lanes // (2 if half else 1)
         self._item = np.dtype(dtype).itemsize

@@ -325,11 +325,10 @@ class Samples:
         self, x: Any, truth: Array, weights: Array | None, batch_size: int, dtype: np.dtype[Any]
     ) -> None:
         self.x, self.truth, self.weights = x, truth, weights
-        self.used = len(truth)
-        if weights is not None:
-            self.used = int(np.count_nonzero(weights.astype(dtype)))
-            if self.used == 0:
-                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+        self.rounded, self.selected = used_weights(weights, dtype)
+        self.used = len(truth) if self.selected is None else len(self.selected)
+        if self.used == 0:
+            raise ValueError("sample_weight and class_weight must not be zero for every sample together")
         self.batch = min(batch_size, self.used)
         self.steps = -(-self.used // self.batch)
 
