@@ -1,7 +1,7 @@
 """Compile options, the compile cache and the thread policy: the only place that knows them.
 
-Every compiled function of the package is made by `kernel` or `parallel_kernel`.  No other module
-imports `njit`.
+Every compiled function of the package is made by `kernel`, `inner_kernel` or `parallel_kernel`.
+No other module imports `njit`.
 """
 
 from __future__ import annotations
@@ -209,7 +209,9 @@ class _Cache(FunctionCache):
 # ----------------------------------------------------------------------------------------------
 
 
-def _compile(function: Callable[..., Any], parallel: bool, inline: str, cache: bool = True) -> Any:
+def _compile(
+    function: Callable[..., Any], parallel: bool, inline: str, cache: bool = True, **more: Any
+) -> Any:
     options: dict[str, Any] = {
         # Kernels hold no Python objects; other Python threads go on while they run.
         "nogil": True,
@@ -219,6 +221,7 @@ def _compile(function: Callable[..., Any], parallel: bool, inline: str, cache: b
         # Division by zero gives inf or nan as in NumPy and costs no branch.
         "error_model": "numpy",
         "inline": inline,
+        **more,
     }
     dispatcher = numba.njit(**options)(function)
     if cache and not config.DISABLE_JIT:
@@ -242,6 +245,25 @@ def kernel(
     if function is None:
         return functools.partial(kernel, inline=inline, cache=cache)
     return _compile(function, False, inline, cache)
+
+
+def inner_kernel(function: Callable[..., Any]) -> Any:
+    """Decorate a kernel that only compiled code calls, directly or by its address.
+
+    It has no way in from Python, which with tens of arrays takes longer to compile than the kernel.
+    """
+    dispatcher = _compile(function, False, "never", no_cpython_wrapper=True)
+    if not config.DISABLE_JIT:
+
+        def add_overload(result: Any) -> None:
+            # Numba's own would offer Python the missing way in, and the process would crash.
+            dispatcher.overloads[tuple(result.signature.args)] = result
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise TypeError(f"{function.__name__} can only be called by compiled code")
+
+        dispatcher.add_overload, dispatcher._compile_for_args = add_overload, refuse
+    return dispatcher
 
 
 def callback(function: Callable[..., Any], signature: Any) -> int:

@@ -22,7 +22,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbnorm._jit import kernel
+from nbnorm._jit import inner_kernel
 
 # Places in the synchronisation array, a cache line (or two) apart.
 _ARRIVED, _TURN, SYNC_SIZE = 0, 16, 32
@@ -113,7 +113,7 @@ else:
         return types.void(), codegen
 
 
-@kernel
+@inner_kernel
 def barrier(sync: Any, threads: Any) -> None:
     """Wait until all `threads` threads of the team have come here."""
     if threads == 1:

@@ -821,7 +821,7 @@ def derivative_from_output(y: Any, code: Any) -> Any:
     return _one(y)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def activate_in_place(y: Any, code: Any) -> None:
     """``y[i] = f(y[i])``: with one array LLVM has no overlap to fear and always uses vectors."""
     if code == RELU:
@@ -835,7 +835,7 @@ def activate_in_place(y: Any, code: Any) -> None:
             y[i] = tanh(y[i])
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def activate_row(z: Any, code: Any, out: Any) -> None:
     """``out[i] = f(z[i])`` for vectors, which may be one and the same."""
     if code == RELU:
@@ -847,7 +847,7 @@ def activate_row(z: Any, code: Any, out: Any) -> None:
         activate_in_place(out, code)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def backward_row(dy: Any, y: Any, code: Any, dz: Any) -> None:
     """``dz[i] = dy[i] * f'`` from y = f(z) for vectors."""
     if code == RELU:
@@ -864,7 +864,7 @@ def backward_row(dy: Any, y: Any, code: Any, dz: Any) -> None:
             dz[i] = dy[i]
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def backward_in_place(dy: Any, y: Any, code: Any) -> None:
     """``dy[i] *= f'`` from y = f(z) for vectors."""
     if code == RELU:

@@ -314,7 +314,7 @@ else:
 # ----------------------------------------------------------------------------------------------
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _period(n_features: Any) -> Any:
     """Return the columns of the table of factors: the features, repeated if they are few."""
     return (_WRAP + n_features - 1) // n_features * n_features if n_features < _WRAP else n_features
@@ -333,7 +333,7 @@ def factors_size(n_features: Any) -> Any:
     return (_period(n_features) + _WRAP) * FACTORS
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _block_rows(n_samples: Any) -> Any:
     """Return the rows of a block."""
     for most, rows in _ROWS:
@@ -342,13 +342,13 @@ def _block_rows(n_samples: Any) -> Any:
     return _MOST_ROWS
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _ahead(x: Any) -> Any:
     """Return the elements between what is read and what is asked for."""
     return max(STRIP * x.shape[1], AHEAD // x.itemsize)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _block_statistics(x: Any, start: Any, stop: Any, sums: Any, at: Any) -> None:
     """Mean and sum of squared deviations of the columns of one block.
 
@@ -371,7 +371,7 @@ def _block_statistics(x: Any, start: Any, stop: Any, sums: Any, at: Any) -> None
         sums[squares + j] = 0.0 if rest < 0.0 else rest
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
     """Merge the statistics of the blocks in order (Chan, Golub and LeVeque 1979)."""
     for block in range(1, (n_samples + rows - 1) // rows):
@@ -386,7 +386,7 @@ def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
             sums[j + width] += squares[j] + delta * delta * weight
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _repeat_factors(width: Any, factors: Any) -> None:
     """Fill the rest of each row of the table."""
     length = _period(width) + _WRAP
@@ -395,7 +395,7 @@ def _repeat_factors(width: Any, factors: Any) -> None:
             factors[row * length + j] = factors[row * length + j - width]
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
     """Store a mean in two parts, so that x - mean is right although each part is rounded."""
     width = mean.size
@@ -457,7 +457,7 @@ def forward_kernel(
         _forward_span(x, x, factors, out, begin, end, period, size >= LARGE)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any, at: Any) -> None:
     """Sum dout and dout * (x - mean) over the rows of one block."""
     width = x.shape[1]
@@ -468,7 +468,7 @@ def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, su
         _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), 0, width, ahead, sums, at, width)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _backward_factors(
     n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, sums: Any, dgamma: Any, dbeta: Any, factors: Any
 ) -> None:

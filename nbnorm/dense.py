@@ -25,7 +25,7 @@ def sums_rows(n_samples: Any) -> Any:
     return (n_samples + ROWS - 1) // ROWS
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _add(row: Any, bias: Any) -> None:
     for j in range(row.size):
         row[j] += bias[j]

@@ -361,7 +361,7 @@ class Run:
         net, dtype, control = layout.net, layout.dtype, self.control
         training, weighted = control[steps.TRAINING] == 1, control[steps.WEIGHTED] == 1
         backward = self.mode != steps.FORWARD
-        names = {steps.GATHER: "gather", steps.LAYER: "forward_layer"}
+        names = {steps.GATHER: "gather", steps.LAYER: "forward_layer", steps.FEATURES: "forward_features"}
         if not backward:
             names[steps.LOGITS] = "write_logits"
         else:
@@ -371,7 +371,10 @@ class Run:
                 steps.WEIGHT_LAYER: "weight_layer",
             }
             if len(layout.sizes) > 2:
-                names[steps.BACKWARD_LAYER] = "backward_layer"
+                names |= {
+                    steps.BACKWARD_LAYER: "backward_layer",
+                    steps.BACKWARD_FEATURES: "backward_features",
+                }
             if control[steps.CLIPPED] == 1:
                 names |= {steps.NORM_PART: "norm_part", steps.APPLY_PART: "apply_part"}
             calls[steps.LOSS_BLOCK] = _piece(engine.loss.block, "block", dtype)
@@ -519,6 +522,9 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
             *team, net, place, number, place, whole, whole, real, whole, value, value, number, value, number,
             value,
         ),
+        "forward_features": (
+            net, place, number, place, whole, whole, whole, whole, real, value, number, value, number, value,
+        ),
         "write_logits": (*team, net, whole, whole, whole, value, table),
         "loss_part": (
             *team, net, place, place, whole, real, place, place, value, value, number, value, number,
@@ -531,6 +537,9 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         "backward_layer": (
             net, place, place, whole, whole, real, value, whole, value, *sums, value, value, value, whole,
             whole,
+        ),
+        "backward_features": (
+            net, place, place, whole, whole, whole, whole, real, value, whole, *sums, value, value, value,
         ),
         "weight_layer": (
             net, place, place, whole, whole, whole, value, whole, *sums, value, whole, whole,

@@ -17,7 +17,7 @@ from numba import config, types
 from numba.extending import intrinsic
 
 from nbnorm import _leaves
-from nbnorm._jit import kernel
+from nbnorm._jit import inner_kernel, kernel
 from nbnorm.simd import (
     PEEK_DTYPES,
     data_at,
@@ -254,7 +254,7 @@ else:
         return types.void(i8, i8, i8, rows, i8, i8, table, i8, i8, out, i8), codegen
 
 
-@kernel
+@inner_kernel
 def _gather_part(
     control: Any,
     rows: Any,
@@ -288,7 +288,7 @@ def _gather_part(
                 put(out, target + i * width, out.dtype.type(value))
 
 
-@kernel
+@inner_kernel
 def gather(
     tid: Any,
     threads: Any,
@@ -333,7 +333,7 @@ def gather(
     _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)
 
 
-@kernel
+@inner_kernel
 def gather_sparse(
     tid: Any,
     threads: Any,

@@ -39,7 +39,7 @@ def partial_size(n_samples: Any) -> Any:
     return (n_samples + ROWS - 1) // ROWS
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _softmax_row(logits: Any, label: Any, share: Any, gradient: Any) -> Any:
     """Loss of one sample, ``log(sum(exp(z))) - z[label]``, and its gradient times `share`."""
     largest = logits[0]
@@ -73,7 +73,7 @@ def softmax_kernel(logits: Any, labels: Any, gradient: Any, partial: Any) -> Any
     return loss / n
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _binary_row(logits: Any, targets: Any, share: Any, gradient: Any) -> Any:
     """``max(z, 0) - z t + log(1 + exp(-|z|))`` summed over outputs, and its gradient times `share`."""
     factor = logits.dtype.type(share)
@@ -102,7 +102,7 @@ def binary_kernel(logits: Any, targets: Any, gradient: Any, partial: Any) -> Any
     return loss / n
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _squared_row(pred: Any, targets: Any, share: Any, gradient: Any) -> Any:
     """``(pred - target)**2 / 2`` summed over outputs, and its gradient times `share`."""
     factor = pred.dtype.type(share)
@@ -134,7 +134,7 @@ def squared_kernel(pred: Any, targets: Any, gradient: Any, partial: Any) -> Any:
 # With weights, and with options.  `weights` is float64 (n,), or has no elements where all are 1.
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _total(weights: Any, n: Any) -> Any:
     """Sum of the weights of n samples."""
     if weights.size == 0:
@@ -145,7 +145,7 @@ def _total(weights: Any, n: Any) -> Any:
     return total
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _smooth_softmax_row(logits: Any, label: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
     """As `_softmax_row` for targets ``(1 - smoothing) onehot + smoothing / classes``."""
     loss = _softmax_row(logits, label, share, gradient)
@@ -182,7 +182,7 @@ def weighted_softmax_kernel(
     return loss * inverse
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _smooth_binary_row(logits: Any, targets: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
     """As `_binary_row` for targets ``t (1 - smoothing) + smoothing / 2``."""
     factor = logits.dtype.type(share)
@@ -235,7 +235,7 @@ def weighted_squared_kernel(pred: Any, targets: Any, weights: Any, gradient: Any
     return loss * inverse
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _absolute_row(pred: Any, targets: Any, share: Any, gradient: Any) -> Any:
     """``|pred - target|`` summed over outputs, and its gradient times `share`."""
     factor = pred.dtype.type(share)
@@ -268,7 +268,7 @@ def absolute_kernel(pred: Any, targets: Any, weights: Any, gradient: Any, partia
     return loss * inverse
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _huber_row(pred: Any, targets: Any, delta: Any, share: Any, gradient: Any) -> Any:
     """Huber's loss summed over outputs, and its gradient times `share`."""
     factor = pred.dtype.type(share)
@@ -302,7 +302,7 @@ def huber_kernel(pred: Any, targets: Any, delta: Any, weights: Any, gradient: An
     return loss * inverse
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _poisson_row(logits: Any, targets: Any, share: Any, gradient: Any) -> Any:
     """``exp(z) - target z`` summed over outputs, and its gradient times `share`."""
     factor = logits.dtype.type(share)
@@ -345,7 +345,7 @@ def poisson_kernel(logits: Any, targets: Any, weights: Any, gradient: Any, parti
 # ----------------------------------------------------------------------------------------------
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def softmax_block(
     act: Any, z: Any, g: Any, room: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
@@ -399,7 +399,7 @@ def softmax_block(
     put(partial, at + 1, hits)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def binary_block(
     act: Any, z: Any, g: Any, room: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
@@ -429,7 +429,7 @@ def binary_block(
     put(partial, at + 1, hits)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def squared_block(
     act: Any, z: Any, g: Any, room: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
@@ -450,7 +450,7 @@ def squared_block(
     put(partial, at + 1, 0.0)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def absolute_block(
     act: Any, z: Any, g: Any, room: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
@@ -473,7 +473,7 @@ def absolute_block(
     put(partial, at + 1, 0.0)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def huber_block(
     act: Any, z: Any, g: Any, room: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
@@ -499,7 +499,7 @@ def huber_block(
     put(partial, at + 1, 0.0)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def poisson_block(
     act: Any, z: Any, g: Any, room: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,

@@ -39,7 +39,7 @@ from numba.core import cgutils as numba_cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
-from nbnorm._jit import kernel, parallel_kernel
+from nbnorm._jit import inner_kernel, kernel, parallel_kernel
 from nbnorm.simd import emit_prefetch
 
 # Rows of a state: what is known of every feature.
@@ -604,7 +604,7 @@ def subtract_states(state: Array, part: Array) -> None:
             state[MAX, j] = math.nan
 
 
-@kernel
+@inner_kernel
 def _close_weighted_block(sums: Array, first: int, last: int, state: Array) -> None:
     """Join a block whose columns have weights of their own."""
     for j in range(first, last):
@@ -621,7 +621,7 @@ def _close_weighted_block(sums: Array, first: int, last: int, state: Array) -> N
 # ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@inner_kernel
 def _panel(
     x: Array,
     extremes: int,
@@ -650,7 +650,7 @@ def _panel(
         state[MAX, j] = ends[1, j]
 
 
-@kernel
+@inner_kernel
 def _weighted_panel(
     x: Array,
     weights: Array,

@@ -16,7 +16,7 @@ from nbnorm import _check, _jit
 BLOCK = 16_384
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _step_row(
     param: Any, grad: Any, velocity: Any, lr: Any, momentum: Any, nesterov: Any, shrink: Any
 ) -> None:
@@ -44,7 +44,7 @@ def step_kernel(
         _step_row(param[start:stop], grad[start:stop], velocity[start:stop], rate, friction, nesterov, shrink)
 
 
-@_jit.kernel
+@_jit.inner_kernel
 def _adamw_row(
     param: Any, grad: Any, mean: Any, square: Any, rate: Any, beta1: Any, fresh1: Any, beta2: Any,
     fresh2: Any, root: Any, eps: Any, shrink: Any,

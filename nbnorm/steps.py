@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm._jit import kernel
+from nbnorm._jit import inner_kernel, kernel
 from nbnorm._leaves import caller
 from nbnorm._team import barrier
 from nbnorm.gather import READS, share
@@ -129,11 +129,13 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
 (
     GATHER,
     LAYER,
+    FEATURES,
     LOGITS,
     LOSS_BLOCK,
     LOSS_PART,
     OUTPUT_BIAS,
     BACKWARD_LAYER,
+    BACKWARD_FEATURES,
     WEIGHT_LAYER,
     ALONG,
     ACROSS,
@@ -146,7 +148,7 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
     NORM_PART,
     APPLY_PART,
     CALLS,
-) = range(19)
+) = range(21)
 
 # Places in `progress` (float64): sums over the samples of this epoch, each times its weight.
 LOSS, CORRECT, SEEN, PROGRESSES = range(4)
@@ -159,11 +161,13 @@ _GROUP = 256
 _call_epoch = caller(33)
 _call_gather = caller(11)
 _call_layer = caller(16)
+_call_features = caller(14)
 _call_logits = caller(8)
 _call_loss = caller(14)
 _call_block = caller(15)
 _call_bias = caller(12)
 _call_backward = caller(18)
+_call_slopes = caller(17)
 _call_weight = caller(15)
 _call_wide = caller(9)
 _call_drop = caller(9)
@@ -175,7 +179,7 @@ _call_apply = caller(17)
 # ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@inner_kernel
 def wide_statistics(
     control: Any, act: Any, y: Any, stride: Any, n: Any, total: Any, saved: Any, spread: Any, at: Any
 ) -> None:
@@ -200,7 +204,7 @@ def wide_statistics(
         put(spread, at + r, square / total)
 
 
-@kernel
+@inner_kernel
 def _scale(
     control: Any, hyper: Any, at: Any, last: Any, total: Any, running: Any, saved: Any, spread: Any
 ) -> None:
@@ -222,7 +226,7 @@ def _scale(
             put(running, length + f, decay * get(running, length + f) + fresh * variance)
 
 
-@kernel
+@inner_kernel
 def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, saved: Any) -> None:
     """Use the moving averages as the statistics of features [at, last)."""
     kind = saved.dtype.type
@@ -236,7 +240,7 @@ def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, s
         put(saved, 2 * length + f, kind(1.0 / math.sqrt(variance + hyper[EPS])))
 
 
-@kernel
+@inner_kernel
 def drop_panel(
     net: Any, control: Any, calls: Any, l: Any, i: Any, source: Any, target: Any, n: Any, act: Any
 ) -> None:
@@ -258,8 +262,8 @@ def drop_panel(
         drop_row(calls[DROP], act, source + r * width, target + r * width, stride, n, key, threshold, scale)
 
 
-@kernel
-def _forward_features(
+@inner_kernel
+def forward_features(
     net: Any,
     control: Any,
     hyper: Any,
@@ -317,7 +321,7 @@ def _forward_features(
             _call_drop(calls[DROP_PANEL], net, control, calls, l, i, v, net[l, A] + i * width, n, act)
 
 
-@kernel
+@inner_kernel
 def forward_layer(
     tid: Any,
     threads: Any,
@@ -363,13 +367,13 @@ def forward_layer(
                         0,
                         1 if k > 0 else 0,
                     )
-        _forward_features(
-            net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector, running, saved,
-            spread, act,
+        _call_features(
+            calls[FEATURES], net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector,
+            running, saved, spread, act,
         )  # fmt: skip
 
 
-@kernel
+@inner_kernel
 def write_logits(tid: Any, threads: Any, net: Any, l: Any, begin: Any, n: Any, act: Any, out: Any) -> None:
     """Copy this thread's samples of the batch into rows of `out`."""
     width = tile_width(act)
@@ -385,7 +389,7 @@ def write_logits(tid: Any, threads: Any, net: Any, l: Any, begin: Any, n: Any, a
 # ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@inner_kernel
 def loss_part(
     tid: Any,
     threads: Any,
@@ -430,7 +434,7 @@ def loss_part(
 # ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@inner_kernel
 def _update_scalar(
     vector: Any,
     velocity: Any,
@@ -460,8 +464,8 @@ def _update_scalar(
     put(vector, at, value - step)
 
 
-@kernel
-def _backward_features(
+@inner_kernel
+def backward_features(
     net: Any,
     control: Any,
     calls: Any,
@@ -524,7 +528,7 @@ def _backward_features(
                     _update_scalar(vector, velocity, square, stored, e, get(gradients, e), numbers, k, update)
 
 
-@kernel
+@inner_kernel
 def output_bias(
     net: Any,
     control: Any,
@@ -549,7 +553,7 @@ def output_bias(
         _update_scalar(vector, velocity, square, stored, place, slope, numbers, k, control[UPDATE])
 
 
-@kernel
+@inner_kernel
 def backward_layer(
     net: Any,
     control: Any,
@@ -598,9 +602,9 @@ def backward_layer(
                         stride,
                         1 if d > 0 else 0,
                     )
-        _backward_features(
-            net, control, calls, l, begin * rows, end * rows, n, total, numbers, k, vector, velocity,
-            square, stored, saved, gradients, act,
+        _call_slopes(
+            calls[BACKWARD_FEATURES], net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
+            vector, velocity, square, stored, saved, gradients, act,
         )  # fmt: skip
         for p in range(begin, end):
             # Rows beyond the last feature are zero: their weights are.
@@ -612,7 +616,7 @@ def backward_layer(
                     transpose(act, here + b, width, act, place + (j * width + b) * width, width)
 
 
-@kernel
+@inner_kernel
 def _tiles_before(size: Any, width: Any, tiles: Any, tid: Any, threads: Any) -> Any:
     """Tiles of a layer's weights that belong to threads before `tid`; half a tile counts as half."""
     whole, rest = size // width, size % width
@@ -623,7 +627,7 @@ def _tiles_before(size: Any, width: Any, tiles: Any, tid: Any, threads: Any) -> 
     return before // 2 if before <= 2 * tiles * whole else before - tiles * whole
 
 
-@kernel
+@inner_kernel
 def weight_layer(
     net: Any,
     control: Any,
@@ -674,7 +678,7 @@ def weight_layer(
 # ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@inner_kernel
 def norm_part(
     tid: Any,
     threads: Any,
@@ -712,7 +716,7 @@ def norm_part(
             block += 1
 
 
-@kernel
+@inner_kernel
 def apply_part(
     tid: Any,
     threads: Any,
@@ -764,7 +768,7 @@ def apply_part(
 # ----------------------------------------------------------------------------------------------
 
 
-@kernel
+@inner_kernel
 def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, numbers: Any, k: Any) -> None:
     """Write the numbers of `nbnorm.simd.UPDATES` for a step: those of weights, then those of vectors."""
     kind = numbers.dtype.type
@@ -790,7 +794,7 @@ def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, numbers: Any, 
     put(numbers, k + NUMBERS + PENALTY, kind(0))
 
 
-@kernel
+@inner_kernel
 def epoch_part(
     tid: Any,
     threads: Any,

@@ -185,6 +185,25 @@ def test_twins_of_one_body_do_not_share_an_entry(run):
     assert run(code) == ["30", "1", "False", "30", "1", "True"]
 
 
+@compiled
+def test_an_inner_kernel_is_cached_and_has_no_way_in_from_python(run, package):
+    callee = (package / "nbnorm" / "callee.py").read_text().replace("kernel", "inner_kernel")
+    (package / "nbnorm" / "callee.py").write_text(callee)
+    code = RUN + textwrap.dedent(
+        """
+        from nbnorm.callee import callee
+        try:
+            callee(2)
+        except TypeError as error:
+            print(error)
+        """
+    )
+    refusal = ["callee", "can", "only", "be", "called", "by", "compiled", "code"]
+    assert run(code) == ["21", "0", *refusal]
+    assert run(code) == ["21", "1", *refusal]
+    assert run("from nbnorm.callee import callee\nprint(callee(2))", NUMBA_DISABLE_JIT=1) == ["20"]
+
+
 def test_without_compiler(run, tmp_path):
     code = "from nbnorm.caller import caller, twins\nx = [2.0]\ntwins.parallel(x)\nprint(caller(2), x[0])"
     assert run(code, NUMBA_DISABLE_JIT=1) == ["21", "20.0"]
