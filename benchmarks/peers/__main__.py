@@ -34,19 +34,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _activations(sizes: tuple[int, ...], batch: int, options: Entry) -> Entry:
-    """Time nbnorm alone with each activation."""
-    entries = {
-        name: training.measure(sizes, batch, activation=name, contestants=("nbnorm",), **options)
-        for name in ("relu", "sigmoid", "tanh")
-    }
-    entry = entries["relu"]
-    entry["seconds"] = {name: each["seconds"]["nbnorm"] for name, each in entries.items()}
-    for key in ("activation", "turns", "quiet", "differences", "absent"):
-        del entry[key]
-    return entry
-
-
 def _parser() -> argparse.ArgumentParser:
     cores = int(machine.describe()["cores"])
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__.splitlines()[0])
@@ -103,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
                     chosen = tuple(dict.fromkeys(("nbnorm", *options.contestants)))
                     keep("training", key, training.measure(sizes, batch, contestants=chosen, **common))
                 if "activations" in options.parts:
-                    keep("activations", key, _activations(sizes, batch, common))
+                    keep("activations", key, training.activations(sizes, batch, **common))
         if "batch_norm" in options.parts:
             for shape in batch_norm.SHAPES:
                 keep("batch_norm", f"{shape}, {threads}", batch_norm.measure(shape, threads=threads, **turns))

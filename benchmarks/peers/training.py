@@ -149,19 +149,7 @@ def measure(
             remote = Remote("benchmarks.peers.networks", CONTESTANTS[name], threads, **arguments)
             remotes[name] = stack.enter_context(remote)
         differences, absent = compare(folder, path, activation, remotes)
-        meter = stack.enter_context(Remote("benchmarks.peers.machine", "Meter", threads))
-        for remote in remotes.values():
-            remote.call("epochs", lr=LR, least=WARM_UP)
-        turns: dict[str, list[float]] = {name: [] for name in remotes}
-
-        def play(turn: int) -> None:
-            order = list(remotes)
-            order = order[turn % len(order) :] + order[: turn % len(order)]
-            for name in order:
-                seconds = remotes[name].call("epochs", lr=LR, least=least)
-                turns[name].append(statistics.fmean(seconds) / STEPS[batch])
-
-        quiet, limits = quiet_turns(lambda: meter.call("measure", memory=False), play, rounds)
+        timed = take_turns(remotes, batch, threads, rounds, least)
     return {
         "sizes": sizes,
         "batch": batch,
@@ -169,10 +157,60 @@ def measure(
         "norm": norm,
         "activation": activation,
         "megaflops": megaflops(sizes, batch),
+        **timed,
+        "differences": differences,
+        "absent": absent,
+    }
+
+
+def activations(
+    sizes: tuple[int, ...], batch: int, *, threads: int, norm: str, rounds: int, least: float
+) -> Entry:
+    """Time the steps of nbnorm with each of three activations, by turns; the result is as from `measure`."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = f"{folder}/problem.npz"
+        networks.problem(path, list(sizes), batch, STEPS[batch], norm)
+        remotes = {}
+        for name in ("relu", "sigmoid", "tanh"):
+            arguments = {"path": path, "sizes": sizes, "batch": batch, "norm": norm, "activation": name}
+            remote = Remote("benchmarks.peers.networks", CONTESTANTS["nbnorm"], threads, **arguments)
+            remotes[name] = stack.enter_context(remote)
+            remote.call("steps", count=1, lr=LR, activation=name, save=f"{folder}/values.npz")
+        timed = take_turns(remotes, batch, threads, rounds, least)
+    return {
+        "sizes": sizes,
+        "batch": batch,
+        "threads": threads,
+        "norm": norm,
+        "megaflops": megaflops(sizes, batch),
+        **timed,
+    }
+
+
+def take_turns(remotes: dict[str, Remote], batch: int, threads: int, rounds: int, least: float) -> Entry:
+    """Time the steps of several networks by turns, in rotating order.
+
+    Returns
+    -------
+    dict
+        ``seconds`` of a step, the medians over the ``quiet`` of the ``turns``; ``limits`` of the machine.
+    """
+    for remote in remotes.values():
+        remote.call("epochs", lr=LR, least=WARM_UP)
+    turns: dict[str, list[float]] = {name: [] for name in remotes}
+
+    def play(turn: int) -> None:
+        order = list(remotes)
+        order = order[turn % len(order) :] + order[: turn % len(order)]
+        for name in order:
+            seconds = remotes[name].call("epochs", lr=LR, least=least)
+            turns[name].append(statistics.fmean(seconds) / STEPS[batch])
+
+    with Remote("benchmarks.peers.machine", "Meter", threads) as meter:
+        quiet, limits = quiet_turns(lambda: meter.call("measure", memory=False), play, rounds)
+    return {
         "limits": limits,
         "quiet": quiet,
         "seconds": {name: statistics.median(times[turn] for turn in quiet) for name, times in turns.items()},
         "turns": turns,
-        "differences": differences,
-        "absent": absent,
     }
