@@ -29,7 +29,7 @@ REACH = 60_000
 
 GROUPS = {
     "products": ("nbnorm_tile_",),
-    "batch norm and activation": ("nbnorm_row_", "forward_layer", "backward_layer", "wide_statistics"),
+    "batch norm and activation": ("nbnorm_row_", "forward_", "backward_", "wide_statistics"),
     "reading the batch": ("nbnorm_gather_", "gather"),
     "loss": ("loss_part", "_block"),
     "biases, order of samples": ("output_bias", "permutation", "nbnorm_vector_"),

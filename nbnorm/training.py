@@ -248,11 +248,14 @@ class _Progress:
             self._bar.close()
 
 
+def operations(sizes: Iterable[int], samples: int) -> float:
+    """Return the floating-point operations of a training step: three products for each layer."""
+    return 6.0 * samples * sum(a * b for a, b in itertools.pairwise(sizes))
+
+
 def threads_for(sizes: Iterable[int], samples: int) -> int:
     """Return the number of threads for the training step of a batch: one where the step is small."""
-    sizes = list(sizes)
-    work = 6.0 * samples * sum(a * b for a, b in itertools.pairwise(sizes))
-    return 1 if work < TEAM_WORK or config.DISABLE_JIT else get_num_threads()
+    return 1 if operations(sizes, samples) < TEAM_WORK or config.DISABLE_JIT else get_num_threads()
 
 
 # ----------------------------------------------------------------------------------------------
