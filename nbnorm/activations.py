@@ -267,18 +267,24 @@ class Arithmetic:
 
     def exp(self, x: Any) -> Any:
         """Return ``exp(x)``."""
+        return self.bounded_exp(self.most(x, self.c.most))
+
+    def bounded_exp(self, x: Any) -> Any:
+        """Return ``exp(x)`` for x that is not beyond the largest exponent."""
         b, magic = self.b, self.real(self.c.magic)
-        _, n, p = self.reduced(self.most(self.least(x, self.c.least), self.c.most))
+        _, n, p = self.reduced(self.least(x, self.c.least))
         # Two factors reach below the normal range and up to infinity.
         half = self.muladd(n, self.real(0.5), magic)
         rest = b.fadd(b.fsub(n, b.fsub(half, magic)), magic)
         return b.fmul(b.fmul(b.fadd(p, self.real(1.0)), self.power(half)), self.power(rest))
 
     def over_sum(self, above: Any, x: Any, y: float) -> Any:
-        """``above / (x + y)`` with one rounding instead of two, for x >= 0 and y > 0."""
-        b, constant = self.b, self.real(y)
-        x_larger = b.fcmp_ordered(">", x, constant)
-        larger, smaller = b.select(x_larger, x, constant), b.select(x_larger, constant, x)
+        """``above / (x + y)`` with one rounding instead of two, for 0 <= x <= y."""
+        return self.over(above, self.real(y), x)
+
+    def over(self, above: Any, larger: Any, smaller: Any) -> Any:
+        """``above / (larger + smaller)`` with one rounding instead of two."""
+        b = self.b
         total = b.fadd(larger, smaller)
         lost = b.fsub(smaller, b.fsub(total, larger))
         inverse = b.fdiv(self.real(1.0), total)
@@ -290,7 +296,7 @@ class Arithmetic:
     def sigmoid(self, x: Any) -> Any:
         """Return ``1 / (1 + exp(-x))``."""
         b = self.b
-        e = self.exp(b.fneg(self.call("fabs", x)))
+        e = self.bounded_exp(b.fneg(self.call("fabs", x)))
         return self.over_sum(b.select(b.fcmp_ordered("<", x, self.real(0.0)), e, self.real(1.0)), e, 1.0)
 
     def tanh(self, x: Any) -> Any:
@@ -301,7 +307,9 @@ class Arithmetic:
         scale = self.power(shifted)
         # exp(2 |x|) - 1, exact to the last bits near 0 as well
         m = self.muladd(scale, p, b.fsub(scale, self.real(1.0)))
-        return self.call("copysign", self.over_sum(m, m, 2.0), x)
+        two = self.real(2.0)
+        large = b.fcmp_ordered(">", m, two)
+        return self.call("copysign", self.over(m, b.select(large, m, two), b.select(large, two, m)), x)
 
     def relu(self, x: Any) -> Any:
         """Return x where it is positive, or NaN; 0 elsewhere."""
@@ -330,7 +338,7 @@ class Arithmetic:
         square = b.fmul(x, x)
         # What rounding took from the square would be multiplied by the square in the exponential.
         lost = self.muladd(x, x, b.fneg(square))
-        bell = self.exp(b.fmul(square, self.real(-0.5)))
+        bell = self.bounded_exp(b.fmul(square, self.real(-0.5)))
         bell = self.muladd(b.fmul(bell, self.real(-0.5)), lost, bell)
         center = self.real(c.tail_center)
         inverse = b.fdiv(self.real(1.0), b.fadd(x, center))
@@ -347,7 +355,7 @@ class Arithmetic:
     def logistic(self, z: Any) -> tuple[Any, Any, Any]:
         """Z within bounds beyond which nothing changes, ``sigmoid(z)`` and ``sigmoid(-|z|)``."""
         b, bound = self.b, -2.0 * self.c.least
-        e = self.exp(b.fneg(self.call("fabs", z)))
+        e = self.bounded_exp(b.fneg(self.call("fabs", z)))
         t = self.over_sum(e, e, 1.0)
         below = b.fcmp_ordered("<", z, self.real(0.0))
         return self.most(self.least(z, -bound), bound), b.select(below, t, b.fsub(self.real(1.0), t)), t
@@ -359,7 +367,7 @@ class Arithmetic:
     def softplus(self, z: Any) -> Any:
         """Return ``log(1 + exp(z))``."""
         b = self.b
-        e = self.exp(b.fneg(self.call("fabs", z)))
+        e = self.bounded_exp(b.fneg(self.call("fabs", z)))
         s = self.over_sum(e, e, 2.0)
         w = b.fmul(s, s)
         logarithm = self.muladd(b.fmul(s, w), self.polynomial(self.c.logarithm, w), b.fadd(s, s))
@@ -389,7 +397,7 @@ class Arithmetic:
 
     def elu_slope(self, z: Any) -> Any:
         """Return the slope of elu at z."""
-        return self.exp(self.most(z, 0.0))
+        return self.bounded_exp(self.most(z, 0.0))
 
     def gelu_slope(self, z: Any) -> Any:
         """Return the slope of gelu at z: ``P(z) + z P'(z)``, where P is the distribution function."""

@@ -645,7 +645,8 @@ def _emit_softmax(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[
         top = over_outputs([z], v.load(z, offset), larger)
 
         def exponential(here: list[Any], held: Any, offset: int = offset, top: Any = top) -> Any:
-            e = arithmetic.exp(b.fsub(v.load(here[0], offset), top))
+            # `top` is the largest
+            e = arithmetic.bounded_exp(b.fsub(v.load(here[0], offset), top))
             v.store(e, here[1], offset)
             return b.fadd(held, e)
 
