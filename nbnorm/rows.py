@@ -236,6 +236,7 @@ def _write(module: Any, name: str, shape: _Shape, dtype: Any, emit: Callable[...
     return function
 
 
+@functools.cache
 def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False) -> int:
     """Return the address of the kernel that `kind` names, compiled now unless it is in the cache.
 

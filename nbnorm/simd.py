@@ -154,6 +154,7 @@ def _signature(scalar: Any, kind: str) -> Any:
     return ir.FunctionType(ir.VoidType(), kinds)
 
 
+@functools.cache
 def micro_kernel(kind: str, dtype: Any, *, half: bool = False) -> int:
     """Return the address of the micro-kernel "along", "across" or one of `UPDATES`.
 
@@ -222,6 +223,7 @@ def _emit_update(
         builder.store(builder.fsub(builder.fmul(shrink, w), step), at(weight, place), align=4)
 
 
+@functools.cache
 def vector_kernel(kind: str, dtype: Any) -> int:
     """Return the address of the kernel that updates as many elements as a tile has rows.
 
