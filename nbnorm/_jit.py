@@ -341,10 +341,12 @@ def get_num_threads() -> int:
     >>> nbnorm.get_num_threads() >= 1
     True
     """
-    count = _LIMIT if _threads is None else _threads
-    if _launched():
-        count = min(count, int(numba.get_num_threads()))
-    return count
+    return min(_most(), int(numba.get_num_threads())) if _launched() else _most()
+
+
+def _most() -> int:
+    """Threads that the environment and `set_num_threads` allow."""
+    return _LIMIT if _threads is None else _threads
 
 
 def set_num_threads(n: int | None) -> None:
@@ -403,22 +405,23 @@ if hasattr(os, "register_at_fork"):
 
 
 def _launch(pair: ParallelKernel, work: int, args: tuple[Any, ...]) -> Any:
-    if work < _WORK["omp"] or _forked:
-        return pair.serial(*args)
-    threads = get_num_threads()
-    if threads == 1:
+    most = _most()
+    if most == 1 or work < _WORK["omp"] or _forked:
         return pair.serial(*args)
     before = int(numba.get_num_threads())  # starts the threading layer
+    threads = min(most, before)
     layer = numba.threading_layer()
-    if work < _WORK[layer]:
+    if threads == 1 or work < _WORK[layer]:
         return pair.serial(*args)
     # The workqueue layer aborts the process when two Python threads enter at once.
     if layer == "workqueue" and not _workqueue_lock.acquire(blocking=False):
         return pair.serial(*args)
     try:
-        numba.set_num_threads(threads)
+        if threads != before:  # a microsecond each way
+            numba.set_num_threads(threads)
         return pair.parallel(*args)
     finally:
-        numba.set_num_threads(before)
+        if threads != before:
+            numba.set_num_threads(before)
         if layer == "workqueue":
             _workqueue_lock.release()

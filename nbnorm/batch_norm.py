@@ -24,18 +24,19 @@ _WORD, _DOUBLE = ir.IntType(64), ir.DoubleType()
 
 # Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
 # the workspace small.  They are fixed because they decide the order of summation.
-_ROWS = ((512, 32), (8192, 128))
+_ROWS = ((512, 64), (8192, 256))
 _MOST_ROWS = 512
 
 # Rows that are added up before the sums go back to memory.
-STRIP = 8
+STRIP = 16
 
 # Bytes between what is read and what is asked for from memory: the sums keep the processor so busy that
 # its own prefetching falls behind.
 AHEAD = 32 << 10
 
-# Bytes from which a result is written past the caches, which saves reading its lines first.
-LARGE = 8 << 20
+# Bytes of all arrays of a pass from which the result is written past the caches, which saves reading its
+# lines first.
+LARGE = 24 << 20
 
 # Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
 # dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  What rounding took from the mean is in SHIFT.
@@ -413,7 +414,7 @@ def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factor
     """``out = (x - mean) * scale + shift``; `mean`, `scale` and `shift` are float64 vectors."""
     n, width = x.shape
     rows, period = _block_rows(n), _period(width)
-    streamed = out.size * out.itemsize >= LARGE
+    streamed = 2 * out.size * out.itemsize >= LARGE
     _forward_factors(mean, scale, shift, factors)
     for block in numba.prange((n + rows - 1) // rows):
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
@@ -454,7 +455,7 @@ def forward_kernel(
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, x, factors, out, begin, end, period, size >= LARGE)
+        _forward_span(x, x, factors, out, begin, end, period, 2 * size >= LARGE)
 
 
 @_jit.inner_kernel
@@ -522,7 +523,7 @@ def backward_kernel(
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _backward_span(x, dout, factors, dx, begin, end, period, size >= LARGE)
+        _backward_span(x, dout, factors, dx, begin, end, period, 3 * size >= LARGE)
 
 
 # ----------------------------------------------------------------------------------------------
