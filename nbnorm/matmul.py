@@ -1,8 +1,12 @@
-"""Matrix product on the register tiles of `nbnorm.simd`, deterministic for any number of threads.
+"""Matrix product on the micro-kernels of `nbnorm.simd`, deterministic for any number of threads.
 
-The sum over k runs in pieces of fixed length, in order.  Of each piece both operands are packed into
-blocks of the tile's width; then every tile of the result is computed by the micro-kernel "along" and
-stored, or added to what the pieces before have left.
+The sum over k runs in pieces of fixed length, in order.  Operands are read where they lie if their
+elements are neighbours in the order that a kernel needs and a tile's part of them stays in the cache;
+otherwise each piece of them is packed first.  Every tile of the result is computed by a kernel that
+stores it, or adds it to what the pieces before have left; tiles at the edges have kernels of their own.
+
+All of that is planned once for each combination of shapes and strides: a small product takes less time
+than its plan.
 """
 
 from __future__ import annotations
@@ -18,30 +22,31 @@ from numba import config as numba_config
 from numba import types
 from numba.extending import intrinsic as numba_intrinsic
 
+from nbnorm._check import readable
 from nbnorm._jit import kernel, parallel_kernel
 from nbnorm.simd import (
     data_at,
-    emit_prefetch,
-    micro_kernel,
     peek,
+    product_kernel,
+    product_rows,
+    product_tile,
     put,
     tile,
-    tile_product,
     tile_rows,
     tile_width,
     transpose_from,
+    transpose_registers,
 )
 
 # Without type hints of their own.
 config: Any = numba_config
 intrinsic: Any = numba_intrinsic
 
-# Length of a piece of the sum.  A piece of a packed block is 64 KB, so that the blocks of `_GROUP` tiles
-# and the block that they are multiplied by stay in the second-level cache.
-_DEPTH = 512
+# Bytes of a block of the right operand in one piece of the sum: half of the first-level cache.
+_BLOCK = 32768
 
-# Tiles below each other that share a block of the right operand before the next one is read.
-_GROUP = 16
+# Bytes of the left operand that pass by one block of the right one: half of the second-level cache.
+_GROUP = 131072
 
 # Parts into which the result is divided, along its longer side.
 _PARTS = 16
@@ -49,109 +54,129 @@ _PARTS = 16
 # Neighbouring blocks that are packed together if that reads longer pieces of memory.
 _TOGETHER = 4
 
+# Bytes between the first and the last element of a piece of an operand that is read where it lies: it
+# stays in the second-level cache, also where strides are powers of two.
+_SPAN = 262144
 
-def _emit_unload(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the way of a tile from `scratch` to `out`, whose rows are `stride` elements apart."""
-    scratch, s, out, o, stride, add = args
-    kind = signature.args[0].dtype
-    lanes, rows, width, _ = tile(np.dtype(kind.name))
-    vector, word = ir.VectorType(context.get_data_type(kind), lanes), ir.IntType(64)
-    source = data_at(context, builder, signature.args[0], scratch, s)
-    target = data_at(context, builder, signature.args[2], out, o)
-    size = kind.bitwidth // 8
+# Multiplications of a product that is so small that the arguments of a call take a part of its time.
+_SMALL = 1 << 20
 
-    def emit(add: bool) -> None:
-        row = target
-        for r in range(rows):
-            for v in range(0, width, lanes):
-                here = builder.bitcast(builder.gep(source, [word(r * width + v)]), vector.as_pointer())
-                there = builder.bitcast(builder.gep(row, [word(v)]), vector.as_pointer())
-                value = builder.load(here, align=size)
-                if add:
-                    value = builder.fadd(builder.load(there, align=size), value)
-                builder.store(value, there, align=size)
-            row = builder.gep(row, [stride])
+# Columns of the left operand that are packed together: not fewer than the rows of a tile.
+_SQUARE = 8
 
-    with builder.if_else(builder.icmp_signed("!=", add, word(0))) as (then, otherwise):
-        with then:
-            emit(True)
-        with otherwise:
-            emit(False)
-    return context.get_dummy_value()
-
-
-def _emit_await(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the request for a tile of `out`, which arrives while the tile is computed."""
-    out, o, stride = args
-    kind = signature.args[0].dtype
-    _, rows, width, _ = tile(np.dtype(kind.name))
-    row = data_at(context, builder, signature.args[0], out, o)
-    for _ in range(rows):
-        emit_prefetch(builder, row, width * kind.bitwidth // 8, write=True)
-        row = builder.gep(row, [stride])
-    return context.get_dummy_value()
+# Places in a plan (int64).
+(
+    M,
+    N,
+    DEPTH,
+    LEFT_ROW,  # bytes between rows and columns of the left operand
+    LEFT_COLUMN,
+    RIGHT_ROW,
+    RIGHT_COLUMN,
+    DOWN,  # elements between rows and columns of the result
+    ACROSS,
+    LENGTH,  # of a piece of the sum
+    GROUP,  # rows of tiles that share a block of the right operand before the next one is read
+    ROWS,  # of a tile
+    LEFT_PACKED,  # whether an operand is packed
+    RIGHT_PACKED,
+    RAGGED,  # whether the columns at the right edge fill no vectors: they are computed apart and copied
+    BACK,  # columns before those, of a right operand that is not packed, which fill the vectors
+    INNER,  # addresses of kernels: of whole tiles, at the right, at the bottom, in the corner
+    RIGHT_EDGE,
+    BOTTOM,
+    CORNER,
+    STRIDE,  # of the left operand as kernels see it
+    SCRATCH,  # elements of the workspace before the left operand
+    PLAN,
+) = range(23)
 
 
-def _emit_copy(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the copy of one vector row of a block."""
+def _emit_copy(context: Any, builder: Any, signature: Any, args: Any, lanes: int, count: int) -> Any:
+    """Emit the copy of `count` elements, some `lanes` at a time."""
     address, offset, packed, base = args
     kind = signature.args[2].dtype
-    lanes, _, width, _ = tile(np.dtype(kind.name))
     vector, word = ir.VectorType(context.get_data_type(kind), lanes), ir.IntType(64)
     size = kind.bitwidth // 8
     source = builder.gep(builder.inttoptr(address, ir.IntType(8).as_pointer()), [offset])
     target = data_at(context, builder, signature.args[2], packed, base)
-    for v in range(0, width, lanes):
+    for v in range(0, count, lanes):
         here = builder.bitcast(builder.gep(source, [word(v * size)]), vector.as_pointer())
         there = builder.bitcast(builder.gep(target, [word(v)]), vector.as_pointer())
         builder.store(builder.load(here, align=1), there, align=size)
     return context.get_dummy_value()
 
 
+def _emit_transpose_rows(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Emit the copy of `_SQUARE` columns of as many elements as a tile of a product has rows."""
+    address, offset, stride, packed, base = args
+    kind = signature.args[3].dtype
+    scalar, word, rows, size = context.get_data_type(kind), ir.IntType(64), product_rows(), kind.bitwidth // 8
+    vector, short = ir.VectorType(scalar, _SQUARE), ir.VectorType(scalar, rows)
+    source = builder.gep(builder.inttoptr(address, ir.IntType(8).as_pointer()), [offset])
+    target = data_at(context, builder, signature.args[3], packed, base)
+    held = [ir.Constant(vector, ir.Undefined)] * _SQUARE
+    for r in range(rows):
+        here = builder.gep(source, [builder.mul(stride, word(r))])
+        held[r] = builder.load(builder.bitcast(here, vector.as_pointer()), align=1)
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), rows), list(range(rows)))
+    for k, column in enumerate(transpose_registers(builder, held)):
+        there = builder.bitcast(builder.gep(target, [word(k * rows)]), short.as_pointer())
+        builder.store(builder.shuffle_vector(column, column, mask), there, align=size)
+    return context.get_dummy_value()
+
+
 if config.DISABLE_JIT:
 
-    def _unload(scratch: Any, s: int, out: Any, o: int, stride: int, add: int) -> None:
-        """Store a tile in the flat `out`, or add it."""
-        _, rows, width, _ = tile(scratch.dtype)
-        for r in range(rows):
-            target = out[o + r * stride : o + r * stride + width]
-            row = scratch[s + r * width : s + (r + 1) * width]
-            target[:] = target + row if add else row
-
-    def _await(out: Any, o: int, stride: int) -> None:
-        """Ask for a tile of the flat `out`."""
+    def _transpose_rows(address: int, offset: int, stride: int, packed: Any, base: int) -> None:
+        """Copy `_SQUARE` columns of as many elements as a tile of a product has rows."""
+        rows = product_rows()
+        for k in range(_SQUARE):
+            for r in range(rows):
+                place = offset + r * stride + k * packed.itemsize
+                packed[base + k * rows + r] = peek(address, place, packed.dtype.type)
 
     def _copy(address: int, offset: int, packed: Any, base: int) -> None:
         """Copy as many elements as a block is wide."""
         for r in range(tile_width(packed)):
             packed[base + r] = peek(address, offset + r * packed.itemsize, packed.dtype.type)
 
+    def _copy_rows(address: int, offset: int, packed: Any, base: int) -> None:
+        """Copy as many elements as a tile of a product has rows."""
+        for r in range(product_rows()):
+            packed[base + r] = peek(address, offset + r * packed.itemsize, packed.dtype.type)
+
 else:
-
-    @intrinsic
-    def _unload(typingctx: Any, scratch: Any, s: Any, out: Any, o: Any, stride: Any, add: Any) -> Any:
-        """Store a tile in the flat `out`, or add it."""
-        i8 = types.int64
-        return types.void(scratch, i8, out, i8, i8, i8), _emit_unload
-
-    @intrinsic
-    def _await(typingctx: Any, out: Any, o: Any, stride: Any) -> Any:
-        """Ask for a tile of the flat `out`."""
-        return types.void(out, types.int64, types.int64), _emit_await
 
     @intrinsic
     def _copy(typingctx: Any, address: Any, offset: Any, packed: Any, base: Any) -> Any:
         """Copy as many elements as a block is wide."""
-        return types.void(types.int64, types.int64, packed, types.int64), _emit_copy
+        lanes, _, width, _ = tile(np.dtype(packed.dtype.name))
+        emit = functools.partial(_emit_copy, lanes=lanes, count=width)
+        return types.void(types.int64, types.int64, packed, types.int64), emit
+
+    @intrinsic
+    def _transpose_rows(
+        typingctx: Any, address: Any, offset: Any, stride: Any, packed: Any, base: Any
+    ) -> Any:
+        """Copy `_SQUARE` columns of as many elements as a tile of a product has rows."""
+        i8 = types.int64
+        return types.void(i8, i8, i8, packed, i8), _emit_transpose_rows
+
+    @intrinsic
+    def _copy_rows(typingctx: Any, address: Any, offset: Any, packed: Any, base: Any) -> Any:
+        """Copy as many elements as a tile of a product has rows."""
+        emit = functools.partial(_emit_copy, lanes=product_rows(), count=product_rows())
+        return types.void(types.int64, types.int64, packed, types.int64), emit
 
 
 @kernel
 def _pack(
     address: Any, across: Any, along: Any, count: Any, length: Any, item: Any, packed: Any, base: Any
 ) -> None:
-    """Copy `count` rows of `length` elements into blocks (length, width) at `base`.
+    """Copy `count` columns of `length` elements into blocks (length, width) at `base`.
 
-    Rows stand `across` bytes apart, elements `along` bytes.  Rows that are missing become zero.
+    Columns stand `across` bytes apart, elements `along` bytes.  Columns that are missing become zero.
     """
     width, rows = tile_width(packed), tile_rows(packed)
     token = packed.dtype.type
@@ -162,8 +187,7 @@ def _pack(
         for k in range(length):
             for r in range(0, done, width):
                 _copy(address, k * along + r * item, packed, base + r * length + k * width)
-    # Squares are read by whole elements: rows of packed records may stand at odd bytes.
-    elif along == item and across % item == 0:
+    elif along == item:
         done = count // rows * rows
         whole = length // rows * rows
         for r in range(0, done, rows):
@@ -184,98 +208,171 @@ def _pack(
 
 
 @kernel
-def _tiles(
-    row: Any, last_row: Any, column: Any, last_column: Any, start: Any, depth: Any, along: Any, room: Any,
-    left: Any, right: Any, scratch: Any, m: Any, n: Any, out: Any, down: Any, across: Any,
-) -> None:  # fmt: skip
-    """Compute the tiles of some rows of tiles and some columns of blocks from the packed operands.
+def _pack_rows(
+    address: Any, down: Any, along: Any, count: Any, length: Any, packed: Any, base: Any, rows: Any
+) -> None:
+    """Copy `count` rows of `length` elements into blocks (length, rows) at `base`."""
+    token, item = packed.dtype.type, packed.itemsize
+    done, whole = count // rows * rows, length // _SQUARE * _SQUARE
+    if down == item:
+        for k in range(length):
+            for top in range(0, done, rows):
+                _copy_rows(address, top * item + k * along, packed, base + top * length + k * rows)
+    elif along == item:
+        for top in range(0, done, rows):
+            for k in range(0, whole, _SQUARE):
+                _transpose_rows(address, top * down + k * item, down, packed, base + top * length + k * rows)
+            for k in range(whole, length):
+                for r in range(rows):
+                    value = peek(address, (top + r) * down + k * item, token)
+                    put(packed, base + top * length + k * rows + r, value)
+    else:
+        done = 0
+    for r in range(done, count):
+        here = base + r // rows * rows * length + r % rows
+        for k in range(length):
+            put(packed, here + k * rows, peek(address, r * down + k * along, token))
 
-    In `out`, rows stand `down` elements apart and columns `across`.
+
+@kernel
+def _tiles(
+    plan: Any, top: Any, bottom: Any, near: Any, far: Any, add: Any, length: Any, a: Any, b: Any, room: Any,
+    scratch: Any, right: Any, out: Any,
+) -> None:  # fmt: skip
+    """Compute the tiles of rows of tiles [top, bottom) and columns of blocks [near, far).
+
+    `a` and `b` are the addresses of the first row and the first column of this piece, packed or not;
+    `scratch` and `right` are places in `room`, for a tile and for the packed right operand.
     """
-    width, rows = tile_width(room), tile_rows(room)
-    add = 1 if start > 0 else 0
-    for group in range(row, last_row, _GROUP):
-        for j in range(column, last_column):
+    width, item = tile_width(room), room.itemsize
+    m, n, rows, down, across = plan[M], plan[N], plan[ROWS], plan[DOWN], plan[ACROSS]
+    ragged, stride = plan[RAGGED] == 1, plan[STRIDE]
+    left_packed, right_packed = plan[LEFT_PACKED] == 1, plan[RIGHT_PACKED] == 1
+    step = rows * length * item if left_packed else rows * plan[LEFT_ROW]
+    target, here = out.ctypes.data, room.ctypes.data
+    for group in range(top, bottom, plan[GROUP]):
+        for j in range(near, far):
             columns = min(width, n - j * width)
-            for r in range(group, min(group + _GROUP, last_row)):
-                top = r * rows
-                whole = across == 1 and columns == width and top + rows <= m
-                place = top * down + j * width * across
-                if whole:
-                    _await(out, place, down)
-                here = left + top // width * width * depth + top % width
-                there = right + j * width * depth
-                tile_product(along, room, here, room, there, room, scratch, depth, 0, 0)
-                if whole:
-                    _unload(room, scratch, out, place, down, add)
+            narrow = columns < width
+            apart = across != 1 or (narrow and ragged)
+            back = 0
+            if right_packed:
+                source, apace = here + (right + j * width * length) * item, width * item
+            else:
+                if narrow and ragged:
+                    back = plan[BACK]
+                source, apace = b + (j * width - back) * item, plan[RIGHT_ROW]
+            for r in range(group, min(group + plan[GROUP], bottom)):
+                short = m - r * rows < rows
+                if narrow:
+                    place = plan[CORNER] if short else plan[RIGHT_EDGE]
+                else:
+                    place = plan[BOTTOM] if short else plan[INNER]
+                at = r * rows * down + j * width * across
+                if not apart:
+                    product_tile(
+                        place, a + r * step, source, target + at * item, length, stride, apace, down * item,
+                        add,
+                    )  # fmt: skip
                     continue
+                product_tile(
+                    place, a + r * step, source, here + scratch * item, length, stride, apace, width * item,
+                    0,
+                )  # fmt: skip
                 for c in range(columns):
-                    for x in range(min(rows, m - top)):
-                        value = room[scratch + x * width + c]
-                        if add:
-                            value += out[place + x * down + c * across]
-                        out[place + x * down + c * across] = value
+                    for x in range(min(rows, m - r * rows)):
+                        value = room[scratch + x * width + back + c]
+                        if add != 0:
+                            value += out[at + x * down + c * across]
+                        out[at + x * down + c * across] = value
 
 
 @parallel_kernel
-def _product(
-    a: Any, a_row: Any, a_column: Any, b: Any, b_row: Any, b_column: Any, m: Any, n: Any, depth: Any,
-    along: Any, room: Any, out: Any, down: Any, across: Any,
-) -> None:  # fmt: skip
-    """``out[m, n] = a[m, depth] @ b[depth, n]``; `room` is a workspace.
+def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
+    """``out = left @ right`` as `plan` says.
 
-    `out` is flat, with rows `down` elements apart and columns `across`.
+    `left` and `right` hold the first element of each operand; `room` is a workspace.
     """
-    width, rows = tile_width(room), tile_rows(room)
-    item = room.itemsize
+    width, item, rows = tile_width(room), room.itemsize, plan[ROWS]
+    a, b, m, n, depth = left.ctypes.data, right.ctypes.data, plan[M], plan[N], plan[DEPTH]
+    a_row, a_column, b_row, b_column = plan[LEFT_ROW], plan[LEFT_COLUMN], plan[RIGHT_ROW], plan[RIGHT_COLUMN]
+    flat = out.reshape(-1)
     row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
-    longest = min(depth, _DEPTH)
     scratch = -room.ctypes.data % 64 // item  # begins at a cache line
-    left = scratch + _PARTS * rows * width
-    right = left + (m + width - 1) // width * width * longest
+    first_left = scratch + plan[SCRATCH]
+    first_right = first_left + (row_tiles * rows * plan[LENGTH] if plan[LEFT_PACKED] == 1 else 0)
     high = row_tiles >= column_blocks
-    # blocks of the right operand beside each other in memory are packed together
-    left_span = width * (_TOGETHER if a_row == item else 1)
+    # what is neighboured in memory is packed together
+    left_span = rows * 16 if plan[LEFT_PACKED] == 1 else m
     right_span = width * (_TOGETHER if b_column == item else 1)
-    left_tasks, right_tasks = (m + left_span - 1) // left_span, (n + right_span - 1) // right_span
-    for start in range(0, depth, _DEPTH):
-        length = min(_DEPTH, depth - start)
+    left_tasks = (m + left_span - 1) // left_span if plan[LEFT_PACKED] == 1 else 0
+    right_tasks = (n + right_span - 1) // right_span if plan[RIGHT_PACKED] == 1 else 0
+    for start in range(0, depth, plan[LENGTH]):
+        length = min(plan[LENGTH], depth - start)
         for task in numba.prange(left_tasks + right_tasks):
             if task < left_tasks:
                 first = task * left_span
-                address = a + first * a_row + start * a_column
-                count, base = min(left_span, m - first), left + first * length
-                _pack(address, a_row, a_column, count, length, item, room, base)
+                _pack_rows(
+                    a + first * a_row + start * a_column, a_row, a_column, min(left_span, m - first), length,
+                    room, first_left + first * length, rows,
+                )  # fmt: skip
             else:
                 first = (task - left_tasks) * right_span
-                address = b + first * b_column + start * b_row
-                count, base = min(right_span, n - first), right + first * length
-                _pack(address, b_column, b_row, count, length, item, room, base)
+                _pack(
+                    b + first * b_column + start * b_row, b_column, b_row, min(right_span, n - first), length,
+                    item, room, first_right + first * length,
+                )  # fmt: skip
+        source = a + start * a_column
+        if plan[LEFT_PACKED] == 1:
+            source = room.ctypes.data + first_left * item
         for part in numba.prange(_PARTS):
             top, bottom, near, far = 0, row_tiles, 0, column_blocks
             if high:
                 top, bottom = row_tiles * part // _PARTS, row_tiles * (part + 1) // _PARTS
             else:
                 near, far = column_blocks * part // _PARTS, column_blocks * (part + 1) // _PARTS
-            place = scratch + part * rows * width
             _tiles(
-                top,
-                bottom,
-                near,
-                far,
-                start,
-                length,
-                along,
-                room,
-                left,
-                right,
-                place,
-                m,
-                n,
-                out,
-                down,
-                across,
-            )
+                plan, top, bottom, near, far, 1 if start > 0 else 0, length, source, b + start * b_row, room,
+                scratch + part * rows * width, first_right, flat,
+            )  # fmt: skip
+
+
+@kernel
+def _whole(plan: Any, a: Any, b: Any, room: Any, out: Any) -> None:
+    """As `_product`, by one thread, of operands at addresses `a` and `b`."""
+    width, item, rows = tile_width(room), room.itemsize, plan[ROWS]
+    m, n, depth = plan[M], plan[N], plan[DEPTH]
+    a_row, a_column, b_row, b_column = plan[LEFT_ROW], plan[LEFT_COLUMN], plan[RIGHT_ROW], plan[RIGHT_COLUMN]
+    row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
+    scratch = -room.ctypes.data % 64 // item  # begins at a cache line
+    left = scratch + plan[SCRATCH]
+    right = left + (row_tiles * rows * plan[LENGTH] if plan[LEFT_PACKED] == 1 else 0)
+    nothing = np.int64(0)  # a literal would be a type of its own, and one more compiled function
+    for start in range(0, depth, plan[LENGTH]):
+        length = min(plan[LENGTH], depth - start)
+        here, there = a + start * a_column, b + start * b_row
+        if plan[LEFT_PACKED] == 1:
+            _pack_rows(here, a_row, a_column, m, length, room, left, rows)
+            here = room.ctypes.data + left * item
+        if plan[RIGHT_PACKED] == 1:
+            _pack(there, b_column, b_row, n, length, item, room, right)
+        _tiles(
+            plan, nothing, row_tiles, nothing, column_blocks, 1 if start > 0 else 0, length, here, there,
+            room, scratch, right, out,
+        )  # fmt: skip
+
+
+@kernel
+def _small_product(plan: Any, left: Any, right: Any, out: Any) -> None:
+    """As `_product`, of whole arrays by one thread, without a workspace."""
+    flat = out.reshape(-1)
+    _whole(plan, left.ctypes.data, right.ctypes.data, flat, flat)
+
+
+@kernel
+def _small_product_apart(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
+    """As `_product`, of whole arrays by one thread."""
+    _whole(plan, left.ctypes.data, right.ctypes.data, room, out.reshape(-1))
 
 
 def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
@@ -290,57 +387,90 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
     out : ndarray, shape (m, n)
         Result, C-contiguous, of the same dtype; must not overlap the operands.
     """
-    m, depth = a.shape
-    n = b.shape[1]
-    dtype = out.dtype
-    if depth == 0:
+    if not a.flags.behaved:
+        a = readable(a)
+    if not b.flags.behaved:
+        b = readable(b)
+    depth, n = b.shape
+    if a.size == 0 or n == 0:
         out[...] = 0
         return
-    _, rows, width, _ = tile(dtype)
-    down, across = n, 1
-    if _padded(n, m, rows, width) < 0.9 * _padded(m, n, rows, width):
-        # The transposed product wastes fewer elements of the tiles at the edges.
-        a, b, m, n, down, across = b.T, a.T, n, m, 1, n
-    blocks = -(-m // width) - (-n // width)
-    line = 64 // dtype.itemsize
-    size = blocks * width * min(depth, _DEPTH) + _PARTS * rows * width + line
-    _product(
-        # a product of 50 thousand multiplications takes about as long as a parallel region of copying
-        m * n * depth // 16,
-        _address(a),
-        *a.strides,
-        _address(b),
-        *b.strides,
-        m,
-        n,
-        depth,
-        _along(dtype),
-        np.empty(size, dtype),
-        out.reshape(-1),
-        down,
-        across,
+    plan, work, room, swapped, small, flipped = _plan(len(a), depth, n, a.strides, b.strides, out.dtype)
+    if swapped:
+        a, b = b.T, a.T
+    if small:
+        left, right = a.T if flipped & 1 else a, b.T if flipped & 2 else b
+        if room == 0:
+            _small_product(plan, left, right, out)
+        else:
+            _small_product_apart(plan, left, right, np.empty(room, out.dtype), out)
+        return
+    left, right = a[:1, 0], b[:1, 0]
+    _product(work, plan, left, right, np.empty(room, out.dtype), out)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(
+    m: int, depth: int, n: int, a: tuple[int, int], b: tuple[int, int], dtype: np.dtype[Any]
+) -> tuple[npt.NDArray[np.int64], int, int, bool, bool, int]:
+    """Return the plan of a product, and how to call a kernel with it.
+
+    These are the work, the elements of the workspace, whether the transposed product is computed, whether
+    it is one for `_small_product`, and which operands that one reads as transposed: 1 and 2 added.
+    """
+    lanes, _, width, _ = tile(dtype)
+    rows, item = product_rows(), dtype.itemsize
+    swapped = 2 * n * _up(m, lanes) < m * _up(n, lanes)
+    plan = np.zeros(PLAN, np.int64)
+    plan[DOWN], plan[ACROSS] = n, 1
+    # a product of 50 thousand multiplications takes about as long as a parallel region of copying
+    work = m * n * depth // 16
+    if swapped:
+        a, b, m, n = b[::-1], a[::-1], n, m
+        plan[DOWN], plan[ACROSS] = 1, m
+    ordered = (depth * item, item), (n * item, item)
+    flipped = (a != ordered[0]) + 2 * (b != ordered[1])
+    small = m * n * depth <= _SMALL and all(
+        stride in (order, (item, shape[0] * item))
+        for stride, order, shape in zip((a, b), ordered, ((m, depth), (depth, n)), strict=True)
     )
+    # what is one row or one column may have any stride
+    a_row, a_column = (a[0] if m > 1 else item), (a[1] if depth > 1 else item)
+    b_row, b_column = b[0], (b[1] if n > 1 else item)
+    longest = _BLOCK // (width * item)
+    length = _up(-(-depth // -(-depth // longest)), 4)
+    kind = "rows" if a_column == item else "columns"
+    span = m * abs(a_row) if kind == "rows" else length * abs(a_column)
+    left_packed = (kind == "columns" and a_row != item) or span > _SPAN
+    if left_packed:
+        kind = "columns"
+    last, columns = m % rows, n % width
+    vectors = width // lanes
+    edge = -(-columns // lanes)
+    right_packed = b_column != item or length * abs(b_row) > _SPAN or n < edge * lanes
+    plan[M], plan[N], plan[DEPTH] = m, n, depth
+    plan[LEFT_ROW], plan[LEFT_COLUMN], plan[RIGHT_ROW], plan[RIGHT_COLUMN] = a_row, a_column, b_row, b_column
+    plan[LENGTH], plan[ROWS] = length, rows
+    plan[GROUP] = max(_GROUP // (rows * length * item), 1)
+    plan[BACK] = edge * lanes - columns
+    plan[LEFT_PACKED], plan[RIGHT_PACKED], plan[RAGGED] = left_packed, right_packed, columns % lanes != 0
+    if kind == "rows":
+        plan[STRIDE] = a_row
+    else:
+        plan[STRIDE] = rows * item if left_packed else a_column
+    for place, high, wide in (
+        (INNER, rows, vectors), (RIGHT_EDGE, rows, edge), (BOTTOM, last, vectors), (CORNER, last, edge),
+    ):  # fmt: skip
+        if high > 0 and wide > 0 and m >= high and (n >= width or wide == edge):
+            plan[place] = product_kernel(kind, dtype, high, wide)
+    room = 0
+    if left_packed or right_packed or plan[RAGGED] == 1 or swapped:
+        plan[SCRATCH] = _PARTS * rows * width
+        room = int(plan[SCRATCH]) + 64 // item
+        room += _up(m, rows) * length if left_packed else 0
+        room += _up(n, width) * length if right_packed else 0
+    return plan, work, room, swapped, small, flipped
 
 
-def _padded(m: int, n: int, rows: int, width: int) -> int:
-    """Return the elements of all tiles of a result."""
-    return -(-m // rows) * rows * -(-n // width) * width
-
-
-@functools.cache
-def _along(dtype: np.dtype[Any]) -> int:
-    """Return the address of the micro-kernel; it costs more than a small product to ask for it."""
-    return micro_kernel("along", dtype)
-
-
-@kernel
-def _place(x: Any) -> Any:
-    """Return the address of an array."""
-    return x.ctypes.data
-
-
-def _address(x: npt.NDArray[Any]) -> int:
-    """Return the address of a matrix, by the shortest way there is."""
-    if x.flags.behaved and x.size > 0:
-        return int(_place(x[:1, 0]))
-    return int(x.__array_interface__["data"][0])
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step

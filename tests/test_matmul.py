@@ -17,7 +17,7 @@ SHAPES = [
     (33, 5, 15),
     (2, 40, 35),
 ]
-# the last two are computed transposed
+# those of one column or three are computed transposed, on most processors
 LARGE = [
     (31, 255, 65),
     (64, 256, 33),
@@ -26,7 +26,10 @@ LARGE = [
     (1, 513, 70),
     (70, 513, 1),
     (60, 1030, 100),
+    (300, 300, 300),
+    (200, 1100, 40),
     (100, 30, 34),
+    (70, 90, 3),
 ]
 
 

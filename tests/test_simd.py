@@ -22,6 +22,13 @@ def product(place, a, i, b, j, out, o, length, stride, add):
 
 
 @kernel
+def product_at(place, a, b, out, length, a_stride, b_stride, out_stride, add):
+    simd.product_tile(
+        place, a.ctypes.data, b.ctypes.data, out.ctypes.data, length, a_stride, b_stride, out_stride, add
+    )
+
+
+@kernel
 def update(place, a, b, weight, velocity, square, numbers, length, stride):
     simd.tile_update(place, a, 0, b, 0, weight, velocity, square, 0, 0, numbers, 0, length, stride)
 
@@ -131,6 +138,32 @@ def test_tile_across(dtype, rng, add):
             )  # fmt: skip
             expected = add * before + matrix[r : r + rows].astype(float) @ right
             np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
+
+
+@pytest.mark.parametrize("add", [0, 1])
+@pytest.mark.parametrize("kind", ["rows", "columns"])
+def test_product_tile(dtype, rng, kind, add):
+    lanes, _, width, _ = simd.tile(dtype)
+    item = np.dtype(dtype).itemsize
+    for rows in range(1, simd.product_rows() + 1):
+        for vectors in range(1, width // lanes + 1):
+            for length in (1, 4, 7):
+                columns = vectors * lanes
+                left = rng.normal(size=(rows, length + 2) if kind == "rows" else (length, rows + 2))
+                right = rng.normal(size=(length, columns + 1)).astype(dtype)
+                before = rng.normal(size=(rows, columns + 3)).astype(dtype)
+                left, out = left.astype(dtype), before.copy()
+                product_at(
+                    simd.product_kernel(kind, dtype, rows, vectors), left.reshape(-1), right.reshape(-1),
+                    out.reshape(-1), length, left.shape[1] * item, (columns + 1) * item,
+                    (columns + 3) * item, add,
+                )  # fmt: skip
+                matrix = left[:, :length] if kind == "rows" else left[:, :rows].T
+                expected = before.copy()
+                expected[:, :columns] *= add
+                expected[:, :columns] += matrix.astype(float) @ right[:, :columns]
+                np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
+                np.testing.assert_array_equal(out[:, columns:], before[:, columns:])
 
 
 def updated(kind, c, w, v, s, gradient):
