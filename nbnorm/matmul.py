@@ -23,7 +23,7 @@ from numba import types
 from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm._check import readable
-from nbnorm._jit import kernel, parallel_kernel
+from nbnorm._jit import inner_kernel, kernel, parallel_kernel
 from nbnorm.simd import (
     data_at,
     peek,
@@ -170,7 +170,7 @@ else:
         return types.void(types.int64, types.int64, packed, types.int64), emit
 
 
-@kernel
+@inner_kernel
 def _pack(
     address: Any, across: Any, along: Any, count: Any, length: Any, item: Any, packed: Any, base: Any
 ) -> None:
@@ -207,7 +207,7 @@ def _pack(
             put(packed, here + k * width, token(0))
 
 
-@kernel
+@inner_kernel
 def _pack_rows(
     address: Any, down: Any, along: Any, count: Any, length: Any, packed: Any, base: Any, rows: Any
 ) -> None:
@@ -234,7 +234,7 @@ def _pack_rows(
             put(packed, here + k * rows, peek(address, r * down + k * along, token))
 
 
-@kernel
+@inner_kernel
 def _tiles(
     plan: Any, top: Any, bottom: Any, near: Any, far: Any, add: Any, length: Any, a: Any, b: Any, room: Any,
     scratch: Any, right: Any, out: Any,
@@ -337,7 +337,7 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
             )  # fmt: skip
 
 
-@kernel
+@inner_kernel
 def _whole(plan: Any, a: Any, b: Any, room: Any, out: Any) -> None:
     """As `_product`, by one thread, of operands at addresses `a` and `b`."""
     width, item, rows = tile_width(room), room.itemsize, plan[ROWS]
