@@ -18,6 +18,9 @@ from numba.core.dispatcher import Dispatcher
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
+# Kinds of dtypes that are real numbers: floats, integers and bool.
+_REAL = "fiub"
+
 
 class _Memory:
     """Hands out an array's memory without its read-only flag."""
@@ -48,22 +51,57 @@ def _described(x: object) -> str:
     return type(x).__name__
 
 
+def _unboxed(x: Any) -> npt.NDArray[Any] | None:
+    """Return the numbers of a pandas object with nullable columns, NaN where there is none.
+
+    None stands for everything else: what `x` holds is then said by its own types, not guessed.
+    """
+    dtypes = [x.dtype] if hasattr(x, "dtype") else list(getattr(x, "dtypes", ()))
+    if not dtypes or not all(getattr(dtype, "kind", "O") in _REAL for dtype in dtypes):
+        return None
+    common = np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes))
+    if common.kind != "f":
+        try:
+            return np.asarray(x.to_numpy(dtype=common))
+        except (TypeError, ValueError):  # something is missing, and integers have no NaN
+            common = np.dtype(np.float64)
+    return np.asarray(x.to_numpy(dtype=common, na_value=np.nan))
+
+
+def unmasked(name: str, x: object) -> None:
+    """Refuse a masked array with masked elements: as a plain array it would hold what the mask hides."""
+    masked = np.asarray(x.mask).sum() if isinstance(x, np.ma.MaskedArray) else 0
+    if masked:
+        raise ValueError(
+            f"{name} must not have masked elements, got {masked}: fill them first, for example with NaN by "
+            ".astype(float).filled(np.nan)"
+        )
+
+
 def numeric(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return `x` as an array of real numbers; refuse objects, text and complex numbers."""
+    """Return `x` as an array of real numbers; refuse objects, text, complex numbers and masked elements."""
+    unmasked(name, x)
     try:
         got = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
-    if got.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {got.dtype}")
+    if got.dtype.kind not in _REAL:
+        numbers = _unboxed(x) if got.dtype.kind == "O" else None
+        if numbers is None:
+            raise TypeError(f"{name} must hold real numbers, got dtype {got.dtype}")
+        got = numbers
     return got
 
 
-def rank(name: str, x: npt.NDArray[Any], ndim: int) -> None:
-    """Refuse an array with another number of dimensions, or without elements."""
+def rank(name: str, x: npt.NDArray[Any], ndim: int, expected: str | None = None) -> None:
+    """Refuse an array with another number of dimensions, or without elements.
+
+    `expected` is the shape that the error names, by default that of samples.
+    """
     if x.ndim != ndim:
-        shape = {0: "a scalar", 1: "(n,)", 2: "(n_samples, n_features)"}[ndim]
-        raise ValueError(f"{name} must have shape {shape}, got shape {x.shape}")
+        if expected is None:
+            expected = {1: "(n,)", 2: "(n_samples, n_features)"}[ndim]
+        raise ValueError(f"{name} must have shape {expected}, got shape {x.shape}")
     if x.size == 0:
         raise ValueError(f"{name} must not be empty, got shape {x.shape}")
 
@@ -75,18 +113,21 @@ def floats(
     *,
     dtype: np.dtype[Any] | None = None,
     shape: tuple[int, ...] | None = None,
+    expected: str | None = None,
 ) -> npt.NDArray[Any]:
     """Return `x` as a C-contiguous float32 or float64 array that may only be read.
 
+    The shape has to be `shape`; where that is not given, `ndim` and `expected` are as for `rank`.
     Without `dtype`, float32 stays float32 and every other real type becomes float64.
     """
     got = numeric(name, x)
-    rank(name, got, ndim)
-    if shape is not None and got.shape != shape:
+    if shape is None:
+        rank(name, got, ndim, expected)
+    elif got.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got shape {got.shape}")
     if dtype is None:
         dtype = got.dtype if got.dtype in FLOATS else np.dtype(np.float64)
-    return readable(np.ascontiguousarray(got, dtype=dtype))
+    return readable(np.asarray(got, dtype=dtype, order="C"))
 
 
 def finite(name: str, x: npt.NDArray[Any]) -> None:
@@ -104,13 +145,25 @@ def finite(name: str, x: npt.NDArray[Any]) -> None:
             raise ValueError(f"{name} must be finite, got {part[at]} at [{place}]")
 
 
+def weights(name: str, x: npt.ArrayLike, n: int, *, some: bool = True) -> npt.NDArray[np.float64]:
+    """Return the weights of n samples in float64: finite, not negative and, if `some`, not all 0."""
+    got = floats(name, x, 1, dtype=np.dtype(np.float64), shape=(n,))
+    good = np.isfinite(got) & (got >= 0.0)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise ValueError(f"{name} must be finite and not negative, got {got[at]:g} at [{at}]")
+    if some and not got.any():
+        raise ValueError(f"{name} must not be zero for every sample")
+    return got
+
+
 def output(
     name: str, out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]
 ) -> npt.NDArray[Any]:
     """Return `out` after checking that a kernel can fill it, or a new array."""
     if out is None:
         return np.empty(shape, dtype)
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
     if out.shape != shape or out.dtype != dtype:
         raise ValueError(f"{name} must be a {dtype} array of shape {shape}, got a {_described(out)}")

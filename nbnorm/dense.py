@@ -105,8 +105,8 @@ def dense_forward(
     >>> dense_forward(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]]), np.array([0.5]))
     array([[11.5]])
     """
-    x = _check.floats("x", x, 2)
-    weight = _check.floats("weight", weight, 2, dtype=x.dtype)
+    x = _check.floats("x", x, 2, expected="(n_samples, n_in)")
+    weight = _check.floats("weight", weight, 2, dtype=x.dtype, expected="(n_out, n_in)")
     n_out, n_in = weight.shape
     if x.shape[1] != n_in:
         raise ValueError(f"x must have {n_in} features as weight has columns, got shape {x.shape}")
@@ -160,8 +160,8 @@ def dense_backward(
     >>> dx, dweight, dbias
     (array([[ 8., 10.]]), array([[2., 6.]]), array([2.]))
     """
-    x = _check.floats("x", x, 2)
-    weight = _check.floats("weight", weight, 2, dtype=x.dtype)
+    x = _check.floats("x", x, 2, expected="(n_samples, n_in)")
+    weight = _check.floats("weight", weight, 2, dtype=x.dtype, expected="(n_out, n_in)")
     n_out, n_in = weight.shape
     if x.shape[1] != n_in:
         raise ValueError(f"x must have {n_in} features as weight has columns, got shape {x.shape}")
@@ -271,7 +271,7 @@ class Dense:
         ValueError
             If the shape does not fit.
         """
-        x = _check.floats("x", x, 2, dtype=self.dtype)
+        x = _check.floats("x", x, 2, dtype=self.dtype, expected="(n_samples, n_in)")
         z = dense_forward(x, self.weight, self.bias)
         self._x = x
         return z

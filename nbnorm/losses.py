@@ -592,20 +592,7 @@ def _custom_rows(function: Any) -> Any:
 
 _PROBABILITIES = (0.0, 1.0, "between 0 and 1")
 _COUNTS = (0.0, math.inf, "at least 0")
-
-
-def _weights(name: str, weights: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
-    """Check the weights of n samples."""
-    got = _check.numeric(name, weights)
-    if got.shape != (n,):
-        raise ValueError(f"{name} must have shape {(n,)}, got shape {got.shape}")
-    good = np.isfinite(got) & (got >= 0)
-    if not good.all():
-        at = int(np.argmin(good))
-        raise ValueError(f"{name} must be finite and not negative, got {got[at]} at [{at}]")
-    if not got.any():
-        raise ValueError(f"{name} must not be zero for every sample")
-    return _check.readable(np.ascontiguousarray(got, np.float64))
+_SHAPES = "(n_samples,) or (n_samples, n_outputs)"
 
 
 def _check_targets(targets: npt.NDArray[Any], least: float, most: float, expected: str) -> None:
@@ -637,7 +624,7 @@ def _pair(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Check predictions and targets of shape (n_samples,) or (n_samples, n_outputs)."""
     got = _check.numeric(name, first)
-    x = _check.floats(name, got, 1 if got.ndim == 1 else 2)
+    x = _check.floats(name, got, 1 if got.ndim == 1 else 2, expected=_SHAPES)
     y = _check.floats("targets", targets, x.ndim, dtype=x.dtype, shape=x.shape)
     gradient = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", gradient, **{name: x, "targets": y})
@@ -655,7 +642,7 @@ def _run(
 ) -> float:
     """Call one of the kernels that take weights."""
     n = len(x)
-    weights = np.empty(0) if sample_weight is None else _weights("sample_weight", sample_weight, n)
+    weights = np.empty(0) if sample_weight is None else _check.weights("sample_weight", sample_weight, n)
     wanted = y if y.dtype == np.int64 else _rows(y)
     return float(
         kernel(work, _rows(x), wanted, *options, weights, _rows(gradient), np.empty(partial_size(n)))
@@ -717,7 +704,7 @@ def softmax_cross_entropy(
     >>> gradient
     array([[-0.5,  0.5]])
     """
-    logits = _check.floats("logits", logits, 2)
+    logits = _check.floats("logits", logits, 2, expected="(n_samples, n_classes)")
     labels = _labels(labels, *logits.shape)
     smoothing = _smoothing(label_smoothing)
     gradient = _check.output("out", out, logits.shape, logits.dtype)
@@ -1071,13 +1058,15 @@ class Loss:
             If the shapes do not fit or a target or a weight is out of range.
         """
         got = _check.numeric("logits", logits)
-        z = _check.floats("logits", got, 1 if got.ndim == 1 else 2, dtype=np.dtype(np.float64))
+        z = _check.floats(
+            "logits", got, 1 if got.ndim == 1 else 2, dtype=np.dtype(np.float64), expected=_SHAPES
+        )
         z = z.reshape(len(z), -1)
         with np.errstate(all="ignore"):
             losses = self._losses(z, targets)
             if weights is None:
                 return float(losses.mean())
-            w = _weights("weights", weights, len(z))
+            w = _check.weights("weights", weights, len(z))
             # samples of weight 0 do not exist, whatever their loss
             return float((w[w > 0] * losses[w > 0]).sum() / w.sum())
 

@@ -855,19 +855,6 @@ def gather(x: Array, weights: Array | None, options: Options, state: Array) -> N
             _gather_dense(rows, part, options, state)
 
 
-def row_weights(weights: npt.ArrayLike, n: int) -> Array:
-    """Return weights as float64 (n,) after checking that each is finite and not negative."""
-    got = _check.numeric("weights", weights)
-    if got.shape != (n,):
-        raise ValueError(f"weights must have shape ({n},), one for each row, got shape {got.shape}")
-    got = _check.readable(np.ascontiguousarray(got, dtype=np.float64))
-    bad = ~(np.isfinite(got) & (got >= 0.0))
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise ValueError(f"weights must be finite and not negative, got {got[at]} at [{at}]")
-    return got
-
-
 def _first_missing(x: Array, weights: Array | None) -> tuple[int, int] | None:
     """Return the place of the first NaN in a row that counts."""
     if x.dtype.kind != "f":
@@ -1083,7 +1070,7 @@ class Moments:
         data = _check.numeric("x", x)
         _check.rank("x", data, 2)
         self._same_width("x", data.shape[1])
-        mass = None if weights is None else row_weights(weights, len(data))
+        mass = None if weights is None else _check.weights("weights", weights, len(data), some=False)
         state = empty_state(data.shape[1])
         gather(data, mass, Options(False, self._extremes), state)
         # Most data have no NaN, and the sums tell whether there was one; only then is it looked for.
@@ -1287,15 +1274,17 @@ class Moments:
             raise ValueError(f"statistics must have format {cls._FORMAT!r}, got {found!r}")
         result = cls(nan=data.get("nan", "propagate"), extremes=data.get("extremes", True))
         width = _check.integer("statistics' n_features", data.get("n_features"), least=1)
-        state = np.empty((7, width))
-        for row, name in enumerate(_FIELDS):
+        rows = []
+        for name in _FIELDS:
             values = data.get(name)
+            # Before anything of that size is allocated: a file may say what it likes.
             if not isinstance(values, list) or len(values) != width:
                 raise ValueError(f"statistics must have a list of {width} numbers as {name!r}")
             try:
-                state[row] = [float(v) for v in values]
-            except (TypeError, ValueError):
+                rows.append([float(v) for v in values])
+            except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"statistics must have numbers as {name!r}") from None
+        state = np.array(rows)
         if not ((state[COUNT] >= 0.0) & np.isfinite(state[COUNT])).all() or (state[M2] < 0.0).any():
             raise ValueError("statistics must have counts and squared deviations that are not negative")
         names = data.get("feature_names")

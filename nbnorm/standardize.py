@@ -219,7 +219,7 @@ def _result(name: str, out: Any, x: Array) -> Array:
     """Return `out` after checking that the standardized `x` can be written to it, or a new array."""
     if out is None:
         return np.empty(x.shape, result_dtype(x.dtype))
-    if not isinstance(out, np.ndarray):
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
     if out.shape != x.shape or out.dtype.kind != "f":
         raise ValueError(
@@ -751,7 +751,7 @@ class Standardizer:
         params = self._fitted
         width = self.n_features_in_
         given = _check.numeric("weight", weight)
-        _check.rank("weight", given, 2)
+        _check.rank("weight", given, 2, f"(n_out, {width})")
         if given.shape[1] != width:
             raise ValueError(f"weight must have shape (n_out, {width}), got shape {given.shape}")
         dtype = np.dtype(np.float32) if given.dtype == np.float32 else np.dtype(np.float64)

@@ -29,7 +29,6 @@ from nbnorm.moments import (
     MIN,
     Moments,
     empty_state,
-    row_weights,
 )
 from nbnorm.standardize import Standardizer, result_dtype
 
@@ -287,7 +286,7 @@ def gather_sparse(x: Any, weights: npt.ArrayLike | None, nan: str, width: int | 
     n, features = x.shape
     if width is not None and features != width:
         raise ValueError(f"x must have {width} features like the data before it, got {features}")
-    mass = np.ones(1) if weights is None else row_weights(weights, n)
+    mass = np.ones(1) if weights is None else _check.weights("weights", weights, n, some=False)
     matrix = _compressed(x)
     data = _check.readable(np.ascontiguousarray(matrix.data, dtype=result_dtype(matrix.dtype)))
     if data.dtype == np.float16:

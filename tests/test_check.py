@@ -1,4 +1,5 @@
 import math
+import re
 
 import numba
 import numpy as np
@@ -53,6 +54,39 @@ def test_numeric_refuses_ragged():
     refuses(ValueError, "^x must be a rectangular", _check.numeric, "x", [[1], [1, 2]])
 
 
+@pytest.mark.parametrize(
+    ("columns", "dtype", "expected"),
+    [
+        ({"a": ([1, 2], "Int32"), "b": ([3, 4], "Int8")}, np.int32, [[1, 3], [2, 4]]),
+        ({"a": ([1, None], "Int64"), "b": ([3, 4], "Int64")}, np.float64, [[1, 3], [np.nan, 4]]),
+        ({"a": ([1, None], "Float32"), "b": ([3, 4], "Float32")}, np.float32, [[1, 3], [np.nan, 4]]),
+        ({"a": ([True, None], "boolean"), "b": ([3, 4], "float64")}, np.float64, [[1, 3], [np.nan, 4]]),
+    ],
+)
+def test_numeric_takes_nullable_columns_of_pandas(columns, dtype, expected):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({name: pandas.array(*given) for name, given in columns.items()})
+    np.testing.assert_array_equal(_check.numeric("x", frame), np.array(expected, dtype), strict=True)
+    np.testing.assert_array_equal(_check.numeric("x", frame["a"]), np.array(expected)[:, 0])
+
+
+def test_numeric_refuses_what_looks_like_numbers():
+    pandas = pytest.importorskip("pandas")
+    for frame in (
+        pandas.DataFrame({"a": ["1", "2"]}),
+        pandas.DataFrame({"a": pandas.array([1, None], dtype="Int64"), "b": np.array([1, "2"], object)}),
+        pandas.DataFrame({"a": pandas.to_datetime(["2020-01-01"])}),
+    ):
+        refuses(TypeError, "^x must hold real numbers, got dtype", _check.numeric, "x", frame)
+
+
+def test_numeric_refuses_masked_elements():
+    x = np.ma.array([[1.0, 2.0], [3.0, 1e9]], mask=[[0, 0], [1, 1]])
+    refuses(ValueError, "^x must not have masked elements, got 2: fill them", _check.numeric, "x", x)
+    np.testing.assert_array_equal(_check.numeric("x", x[:1]), [[1, 2]])
+    np.testing.assert_array_equal(_check.numeric("x", np.ma.array([1.0])), [1])
+
+
 def test_rank():
     _check.rank("x", np.ones((2, 3)), 2)
     refuses(
@@ -60,6 +94,7 @@ def test_rank():
     )
     refuses(ValueError, "n_samples, n_features", _check.rank, "x", np.ones(3), 2)
     refuses(ValueError, r"^x must not be empty, got shape \(0, 3\)", _check.rank, "x", np.ones((0, 3)), 2)
+    refuses(ValueError, r"^w must have shape \(a, b\), got", _check.rank, "w", np.ones(3), 2, "(a, b)")
 
 
 def test_floats():
@@ -74,6 +109,28 @@ def test_floats():
     refuses(
         ValueError, r"^x must have shape \(3, 3\), got shape \(3, 2\)", _check.floats, "x", x, 2, shape=(3, 3)
     )
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2), (1, 2, 1, 2)])
+def test_floats_compares_a_given_shape_alone(shape):
+    x = np.ones(shape)
+    got = _check.floats("x", x, 2, shape=shape)
+    assert got.shape == shape
+    pattern = rf"^x must have shape {re.escape(str(shape))}, got shape \(1, 5\)"
+    refuses(ValueError, pattern, _check.floats, "x", np.ones((1, 5)), len(shape), shape=shape)
+
+
+def test_weights():
+    got = _check.weights("w", [1, 0, 2], 3)
+    np.testing.assert_array_equal(got, np.array([1.0, 0.0, 2.0]), strict=True)
+    np.testing.assert_array_equal(_check.weights("w", [0, 0], 2, some=False), [0, 0])
+    refuses(TypeError, "^w must hold real numbers", _check.weights, "w", ["a"], 1)
+    refuses(ValueError, r"^w must have shape \(2,\), got shape \(1, 2\)", _check.weights, "w", [[1, 2]], 2)
+    refuses(
+        ValueError, r"^w must be finite and not negative, got -1 at \[1\]", _check.weights, "w", [1, -1], 2
+    )
+    refuses(ValueError, r"^w must be finite and not negative, got nan at", _check.weights, "w", [np.nan], 1)
+    refuses(ValueError, "^w must not be zero for every sample", _check.weights, "w", [0, 0], 2)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -94,7 +151,11 @@ def test_output():
     assert _check.output("out", out, shape, dtype) is out
     frozen = np.empty(shape, dtype)
     frozen.flags.writeable = False
-    refuses(TypeError, "^out must be a NumPy array", _check.output, "out", [1], shape, dtype)
+    refuses(TypeError, "^out must be a NumPy array, got list", _check.output, "out", [1], shape, dtype)
+    masked = np.ma.empty(shape, dtype)
+    refuses(
+        TypeError, "^out must be a NumPy array, got MaskedArray", _check.output, "out", masked, shape, dtype
+    )
     for bad in (np.empty((3, 2), dtype), np.empty(shape), np.empty((3, 2), dtype).T, frozen):
         refuses(ValueError, "^out must be", _check.output, "out", bad, shape, dtype)
 

@@ -77,7 +77,8 @@ def test_initial_weights(init, variance):
     ("args", "message"),
     [
         ((np.ones((2, 3)), np.ones((4, 2))), "x must have 2 features"),
-        ((np.ones(3), np.ones((4, 3))), "x must have shape"),
+        ((np.ones(3), np.ones((4, 3))), r"x must have shape \(n_samples, n_in\), got shape \(3,\)"),
+        ((np.ones((2, 3)), np.ones(3)), r"weight must have shape \(n_out, n_in\), got shape \(3,\)"),
         ((np.ones((2, 3)), np.ones((4, 3)), np.ones(3)), r"bias must have shape \(4,\)"),
     ],
 )

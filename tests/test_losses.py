@@ -279,6 +279,16 @@ def test_absolute_error_is_flat_at_the_target_and_huber_is_squared_for_a_large_d
         (lambda: SquaredError().value(Z, T[:5]), ValueError, r"targets must have shape \(70, 3\)"),
         (lambda: CrossEntropy().value(Z, LABELS + 1), ValueError, "labels must be between 0 and 2, got 3"),
         (
+            lambda: mean_squared_error(np.zeros((3, 1)), np.zeros(3)),
+            ValueError,
+            r"targets must have shape \(3, 1\), got shape \(3,\)",
+        ),
+        (
+            lambda: mean_squared_error(np.zeros((3, 1, 1)), np.zeros((3, 1, 1))),
+            ValueError,
+            r"pred must have shape \(n_samples,\) or \(n_samples, n_outputs\), got shape \(3, 1, 1\)",
+        ),
+        (
             lambda: mean_squared_error(Z, T, sample_weight=T),
             ValueError,
             r"sample_weight must have shape \(70,\)",

@@ -309,7 +309,7 @@ BAD = [
     (lambda: moments(np.ones((0, 3))), ValueError, "x must not be empty"),
     (lambda: moments([["a"]]), TypeError, "x must hold real numbers"),
     (lambda: moments([[1j]]), TypeError, "x must hold real numbers"),
-    (lambda: moments([[1.0]], weights=[-1.0]), ValueError, r"not negative, got -1.0 at \[0\]"),
+    (lambda: moments([[1.0]], weights=[-1.0]), ValueError, r"not negative, got -1 at \[0\]"),
     (lambda: moments([[1.0]], weights=[np.nan]), ValueError, "weights must be finite"),
     (lambda: moments([[1.0]], weights=[1.0, 2.0]), ValueError, r"weights must have shape \(1,\)"),
     (lambda: moments([[1.0]], nan="drop"), ValueError, "nan must be one of 'propagate'"),
@@ -325,7 +325,49 @@ BAD = [
     ),
     (lambda: Moments.from_dict({**moments([[1.0]]).to_dict(), "m2": ["x"]}), ValueError, "numbers as 'm2'"),
     (lambda: Moments.from_dict({**moments([[1.0]]).to_dict(), "count": [-1]}), ValueError, "not negative"),
+    (
+        lambda: Moments.from_dict({**moments([[1.0]]).to_dict(), "m2": [10**400]}),
+        ValueError,
+        "numbers as 'm2'",
+    ),
+    # as little as a broken file says; nothing of that size may be allocated
+    (
+        lambda: Moments.from_dict({"format": "nbnorm moments 1", "n_features": 10**15}),
+        ValueError,
+        "list of 1000000000000000 numbers as 'count'",
+    ),
+    (
+        lambda: moments(np.ma.array([[1.0, 2.0], [3.0, 1e9]], mask=[[0, 0], [0, 1]]), nan="omit"),
+        ValueError,
+        r"x must not have masked elements, got 1: .* by \.astype\(float\)\.filled\(np\.nan\)",
+    ),
 ]
+
+
+def test_a_masked_array_without_masked_elements_is_an_array():
+    x = normal((20, 3))
+    same(moments(np.ma.array(x)), moments(x), 0)
+
+
+def test_what_the_error_says_about_masked_arrays():
+    x = np.ma.array([[1, 2], [3, 10**9], [5, 6]], mask=[[0, 0], [0, 1], [0, 0]])
+    got = moments(x.astype(float).filled(np.nan), nan="omit")
+    np.testing.assert_array_equal(got.mean, [3, 4])
+    np.testing.assert_array_equal(got.counts, [3, 2])
+
+
+def test_nullable_columns_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    columns = {
+        "a": pandas.array([1.5, None, 3.0], dtype="Float64"),
+        "b": pandas.array([1, 2, 6], dtype="Int64"),
+    }
+    frame = pandas.DataFrame(columns)
+    np.testing.assert_array_equal(moments(frame, nan="omit").mean, [2.25, 3])
+    np.testing.assert_array_equal(moments(frame, nan="omit").counts, [2, 3])
+    np.testing.assert_array_equal(moments(frame).mean, [np.nan, 3])
+    with pytest.raises(TypeError, match="x must hold real numbers, got dtype object"):
+        moments(pandas.DataFrame({"a": ["1", "2"], "b": [1, 2]}))
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), BAD)

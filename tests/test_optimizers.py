@@ -1,3 +1,5 @@
+import re
+
 import naive
 import numpy as np
 import pytest
@@ -176,3 +178,16 @@ def test_adamw_step_refuses_shared_memory():
     x = np.ones(3)
     with pytest.raises(ValueError, match="mean must not share memory with square"):
         adamw_step(np.ones(3), np.ones(3), x, x, 1)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2, 2), (1, 2, 1, 2)])
+def test_parameters_of_any_shape(shape):
+    param, grad, velocity = np.ones(shape), np.full(shape, 2.0), np.zeros(shape)
+    sgd_step(param, grad, velocity, lr=0.1)
+    np.testing.assert_allclose(param, np.full(shape, 0.8))
+    for step in (sgd_step, adamw_step):
+        state = [velocity] if step is sgd_step else [velocity, np.zeros(shape), 1]
+        with pytest.raises(
+            ValueError, match=rf"^grad must have shape {re.escape(str(shape))}, got shape \(5,\)"
+        ):
+            step(param, np.zeros(5), *state, lr=0.1)

@@ -184,6 +184,7 @@ BAD = [
     (lambda: fitted().partial_fit([[1.0]]), ValueError, "x must have 2 features"),
     (lambda: fitted().merge(moments([[1.0]])), TypeError, "other must be a Standardizer"),
     (lambda: fitted().fold([[1.0]]), ValueError, r"weight must have shape \(n_out, 2\)"),
+    (lambda: fitted().fold([1.0, 2.0]), ValueError, r"weight must have shape \(n_out, 2\), got shape \(2,\)"),
     (lambda: fitted().fold([[1.0, 2.0]], [1.0, 2.0]), ValueError, r"bias must have shape \(1,\)"),
     (lambda: fitted().fit(iter([])), ValueError, "stream without rows"),
     (
