@@ -357,7 +357,8 @@ def set_num_threads(n: int | None) -> None:
     Parameters
     ----------
     n : int or None
-        Between 1 and the number that the environment allows; None restores the default.
+        Between 1 and the number that ``NUMBA_NUM_THREADS``, ``OMP_NUM_THREADS`` and the processor
+        allowed when the package was imported; None restores the default.
 
     Raises
     ------
@@ -380,9 +381,11 @@ def set_num_threads(n: int | None) -> None:
         return
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"n must be an integer or None, got {type(n).__name__}")
-    most = int(config.NUMBA_NUM_THREADS)
-    if not 1 <= n <= most:
-        raise ValueError(f"n must be between 1 and {most} (NUMBA_NUM_THREADS), got {n}")
+    if not 1 <= n <= _LIMIT:
+        raise ValueError(
+            f"n must be between 1 and {_LIMIT}, which the processor, NUMBA_NUM_THREADS and OMP_NUM_THREADS "
+            f"allow, got {n}"
+        )
     _threads = int(n)
 
 

@@ -100,6 +100,11 @@ def test_omp_num_threads(value, expected, monkeypatch, team):
     expected = config.NUMBA_NUM_THREADS if expected is None else expected
     assert get_num_threads() == expected
     assert team_in_fit() == (0 if expected == 1 else expected)
+    with pytest.raises(
+        ValueError, match=f"^n must be between 1 and {expected}, which .*, got {expected + 1}$"
+    ):
+        set_num_threads(expected + 1)
+    assert get_num_threads() == expected
 
 
 @pytest.mark.parametrize(
