@@ -876,7 +876,7 @@ class BatchNorm:
         Parameters
         ----------
         x : array_like, shape (n_samples, n_features)
-            Mini-batch.
+            Mini-batch.  `backward` needs it and has a copy: the array may be filled anew in between.
 
         Returns
         -------
@@ -895,30 +895,30 @@ class BatchNorm:
         if width != self.n_features:
             raise ValueError(f"x must have {self.n_features} features, got shape {x.shape}")
         if not self.training:
-            second = self._running_var()
-            rstd = 1 / np.sqrt(second + self.eps)
-            out = batch_norm_inference(x, self.gamma, self.beta, self.running_mean, second, eps=self.eps)
-            self._saved = (x, self.running_mean.copy(), rstd, False)
-            return out
-        if n == 1:
+            mean, var = self.running_mean.copy(), self._running_var()
+        elif n == 1:
             raise ValueError(
                 "x must have at least 2 samples in training mode, got 1, whose variance is unknown: "
                 "use a larger batch or call eval() first"
             )
-        out, mean, rstd = batch_norm_forward(x, self.gamma, self.beta, eps=self.eps)
-        self._average(mean, np.maximum(1 / rstd**2 - self.eps, 0) * (n / (n - 1) if self.unbiased else 1))
-        self._saved = (x, mean, rstd, True)
+        else:
+            # Not from `batch_norm_forward`: 1 / rstd**2 - eps is not the variance where that is small.
+            mean, var = np.empty(width), np.empty(width)
+            statistics_kernel(x.size, x, mean, var, _workspace(x)[0])
+        out = batch_norm_inference(x, self.gamma, self.beta, mean, var, eps=self.eps)
+        if self.training:
+            self._average(mean, var * (n / (n - 1) if self.unbiased else 1))
+        self._saved = (x.copy(), mean, 1 / np.sqrt(var + self.eps), self.training)
         return out
 
     def _running_var(self) -> npt.NDArray[np.float64]:
         return self.running_var if self.running == "var" else self.running_std**2
 
     def _average(self, mean: npt.NDArray[Any], var: npt.NDArray[Any]) -> None:
-        self.running_mean += (1 - self.decay) * (mean - self.running_mean)
-        if self.running == "var":
-            self.running_var += (1 - self.decay) * (var - self.running_var)
-        else:
-            self.running_std += (1 - self.decay) * (np.sqrt(var) - self.running_std)
+        second = var if self.running == "var" else np.sqrt(var)
+        # Not as a step towards the new value, of which the difference from a large old one keeps no digit.
+        for average, new in zip(self.buffers().values(), (mean, second), strict=True):
+            average[...] = self.decay * average + (1 - self.decay) * new
 
     def backward(self, dout: npt.ArrayLike) -> npt.NDArray[Any]:
         """Gradient with respect to the input of the last `forward`; sets `dgamma` and `dbeta`.

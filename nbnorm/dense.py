@@ -257,7 +257,7 @@ class Dense:
         Parameters
         ----------
         x : array_like, shape (n_samples, n_in)
-            Mini-batch.
+            Mini-batch.  `backward` needs it and has a copy: the array may be filled anew in between.
 
         Returns
         -------
@@ -273,7 +273,7 @@ class Dense:
         """
         x = _check.floats("x", x, 2, dtype=self.dtype, expected="(n_samples, n_in)")
         z = dense_forward(x, self.weight, self.bias)
-        self._x = x
+        self._x = x.copy()
         return z
 
     def backward(self, dz: npt.ArrayLike) -> npt.NDArray[Any]:

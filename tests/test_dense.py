@@ -59,6 +59,15 @@ def test_layer_is_the_functions():
     assert layer.parameters()["weight"] is layer.weight
 
 
+def test_layer_backward_does_not_see_what_becomes_of_the_batch():
+    x, _, _, dz = _data((5, 3, 4), np.float64)
+    layer, buffer = Dense(3, 4, dtype=np.float64, seed=1), x.copy()
+    layer.forward(buffer)
+    buffer[...] = 0  # filled anew
+    layer.backward(dz)
+    np.testing.assert_array_equal(layer.dweight, dense_backward(dz, x, layer.weight)[1])
+
+
 def test_layer_without_bias():
     layer = Dense(3, 4, bias=False)
     layer.backward(np.ones_like(layer.forward(np.ones((2, 3)))))
