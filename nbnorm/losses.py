@@ -40,8 +40,20 @@ def partial_size(n_samples: Any) -> Any:
 
 
 @_jit.inner_kernel
-def _softmax_row(logits: Any, label: Any, share: Any, gradient: Any) -> Any:
-    """Loss of one sample, ``log(sum(exp(z))) - z[label]``, and its gradient times `share`."""
+def _in_order(partial: Any, blocks: Any) -> Any:
+    """Sum of the blocks' losses, in the order of the blocks."""
+    total = 0.0
+    for block in range(blocks):
+        total += partial[block]
+    return total
+
+
+@_jit.inner_kernel
+def _softmax_row(logits: Any, label: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
+    """Loss of one sample, ``log(sum(exp(z))) - sum(t z)``, and its gradient times `share`.
+
+    The targets t are ``(1 - smoothing) onehot + smoothing / classes``.
+    """
     largest = logits[0]
     for j in range(1, logits.size):
         largest = max(largest, logits[j])
@@ -54,7 +66,18 @@ def _softmax_row(logits: Any, label: Any, share: Any, gradient: Any) -> Any:
     for j in range(logits.size):
         gradient[j] *= factor
     gradient[label] -= logits.dtype.type(share)
-    return math.log(total) + (np.float64(largest) - np.float64(logits[label]))
+    loss = math.log(total) + (np.float64(largest) - np.float64(logits[label]))
+    if smoothing > 0.0:
+        part = smoothing / logits.size
+        every = logits.dtype.type(share * part)
+        for j in range(logits.size):
+            gradient[j] -= every
+        gradient[label] += logits.dtype.type(share * smoothing)
+        apart = 0.0
+        for j in range(logits.size):
+            apart += np.float64(logits[label]) - np.float64(logits[j])
+        loss += part * apart
+    return loss
 
 
 @_jit.parallel_kernel
@@ -65,24 +88,26 @@ def softmax_kernel(logits: Any, labels: Any, gradient: Any, partial: Any) -> Any
     for block in numba.prange(blocks):
         total = 0.0
         for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
-            total += _softmax_row(logits[i], labels[i], 1.0 / n, gradient[i])
+            total += _softmax_row(logits[i], labels[i], 0.0, 1.0 / n, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss / n
+    return _in_order(partial, blocks) / n
 
 
 @_jit.inner_kernel
-def _binary_row(logits: Any, targets: Any, share: Any, gradient: Any) -> Any:
-    """``max(z, 0) - z t + log(1 + exp(-|z|))`` summed over outputs, and its gradient times `share`."""
+def _binary_row(logits: Any, targets: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
+    """``max(z, 0) - z t + log(1 + exp(-|z|))`` summed over outputs, and its gradient times `share`.
+
+    A target t counts as ``t (1 - smoothing) + smoothing / 2``.
+    """
     factor = logits.dtype.type(share)
+    keep, level = logits.dtype.type(1.0 - smoothing), logits.dtype.type(0.5 * smoothing)
     for j in range(logits.size):
-        gradient[j] = (sigmoid(logits[j]) - targets[j]) * factor
+        gradient[j] = (sigmoid(logits[j]) - (targets[j] * keep + level)) * factor
     total = 0.0
     for j in range(logits.size):
         z = np.float64(logits[j])
-        total += (0.0 if z < 0.0 else z) - z * targets[j] + math.log1p(math.exp(-abs(z)))
+        t = targets[j] * (1.0 - smoothing) + 0.5 * smoothing
+        total += (0.0 if z < 0.0 else z) - z * t + math.log1p(math.exp(-abs(z)))
     return total
 
 
@@ -94,12 +119,9 @@ def binary_kernel(logits: Any, targets: Any, gradient: Any, partial: Any) -> Any
     for block in numba.prange(blocks):
         total = 0.0
         for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
-            total += _binary_row(logits[i], targets[i], 1.0 / n, gradient[i])
+            total += _binary_row(logits[i], targets[i], 0.0, 1.0 / n, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss / n
+    return _in_order(partial, blocks) / n
 
 
 @_jit.inner_kernel
@@ -125,10 +147,7 @@ def squared_kernel(pred: Any, targets: Any, gradient: Any, partial: Any) -> Any:
         for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
             total += _squared_row(pred[i], targets[i], 1.0 / n, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss / n
+    return _in_order(partial, blocks) / n
 
 
 # With weights, and with options.  `weights` is float64 (n,), or has no elements where all are 1.
@@ -145,23 +164,6 @@ def _total(weights: Any, n: Any) -> Any:
     return total
 
 
-@_jit.inner_kernel
-def _smooth_softmax_row(logits: Any, label: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
-    """As `_softmax_row` for targets ``(1 - smoothing) onehot + smoothing / classes``."""
-    loss = _softmax_row(logits, label, share, gradient)
-    if smoothing > 0.0:
-        part = smoothing / logits.size
-        every = logits.dtype.type(share * part)
-        for j in range(logits.size):
-            gradient[j] -= every
-        gradient[label] += logits.dtype.type(share * smoothing)
-        apart = 0.0
-        for j in range(logits.size):
-            apart += np.float64(logits[label]) - np.float64(logits[j])
-        loss += part * apart
-    return loss
-
-
 @_jit.parallel_kernel
 def weighted_softmax_kernel(
     logits: Any, labels: Any, smoothing: Any, weights: Any, gradient: Any, partial: Any
@@ -174,27 +176,9 @@ def weighted_softmax_kernel(
         total = 0.0
         for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
             w = weights[i] if weights.size > 0 else 1.0
-            total += w * _smooth_softmax_row(logits[i], labels[i], smoothing, w * inverse, gradient[i])
+            total += w * _softmax_row(logits[i], labels[i], smoothing, w * inverse, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss * inverse
-
-
-@_jit.inner_kernel
-def _smooth_binary_row(logits: Any, targets: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
-    """As `_binary_row` for targets ``t (1 - smoothing) + smoothing / 2``."""
-    factor = logits.dtype.type(share)
-    keep, level = logits.dtype.type(1.0 - smoothing), logits.dtype.type(0.5 * smoothing)
-    for j in range(logits.size):
-        gradient[j] = (sigmoid(logits[j]) - (targets[j] * keep + level)) * factor
-    total = 0.0
-    for j in range(logits.size):
-        z = np.float64(logits[j])
-        t = targets[j] * (1.0 - smoothing) + 0.5 * smoothing
-        total += (0.0 if z < 0.0 else z) - z * t + math.log1p(math.exp(-abs(z)))
-    return total
+    return _in_order(partial, blocks) * inverse
 
 
 @_jit.parallel_kernel
@@ -209,12 +193,9 @@ def weighted_binary_kernel(
         total = 0.0
         for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
             w = weights[i] if weights.size > 0 else 1.0
-            total += w * _smooth_binary_row(logits[i], targets[i], smoothing, w * inverse, gradient[i])
+            total += w * _binary_row(logits[i], targets[i], smoothing, w * inverse, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss * inverse
+    return _in_order(partial, blocks) * inverse
 
 
 @_jit.parallel_kernel
@@ -229,10 +210,7 @@ def weighted_squared_kernel(pred: Any, targets: Any, weights: Any, gradient: Any
             w = weights[i] if weights.size > 0 else 1.0
             total += w * _squared_row(pred[i], targets[i], w * inverse, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss * inverse
+    return _in_order(partial, blocks) * inverse
 
 
 @_jit.inner_kernel
@@ -262,10 +240,7 @@ def absolute_kernel(pred: Any, targets: Any, weights: Any, gradient: Any, partia
             w = weights[i] if weights.size > 0 else 1.0
             total += w * _absolute_row(pred[i], targets[i], w * inverse, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss * inverse
+    return _in_order(partial, blocks) * inverse
 
 
 @_jit.inner_kernel
@@ -296,10 +271,7 @@ def huber_kernel(pred: Any, targets: Any, delta: Any, weights: Any, gradient: An
             w = weights[i] if weights.size > 0 else 1.0
             total += w * _huber_row(pred[i], targets[i], delta, w * inverse, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss * inverse
+    return _in_order(partial, blocks) * inverse
 
 
 @_jit.inner_kernel
@@ -327,10 +299,7 @@ def poisson_kernel(logits: Any, targets: Any, weights: Any, gradient: Any, parti
             w = weights[i] if weights.size > 0 else 1.0
             total += w * _poisson_row(logits[i], targets[i], w * inverse, gradient[i])
         partial[block] = total
-    loss = 0.0
-    for block in range(blocks):
-        loss += partial[block]
-    return loss * inverse
+    return _in_order(partial, blocks) * inverse
 
 
 # ----------------------------------------------------------------------------------------------
