@@ -39,9 +39,6 @@ CODES = {
 }
 IDENTITY, RELU, SIGMOID, TANH, LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS = CODES.values()
 
-# Codes of the functions whose slope is computed from z.
-SLOPES_FROM_Z = (LEAKY_RELU, ELU, GELU, SILU, SOFTPLUS)
-
 # Slope of leaky relu below 0.
 LEAK = 0.01
 
@@ -389,6 +386,10 @@ class Arithmetic:
     def tanh_slope(self, y: Any) -> Any:
         """Return the slope of tanh where its value is y."""
         return self.b.fsub(self.real(1.0), self.b.fmul(y, y))
+
+    def no_slope(self, y: Any) -> Any:
+        """Return NaN, where a slope does not follow from y."""
+        return self.real(math.nan)
 
     def leaky_relu_slope(self, z: Any) -> Any:
         """Return the slope of leaky relu at z."""
@@ -776,6 +777,10 @@ def _tanh_slope(y: Real) -> Real:
     return type(y)(1 - y * y)
 
 
+def _no_slope(y: Real) -> Real:
+    return type(y)(np.nan)
+
+
 _compiled_as(exp, "exp")
 _compiled_as(sigmoid, "sigmoid")
 _compiled_as(tanh, "tanh")
@@ -784,6 +789,7 @@ _compiled_as(_one, "one")
 _compiled_as(_relu_slope, "relu_slope")
 _compiled_as(_sigmoid_slope, "sigmoid_slope")
 _compiled_as(_tanh_slope, "tanh_slope")
+_compiled_as(_no_slope, "no_slope")
 
 # Value and slope of the functions whose slope is computed from z.
 FROM_Z: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -804,7 +810,7 @@ for _pair in FROM_Z.values():
 
 @_jit.kernel
 def activate(x: Any, code: Any) -> Any:
-    """Return f(x); `code` is 0 to 3: a function whose slope follows from its value.
+    """Return f(x); `code` is one of `CODES`.
 
     LLVM does not take the choice out of a loop around it: use `activate_row` where time counts.
     """
@@ -814,19 +820,29 @@ def activate(x: Any, code: Any) -> Any:
         return sigmoid(x)
     if code == TANH:
         return tanh(x)
+    if code == LEAKY_RELU:
+        return leaky_relu(x)
+    if code == ELU:
+        return elu(x)
+    if code == GELU:
+        return gelu(x)
+    if code == SILU:
+        return silu(x)
+    if code == SOFTPLUS:
+        return softplus(x)
     return x
 
 
 @_jit.kernel
 def derivative_from_output(y: Any, code: Any) -> Any:
-    """Return f'(x) from y = f(x); `code` is 0 to 3."""
+    """Return f'(x) from y = f(x); NaN for codes from 4 on, where it does not follow from y."""
     if code == RELU:
         return _relu_slope(y)
     if code == SIGMOID:
         return _sigmoid_slope(y)
     if code == TANH:
         return _tanh_slope(y)
-    return _one(y)
+    return _one(y) if code == IDENTITY else _no_slope(y)
 
 
 @_jit.inner_kernel
@@ -841,6 +857,21 @@ def activate_in_place(y: Any, code: Any) -> None:
     elif code == TANH:
         for i in range(y.size):
             y[i] = tanh(y[i])
+    elif code == LEAKY_RELU:
+        for i in range(y.size):
+            y[i] = leaky_relu(y[i])
+    elif code == ELU:
+        for i in range(y.size):
+            y[i] = elu(y[i])
+    elif code == GELU:
+        for i in range(y.size):
+            y[i] = gelu(y[i])
+    elif code == SILU:
+        for i in range(y.size):
+            y[i] = silu(y[i])
+    elif code == SOFTPLUS:
+        for i in range(y.size):
+            y[i] = softplus(y[i])
 
 
 @_jit.inner_kernel
@@ -856,8 +887,31 @@ def activate_row(z: Any, code: Any, out: Any) -> None:
 
 
 @_jit.inner_kernel
+def _backward_in_place(dy: Any, z: Any, code: Any) -> None:
+    """``dy[i] *= f'(z[i])`` for the functions whose slope is computed from z."""
+    if code == LEAKY_RELU:
+        for i in range(z.size):
+            dy[i] *= leaky_relu_slope(z[i])
+    elif code == ELU:
+        for i in range(z.size):
+            dy[i] *= elu_slope(z[i])
+    elif code == GELU:
+        for i in range(z.size):
+            dy[i] *= gelu_slope(z[i])
+    elif code == SILU:
+        for i in range(z.size):
+            dy[i] *= silu_slope(z[i])
+    elif code == SOFTPLUS:
+        for i in range(z.size):
+            dy[i] *= softplus_slope(z[i])
+
+
+@_jit.inner_kernel
 def backward_row(dy: Any, y: Any, code: Any, dz: Any) -> None:
-    """``dz[i] = dy[i] * f'`` from y = f(z) for vectors."""
+    """``dz[i] = dy[i] * f'`` for vectors, from y = f(z) for codes 0 to 3 and from z itself beyond.
+
+    `dz` may be `dy`.
+    """
     if code == RELU:
         for i in range(y.size):
             dz[i] = dy[i] * _relu_slope(y[i])
@@ -868,22 +922,10 @@ def backward_row(dy: Any, y: Any, code: Any, dz: Any) -> None:
         for i in range(y.size):
             dz[i] = dy[i] * _tanh_slope(y[i])
     else:
+        # First copied, then in place, as in `activate_row`.
         for i in range(y.size):
             dz[i] = dy[i]
-
-
-@_jit.inner_kernel
-def backward_in_place(dy: Any, y: Any, code: Any) -> None:
-    """``dy[i] *= f'`` from y = f(z) for vectors."""
-    if code == RELU:
-        for i in range(y.size):
-            dy[i] *= _relu_slope(y[i])
-    elif code == SIGMOID:
-        for i in range(y.size):
-            dy[i] *= _sigmoid_slope(y[i])
-    elif code == TANH:
-        for i in range(y.size):
-            dy[i] *= _tanh_slope(y[i])
+        _backward_in_place(dz, y, code)
 
 
 @_jit.parallel_kernel
@@ -900,45 +942,6 @@ def backward_kernel(dy: Any, y: Any, code: Any, dz: Any) -> None:
     for block in numba.prange((y.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(y.size, (block + 1) * BLOCK)
         backward_row(dy[start:stop], y[start:stop], code, dz[start:stop])
-
-
-# The others have kernels of their own: compiled when used, they leave those above as quick to compile
-# as they were.
-
-
-@functools.cache
-def _value_kernel(function: Callable[..., Any]) -> _jit.ParallelKernel:
-    """Make the kernel ``out[i] = function(z[i])`` over fixed blocks of vectors."""
-
-    @_jit.parallel_kernel
-    def values(z: Any, out: Any) -> None:
-        for block in numba.prange((z.size + BLOCK - 1) // BLOCK):
-            start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
-            x, y = z[start:stop], out[start:stop]
-            # First copied, then in place: both arrays may be one, where LLVM would use no vectors.
-            for i in range(x.size):
-                y[i] = x[i]
-            for i in range(y.size):
-                y[i] = function(y[i])
-
-    return values
-
-
-@functools.cache
-def _slope_kernel(slope: Callable[..., Any]) -> _jit.ParallelKernel:
-    """Make the kernel ``dz[i] = dy[i] * slope(z[i])`` over fixed blocks of vectors."""
-
-    @_jit.parallel_kernel
-    def slopes(dy: Any, z: Any, dz: Any) -> None:
-        for block in numba.prange((z.size + BLOCK - 1) // BLOCK):
-            start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
-            upstream, x, out = dy[start:stop], z[start:stop], dz[start:stop]
-            for i in range(x.size):
-                out[i] = upstream[i]
-            for i in range(x.size):
-                out[i] *= slope(x[i])
-
-    return slopes
 
 
 @functools.lru_cache(maxsize=64)
@@ -967,6 +970,16 @@ def _custom_kernels(activation: Activation) -> tuple[Any, Any]:
 def _array(name: str, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> npt.NDArray[Any]:
     got = _check.numeric(name, x)
     return _check.floats(name, got, max(got.ndim, 1), dtype=dtype)
+
+
+def _result(out: npt.NDArray[Any] | None, **inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return `out`, which may be the first of the inputs itself but not overlap any, or a new array."""
+    (name, first), *rest = inputs.items()
+    result = _check.output("out", out, first.shape, first.dtype)
+    if np.may_share_memory(result, first) and result.ctypes.data != first.ctypes.data:
+        raise ValueError(f"out must be {name} itself or not share memory with it")
+    _check.apart("out", result, **dict(rest))
+    return result
 
 
 @dataclass(frozen=True)
@@ -1071,11 +1084,11 @@ def activation_forward(
     Parameters
     ----------
     z : array_like
-        Any shape; float32 stays float32, other real types become float64.
+        Any shape of one dimension or more; float32 stays float32, other real types become float64.
     name : str or Activation
         Activation function, one of the table or a user's own.
     out : ndarray, optional
-        C-contiguous array of the shape and dtype of the result; it may be `z` itself.
+        C-contiguous array of the shape and dtype of the result: `z` itself, or apart from it.
 
     Returns
     -------
@@ -1087,7 +1100,7 @@ def activation_forward(
     TypeError
         If `z` does not hold real numbers.
     ValueError
-        If `name` is unknown, `z` is empty or `out` does not fit.
+        If `name` is unknown, `z` is empty or a scalar, or `out` does not fit.
 
     References
     ----------
@@ -1104,13 +1117,12 @@ def activation_forward(
     """
     known = resolve(name, argument="name")
     z = _array("z", z)
-    out = _check.output("out", out, z.shape, z.dtype)
+    out = _result(out, z=z)
     if isinstance(known, Activation):
         _custom_kernels(known)[0](z.reshape(-1), out.reshape(-1))
-    elif known in FROM_Z:
-        _value_kernel(FROM_Z[known][0])(10 * z.size, z.reshape(-1), out.reshape(-1))
     else:
-        forward_kernel(z.size, z.reshape(-1), CODES[known], out.reshape(-1))
+        work = z.size * (10 if known in FROM_Z else 1)
+        forward_kernel(work, z.reshape(-1), CODES[known], out.reshape(-1))
     return out
 
 
@@ -1139,7 +1151,7 @@ def activation_backward(
         Argument of `activation_forward`, of the shape of `y`.  Identity, relu, sigmoid and tanh do
         without it, all others need it.
     out : ndarray, optional
-        C-contiguous array of the shape and dtype of the result; it may be `dy` itself.
+        C-contiguous array of the shape and dtype of the result: `dy` itself, or apart from all inputs.
 
     Returns
     -------
@@ -1151,7 +1163,7 @@ def activation_backward(
     TypeError
         If an array does not hold real numbers.
     ValueError
-        If `name` is unknown, an array is empty, the shapes differ or `z` is needed.
+        If `name` is unknown, an array is empty, the shapes differ, `z` is needed or `out` does not fit.
 
     Examples
     --------
@@ -1164,17 +1176,17 @@ def activation_backward(
     y = _array("y", y)
     dy = _check.floats("dy", dy, y.ndim, dtype=y.dtype, shape=y.shape)
     if isinstance(known, str) and known not in FROM_Z:
-        out = _check.output("out", out, y.shape, y.dtype)
+        out = _result(out, dy=dy, y=y)
         backward_kernel(y.size, dy.reshape(-1), y.reshape(-1), CODES[known], out.reshape(-1))
         return out
     if z is None:
         label = known if isinstance(known, str) else known.name
         raise ValueError(f"z must be given for {label}, whose slope does not follow from y, got None")
     z = _check.floats("z", z, y.ndim, dtype=y.dtype, shape=y.shape)
-    out = _check.output("out", out, y.shape, y.dtype)
-    arrays = dy.reshape(-1), z.reshape(-1), out.reshape(-1)
+    out = _result(out, dy=dy, z=z)
+    arrays = dy.reshape(-1), z.reshape(-1)
     if isinstance(known, Activation):
-        _custom_kernels(known)[1](*arrays)
+        _custom_kernels(known)[1](*arrays, out.reshape(-1))
     else:
-        _slope_kernel(FROM_Z[known][1])(10 * y.size, *arrays)
+        backward_kernel(10 * y.size, *arrays, CODES[known], out.reshape(-1))
     return out
