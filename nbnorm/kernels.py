@@ -1,6 +1,7 @@
 """Compiled functions for use inside your own ``@njit`` code.
 
-The functions under their plain names run on the thread that calls them; `parallel` holds twins that
+The functions under their plain names run on the thread that calls them, except for `dense_forward` and
+`dense_backward`, whose matrix product is SciPy's BLAS with its own threads; `parallel` holds twins that
 divide their work among Numba's threads and give the same bits.  They check nothing and allocate
 nothing: every array has to exist with the right shape, C-contiguous and writeable, and all arrays have
 the dtype of the first, float32 or float64, except where the table says float64.  Output arrays come
@@ -13,15 +14,18 @@ Scalars
         Further activation functions, vectorisable as well.
     ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``
         Their derivatives.
-    ``activate(x, code)``, ``derivative_from_output(y, code)``
-        Identity, relu, sigmoid or tanh, chosen by the entry in ``nbnorm.activations.CODES``, 0 to 3, and
-        the derivative.
+    ``activate(x, code)``
+        The activation function that has the number `code` in ``nbnorm.activations.CODES``.
+    ``derivative_from_output(y, code)``
+        Derivative of identity, relu, sigmoid or tanh, codes 0 to 3, from the value y; NaN for the others.
 
-Activations with codes 0 to 3, on vectors
+Activations on vectors, chosen by the number in ``nbnorm.activations.CODES``
     ``activation_forward(z, code, y)``
         y = f(z).
     ``activation_backward(dy, y, code, dz)``
-        dz = dy * f'(z).
+        dz = dy * f'(z) for codes 0 to 3, identity, relu, sigmoid and tanh.
+    ``activation_backward(dy, z, code, dz)``
+        The same for the codes from 4 on, whose derivative does not follow from y: the second array is z.
 
 Batch normalization of x (n, f); `mean`, `rstd` and `var` are float64 (f,)
     ``batch_norm_forward(x, gamma, beta, eps, out, mean, rstd, sums, factors)``
@@ -38,9 +42,10 @@ Batch normalization of x (n, f); `mean`, `rstd` and `var` are float64 (f,)
 
 Affine layers, x (n, n_in), weight (n_out, n_in)
     ``dense_forward(x, weight, bias, z)``
-        z = x weight^T + bias.
+        z = x weight^T + bias, by the product that Numba compiles `numpy.dot` to: its bits may depend on
+        the number of threads of SciPy's BLAS, which ``OPENBLAS_NUM_THREADS`` or threadpoolctl set.
     ``dense_backward(dz, x, weight, dx, dweight, dbias, rows)``
-        Gradients; workspace `rows` is float64 of shape ``(rows_size(n), n_out)``.
+        Gradients, by the same product; workspace `rows` is float64 of shape ``(rows_size(n), n_out)``.
     ``rows_size(n)``
         Number of rows of that workspace.
 

@@ -19,6 +19,7 @@ from nbnorm import (
     sgd_step,
     softmax_cross_entropy,
 )
+from nbnorm.activations import CODES
 
 PAGE = Path(__file__).parents[1] / "docs" / "embedding.md"
 
@@ -100,6 +101,21 @@ def test_losses():
     x, t = np.random.default_rng(0).uniform(size=(2, 9, 2))
     got = _losses(x, t, np.empty_like(x))
     assert got == (binary_cross_entropy(x, t)[0], mean_squared_error(x, t)[0])
+
+
+@njit
+def _activations(z, dy, code, y, dz):
+    kernels.activation_forward(z, code, y)
+    kernels.activation_backward(dy, z, code, dz)
+
+
+def test_activations_whose_slope_is_computed_from_z():
+    z, dy = np.linspace(-2, 2, 9), np.linspace(1, 2, 9)
+    y, dz = np.empty_like(z), np.empty_like(z)
+    for name in ("leaky_relu", "elu", "gelu", "silu", "softplus"):
+        _activations(z, dy, CODES[name], y, dz)
+        np.testing.assert_array_equal(y, activation_forward(z, name))
+        np.testing.assert_array_equal(dz, activation_backward(dy, y, name, z=z))
 
 
 @njit
