@@ -1054,7 +1054,7 @@ class Moments:
             If `x` or `weights` do not hold real numbers.
         ValueError
             If the number of features differs from earlier data, a weight is negative or not finite, `x` is
-            empty, or NaN was found with ``nan="raise"``.  Nothing is changed then.
+            empty or has masked elements, or NaN was found with ``nan="raise"``.  Nothing is changed then.
 
         Examples
         --------
@@ -1330,8 +1330,8 @@ def moments(
     TypeError
         If `x` or `weights` do not hold real numbers.
     ValueError
-        If shapes do not fit, `x` is empty, a weight is negative or not finite, or NaN was found with
-        ``nan="raise"``.
+        If shapes do not fit, `x` is empty or has masked elements, a weight is negative or not finite, or
+        NaN was found with ``nan="raise"``.
 
     Examples
     --------
