@@ -46,7 +46,7 @@ print(json.dumps([sorted(sizes), results]))
 
 
 def test_same_bits_with_1_2_3_and_4_threads(python):
-    sizes, got = json.loads(python(SCRIPT, NUMBA_NUM_THREADS=4))
+    sizes, got = json.loads(python(SCRIPT, NUMBA_NUM_THREADS=4, OMP_NUM_THREADS=4))
     assert sizes == [2, 3, 4]
     for threads in ("2", "3", "4"):
         for case, result, expected in zip(CASES, got[threads], got["1"], strict=True):

@@ -204,7 +204,7 @@ print(all(result == expected for mine in results for result in mine), len(result
 
 @several
 def test_workqueue_layer_from_two_python_threads(python):
-    got = python(WORKQUEUE, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS=2)
+    got = python(WORKQUEUE, NUMBA_THREADING_LAYER="workqueue", NUMBA_NUM_THREADS=2, OMP_NUM_THREADS=2)
     assert got.split() == ["True", "5", "5"]
 
 
