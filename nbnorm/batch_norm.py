@@ -439,7 +439,10 @@ def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
 def forward_kernel(
     x: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: Any, rstd: Any, sums: Any, factors: Any
 ) -> None:
-    """Normalise a mini-batch; `mean` and `rstd` are float64, workspaces as `sums_size` says."""
+    """Normalise a mini-batch; `mean` and `rstd` are float64, workspaces as `sums_size` says.
+
+    ``sums[width:2 * width]`` is left with the biased variance.
+    """
     n, width = x.shape
     rows, period = _block_rows(n), _period(width)
     blocks, size = (n + rows - 1) // rows, out.size * out.itemsize
@@ -449,9 +452,10 @@ def forward_kernel(
     _merge_statistics(n, rows, width, sums)
     for j in range(width):
         mean[j] = sums[j]
-        rstd[j] = 1.0 / math.sqrt(sums[width + j] / n + eps)
-        sums[width + j] = gamma[j] * rstd[j]
-    _forward_factors(mean, sums[width:], beta, factors)
+        sums[width + j] /= n
+        rstd[j] = 1.0 / math.sqrt(sums[width + j] + eps)
+        sums[j] = gamma[j] * rstd[j]
+    _forward_factors(mean, sums, beta, factors)
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
@@ -895,20 +899,20 @@ class BatchNorm:
         if width != self.n_features:
             raise ValueError(f"x must have {self.n_features} features, got shape {x.shape}")
         if not self.training:
-            mean, var = self.running_mean.copy(), self._running_var()
-        elif n == 1:
+            var = self._running_var()
+            out = batch_norm_inference(x, self.gamma, self.beta, self.running_mean, var, eps=self.eps)
+            self._saved = (x.copy(), self.running_mean.copy(), 1 / np.sqrt(var + self.eps), False)
+            return out
+        if n == 1:
             raise ValueError(
                 "x must have at least 2 samples in training mode, got 1, whose variance is unknown: "
                 "use a larger batch or call eval() first"
             )
-        else:
-            # Not from `batch_norm_forward`: 1 / rstd**2 - eps is not the variance where that is small.
-            mean, var = np.empty(width), np.empty(width)
-            statistics_kernel(x.size, x, mean, var, _workspace(x)[0])
-        out = batch_norm_inference(x, self.gamma, self.beta, mean, var, eps=self.eps)
-        if self.training:
-            self._average(mean, var * (n / (n - 1) if self.unbiased else 1))
-        self._saved = (x.copy(), mean, 1 / np.sqrt(var + self.eps), self.training)
+        out, mean, rstd = np.empty_like(x), np.empty(width), np.empty(width)
+        sums, factors = _workspace(x)
+        forward_kernel(x.size, x, self.gamma, self.beta, self.eps, out, mean, rstd, sums, factors)
+        self._average(mean, sums[width : 2 * width] * (n / (n - 1) if self.unbiased else 1))
+        self._saved = (x.copy(), mean, rstd, True)
         return out
 
     def _running_var(self) -> npt.NDArray[np.float64]:
