@@ -20,10 +20,7 @@ from nbnorm._team import Team, new_sync
 from nbnorm.losses import Loss
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.simd import empty_aligned, tile
-from nbnorm.steps import FORWARD, GRADIENTS, TRAIN, permutation, run_steps
-
-__all__ = ["FORWARD", "GRADIENTS", "TRAIN", "Engine", "Layout", "Run"]
-
+from nbnorm.steps import permutation, run_steps
 
 # ----------------------------------------------------------------------------------------------
 # Memory

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from nbnorm import _check, activations, checkpoints, losses, schedules, storage, training
 from nbnorm import metrics as _metrics
-from nbnorm import steps as _engine
 from nbnorm.activations import Activation, activation_forward
 from nbnorm.batch_norm import batch_norm_inference
 from nbnorm.engine import Engine, Layout, Run
@@ -24,6 +23,7 @@ from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import LearningRates, Schedule
 from nbnorm.simd import tile
 from nbnorm.standardize import Standardizer
+from nbnorm.steps import FORWARD, GRADIENTS, LOSS, SEEN, TRAIN
 from nbnorm.training import EarlyStopping, History, threads_for
 
 Array = npt.NDArray[Any]
@@ -456,9 +456,9 @@ class FNN:
             return self._sparse_logits(X)
         data = self._data(self._table("X", X))
         if not self.training:
-            return self._run(data, _engine.FORWARD, min(_BATCH, data.samples)).out
+            return self._run(data, FORWARD, min(_BATCH, data.samples)).out
         self._check_batch(data.samples, "give more samples, or call eval() first")
-        run = self._run(data, _engine.FORWARD, data.samples)
+        run = self._run(data, FORWARD, data.samples)
         run.engine.store_statistics()
         return run.out
 
@@ -513,10 +513,10 @@ class FNN:
 
     def _run(self, data: Data | SparseData, mode: int, batch: int, **answers: Any) -> Run:
         """Run the network over `data` in the current mode, without an update."""
-        engine = self._engine(batch, gradients=mode != _engine.FORWARD)
+        engine = self._engine(batch, gradients=mode != FORWARD)
         run = Run(engine, data, batch, mode, training=self.training, **answers)
         # a forward pass is a third of a training step
-        return run.all(threads_for(self.sizes, batch // 3 if mode == _engine.FORWARD else batch))
+        return run.all(threads_for(self.sizes, batch // 3 if mode == FORWARD else batch))
 
     def loss_and_gradients(
         self, X: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
@@ -566,12 +566,12 @@ class FNN:
         if self.training:
             self._check_batch(used, "give more samples, or call eval() first")
         run = self._run(
-            self._data(x), _engine.GRADIENTS, used, labels=labels, targets=targets, weights=weights,
+            self._data(x), GRADIENTS, used, labels=labels, targets=targets, weights=weights,
             selected=selected,
         )  # fmt: skip
         gradients = {name: np.empty_like(values) for name, values in self._parameters.items()}
         run.engine.export(run.weight_gradient, run.vector_gradient, gradients)
-        return float(run.progress[_engine.LOSS] / run.progress[_engine.SEEN]), gradients
+        return float(run.progress[LOSS] / run.progress[SEEN]), gradients
 
     def check_gradients(
         self,
@@ -1009,7 +1009,7 @@ class FNN:
             self._engine(samples.batch, gradients=True),
             self._data(samples.x),
             samples.batch,
-            _engine.TRAIN,
+            TRAIN,
             training=True,
             labels=labels,
             targets=targets,

@@ -19,7 +19,6 @@ from numba import config
 
 from nbnorm import _check, checkpoints
 from nbnorm import metrics as _metrics
-from nbnorm import steps as _engine
 from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
@@ -28,6 +27,7 @@ from nbnorm.gather import Data, SparseData
 from nbnorm.metrics import Metric, Outcome, Watch
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
+from nbnorm.steps import BATCH, DIVERGED, FORWARD, LAST, LOSS, SEEN, STEP, STEPS
 
 if TYPE_CHECKING:
     from nbnorm.network import FNN
@@ -375,13 +375,13 @@ class _Validation:
 
     def __init__(self, net: FNN, run: Run, held: Held, threads: int) -> None:
         batch = min(run.engine.layout.batch, held.data.samples)
-        self._run = Run(run.engine, held.data, batch, _engine.FORWARD, training=False)
+        self._run = Run(run.engine, held.data, batch, FORWARD, training=False)
         self._net, self._held, self._threads = net, held, threads
 
     def measure(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return loss and accuracy, and the metrics."""
         net, held = self._net, self._held
-        self._run.control[_engine.STEP] = 0
+        self._run.control[STEP] = 0
         z = self._run.all(self._threads).out
         answers = held.labels if net.output == "softmax" else held.targets
         assert answers is not None
@@ -415,7 +415,7 @@ class _Fit:
     ) -> None:
         self.net, self.run, self.progress, self.checkpoint = net, run, progress, checkpoint
         self.control = run.control
-        self.steps = int(self.control[_engine.STEPS])
+        self.steps = int(self.control[STEPS])
         self.history = History(accuracy=None if net.output == "identity" else [])
         self.first = net.epochs_trained
         self.early = early
@@ -430,7 +430,7 @@ class _Fit:
 
     def present(self) -> tuple[int, float, float | None]:
         """Return steps, mean loss and accuracy of the epoch so far."""
-        step = int(self.control[_engine.STEP])
+        step = int(self.control[STEP])
         total, correct, seen = (float(value) for value in self.run.progress)
         seen = seen if seen > 0.0 else 1.0
         return step, total / seen, None if self.history.accuracy is None else correct / seen
@@ -446,13 +446,13 @@ class _Fit:
     def epoch(self, team: Team | None) -> None:
         """Run the steps that are left of the epoch."""
         control, args = self.control, self.run.arguments()
-        while control[_engine.STEP] < self.steps and not control[_engine.DIVERGED]:
+        while control[STEP] < self.steps and not control[DIVERGED]:
             if team is not None:
-                control[_engine.LAST] = self.steps
+                control[LAST] = self.steps
                 team.run(self.run.steps, args, self._poll, self.run.stop)
                 self.run.go_on()
             else:
-                control[_engine.LAST] = min(self.steps, int(control[_engine.STEP]) + self._chunk)
+                control[LAST] = min(self.steps, int(control[STEP]) + self._chunk)
                 start = time.perf_counter()
                 self.run.steps(0, 1, *args)
                 if time.perf_counter() - start < min(_CHUNK, self._every):
@@ -460,7 +460,7 @@ class _Fit:
                 else:
                     self._chunk = max(self._chunk // 2, 1)
                 self._show()
-            if self.checkpoint is not None and self.checkpoint.due and not control[_engine.DIVERGED]:
+            if self.checkpoint is not None and self.checkpoint.due and not control[DIVERGED]:
                 self.save()
 
     def end_epoch(
@@ -495,7 +495,7 @@ class _Fit:
     def save_epoch(self, epochs: int) -> None:
         """Write the checkpoint between two of `epochs` epochs."""
         if self.checkpoint is not None and self.unsaved:
-            self.control[_engine.STEP] = 0
+            self.control[STEP] = 0
             self.run.progress[:] = 0.0
             self.save(finished=self.history.stopped is not None or self.history.epochs == epochs)
             self.unsaved = False
@@ -564,8 +564,8 @@ def fit(
 ) -> History:
     """Train `net`; its arrays change only at the end of each epoch that went well."""
     control = run.control
-    threads = threads_for(net.sizes, int(control[_engine.BATCH]))
-    steps = int(control[_engine.STEPS])
+    threads = threads_for(net.sizes, int(control[BATCH]))
+    steps = int(control[STEPS])
     validation = None if held is None else _Validation(net, run, held, threads)
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
@@ -597,9 +597,9 @@ def fit(
                     saved = None
                 rates.fill(epoch * steps, run.rates)
                 state.epoch(team)
-                if control[_engine.DIVERGED] or not run.engine.finite():
+                if control[DIVERGED] or not run.engine.finite():
                     raise DivergenceError(
-                        f"training diverged in epoch {epoch + 1}, step {int(control[_engine.STEP])}: "
+                        f"training diverged in epoch {epoch + 1}, step {int(control[STEP])}: "
                         f"the loss is no longer finite; the network keeps the parameters of "
                         f"{epoch} completed epoch(s). A smaller learning rate than {optimizer.lr:g} may help",
                         history,
@@ -662,8 +662,8 @@ def find_learning_rate(
     """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
     finder = Finder(least, most, steps)
     control, args = run.control, run.arguments()
-    threads = threads_for(net.sizes, int(control[_engine.BATCH]))
-    total = int(control[_engine.STEPS])
+    threads = threads_for(net.sizes, int(control[BATCH]))
+    total = int(control[STEPS])
     with contextlib.ExitStack() as stack:
         team = stack.enter_context(Team(threads)) if threads > 1 else None
         for done, rate in enumerate(finder.rates):
@@ -671,13 +671,13 @@ def find_learning_rate(
             if step == 0:
                 run.begin(seed, epoch, shuffle)
             run.rates[step] = rate
-            control[_engine.LAST] = step + 1
+            control[LAST] = step + 1
             run.progress[:] = 0.0
             if team is None:
                 run.steps(0, 1, *args)
             else:
                 team.run(run.steps, args, lambda: None, run.stop)
-            loss = float(run.progress[_engine.LOSS] / run.progress[_engine.SEEN])
+            loss = float(run.progress[LOSS] / run.progress[SEEN])
             if not finder.add(loss):
                 break
     return finder.result()
