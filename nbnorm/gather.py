@@ -50,14 +50,18 @@ _I64 = ir.IntType(64)
 class Data:
     """A table that kernels read where it lies: address, strides and element type.
 
-    Arrays of other element types, or of foreign byte order, are converted once.
+    Arrays of other element types, or of foreign byte order, are converted once: to a type that holds
+    their values, because rounding before the mean is subtracted would cost the digits that matter.
     """
 
-    def __init__(self, x: npt.NDArray[Any], dtype: np.dtype[Any]) -> None:
+    def __init__(self, x: npt.NDArray[Any]) -> None:
         if x.dtype == np.bool_:
             x = x.view(np.uint8)
-        if x.dtype not in PEEK_DTYPES or not x.dtype.isnative:
-            x = x.astype(dtype)
+        native = x.dtype.newbyteorder("=")
+        if native not in PEEK_DTYPES:
+            native = np.dtype(np.float32 if native == np.float16 else np.float64)
+        with np.errstate(over="ignore"):  # beyond float64; as anything too large, it is found in the outputs
+            x = x.astype(native, copy=False)
         self.array = x  # keeps the memory alive
         self.samples = len(x)
         self.kind = PEEK_DTYPES.index(x.dtype)

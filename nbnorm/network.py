@@ -326,7 +326,7 @@ class FNN:
 
     def _data(self, x: Any) -> Data | SparseData:
         """Return a checked table as the engine reads it."""
-        return SparseData(x) if is_sparse(x) else Data(x, self.dtype)
+        return SparseData(x) if is_sparse(x) else Data(x)
 
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""

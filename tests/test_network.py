@@ -281,6 +281,17 @@ def test_fit_other_element_types(kind):
     assert_close(trained(X, y), trained(X.astype(np.float32), y), 2e-5)
 
 
+@pytest.mark.parametrize(("kind", "native"), [(">f8", "f8"), (">i8", "i8"), ("longdouble", "f8")])
+def test_element_types_are_not_rounded_before_the_mean_is_subtracted(kind, native):
+    X, y = (10**8 + integers("int8").astype(int)).astype(native), targets("softmax", 50, 3)
+    got, expected = trained(X.astype(kind), y), trained(X, y)
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name])
+    net = FNN([5, 6, 3], seed=2)
+    net.fit(X, y, epochs=2)
+    np.testing.assert_array_equal(net.predict_proba(X.astype(kind)), net.predict_proba(X))
+
+
 @pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "int32"])
 def test_fit_any_memory_layout(kind, tmp_path):
     X, y = np.random.default_rng(0).integers(0, 100, (50, 5)).astype(kind), targets("softmax", 50, 3)
