@@ -89,7 +89,8 @@ class FNN:
         Whether the first `fit` also fits a `Standardizer` to the training data.
     standardize_targets : bool, default False
         Whether it also fits one to the targets, for the identity output: the network then learns
-        standardized targets, and `predict` turns its answers back.  Losses are in standardized units.
+        standardized targets, and `predict` turns its answers back, in float64.  Losses are in
+        standardized units.
     eps : float, default 1e-5
         Added to the variance inside the square root.
     decay : float, default 0.9
@@ -376,13 +377,16 @@ class FNN:
         return self._encoded(name, self._truth(name, y, samples, other))
 
     def _in_units(self, logits: Array) -> Array:
-        """Return logits, or for the identity output the values that they stand for."""
+        """Return logits, or for the identity output the values that they stand for.
+
+        Those in the units of standardized targets stay float64: beside a large mean float32 has no room
+        for what the network has learned.
+        """
         if isinstance(self.loss, losses.Poisson):
             return np.asarray(np.exp(logits))
         if self.target_standardizer is None:
             return logits
-        values = self.target_standardizer.inverse_transform(logits.astype(np.float64))
-        return np.asarray(values.astype(self.dtype))
+        return np.asarray(self.target_standardizer.inverse_transform(logits.astype(np.float64)))
 
     def _arrays(self) -> dict[str, Array]:
         """Return parameters and moving averages, live, by name."""
@@ -1081,7 +1085,8 @@ class FNN:
         -------
         ndarray
             Softmax: int64 classes, shape (n_samples,).  Sigmoid: int64 zeros and ones; identity:
-            values; both of shape (n_samples, n_out), or (n_samples,) for one output.
+            values, of the network's dtype, or float64 where targets are standardized; both of shape
+            (n_samples, n_out), or (n_samples,) for one output.
 
         Raises
         ------

@@ -391,6 +391,18 @@ def test_standardized_targets(tmp_path):
     np.testing.assert_array_equal(FNN.load(tmp_path / "net.npz").predict(X), net.predict(X))
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_standardized_targets_far_from_zero(outputs):
+    X, _ = line()
+    y = X[:, :outputs] + 1e8
+    net = FNN([5, 16, outputs], output="identity", standardize_targets=True, seed=0)
+    history = net.fit(X, y, epochs=30, batch_size=30, validation_data=(X, y), metrics=["r2"])
+    assert net.forward(X).dtype == np.float32
+    assert net.predict(X).dtype == np.float64
+    np.testing.assert_allclose(net.predict(X).reshape(y.shape) - 1e8, X[:, :outputs], atol=1.0)
+    assert net.score(X, y) == history.metrics["r2"][-1] > 0.9
+
+
 def test_gradients_with_standardized_targets():
     X, y = line(12)
     net = FNN(
