@@ -272,6 +272,8 @@ class Run:
         Classes (int64), or the targets of all outputs in one row (in the network's dtype).
     weights : ndarray, shape (n_samples,), optional
         Positive weights of the samples, in the network's dtype; those of weight 0 are not `selected`.
+    unit : float, optional
+        How many samples a weight of 1 stands for.
     selected : ndarray of int64, optional
         Rows of the data that take part; by default all.
     optimizer : SGD or AdamW, optional
@@ -291,6 +293,7 @@ class Run:
         labels: npt.NDArray[Any] | None = None,
         targets: npt.NDArray[Any] | None = None,
         weights: npt.NDArray[Any] | None = None,
+        unit: float = 1.0,
         selected: npt.NDArray[np.int64] | None = None,
         optimizer: SGD | AdamW | None = None,
         l2: float = 0.0,
@@ -326,7 +329,7 @@ class Run:
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)
-        self.hyper[steps.L2] = l2
+        self.hyper[steps.UNIT], self.hyper[steps.L2] = unit, l2
         for place, bound in ((steps.CLIP_NORM, clip_norm), (steps.CLIP_VALUE, clip_value)):
             self.hyper[place] = np.inf if bound is None else bound
         self.control = engine.control.copy()

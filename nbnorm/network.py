@@ -565,7 +565,7 @@ class FNN:
         weights = None
         if sample_weight is not None:
             weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
-        weights, selected = training.used_weights(weights, self.dtype)
+        weights, _, selected = training.used_weights(weights, self.dtype)
         used = x.shape[0] if selected is None else len(selected)
         if self.training:
             self._check_batch(used, "give more samples, or call eval() first")
@@ -717,7 +717,10 @@ class FNN:
             "plateau", the same with options, or ``schedule(step)``, with steps counted from 0.
         sample_weight : array_like, shape (n_samples,), optional
             Weights, not negative: a weight of 2 counts as the same sample twice in the loss, in the
-            statistics of batch norm and in those of the standardizers.  Samples of weight 0 are left out.
+            statistics of batch norm and in those of the standardizers.  Samples of weight 0 are left out,
+            and so are those whose weight the network's dtype cannot tell from 0 beside the largest.
+            A common factor matters only to the unbiased variance, where the samples of a batch count as
+            many as their weights add up to, but never fewer than there are.
         class_weight : dict or "balanced", optional
             Weights of the classes by number (1 for those not named), which multiply those of the samples;
             "balanced" gives all classes the same total weight.
@@ -963,7 +966,8 @@ class FNN:
             share = training.class_weights(
                 class_weight, self._classes(truth), max(self.sizes[-1], 2), weights
             )
-            weights = share if weights is None else share * weights
+            with np.errstate(over="ignore"):  # refused below
+                weights = share if weights is None else share * weights
         samples = training.Samples(x, truth, weights, batch_size, self.dtype)
         used = samples.used
         batch = min(batch_size, used)
@@ -1018,6 +1022,7 @@ class FNN:
             labels=labels,
             targets=targets,
             weights=samples.rounded,
+            unit=samples.unit,
             selected=samples.selected,
             optimizer=optimizer,
             **bounds,

@@ -261,7 +261,7 @@ def threads_for(sizes: Iterable[int], samples: int) -> int:
 
 
 def check_weights(name: str, weights: Any, samples: int) -> Array:
-    """Return the weights of samples in float64: finite, not negative, not all 0."""
+    """Return the weights of samples in float64: finite as their sum is, not negative, not all 0."""
     got = _check.numeric(name, weights).astype(np.float64)
     if got.shape != (samples,):
         raise ValueError(f"{name} must have shape {(samples,)}, got shape {got.shape}")
@@ -270,7 +270,14 @@ def check_weights(name: str, weights: Any, samples: int) -> Array:
         raise ValueError(f"{name} must not be negative, got {got[got < 0.0][0]:g}")
     if not got.any():
         raise ValueError(f"{name} must not be zero for every sample")
+    _check_sum(name, got)
     return got
+
+
+def _check_sum(name: str, weights: Array) -> None:
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise ValueError(f"{name} must have a finite sum, got {weights.max():g} as the largest")
 
 
 def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array | None) -> Array:
@@ -318,17 +325,19 @@ class Samples:
     weights : ndarray of float64, shape (n_samples,), or None
     batch_size : int
     dtype : dtype
-        Of the network: what is 0 in it is left out.
+        Of the network: what is 0 in it, beside the largest weight, is left out.
     """
 
     def __init__(
         self, x: Any, truth: Array, weights: Array | None, batch_size: int, dtype: np.dtype[Any]
     ) -> None:
         self.x, self.truth, self.weights = x, truth, weights
-        self.rounded, self.selected = used_weights(weights, dtype)
+        if weights is not None:
+            if not weights.any():
+                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+            _check_sum("sample_weight times class_weight", weights)
+        self.rounded, self.unit, self.selected = used_weights(weights, dtype)
         self.used = len(truth) if self.selected is None else len(self.selected)
-        if self.used == 0:
-            raise ValueError("sample_weight and class_weight must not be zero for every sample together")
         self.batch = min(batch_size, self.used)
         self.steps = -(-self.used // self.batch)
 
@@ -344,12 +353,19 @@ class Samples:
 
 def used_weights(
     weights: Array | None, dtype: np.dtype[Any]
-) -> tuple[Array | None, npt.NDArray[np.int64] | None]:
-    """Return weights as the engine takes them, and the rows to use if not all are."""
+) -> tuple[Array | None, float, npt.NDArray[np.int64] | None]:
+    """Return weights as the engine takes them, their unit, and the rows to use if not all are.
+
+    The unit is the power of two that leaves the largest weight between 1 and 2: no digit changes, and
+    products and sums stay within float32 whatever the weights are multiplied by.  Weights below its
+    smallest normal number are 0 beside the largest.
+    """
     if weights is None:
-        return None, None
-    rounded = weights.astype(dtype)
-    return rounded, None if rounded.all() else np.flatnonzero(rounded)
+        return None, 1.0, None
+    exponent = math.frexp(weights.max())[1] - 1
+    rounded = np.ldexp(weights, -exponent)
+    rounded = np.where(rounded < np.finfo(dtype).tiny, 0.0, rounded).astype(dtype)
+    return rounded, math.ldexp(1.0, exponent), None if rounded.all() else np.flatnonzero(rounded)
 
 
 @dataclasses.dataclass

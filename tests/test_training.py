@@ -24,6 +24,10 @@ def fitted(blobs, **options):
     return net, net.fit(*blobs, **{"epochs": 3, "batch_size": 20, **options})
 
 
+def lists(history):
+    return {name: value for name, value in history.to_dict().items() if name != "seconds"}
+
+
 # ----------------------------------------------------------------------------------------------
 # Reproducibility
 # ----------------------------------------------------------------------------------------------
@@ -510,6 +514,41 @@ def test_an_integer_weight_is_a_repeated_sample(norm, output, blobs):
     np.testing.assert_allclose(nets[0].standardizer.scale_, nets[1].standardizer.scale_, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("norm", ["after", None])
+def test_a_common_factor_of_the_weights_changes_nothing(norm, dtype, blobs):
+    weights = np.random.default_rng(1).uniform(0.5, 1.0, 90)
+    X, y = blobs
+    options = {"epochs": 2, "batch_size": 20, "optimizer": AdamW(lr=0.01), "l2": 0.1, "clip_norm": 0.5}
+    found = []
+    for factor in (1.0, 0.5, 2.0**-160, 2.0**-1000, 2.0**160, 2.0**1000):
+        net = FNN(SIZES, norm=norm, unbiased=False, dtype=dtype, seed=0)
+        held = (X, y, factor * weights)
+        history = net.fit(X, y, sample_weight=factor * weights, validation_data=held, **options)
+        loss, gradients = net.loss_and_gradients(X, y, sample_weight=factor * weights)
+        arrays = {name: values.tobytes() for name, values in gradients.items()}
+        found.append((state(net)[0], lists(history), loss, arrays, net.score(*held)))
+    assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("weight", [0.0201, 1.0 / 50, 0.3, 1e-60])
+def test_small_weights_do_not_blow_up_the_running_variance(weight, blobs):
+    plain, weighted = FNN(SIZES, seed=0), FNN(SIZES, seed=0)
+    plain.fit(*blobs, epochs=5, batch_size=50)
+    weighted.fit(*blobs, epochs=5, batch_size=50, sample_weight=np.full(90, weight))
+    assert_close(weighted.buffers(), plain.buffers(), 1e-4)
+    assert_close(weighted.parameters(), plain.parameters(), 1e-4)
+
+
+def test_weights_that_vanish_beside_the_largest_are_left_out(blobs):
+    weights = np.where(np.arange(90) % 3 > 0, 1e10, 1e-30)
+    nets = [FNN(SIZES, seed=0) for _ in range(2)]
+    nets[0].fit(*blobs, epochs=1, sample_weight=weights)
+    nets[1].fit(*blobs, epochs=1, sample_weight=np.where(weights > 1, 1e10, 0.0))
+    assert_close(nets[0].parameters(), nets[1].parameters(), 1e-6)
+    assert_close(nets[0].buffers(), nets[1].buffers(), 1e-6)
+
+
 def test_samples_of_weight_0_are_left_out(blobs, threads):
     X, y = blobs
     weights = np.random.default_rng(1).uniform(0.5, 2, 90) * (np.arange(90) % 3 > 0)
@@ -570,7 +609,16 @@ def test_weighted_targets_are_standardized_with_their_weights():
         ),
         ({"sample_weight": np.zeros(90)}, ValueError, "sample_weight must not be zero for every sample"),
         ({"sample_weight": np.eye(90)[0]}, ValueError, "at least 2 samples"),
-        ({"sample_weight": np.full(90, 1e-60)}, ValueError, "must not be zero for every sample together"),
+        (
+            {"sample_weight": np.full(90, 1e308)},
+            ValueError,
+            "sample_weight must have a finite sum, got 1e.308",
+        ),
+        (
+            {"sample_weight": np.full(90, 1e200), "class_weight": {0: 1e200}},
+            ValueError,
+            "sample_weight times class_weight must have a finite sum",
+        ),
         (
             {"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}},
             ValueError,
