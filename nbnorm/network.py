@@ -803,9 +803,8 @@ class FNN:
         held = self._held_out(validation_data, metrics)
         known = training.monitored(self, held)
         for watching in (early, rates):
-            monitor = getattr(watching, "monitor", None)
-            if monitor is not None:
-                _metrics.check_monitor(monitor, known)
+            if isinstance(watching, (EarlyStopping, schedules.Plateau)) and watching.monitor is not None:
+                _metrics.check_monitor(watching.monitor, watching.mode, known)
         notes: dict[str, Any] = {"seed": self.seed, "first_epoch": first_epoch}
         if checkpoint is not None:
             notes["start"] = self._digest()

@@ -157,7 +157,8 @@ class EarlyStopping:
     min_delta : float, default 0.0
         A change counts as better if it is larger than this.
     mode : {"auto", "min", "max"}, default "auto"
-        Whether less or more is better; "auto" takes less for names with "loss", "error" or "deviance".
+        Whether less or more is better; "auto" knows it of the history and of the metrics with a name,
+        so that `FNN.fit` refuses it for a function of your own.
     restore_best : bool, default True
         Whether `fit` leaves the parameters and moving averages of the best epoch, however it ends;
         with False those of the last.

@@ -265,6 +265,25 @@ def test_early_stopping_monitors(blobs, monitor):
     assert values[history.best_epoch - 1] == pytest.approx(chosen, abs=1e-3)
 
 
+def brier(y_true, prediction):
+    return float(np.mean(y_true != prediction))
+
+
+@pytest.mark.parametrize("option", ["early_stopping", "schedule"])
+def test_a_metric_of_your_own_needs_a_mode(blobs, option):
+    kind = EarlyStopping if option == "early_stopping" else Plateau
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    options = {"epochs": 30, "batch_size": 20, "validation_data": blobs, "metrics": [brier]}
+    with pytest.raises(ValueError, match="mode must be 'min' or 'max' for 'brier'"):
+        net.fit(*blobs, **options, **{option: kind("brier")})
+    assert state(net) == before
+    history = net.fit(*blobs, **options, **{option: kind("brier", mode="min")})
+    if option == "early_stopping":
+        seen = history.metrics["brier"]
+        assert seen[history.best_epoch - 1] == min(seen)
+
+
 def test_plateau_lowers_the_rate(blobs):
     _, history = fitted(
         blobs,
