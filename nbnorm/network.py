@@ -698,6 +698,8 @@ class FNN:
     ) -> History:
         """Train by mini-batch SGD and leave the network in evaluation mode.
 
+        An error before the end of the first epoch leaves the network as it was, its mode too.
+
         Parameters
         ----------
         X : array_like, shape (n_samples, n_features)
@@ -769,7 +771,8 @@ class FNN:
         OSError
             If the checkpoint cannot be written.
         DivergenceError
-            If the loss is no longer finite; the parameters are those of the last good epoch.
+            If the loss is no longer finite; the parameters are those of the last good epoch, or of the best
+            one where early stopping restores it.
 
         Examples
         --------
@@ -806,11 +809,10 @@ class FNN:
             if isinstance(watching, (EarlyStopping, schedules.Plateau)) and watching.monitor is not None:
                 _metrics.check_monitor(watching.monitor, watching.mode, known)
         notes: dict[str, Any] = {"seed": self.seed, "first_epoch": first_epoch}
-        if checkpoint is not None:
-            notes["start"] = self._digest()
-        fresh = self.standardizer, self.target_standardizer
+        fresh, trained = (self.standardizer, self.target_standardizer), self.epochs_trained
         file = saved = None
         if checkpoint is not None:
+            notes["start"] = self._digest()
             options = {
                 "epochs": epochs,
                 "batch_size": batch_size,
@@ -822,21 +824,12 @@ class FNN:
                 "shuffle": shuffle,
                 "the seed of fit": seed,
             }
-            settings = {
-                **self._settings(),
-                **{name: checkpoints.plain(value) for name, value in options.items()},
-                **samples.describe(),
-                "validation_data": "None" if held is None else held.describe(),
-            }
-            file = checkpoints.Checkpoint(checkpoint, checkpoint_every, settings)
+            known_by = self._settings(options, samples, held)
+            file = checkpoints.Checkpoint(checkpoint, checkpoint_every, known_by)
             saved = file.read()
         if file is not None and saved is not None:
-            try:
-                done = training.saved_history(saved, samples.steps)
-                notes = {name: saved.config[name] for name in notes}
-                self._resume(saved)
-            except (KeyError, TypeError, ValueError) as error:
-                raise file.damaged(error) from None
+            done = self._resume(file, saved, samples.steps)
+            notes = {name: saved.config[name] for name in notes}
             if saved.config["finished"]:
                 self.eval()
                 return done
@@ -869,6 +862,8 @@ class FNN:
         finally:
             if self.epochs_trained == before:  # no epoch used the statistics
                 self.standardizer, self.target_standardizer = fresh
+            if self.epochs_trained != trained:
+                self.eval()
         if self._carried is not None:
             self._carried = run.optimizer_state()
         self.eval()
@@ -1027,8 +1022,10 @@ class FNN:
             **bounds,
         )
 
-    def _settings(self) -> dict[str, str]:
-        """Return the options of the network, by which a checkpoint is known."""
+    def _settings(
+        self, options: Mapping[str, Any], samples: training.Samples, held: training.Held | None
+    ) -> dict[str, str]:
+        """Return what a checkpoint knows a training by: options of the network and of `fit`, and the data."""
         names = [name for name in inspect.signature(FNN).parameters if name != "seed"]
         seed = self.seed if self._seeded else None
         # arrays of the engine are stored as they lie, in tiles of the processor's width
@@ -1036,6 +1033,9 @@ class FNN:
             **{name: checkpoints.plain(getattr(self, name)) for name in names},
             "the network's seed": str(seed),
             "the processor's tile": str(tile(self.dtype)),
+            **{name: checkpoints.plain(value) for name, value in options.items()},
+            **samples.describe(),
+            "validation_data": "None" if held is None else held.describe(),
         }
 
     def _digest(self) -> str | None:
@@ -1044,26 +1044,35 @@ class FNN:
             return None
         return checkpoints.digest(self._arrays().values())
 
-    def _resume(self, saved: checkpoints.Saved) -> None:
-        """Take up the state of a checkpoint: arrays, standardizers, epochs and seed."""
+    def _resume(self, file: checkpoints.Checkpoint, saved: checkpoints.Saved, steps: int) -> History:
+        """Take up arrays, standardizers, epochs and seed of a checkpoint; return its history.
+
+        `steps` are those of an epoch.
+        """
         config, arrays = saved.config, saved.group("net")
         best = saved.group("best") or arrays
-        self._check_arrays(arrays)
-        self._check_arrays(best)
-        begun = self._digest()
-        known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
-        if begun is not None and begun not in known:
-            raise ValueError(
-                "this network has neither the parameters with which that training began, "
-                "nor those with which it left off"
-            )
-        seed = _check.integer("seed", config["seed"], least=0, most=2**63 - 1)
-        epochs = _check.integer("epochs_trained", config["epochs_trained"], least=0)
-        self._take_statistics(config)
+        try:
+            done = training.saved_history(saved, steps)
+            self._check_arrays(arrays)
+            self._check_arrays(best)
+            begun = self._digest()
+            known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
+            if begun is not None and begun not in known:
+                raise ValueError(
+                    "this network has neither the parameters with which that training began, "
+                    "nor those with which it left off"
+                )
+            seed = _check.integer("seed", config["seed"], least=0, most=2**63 - 1)
+            epochs = _check.integer("epochs_trained", config["epochs_trained"], least=0)
+            _check.integer("first_epoch", config["first_epoch"], least=0)
+            self._take_statistics(config)
+        except (KeyError, TypeError, ValueError) as error:
+            raise file.damaged(error) from None
         self.seed, self.epochs_trained = seed, epochs
         # a training that is done has left the best arrays, where there are any
         for name, values in self._arrays().items():
             values[:] = best[name] if config["finished"] else arrays[name]
+        return done
 
     # ------------------------------------------------------------------------------------------
     # Prediction

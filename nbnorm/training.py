@@ -44,7 +44,8 @@ _CHUNK = 0.05
 class DivergenceError(ArithmeticError):
     """Training met a loss or parameters that are not finite.
 
-    The network keeps the parameters of the last epoch that ended well.
+    The network keeps the parameters of the last epoch that ended well, or those of the best one where
+    early stopping restores it.
 
     Attributes
     ----------
@@ -545,6 +546,12 @@ class _Fit:
         self.watch = None if watch is None else Watch(**watch)
         self.best = saved.group("best")
 
+    def kept(self) -> str:
+        """Return which epochs a training that ends now leaves in the network."""
+        if self.best:
+            return f"epoch {self.history.best_epoch}, the best of {self.history.epochs}"
+        return f"{self.history.epochs} completed epoch(s)"
+
     def restore_best(self) -> None:
         """Leave the network with the parameters of its best epoch."""
         for name, array in self.net._arrays().items():
@@ -618,7 +625,7 @@ def fit(
                     raise DivergenceError(
                         f"training diverged in epoch {epoch + 1}, step {int(control[STEP])}: "
                         f"the loss is no longer finite; the network keeps the parameters of "
-                        f"{epoch} completed epoch(s). A smaller learning rate than {optimizer.lr:g} may help",
+                        f"{state.kept()}. A smaller learning rate than {optimizer.lr:g} may help",
                         history,
                     )
                 _, loss, accuracy = state.present()
@@ -662,7 +669,8 @@ def fit(
                 rates.after(history.epochs, seen[follows])
             state.save_epoch(epochs)
             history.stopped = "interrupted"
-        state.restore_best()
+        finally:
+            state.restore_best()
     return history
 
 

@@ -225,9 +225,13 @@ def test_damaged_and_foreign_files_are_refused(blobs, path):
         fitted(blobs, path, net)
     path.write_bytes(whole)
     config, arrays = storage.read(path, "checkpoint")
-    del arrays["net/dense1.bias"]
+    bias = arrays.pop("net/dense1.bias")
     storage.write(path, "checkpoint", config, arrays)
     with pytest.raises(ValueError, match=r"cannot be resumed from: .*dense1\.bias"):
+        fitted(blobs, path, net)
+    del config["first_epoch"]
+    storage.write(path, "checkpoint", config, {**arrays, "net/dense1.bias": bias})
+    with pytest.raises(ValueError, match="cannot be resumed from: 'first_epoch'"):
         fitted(blobs, path, net)
     assert state(net) == kept
 

@@ -798,6 +798,49 @@ def test_divergence_in_the_very_last_update_is_seen(blobs):
     assert state(net) == before
 
 
+@diverging
+def test_divergence_and_errors_restore_the_best_epoch(blobs):
+    X, y = blobs
+    # the validation labels are wrong: the first epoch is the best
+    options = {"validation_data": (X[:30], (y[:30] + 1) % 3), "batch_size": 20, "optimizer": SGD(lr=0.02)}
+    expected, _ = fitted(blobs, epochs=1, **options)
+
+    def spoil(net, history):
+        if history.epochs == 3:
+            net.parameters()["dense2.weight"][:] = 1e30
+
+    def fail(net, history):
+        if history.epochs == 3:
+            raise RuntimeError("callback")
+
+    for callback, error, message in (
+        (spoil, DivergenceError, "epoch 4.*keeps the parameters of epoch 1, the best of 3"),
+        (fail, RuntimeError, "callback"),
+    ):
+        net = FNN(SIZES, seed=0)
+        with pytest.raises(error, match=message):
+            net.fit(X, y, epochs=9, early_stopping=True, callbacks=[callback], **options)
+        assert state(net)[0] == state(expected)[0]
+        assert net.epochs_trained == 3
+        assert not net.training
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+@diverging
+def test_the_mode_after_divergence(epochs, blobs):
+    net = FNN(SIZES, norm=None, output="identity", seed=0)
+    with pytest.raises(DivergenceError):
+        net.fit(
+            blobs[0],
+            np.eye(3)[blobs[1]],
+            epochs=9,
+            batch_size=20,
+            schedule=lambda step: 0.01 if step < 5 * epochs else 1e20,
+        )
+    assert net.epochs_trained == epochs
+    assert net.training == (epochs == 0)  # without an epoch nothing is changed
+
+
 # ----------------------------------------------------------------------------------------------
 # Progress
 # ----------------------------------------------------------------------------------------------
