@@ -69,6 +69,10 @@ class Data:
         self.strides = x.strides
         self.kernel = gather
 
+    def rows(self, first: int, last: int, width: int) -> npt.NDArray[Any]:
+        """Return rows [first, last), as they are."""
+        return self.array[first:last]
+
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return the address of the kernel that reads these rows by squares, or 0."""
         if self.kind > 2 or self.strides[1] != self.array.itemsize:
@@ -91,6 +95,16 @@ class SparseData:
         self.address, *ends = (int(a.__array_interface__["data"][0]) for a in self.arrays)
         self.strides = tuple(ends)
         self.kernel = gather_sparse
+
+    def rows(self, first: int, last: int, width: int) -> npt.NDArray[Any]:
+        """Return rows [first, last) of a matrix with `width` columns, dense."""
+        values, ends, columns = self.arrays
+        stored = slice(ends[first], ends[last])
+        out = np.zeros((last - first, width))
+        out[np.repeat(np.arange(last - first), np.diff(ends[first : last + 1])), columns[stored]] = values[
+            stored
+        ]
+        return out
 
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return 0: rows are not contiguous."""

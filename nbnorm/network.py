@@ -49,6 +49,18 @@ def _initial(init: str, n_out: int, n_in: int, rng: np.random.Generator) -> Arra
     return rng.standard_normal((n_out, n_in)) * math.sqrt(variance)
 
 
+def _standardizer(name: str, values: Any, weights: Array | None) -> Standardizer:
+    """Fit a standardizer; refuse values whose variance is beyond float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        fitted = Standardizer().fit(values, weights=weights)
+    wrong = np.flatnonzero(~np.isfinite(fitted.scale_))
+    if wrong.size:
+        raise ValueError(
+            f"{name} must have values whose variance is finite, but that of column {wrong[0]} is not"
+        )
+    return fitted
+
+
 def _known_loss(name: str, options: dict[str, Any]) -> losses.Loss:
     """Return the loss that a file names."""
     if name not in losses.LOSSES:
@@ -92,7 +104,7 @@ class FNN:
         standardized targets, and `predict` turns its answers back, in float64.  Losses are in
         standardized units.
     eps : float, default 1e-5
-        Added to the variance inside the square root.
+        Added to the variance inside the square root; at least the smallest normal number of `dtype`.
     decay : float, default 0.9
         Weight of the old value in the moving averages, 0 <= decay < 1.
     running : {"var", "std"}, default "var"
@@ -191,12 +203,13 @@ class FNN:
             raise ValueError(f"standardize_targets needs output='identity', got {self.output!r}")
         if self.standardize_targets and isinstance(self.loss, losses.Poisson):
             raise ValueError("standardize_targets must be False for counts (loss='poisson')")
-        self.eps = _check.number("eps", eps, above=0.0)
         self.decay = _check.number("decay", decay, least=0.0, below=1.0)
         self.running = str(_check.choice("running", running, ("var", "std")))
         self.unbiased = _check.flag("unbiased", unbiased)
         self.init = str(_check.choice("init", init, INITS))
         self.dtype = _check.float_dtype("dtype", dtype)
+        # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
+        self.eps = _check.number("eps", eps, least=float(np.finfo(self.dtype).tiny))
         self._seeded = seed is not None
         if seed is None:
             self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
@@ -316,7 +329,9 @@ class FNN:
 
     def _sparse_table(self, name: str, X: Any, *, check: bool) -> Any:
         """Check a SciPy sparse matrix; return it in compressed rows."""
-        if X.ndim != 2 or X.shape[1] != self.sizes[0] or X.shape[0] == 0:
+        if X.ndim == 2 and 0 in X.shape:
+            raise ValueError(f"{name} must not be empty, got shape {X.shape}")
+        if X.ndim != 2 or X.shape[1] != self.sizes[0]:
             raise ValueError(f"{name} must have {self.sizes[0]} features (sizes[0]), got shape {X.shape}")
         x = X.tocsr()
         if x.dtype.kind not in "fiub":
@@ -477,7 +492,11 @@ class FNN:
         out = np.empty((samples.shape[0], self.sizes[-1]), self.dtype)
         for start in range(0, len(out), _ROWS):
             z = samples[start : start + _ROWS] @ weight.T + bias
-            out[start : start + _ROWS] = z if rest is None else rest.forward(self._first_hidden(z))
+            if rest is not None:
+                hidden = rest._data(self._first_hidden(z))
+                z = rest._run(hidden, FORWARD, min(_BATCH, hidden.samples)).out
+            with np.errstate(over="ignore"):  # as compiled code rounds
+                out[start : start + _ROWS] = z
         return out
 
     def _first_hidden(self, z: Array) -> Array:
@@ -766,8 +785,8 @@ class FNN:
         Raises
         ------
         TypeError, ValueError
-            If an argument is of the wrong kind, shape or range, or the checkpoint is of another training;
-            nothing is changed.
+            If an argument is of the wrong kind, shape or range, a parameter of the network is not finite, or
+            the checkpoint is of another training; nothing is changed.
         OSError
             If the checkpoint cannot be written.
         DivergenceError
@@ -1002,10 +1021,11 @@ class FNN:
 
     def _training_run(self, samples: training.Samples, optimizer: SGD | AdamW, **bounds: float) -> Run:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
+        self._check_finite()
         if self.standardize and self.standardizer is None:
-            self.standardizer = Standardizer().fit(samples.x, weights=samples.weights)
+            self.standardizer = _standardizer("X", samples.x, samples.weights)
         if self.standardize_targets and self.target_standardizer is None:
-            self.target_standardizer = Standardizer().fit(samples.truth, weights=samples.weights)
+            self.target_standardizer = _standardizer("y", samples.truth, samples.weights)
         labels, targets = self._encoded("y", samples.truth)
         return Run(
             self._engine(samples.batch, gradients=True),
@@ -1079,12 +1099,26 @@ class FNN:
     # ------------------------------------------------------------------------------------------
 
     def _logits(self, X: Any) -> Array:
-        """Logits in evaluation mode, whatever the mode of the network."""
+        """Finite logits in evaluation mode, whatever the mode of the network."""
         before = self.training
         try:
-            return self.eval().forward(X)
+            z = self.eval().forward(X)
         finally:
             self.training = before
+        good = np.isfinite(z)
+        if not good.all():
+            self._check_finite()
+            row = int(np.argmin(good.all(axis=1)))
+            raise ValueError(
+                f"X must give finite outputs, got {z[row][~good[row]][0]} for row {row}: "
+                f"its values lead beyond {self.dtype}"
+            )
+        return z
+
+    def _check_finite(self) -> None:
+        """Refuse parameters and moving averages that are not finite."""
+        for name, values in self._arrays().items():
+            _check.finite(f"the network's {name}", values)
 
     def predict(self, X: npt.ArrayLike) -> Array:
         """Predict classes or values, with the moving averages whatever the mode.
@@ -1104,7 +1138,8 @@ class FNN:
         Raises
         ------
         TypeError, ValueError
-            If `X` is not a finite real table of the network's width.
+            If `X` is not a finite real table of the network's width, or an output is not finite: because
+            the parameters are not, or because a value of `X` leads beyond the range of the dtype.
 
         Examples
         --------
@@ -1167,7 +1202,7 @@ class FNN:
         Raises
         ------
         TypeError, ValueError
-            As `fit`.
+            As `fit` and `predict`.
         """
         x: Any = X if is_sparse(X) else self._table("X", X, check=False)
         truth = self._truth("y", y, x.shape[0], "X")

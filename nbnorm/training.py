@@ -24,6 +24,7 @@ from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
 from nbnorm.gather import Data, SparseData
+from nbnorm.losses import Poisson
 from nbnorm.metrics import Metric, Outcome, Watch
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
@@ -559,6 +560,28 @@ class _Fit:
                 array[:] = self.best[name]
 
 
+# Targets of which one is larger make gradients that the usual learning rates do not suit.
+_USUAL = 10.0
+
+
+def _advice(net: FNN, run: Run, optimizer: SGD | AdamW, history: History) -> str:
+    """Return what a user may do against divergence."""
+    row = run.beyond() if history.epochs == 0 else None  # later, all rows have been read
+    if row is not None:
+        how = "" if net.standardizer is None else " once standardized"
+        return f"Row {row} of X is beyond {net.dtype}{how}"
+    advice = f"A smaller learning rate than {optimizer.lr:g} may help"
+    largest = float(np.abs(run.targets).max())
+    if (
+        net.output == "identity"
+        and net.target_standardizer is None
+        and not isinstance(net.loss, Poisson)
+        and largest > _USUAL
+    ):
+        advice += f", and so may standardize_targets=True: the targets reach {largest:g}"
+    return advice
+
+
 def monitored(net: FNN, held: Held | None) -> list[str]:
     """Return the names of the values that a training records in each epoch."""
     names = ["loss"] + (["accuracy"] if net.output != "identity" else [])
@@ -625,7 +648,7 @@ def fit(
                     raise DivergenceError(
                         f"training diverged in epoch {epoch + 1}, step {int(control[STEP])}: "
                         f"the loss is no longer finite; the network keeps the parameters of "
-                        f"{state.kept()}. A smaller learning rate than {optimizer.lr:g} may help",
+                        f"{state.kept()}. {_advice(net, run, optimizer, history)}",
                         history,
                     )
                 _, loss, accuracy = state.present()

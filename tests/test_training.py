@@ -825,6 +825,40 @@ def test_divergence_and_errors_restore_the_best_epoch(blobs):
         assert not net.training
 
 
+@diverging
+@pytest.mark.parametrize(
+    ("form", "standardize"),
+    [("float64", False), ("float64", True), ("float32", True), ("sparse", False), ("sparse", True)],
+)
+def test_divergence_names_the_row_that_is_too_large(form, standardize, blobs):
+    X, y = blobs
+    net = FNN(SIZES, standardize=standardize, seed=0)
+    if standardize:
+        net.fit(X, y, epochs=1, batch_size=20)
+        net.standardizer = type(net.standardizer)().fit(1e-10 * X)
+    far = X.copy()
+    far[[4, 37], 1] = 3e38 if form == "float32" else 1e300
+    far = far.astype(np.float32) if form == "float32" else far
+    if form == "sparse":
+        far = pytest.importorskip("scipy.sparse").csr_array(far)
+    weights = np.where(np.arange(90) == 4, 0.0, 1.0)
+    with pytest.raises(DivergenceError) as caught:
+        net.fit(far, y, epochs=1, batch_size=20, sample_weight=weights)
+    assert "Row 37 of X is beyond float32" in str(caught.value)
+    assert ("once standardized" in str(caught.value)) == standardize
+
+
+@diverging
+def test_divergence_names_targets_of_another_scale(blobs):
+    X, y = blobs[0], np.eye(3)[blobs[1]]
+    for factor, options in ((1e4, {}), (1.0, {}), (1e4, {"standardize_targets": True})):
+        net = FNN(SIZES, norm=None, output="identity", seed=0, **options)
+        with pytest.raises(DivergenceError) as caught:
+            net.fit(X, factor * y, epochs=9, batch_size=20, optimizer=SGD(lr=1e4))
+        named = "standardize_targets=True: the targets reach 10000" in str(caught.value)
+        assert named == (factor > 1 and not options)
+
+
 @pytest.mark.parametrize("epochs", [0, 2])
 @diverging
 def test_the_mode_after_divergence(epochs, blobs):
