@@ -732,7 +732,8 @@ class FNN:
         batch_size : int, default 128
             Samples of a mini-batch; the last batch of an epoch may be smaller.
         optimizer : SGD or AdamW, optional
-            By default ``SGD(lr=0.1, momentum=0.9)``.
+            By default ``SGD(lr=0.1, momentum=0.9)``.  Each call begins anew: the momentum and the averages
+            of Adam are those of this call.
         schedule : str, object of `nbnorm.schedules` or callable, default "constant"
             Learning rate over the steps of this call: "constant", "step", "cosine", "one_cycle",
             "plateau", the same with options, or ``schedule(step)``, with steps counted from 0.
@@ -763,7 +764,8 @@ class FNN:
             When to end before the last epoch; True for ``EarlyStopping()``.
         checkpoint : path-like, optional
             File that holds the whole state of the training.  Where it exists, the training goes on from
-            it, to the same bits as if it had never been stopped; one that is done returns at once.
+            it, to the same bits as if it had never been stopped; one that is done returns at once.  A file
+            of other data or options is refused; for that all data are read once more.
         checkpoint_every : float, default 30.0
             Seconds after which the file is written within an epoch; it is after each epoch too.
         shuffle : bool, default True
