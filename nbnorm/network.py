@@ -92,7 +92,7 @@ class FNN:
         Softmax with cross-entropy for classes 0, 1, ...; sigmoid with binary cross-entropy for one
         or more yes/no targets; identity with half the mean squared error for regression.
     loss : str or object of `nbnorm.losses`, optional
-        What training minimises, if not the loss named above: "absolute", "huber" or "poisson" for the
+        What training minimizes, if not the loss named above: "absolute", "huber" or "poisson" for the
         identity output, the same with options (label smoothing, for one), or a `CustomLoss`.
     dropout : float or sequence of float, default 0.0
         Probability with which `fit` leaves out what a hidden layer gives to the next, one for all
