@@ -20,10 +20,7 @@ from nbnorm._team import Team, new_sync
 from nbnorm.losses import Loss
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.simd import empty_aligned, tile
-from nbnorm.steps import FORWARD, GRADIENTS, TRAIN, permutation, run_steps
-
-__all__ = ["FORWARD", "GRADIENTS", "TRAIN", "Engine", "Layout", "Run"]
-
+from nbnorm.steps import permutation, run_steps
 
 # ----------------------------------------------------------------------------------------------
 # Memory
@@ -190,9 +187,10 @@ class Engine:
         """Set the statistics of the input standardizer; the mean is `mean` + `low`."""
         dtype = self.layout.dtype
         self.exact = np.array([mean, low, 1.0 / np.asarray(scale)])
-        high = self.exact[0].astype(dtype)
-        rest = (self.exact[0] - high) + self.exact[1]
-        self.single = np.array([high, rest.astype(dtype), self.exact[2].astype(dtype)])
+        with np.errstate(over="ignore"):  # float64 data may lie beyond float32
+            high = self.exact[0].astype(dtype)
+            rest = (self.exact[0] - high) + self.exact[1]
+            self.single = np.array([high, rest.astype(dtype), self.exact[2].astype(dtype)])
 
     def _vectors(self) -> Iterator[tuple[npt.NDArray[Any], int, int]]:
         """Public vectors with the layer and the column that says where the engine keeps them."""
@@ -275,6 +273,8 @@ class Run:
         Classes (int64), or the targets of all outputs in one row (in the network's dtype).
     weights : ndarray, shape (n_samples,), optional
         Positive weights of the samples, in the network's dtype; those of weight 0 are not `selected`.
+    unit : float, optional
+        How many samples a weight of 1 stands for.
     selected : ndarray of int64, optional
         Rows of the data that take part; by default all.
     optimizer : SGD or AdamW, optional
@@ -294,6 +294,7 @@ class Run:
         labels: npt.NDArray[Any] | None = None,
         targets: npt.NDArray[Any] | None = None,
         weights: npt.NDArray[Any] | None = None,
+        unit: float = 1.0,
         selected: npt.NDArray[np.int64] | None = None,
         optimizer: SGD | AdamW | None = None,
         l2: float = 0.0,
@@ -329,7 +330,7 @@ class Run:
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)
-        self.hyper[steps.L2] = l2
+        self.hyper[steps.UNIT], self.hyper[steps.L2] = unit, l2
         for place, bound in ((steps.CLIP_NORM, clip_norm), (steps.CLIP_VALUE, clip_value)):
             self.hyper[place] = np.inf if bound is None else bound
         self.control = engine.control.copy()
@@ -415,6 +416,24 @@ class Run:
             if backward:
                 kind = "before" if norm == steps.BEFORE else "backward"
                 row[steps.BACKWARD] = rows.row_kernel(kind, dtype, inside, weighted=weighted)
+
+    def beyond(self) -> int | None:
+        """Return the first row used that the network's dtype does not hold once standardized, or None."""
+        width, dtype = self.engine.layout.sizes[0], self.engine.layout.dtype
+        used = np.full(self.data.samples, self._selected is None)
+        if self._selected is not None:
+            used[self._selected] = True
+        several = max((1 << 18) // width, 1)
+        for start in range(0, self.data.samples, several):
+            x = self.data.rows(start, min(start + several, self.data.samples), width)
+            # as `gather` computes: small types in the network's precision, others in float64
+            s = self.engine.single if self.data.kind <= 1 else self.engine.exact
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = (((x.astype(s.dtype) - s[0]) - s[1]) * s[2]).astype(dtype)
+            wrong = used[start : start + several] & ~np.isfinite(values).all(axis=1)
+            if wrong.any():
+                return start + int(np.argmax(wrong))
+        return None
 
     def begin(self, seed: int, epoch: int, shuffle: bool) -> None:
         """Start an epoch."""

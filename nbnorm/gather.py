@@ -50,20 +50,28 @@ _I64 = ir.IntType(64)
 class Data:
     """A table that kernels read where it lies: address, strides and element type.
 
-    Arrays of other element types, or of foreign byte order, are converted once.
+    Arrays of other element types, or of foreign byte order, are converted once: to a type that holds
+    their values, because rounding before the mean is subtracted would cost the digits that matter.
     """
 
-    def __init__(self, x: npt.NDArray[Any], dtype: np.dtype[Any]) -> None:
+    def __init__(self, x: npt.NDArray[Any]) -> None:
         if x.dtype == np.bool_:
             x = x.view(np.uint8)
-        if x.dtype not in PEEK_DTYPES or not x.dtype.isnative:
-            x = x.astype(dtype)
+        native = x.dtype.newbyteorder("=")
+        if native not in PEEK_DTYPES:
+            native = np.dtype(np.float32 if native == np.float16 else np.float64)
+        with np.errstate(over="ignore"):  # beyond float64; as anything too large, it is found in the outputs
+            x = x.astype(native, copy=False)
         self.array = x  # keeps the memory alive
         self.samples = len(x)
         self.kind = PEEK_DTYPES.index(x.dtype)
         self.address = int(x.__array_interface__["data"][0])
         self.strides = x.strides
         self.kernel = gather
+
+    def rows(self, first: int, last: int, width: int) -> npt.NDArray[Any]:
+        """Return rows [first, last), as they are."""
+        return self.array[first:last]
 
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return the address of the kernel that reads these rows by squares, or 0."""
@@ -87,6 +95,16 @@ class SparseData:
         self.address, *ends = (int(a.__array_interface__["data"][0]) for a in self.arrays)
         self.strides = tuple(ends)
         self.kernel = gather_sparse
+
+    def rows(self, first: int, last: int, width: int) -> npt.NDArray[Any]:
+        """Return rows [first, last) of a matrix with `width` columns, dense."""
+        values, ends, columns = self.arrays
+        stored = slice(ends[first], ends[last])
+        out = np.zeros((last - first, width))
+        out[np.repeat(np.arange(last - first), np.diff(ends[first : last + 1])), columns[stored]] = values[
+            stored
+        ]
+        return out
 
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return 0: rows are not contiguous."""

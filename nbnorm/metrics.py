@@ -12,11 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss
 
 Array = npt.NDArray[Any]
-
-# Parts of a name that say that less is better.
-_LESS = ("loss", "error", "deviance")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -104,13 +102,8 @@ def _balanced_accuracy(outcome: Outcome) -> float:
 
 def _log_loss(outcome: Outcome) -> float:
     """Mean negative logarithm of the probability given to the truth, summed over sigmoid outputs."""
-    z = outcome.logits.astype(np.float64)
-    if outcome.output == "softmax":
-        top = z.max(axis=1)
-        picked = z[np.arange(len(z)), outcome.truth]
-        return outcome.mean(np.log(np.exp(z - top[:, None]).sum(axis=1)) + (top - picked))
-    t = outcome.truth.reshape(z.shape)
-    return outcome.mean((np.maximum(z, 0.0) - z * t + np.log1p(np.exp(-np.abs(z)))).sum(axis=1))
+    loss: Loss = CrossEntropy() if outcome.output == "softmax" else BinaryCrossEntropy()
+    return loss.value(outcome.logits, outcome.truth, outcome.weights)
 
 
 def _mean_squared_error(outcome: Outcome) -> float:
@@ -134,6 +127,10 @@ def _r2(outcome: Outcome) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.where(spread > 0, 1.0 - rest / spread, np.nan).mean())
 
+
+# What becomes better by becoming larger, and what by becoming smaller.
+_MORE = ("accuracy", "balanced_accuracy", "r2")
+_LESS = ("loss", "log_loss", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error")
 
 _CLASSES, _VALUES = ("softmax", "sigmoid"), ("identity",)
 NAMED: dict[str, tuple[Callable[[Outcome], float], tuple[str, ...]]] = {
@@ -255,14 +252,26 @@ class Watch:
 
 
 def watch(name: str, mode: str, min_delta: float) -> Watch:
-    """Return the watch of a value; mode "auto" tells by the name whether more is better."""
-    larger = mode == "max" or (mode == "auto" and not any(part in name for part in _LESS))
-    return Watch(larger, min_delta)
+    """Return the watch of a value; mode "auto" knows whether more is better of the package's names."""
+    return Watch(_larger(name, mode), min_delta)
 
 
-def check_monitor(name: str, known: Sequence[str]) -> None:
-    """Refuse the name of a value that this training does not record."""
+def _larger(name: str, mode: str) -> bool:
+    if mode != "auto":
+        return mode == "max"
+    known = name.removeprefix("val_")
+    if known not in (*_MORE, *_LESS):
+        raise ValueError(
+            f"mode must be 'min' or 'max' for {name!r}, which is no metric of the package, as in "
+            f"EarlyStopping({name!r}, mode='min'): 'auto' cannot tell whether less or more is better"
+        )
+    return known in _MORE
+
+
+def check_monitor(name: str, mode: str, known: Sequence[str]) -> None:
+    """Refuse the name of a value that this training does not record, and one that needs a mode."""
     if name not in known:
         raise ValueError(
             f"monitor must be one of {', '.join(map(repr, known))} in this training, got {name!r}"
         )
+    _larger(name, mode)

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from nbnorm import _check, activations, checkpoints, losses, schedules, storage, training
 from nbnorm import metrics as _metrics
-from nbnorm import steps as _engine
 from nbnorm.activations import Activation, activation_forward
 from nbnorm.batch_norm import batch_norm_inference
 from nbnorm.engine import Engine, Layout, Run
@@ -24,6 +23,7 @@ from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import LearningRates, Schedule
 from nbnorm.simd import tile
 from nbnorm.standardize import Standardizer
+from nbnorm.steps import FORWARD, GRADIENTS, LOSS, SEEN, TRAIN
 from nbnorm.training import EarlyStopping, History, threads_for
 
 Array = npt.NDArray[Any]
@@ -47,6 +47,18 @@ def _initial(init: str, n_out: int, n_in: int, rng: np.random.Generator) -> Arra
         return q if n_out >= n_in else q.T
     variance = {"he": 2.0 / n_in, "glorot": 2.0 / (n_in + n_out), "lecun": 1.0 / n_in}[init]
     return rng.standard_normal((n_out, n_in)) * math.sqrt(variance)
+
+
+def _standardizer(name: str, values: Any, weights: Array | None) -> Standardizer:
+    """Fit a standardizer; refuse values whose variance is beyond float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        fitted = Standardizer().fit(values, weights=weights)
+    wrong = np.flatnonzero(~np.isfinite(fitted.scale_))
+    if wrong.size:
+        raise ValueError(
+            f"{name} must have values whose variance is finite, but that of column {wrong[0]} is not"
+        )
+    return fitted
 
 
 def _known_loss(name: str, options: dict[str, Any]) -> losses.Loss:
@@ -80,7 +92,7 @@ class FNN:
         Softmax with cross-entropy for classes 0, 1, ...; sigmoid with binary cross-entropy for one
         or more yes/no targets; identity with half the mean squared error for regression.
     loss : str or object of `nbnorm.losses`, optional
-        What training minimises, if not the loss named above: "absolute", "huber" or "poisson" for the
+        What training minimizes, if not the loss named above: "absolute", "huber" or "poisson" for the
         identity output, the same with options (label smoothing, for one), or a `CustomLoss`.
     dropout : float or sequence of float, default 0.0
         Probability with which `fit` leaves out what a hidden layer gives to the next, one for all
@@ -89,9 +101,10 @@ class FNN:
         Whether the first `fit` also fits a `Standardizer` to the training data.
     standardize_targets : bool, default False
         Whether it also fits one to the targets, for the identity output: the network then learns
-        standardized targets, and `predict` turns its answers back.  Losses are in standardized units.
+        standardized targets, and `predict` turns its answers back, in float64.  Losses are in
+        standardized units.
     eps : float, default 1e-5
-        Added to the variance inside the square root.
+        Added to the variance inside the square root; at least the smallest normal number of `dtype`.
     decay : float, default 0.9
         Weight of the old value in the moving averages, 0 <= decay < 1.
     running : {"var", "std"}, default "var"
@@ -190,12 +203,13 @@ class FNN:
             raise ValueError(f"standardize_targets needs output='identity', got {self.output!r}")
         if self.standardize_targets and isinstance(self.loss, losses.Poisson):
             raise ValueError("standardize_targets must be False for counts (loss='poisson')")
-        self.eps = _check.number("eps", eps, above=0.0)
         self.decay = _check.number("decay", decay, least=0.0, below=1.0)
         self.running = str(_check.choice("running", running, ("var", "std")))
         self.unbiased = _check.flag("unbiased", unbiased)
         self.init = str(_check.choice("init", init, INITS))
         self.dtype = _check.float_dtype("dtype", dtype)
+        # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
+        self.eps = _check.number("eps", eps, least=float(np.finfo(self.dtype).tiny))
         self._seeded = seed is not None
         if seed is None:
             self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
@@ -315,7 +329,9 @@ class FNN:
 
     def _sparse_table(self, name: str, X: Any, *, check: bool) -> Any:
         """Check a SciPy sparse matrix; return it in compressed rows."""
-        if X.ndim != 2 or X.shape[1] != self.sizes[0] or X.shape[0] == 0:
+        if X.ndim == 2 and 0 in X.shape:
+            raise ValueError(f"{name} must not be empty, got shape {X.shape}")
+        if X.ndim != 2 or X.shape[1] != self.sizes[0]:
             raise ValueError(f"{name} must have {self.sizes[0]} features (sizes[0]), got shape {X.shape}")
         x = X.tocsr()
         if x.dtype.kind not in "fiub":
@@ -326,7 +342,7 @@ class FNN:
 
     def _data(self, x: Any) -> Data | SparseData:
         """Return a checked table as the engine reads it."""
-        return SparseData(x) if is_sparse(x) else Data(x, self.dtype)
+        return SparseData(x) if is_sparse(x) else Data(x)
 
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
@@ -376,13 +392,16 @@ class FNN:
         return self._encoded(name, self._truth(name, y, samples, other))
 
     def _in_units(self, logits: Array) -> Array:
-        """Return logits, or for the identity output the values that they stand for."""
+        """Return logits, or for the identity output the values that they stand for.
+
+        Those in the units of standardized targets stay float64: beside a large mean float32 has no room
+        for what the network has learned.
+        """
         if isinstance(self.loss, losses.Poisson):
             return np.asarray(np.exp(logits))
         if self.target_standardizer is None:
             return logits
-        values = self.target_standardizer.inverse_transform(logits.astype(np.float64))
-        return np.asarray(values.astype(self.dtype))
+        return np.asarray(self.target_standardizer.inverse_transform(logits.astype(np.float64)))
 
     def _arrays(self) -> dict[str, Array]:
         """Return parameters and moving averages, live, by name."""
@@ -456,9 +475,9 @@ class FNN:
             return self._sparse_logits(X)
         data = self._data(self._table("X", X))
         if not self.training:
-            return self._run(data, _engine.FORWARD, min(_BATCH, data.samples)).out
+            return self._run(data, FORWARD, min(_BATCH, data.samples)).out
         self._check_batch(data.samples, "give more samples, or call eval() first")
-        run = self._run(data, _engine.FORWARD, data.samples)
+        run = self._run(data, FORWARD, data.samples)
         run.engine.store_statistics()
         return run.out
 
@@ -473,7 +492,11 @@ class FNN:
         out = np.empty((samples.shape[0], self.sizes[-1]), self.dtype)
         for start in range(0, len(out), _ROWS):
             z = samples[start : start + _ROWS] @ weight.T + bias
-            out[start : start + _ROWS] = z if rest is None else rest.forward(self._first_hidden(z))
+            if rest is not None:
+                hidden = rest._data(self._first_hidden(z))
+                z = rest._run(hidden, FORWARD, min(_BATCH, hidden.samples)).out
+            with np.errstate(over="ignore"):  # as compiled code rounds
+                out[start : start + _ROWS] = z
         return out
 
     def _first_hidden(self, z: Array) -> Array:
@@ -513,10 +536,10 @@ class FNN:
 
     def _run(self, data: Data | SparseData, mode: int, batch: int, **answers: Any) -> Run:
         """Run the network over `data` in the current mode, without an update."""
-        engine = self._engine(batch, gradients=mode != _engine.FORWARD)
+        engine = self._engine(batch, gradients=mode != FORWARD)
         run = Run(engine, data, batch, mode, training=self.training, **answers)
         # a forward pass is a third of a training step
-        return run.all(threads_for(self.sizes, batch // 3 if mode == _engine.FORWARD else batch))
+        return run.all(threads_for(self.sizes, batch // 3 if mode == FORWARD else batch))
 
     def loss_and_gradients(
         self, X: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
@@ -561,17 +584,17 @@ class FNN:
         weights = None
         if sample_weight is not None:
             weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
-        weights, selected = training.used_weights(weights, self.dtype)
+        weights, _, selected = training.used_weights(weights, self.dtype)
         used = x.shape[0] if selected is None else len(selected)
         if self.training:
             self._check_batch(used, "give more samples, or call eval() first")
         run = self._run(
-            self._data(x), _engine.GRADIENTS, used, labels=labels, targets=targets, weights=weights,
+            self._data(x), GRADIENTS, used, labels=labels, targets=targets, weights=weights,
             selected=selected,
         )  # fmt: skip
         gradients = {name: np.empty_like(values) for name, values in self._parameters.items()}
         run.engine.export(run.weight_gradient, run.vector_gradient, gradients)
-        return float(run.progress[_engine.LOSS] / run.progress[_engine.SEEN]), gradients
+        return float(run.progress[LOSS] / run.progress[SEEN]), gradients
 
     def check_gradients(
         self,
@@ -694,6 +717,8 @@ class FNN:
     ) -> History:
         """Train by mini-batch SGD and leave the network in evaluation mode.
 
+        An error before the end of the first epoch leaves the network as it was, its mode too.
+
         Parameters
         ----------
         X : array_like, shape (n_samples, n_features)
@@ -707,13 +732,17 @@ class FNN:
         batch_size : int, default 128
             Samples of a mini-batch; the last batch of an epoch may be smaller.
         optimizer : SGD or AdamW, optional
-            By default ``SGD(lr=0.1, momentum=0.9)``.
+            By default ``SGD(lr=0.1, momentum=0.9)``.  Each call begins anew: the momentum and the averages
+            of Adam are those of this call.
         schedule : str, object of `nbnorm.schedules` or callable, default "constant"
             Learning rate over the steps of this call: "constant", "step", "cosine", "one_cycle",
             "plateau", the same with options, or ``schedule(step)``, with steps counted from 0.
         sample_weight : array_like, shape (n_samples,), optional
             Weights, not negative: a weight of 2 counts as the same sample twice in the loss, in the
-            statistics of batch norm and in those of the standardizers.  Samples of weight 0 are left out.
+            statistics of batch norm and in those of the standardizers.  Samples of weight 0 are left out,
+            and so are those whose weight the network's dtype cannot tell from 0 beside the largest.
+            A common factor matters only to the unbiased variance, where the samples of a batch count as
+            many as their weights add up to, but never fewer than there are.
         class_weight : dict or "balanced", optional
             Weights of the classes by number (1 for those not named), which multiply those of the samples;
             "balanced" gives all classes the same total weight.
@@ -735,7 +764,8 @@ class FNN:
             When to end before the last epoch; True for ``EarlyStopping()``.
         checkpoint : path-like, optional
             File that holds the whole state of the training.  Where it exists, the training goes on from
-            it, to the same bits as if it had never been stopped; one that is done returns at once.
+            it, to the same bits as if it had never been stopped; one that is done returns at once.  A file
+            of other data or options is refused; for that all data are read once more.
         checkpoint_every : float, default 30.0
             Seconds after which the file is written within an epoch; it is after each epoch too.
         shuffle : bool, default True
@@ -757,12 +787,13 @@ class FNN:
         Raises
         ------
         TypeError, ValueError
-            If an argument is of the wrong kind, shape or range, or the checkpoint is of another training;
-            nothing is changed.
+            If an argument is of the wrong kind, shape or range, a parameter of the network is not finite, or
+            the checkpoint is of another training; nothing is changed.
         OSError
             If the checkpoint cannot be written.
         DivergenceError
-            If the loss is no longer finite; the parameters are those of the last good epoch.
+            If the loss is no longer finite; the parameters are those of the last good epoch, or of the best
+            one where early stopping restores it.
 
         Examples
         --------
@@ -796,15 +827,13 @@ class FNN:
         held = self._held_out(validation_data, metrics)
         known = training.monitored(self, held)
         for watching in (early, rates):
-            monitor = getattr(watching, "monitor", None)
-            if monitor is not None:
-                _metrics.check_monitor(monitor, known)
+            if isinstance(watching, (EarlyStopping, schedules.Plateau)) and watching.monitor is not None:
+                _metrics.check_monitor(watching.monitor, watching.mode, known)
         notes: dict[str, Any] = {"seed": self.seed, "first_epoch": first_epoch}
-        if checkpoint is not None:
-            notes["start"] = self._digest()
-        fresh = self.standardizer, self.target_standardizer
+        fresh, trained = (self.standardizer, self.target_standardizer), self.epochs_trained
         file = saved = None
         if checkpoint is not None:
+            notes["start"] = self._digest()
             options = {
                 "epochs": epochs,
                 "batch_size": batch_size,
@@ -816,21 +845,12 @@ class FNN:
                 "shuffle": shuffle,
                 "the seed of fit": seed,
             }
-            settings = {
-                **self._settings(),
-                **{name: checkpoints.plain(value) for name, value in options.items()},
-                **samples.describe(),
-                "validation_data": "None" if held is None else held.describe(),
-            }
-            file = checkpoints.Checkpoint(checkpoint, checkpoint_every, settings)
+            known_by = self._settings(options, samples, held)
+            file = checkpoints.Checkpoint(checkpoint, checkpoint_every, known_by)
             saved = file.read()
         if file is not None and saved is not None:
-            try:
-                done = training.saved_history(saved, samples.steps)
-                notes = {name: saved.config[name] for name in notes}
-                self._resume(saved)
-            except (KeyError, TypeError, ValueError) as error:
-                raise file.damaged(error) from None
+            done = self._resume(file, saved, samples.steps)
+            notes = {name: saved.config[name] for name in notes}
             if saved.config["finished"]:
                 self.eval()
                 return done
@@ -863,6 +883,8 @@ class FNN:
         finally:
             if self.epochs_trained == before:  # no epoch used the statistics
                 self.standardizer, self.target_standardizer = fresh
+            if self.epochs_trained != trained:
+                self.eval()
         if self._carried is not None:
             self._carried = run.optimizer_state()
         self.eval()
@@ -959,7 +981,8 @@ class FNN:
             share = training.class_weights(
                 class_weight, self._classes(truth), max(self.sizes[-1], 2), weights
             )
-            weights = share if weights is None else share * weights
+            with np.errstate(over="ignore"):  # refused below
+                weights = share if weights is None else share * weights
         samples = training.Samples(x, truth, weights, batch_size, self.dtype)
         used = samples.used
         batch = min(batch_size, used)
@@ -1000,27 +1023,31 @@ class FNN:
 
     def _training_run(self, samples: training.Samples, optimizer: SGD | AdamW, **bounds: float) -> Run:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
+        self._check_finite()
         if self.standardize and self.standardizer is None:
-            self.standardizer = Standardizer().fit(samples.x, weights=samples.weights)
+            self.standardizer = _standardizer("X", samples.x, samples.weights)
         if self.standardize_targets and self.target_standardizer is None:
-            self.target_standardizer = Standardizer().fit(samples.truth, weights=samples.weights)
+            self.target_standardizer = _standardizer("y", samples.truth, samples.weights)
         labels, targets = self._encoded("y", samples.truth)
         return Run(
             self._engine(samples.batch, gradients=True),
             self._data(samples.x),
             samples.batch,
-            _engine.TRAIN,
+            TRAIN,
             training=True,
             labels=labels,
             targets=targets,
             weights=samples.rounded,
+            unit=samples.unit,
             selected=samples.selected,
             optimizer=optimizer,
             **bounds,
         )
 
-    def _settings(self) -> dict[str, str]:
-        """Return the options of the network, by which a checkpoint is known."""
+    def _settings(
+        self, options: Mapping[str, Any], samples: training.Samples, held: training.Held | None
+    ) -> dict[str, str]:
+        """Return what a checkpoint knows a training by: options of the network and of `fit`, and the data."""
         names = [name for name in inspect.signature(FNN).parameters if name != "seed"]
         seed = self.seed if self._seeded else None
         # arrays of the engine are stored as they lie, in tiles of the processor's width
@@ -1028,6 +1055,9 @@ class FNN:
             **{name: checkpoints.plain(getattr(self, name)) for name in names},
             "the network's seed": str(seed),
             "the processor's tile": str(tile(self.dtype)),
+            **{name: checkpoints.plain(value) for name, value in options.items()},
+            **samples.describe(),
+            "validation_data": "None" if held is None else held.describe(),
         }
 
     def _digest(self) -> str | None:
@@ -1036,38 +1066,61 @@ class FNN:
             return None
         return checkpoints.digest(self._arrays().values())
 
-    def _resume(self, saved: checkpoints.Saved) -> None:
-        """Take up the state of a checkpoint: arrays, standardizers, epochs and seed."""
+    def _resume(self, file: checkpoints.Checkpoint, saved: checkpoints.Saved, steps: int) -> History:
+        """Take up arrays, standardizers, epochs and seed of a checkpoint; return its history.
+
+        `steps` are those of an epoch.
+        """
         config, arrays = saved.config, saved.group("net")
         best = saved.group("best") or arrays
-        self._check_arrays(arrays)
-        self._check_arrays(best)
-        begun = self._digest()
-        known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
-        if begun is not None and begun not in known:
-            raise ValueError(
-                "this network has neither the parameters with which that training began, "
-                "nor those with which it left off"
-            )
-        seed = _check.integer("seed", config["seed"], least=0, most=2**63 - 1)
-        epochs = _check.integer("epochs_trained", config["epochs_trained"], least=0)
-        self._take_statistics(config)
+        try:
+            done = training.saved_history(saved, steps)
+            self._check_arrays(arrays)
+            self._check_arrays(best)
+            begun = self._digest()
+            known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
+            if begun is not None and begun not in known:
+                raise ValueError(
+                    "this network has neither the parameters with which that training began, "
+                    "nor those with which it left off"
+                )
+            seed = _check.integer("seed", config["seed"], least=0, most=2**63 - 1)
+            epochs = _check.integer("epochs_trained", config["epochs_trained"], least=0)
+            _check.integer("first_epoch", config["first_epoch"], least=0)
+            self._take_statistics(config)
+        except (KeyError, TypeError, ValueError) as error:
+            raise file.damaged(error) from None
         self.seed, self.epochs_trained = seed, epochs
         # a training that is done has left the best arrays, where there are any
         for name, values in self._arrays().items():
             values[:] = best[name] if config["finished"] else arrays[name]
+        return done
 
     # ------------------------------------------------------------------------------------------
     # Prediction
     # ------------------------------------------------------------------------------------------
 
     def _logits(self, X: Any) -> Array:
-        """Logits in evaluation mode, whatever the mode of the network."""
+        """Finite logits in evaluation mode, whatever the mode of the network."""
         before = self.training
         try:
-            return self.eval().forward(X)
+            z = self.eval().forward(X)
         finally:
             self.training = before
+        good = np.isfinite(z)
+        if not good.all():
+            self._check_finite()
+            row = int(np.argmin(good.all(axis=1)))
+            raise ValueError(
+                f"X must give finite outputs, got {z[row][~good[row]][0]} for row {row}: "
+                f"its values lead beyond {self.dtype}"
+            )
+        return z
+
+    def _check_finite(self) -> None:
+        """Refuse parameters and moving averages that are not finite."""
+        for name, values in self._arrays().items():
+            _check.finite(f"the network's {name}", values)
 
     def predict(self, X: npt.ArrayLike) -> Array:
         """Predict classes or values, with the moving averages whatever the mode.
@@ -1081,12 +1134,14 @@ class FNN:
         -------
         ndarray
             Softmax: int64 classes, shape (n_samples,).  Sigmoid: int64 zeros and ones; identity:
-            values; both of shape (n_samples, n_out), or (n_samples,) for one output.
+            values, of the network's dtype, or float64 where targets are standardized; both of shape
+            (n_samples, n_out), or (n_samples,) for one output.
 
         Raises
         ------
         TypeError, ValueError
-            If `X` is not a finite real table of the network's width.
+            If `X` is not a finite real table of the network's width, or an output is not finite: because
+            the parameters are not, or because a value of `X` leads beyond the range of the dtype.
 
         Examples
         --------
@@ -1149,7 +1204,7 @@ class FNN:
         Raises
         ------
         TypeError, ValueError
-            As `fit`.
+            As `fit` and `predict`.
         """
         x: Any = X if is_sparse(X) else self._table("X", X, check=False)
         truth = self._truth("y", y, x.shape[0], "X")

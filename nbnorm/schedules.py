@@ -261,7 +261,8 @@ class Plateau(Schedule):
     least : float, default 0.0
         The rate never falls below this.
     mode : {"auto", "min", "max"}, default "auto"
-        Whether less or more is better; "auto" takes less for names with "loss", "error" or "deviance".
+        Whether less or more is better; "auto" knows it of the history and of the metrics with a name,
+        so that `FNN.fit` refuses it for a function of your own.
 
     Raises
     ------

@@ -123,7 +123,20 @@ TRAIN, GRADIENTS, FORWARD = 0, 1, 2
 STORE, SGD_UPDATE, ADAM = 0, 1, 2
 
 # Places in `hyper` (float64); the first belong to the optimizer.
-(FIRST, SECOND, ROOT_LEAST, NESTEROV, WEIGHT_DECAY, L2, CLIP_NORM, CLIP_VALUE, DECAY, EPS, HYPERS) = range(11)
+(
+    FIRST,
+    SECOND,
+    ROOT_LEAST,
+    NESTEROV,
+    WEIGHT_DECAY,
+    L2,
+    CLIP_NORM,
+    CLIP_VALUE,
+    DECAY,
+    EPS,
+    UNIT,  # how many samples a weight of 1 stands for
+    HYPERS,
+) = range(12)
 
 # Places in `calls`: addresses of kernels.
 (
@@ -206,19 +219,23 @@ def wide_statistics(
 
 @inner_kernel
 def _scale(
-    control: Any, hyper: Any, at: Any, last: Any, total: Any, running: Any, saved: Any, spread: Any
+    control: Any, hyper: Any, at: Any, last: Any, n: Any, total: Any, running: Any, saved: Any, spread: Any
 ) -> None:
-    """Make rstd of the variances of features [at, last) and move the averages."""
+    """Make rstd of the variances of features [at, last) and move the averages.
+
+    The unbiased variance takes the number of samples: whole weights repeat them, but no weights make
+    them fewer than the rows, or a total just above 1 would make the variance as large as you like.
+    """
     length = len(spread)
     moving = control[MODE] != GRADIENTS
     decay, fresh = hyper[DECAY], 1.0 - hyper[DECAY]
+    samples = max(total * hyper[UNIT], float(n))
     for f in range(at, last):
         variance = get(spread, f)
         put(saved, 2 * length + f, saved.dtype.type(1.0 / math.sqrt(variance + hyper[EPS])))
         if moving:
-            # a total weight of 1 or less is no number of repetitions
-            if control[UNBIASED] == 1 and total > 1.0:
-                variance = variance * (total / (total - 1.0))
+            if control[UNBIASED] == 1:
+                variance = variance * (samples / (samples - 1.0))
             if control[SPREAD] == 1:
                 variance = math.sqrt(variance)
             mean = np.float64(get(saved, f)) + np.float64(get(saved, length + f))
@@ -307,7 +324,7 @@ def forward_features(
                 )  # fmt: skip
                 if good == 0:
                     _call_wide(calls[WIDE], control, act, y, stride, n, total, saved, spread, at)
-                _scale(control, hyper, at, at + rows, total, running, saved, spread)
+                _scale(control, hyper, at, at + rows, n, total, running, saved, spread)
             else:
                 _take_averages(control, hyper, at, at + rows, running, saved)
             panel_normalize(

@@ -19,15 +19,16 @@ from numba import config
 
 from nbnorm import _check, checkpoints
 from nbnorm import metrics as _metrics
-from nbnorm import steps as _engine
 from nbnorm._jit import get_num_threads
 from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
 from nbnorm.gather import Data, SparseData
+from nbnorm.losses import Poisson
 from nbnorm.metrics import Metric, Outcome, Watch
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
+from nbnorm.steps import BATCH, DIVERGED, FORWARD, LAST, LOSS, SEEN, STEP, STEPS
 
 if TYPE_CHECKING:
     from nbnorm.network import FNN
@@ -44,7 +45,8 @@ _CHUNK = 0.05
 class DivergenceError(ArithmeticError):
     """Training met a loss or parameters that are not finite.
 
-    The network keeps the parameters of the last epoch that ended well.
+    The network keeps the parameters of the last epoch that ended well, or those of the best one where
+    early stopping restores it.
 
     Attributes
     ----------
@@ -157,7 +159,8 @@ class EarlyStopping:
     min_delta : float, default 0.0
         A change counts as better if it is larger than this.
     mode : {"auto", "min", "max"}, default "auto"
-        Whether less or more is better; "auto" takes less for names with "loss", "error" or "deviance".
+        Whether less or more is better; "auto" knows it of the history and of the metrics with a name,
+        so that `FNN.fit` refuses it for a function of your own.
     restore_best : bool, default True
         Whether `fit` leaves the parameters and moving averages of the best epoch, however it ends;
         with False those of the last.
@@ -264,7 +267,7 @@ def threads_for(sizes: Iterable[int], samples: int) -> int:
 
 
 def check_weights(name: str, weights: Any, samples: int) -> Array:
-    """Return the weights of samples in float64: finite, not negative, not all 0."""
+    """Return the weights of samples in float64: finite as their sum is, not negative, not all 0."""
     got = _check.numeric(name, weights).astype(np.float64)
     if got.shape != (samples,):
         raise ValueError(f"{name} must have shape {(samples,)}, got shape {got.shape}")
@@ -273,7 +276,14 @@ def check_weights(name: str, weights: Any, samples: int) -> Array:
         raise ValueError(f"{name} must not be negative, got {got[got < 0.0][0]:g}")
     if not got.any():
         raise ValueError(f"{name} must not be zero for every sample")
+    _check_sum(name, got)
     return got
+
+
+def _check_sum(name: str, weights: Array) -> None:
+    with np.errstate(over="ignore"):
+        if not np.isfinite(weights.sum()):
+            raise ValueError(f"{name} must have a finite sum, got {weights.max():g} as the largest")
 
 
 def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array | None) -> Array:
@@ -321,17 +331,19 @@ class Samples:
     weights : ndarray of float64, shape (n_samples,), or None
     batch_size : int
     dtype : dtype
-        Of the network: what is 0 in it is left out.
+        Of the network: what is 0 in it, beside the largest weight, is left out.
     """
 
     def __init__(
         self, x: Any, truth: Array, weights: Array | None, batch_size: int, dtype: np.dtype[Any]
     ) -> None:
         self.x, self.truth, self.weights = x, truth, weights
-        self.rounded, self.selected = used_weights(weights, dtype)
+        if weights is not None:
+            if not weights.any():
+                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+            _check_sum("sample_weight times class_weight", weights)
+        self.rounded, self.unit, self.selected = used_weights(weights, dtype)
         self.used = len(truth) if self.selected is None else len(self.selected)
-        if self.used == 0:
-            raise ValueError("sample_weight and class_weight must not be zero for every sample together")
         self.batch = min(batch_size, self.used)
         self.steps = -(-self.used // self.batch)
 
@@ -347,12 +359,19 @@ class Samples:
 
 def used_weights(
     weights: Array | None, dtype: np.dtype[Any]
-) -> tuple[Array | None, npt.NDArray[np.int64] | None]:
-    """Return weights as the engine takes them, and the rows to use if not all are."""
+) -> tuple[Array | None, float, npt.NDArray[np.int64] | None]:
+    """Return weights as the engine takes them, their unit, and the rows to use if not all are.
+
+    The unit is the power of two that leaves the largest weight between 1 and 2: no digit changes, and
+    products and sums stay within float32 whatever the weights are multiplied by.  Weights below its
+    smallest normal number are 0 beside the largest.
+    """
     if weights is None:
-        return None, None
-    rounded = weights.astype(dtype)
-    return rounded, None if rounded.all() else np.flatnonzero(rounded)
+        return None, 1.0, None
+    exponent = math.frexp(weights.max())[1] - 1
+    rounded = np.ldexp(weights, -exponent)
+    rounded = np.where(rounded < np.finfo(dtype).tiny, 0.0, rounded).astype(dtype)
+    return rounded, math.ldexp(1.0, exponent), None if rounded.all() else np.flatnonzero(rounded)
 
 
 @dataclasses.dataclass
@@ -378,13 +397,13 @@ class _Validation:
 
     def __init__(self, net: FNN, run: Run, held: Held, threads: int) -> None:
         batch = min(run.engine.layout.batch, held.data.samples)
-        self._run = Run(run.engine, held.data, batch, _engine.FORWARD, training=False)
+        self._run = Run(run.engine, held.data, batch, FORWARD, training=False)
         self._net, self._held, self._threads = net, held, threads
 
     def measure(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return loss and accuracy, and the metrics."""
         net, held = self._net, self._held
-        self._run.control[_engine.STEP] = 0
+        self._run.control[STEP] = 0
         z = self._run.all(self._threads).out
         answers = held.labels if net.output == "softmax" else held.targets
         assert answers is not None
@@ -418,7 +437,7 @@ class _Fit:
     ) -> None:
         self.net, self.run, self.progress, self.checkpoint = net, run, progress, checkpoint
         self.control = run.control
-        self.steps = int(self.control[_engine.STEPS])
+        self.steps = int(self.control[STEPS])
         self.history = History(accuracy=None if net.output == "identity" else [])
         self.first = net.epochs_trained
         self.early = early
@@ -433,7 +452,7 @@ class _Fit:
 
     def present(self) -> tuple[int, float, float | None]:
         """Return steps, mean loss and accuracy of the epoch so far."""
-        step = int(self.control[_engine.STEP])
+        step = int(self.control[STEP])
         total, correct, seen = (float(value) for value in self.run.progress)
         seen = seen if seen > 0.0 else 1.0
         return step, total / seen, None if self.history.accuracy is None else correct / seen
@@ -449,13 +468,13 @@ class _Fit:
     def epoch(self, team: Team | None) -> None:
         """Run the steps that are left of the epoch."""
         control, args = self.control, self.run.arguments()
-        while control[_engine.STEP] < self.steps and not control[_engine.DIVERGED]:
+        while control[STEP] < self.steps and not control[DIVERGED]:
             if team is not None:
-                control[_engine.LAST] = self.steps
+                control[LAST] = self.steps
                 team.run(self.run.steps, args, self._poll, self.run.stop)
                 self.run.go_on()
             else:
-                control[_engine.LAST] = min(self.steps, int(control[_engine.STEP]) + self._chunk)
+                control[LAST] = min(self.steps, int(control[STEP]) + self._chunk)
                 start = time.perf_counter()
                 self.run.steps(0, 1, *args)
                 if time.perf_counter() - start < min(_CHUNK, self._every):
@@ -463,7 +482,7 @@ class _Fit:
                 else:
                     self._chunk = max(self._chunk // 2, 1)
                 self._show()
-            if self.checkpoint is not None and self.checkpoint.due and not control[_engine.DIVERGED]:
+            if self.checkpoint is not None and self.checkpoint.due and not control[DIVERGED]:
                 self.save()
 
     def end_epoch(
@@ -498,7 +517,7 @@ class _Fit:
     def save_epoch(self, epochs: int) -> None:
         """Write the checkpoint between two of `epochs` epochs."""
         if self.checkpoint is not None and self.unsaved:
-            self.control[_engine.STEP] = 0
+            self.control[STEP] = 0
             self.run.progress[:] = 0.0
             self.save(finished=self.history.stopped is not None or self.history.epochs == epochs)
             self.unsaved = False
@@ -531,11 +550,39 @@ class _Fit:
         self.watch = None if watch is None else Watch(**watch)
         self.best = saved.group("best")
 
+    def kept(self) -> str:
+        """Return which epochs a training that ends now leaves in the network."""
+        if self.best:
+            return f"epoch {self.history.best_epoch}, the best of {self.history.epochs}"
+        return f"{self.history.epochs} completed epoch(s)"
+
     def restore_best(self) -> None:
         """Leave the network with the parameters of its best epoch."""
         for name, array in self.net._arrays().items():
             if name in self.best:
                 array[:] = self.best[name]
+
+
+# Targets of which one is larger make gradients that the usual learning rates do not suit.
+_USUAL = 10.0
+
+
+def _advice(net: FNN, run: Run, optimizer: SGD | AdamW, history: History) -> str:
+    """Return what a user may do against divergence."""
+    row = run.beyond() if history.epochs == 0 else None  # later, all rows have been read
+    if row is not None:
+        how = "" if net.standardizer is None else " once standardized"
+        return f"Row {row} of X is beyond {net.dtype}{how}"
+    advice = f"A smaller learning rate than {optimizer.lr:g} may help"
+    largest = float(np.abs(run.targets).max())
+    if (
+        net.output == "identity"
+        and net.target_standardizer is None
+        and not isinstance(net.loss, Poisson)
+        and largest > _USUAL
+    ):
+        advice += f", and so may standardize_targets=True: the targets reach {largest:g}"
+    return advice
 
 
 def monitored(net: FNN, held: Held | None) -> list[str]:
@@ -567,8 +614,8 @@ def fit(
 ) -> History:
     """Train `net`; its arrays change only at the end of each epoch that went well."""
     control = run.control
-    threads = threads_for(net.sizes, int(control[_engine.BATCH]))
-    steps = int(control[_engine.STEPS])
+    threads = threads_for(net.sizes, int(control[BATCH]))
+    steps = int(control[STEPS])
     validation = None if held is None else _Validation(net, run, held, threads)
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
@@ -600,11 +647,11 @@ def fit(
                     saved = None
                 rates.fill(epoch * steps, run.rates)
                 state.epoch(team)
-                if control[_engine.DIVERGED] or not run.engine.finite():
+                if control[DIVERGED] or not run.engine.finite():
                     raise DivergenceError(
-                        f"training diverged in epoch {epoch + 1}, step {int(control[_engine.STEP])}: "
+                        f"training diverged in epoch {epoch + 1}, step {int(control[STEP])}: "
                         f"the loss is no longer finite; the network keeps the parameters of "
-                        f"{epoch} completed epoch(s). A smaller learning rate than {optimizer.lr:g} may help",
+                        f"{state.kept()}. {_advice(net, run, optimizer, history)}",
                         history,
                     )
                 _, loss, accuracy = state.present()
@@ -648,7 +695,8 @@ def fit(
                 rates.after(history.epochs, seen[follows])
             state.save_epoch(epochs)
             history.stopped = "interrupted"
-        state.restore_best()
+        finally:
+            state.restore_best()
     return history
 
 
@@ -665,8 +713,8 @@ def find_learning_rate(
     """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
     finder = Finder(least, most, steps)
     control, args = run.control, run.arguments()
-    threads = threads_for(net.sizes, int(control[_engine.BATCH]))
-    total = int(control[_engine.STEPS])
+    threads = threads_for(net.sizes, int(control[BATCH]))
+    total = int(control[STEPS])
     with contextlib.ExitStack() as stack:
         team = stack.enter_context(Team(threads)) if threads > 1 else None
         for done, rate in enumerate(finder.rates):
@@ -674,13 +722,13 @@ def find_learning_rate(
             if step == 0:
                 run.begin(seed, epoch, shuffle)
             run.rates[step] = rate
-            control[_engine.LAST] = step + 1
+            control[LAST] = step + 1
             run.progress[:] = 0.0
             if team is None:
                 run.steps(0, 1, *args)
             else:
                 team.run(run.steps, args, lambda: None, run.stop)
-            loss = float(run.progress[_engine.LOSS] / run.progress[_engine.SEEN])
+            loss = float(run.progress[LOSS] / run.progress[SEEN])
             if not finder.add(loss):
                 break
     return finder.result()

@@ -190,6 +190,20 @@ def test_another_training_is_refused(blobs, path, options, setting):
     assert path.read_bytes() == before
 
 
+def test_one_changed_value_is_other_data(tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(400, 5)), rng.integers(0, 3, 400)
+    other = X.copy()
+    other[211, 3] += 1e-12
+    sparse = pytest.importorskip("scipy.sparse").csr_array
+    for kind, form in enumerate((np.asarray, np.asfortranarray, sparse)):
+        options = {"epochs": 1, "checkpoint": tmp_path / f"{kind}.npz"}
+        FNN(SIZES, seed=0).fit(form(X), y, validation_data=(form(X), y), **options)
+        for first, second, word in ((other, X, "X"), (X, other, "validation_data")):
+            with pytest.raises(ValueError, match=f"holds another training: {word} was"):
+                FNN(SIZES, seed=0).fit(form(first), y, validation_data=(form(second), y), **options)
+
+
 def test_other_data_or_another_network_is_refused(blobs, path):
     fitted(blobs, path)
     X, y = blobs
@@ -225,9 +239,13 @@ def test_damaged_and_foreign_files_are_refused(blobs, path):
         fitted(blobs, path, net)
     path.write_bytes(whole)
     config, arrays = storage.read(path, "checkpoint")
-    del arrays["net/dense1.bias"]
+    bias = arrays.pop("net/dense1.bias")
     storage.write(path, "checkpoint", config, arrays)
     with pytest.raises(ValueError, match=r"cannot be resumed from: .*dense1\.bias"):
+        fitted(blobs, path, net)
+    del config["first_epoch"]
+    storage.write(path, "checkpoint", config, {**arrays, "net/dense1.bias": bias})
+    with pytest.raises(ValueError, match="cannot be resumed from: 'first_epoch'"):
         fitted(blobs, path, net)
     assert state(net) == kept
 
@@ -256,6 +274,9 @@ def test_fingerprints():
     assert describe(x) != describe(x.astype(np.float32))
     assert describe(x) != describe(x[::-1])
     assert digest([x]) != digest([x.ravel()])
+    large = np.random.default_rng(0).normal(size=(3, 200_000))  # rows of more than a part
+    assert describe(large) == describe(np.asfortranarray(large)) == describe(large[:, ::-1][:, ::-1])
+    assert digest([np.zeros((0, 3)), x, np.ones(5, bool)]) == digest([np.zeros((0, 3)), x, np.ones(5, bool)])
     assert plain(test_fingerprints) == "<function test_fingerprints>"
 
 

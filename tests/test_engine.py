@@ -43,9 +43,19 @@ def test_layout_packs_and_unpacks_weights(dtype):
 def test_data_copies_nothing_that_kernels_can_read():
     for dtype in (*PEEK_DTYPES, np.dtype(bool)):
         x = np.ones((4, 3), dtype)[::2]
-        data = Data(x, np.dtype(np.float32))
+        data = Data(x)
         assert np.shares_memory(data.array, x)
         assert (data.samples, data.strides) == (2, x.strides)
+
+
+@pytest.mark.parametrize("kind", [">f4", ">f8", ">i2", ">u4", ">i8", "f2", ">f2", np.longdouble])
+def test_data_converts_to_a_type_that_holds_the_values(kind):
+    x = np.array([[1, 2], [3, 16_000]], kind)
+    array = Data(x).array
+    assert array.dtype in PEEK_DTYPES
+    assert array.dtype.isnative
+    assert array.dtype.itemsize >= min(x.dtype.itemsize, 8)
+    np.testing.assert_array_equal(array, x)
 
 
 def shuffled(seed, epoch, n=50, shuffle=True):

@@ -100,12 +100,29 @@ def test_watch():
         seen = seen.after(epoch, number)
         path.append((seen.best, seen.best_epoch, seen.waited))
     assert path == [(3.0, 1, 0), (3.0, 1, 1), (2.0, 3, 0), (2.0, 3, 1), (2.0, 3, 2), (2.0, 3, 3)]
-    assert watch("mean_squared_error", "auto", 0.0).larger is False
-    assert watch("r2", "auto", 0.0).larger is True
     assert watch("r2", "min", 0.0).larger is False
+    assert watch("rmse", "min", 0.0).larger is False
+    assert watch("hits", "max", 0.0).larger is True
     assert Watch(True, 0.0).after(1, math.nan).best is None
+
+
+@pytest.mark.parametrize("prefix", ["", "val_"])
+@pytest.mark.parametrize("name", ["loss", *NAMED])
+def test_auto_knows_the_names_of_the_package(prefix, name):
+    assert watch(prefix + name, "auto", 0.0).larger == (name.endswith("accuracy") or name == "r2")
+
+
+@pytest.mark.parametrize(
+    "name", ["rmse", "mse", "mae", "nll", "brier", "my_loss", "val_rmse", "val_val_loss"]
+)
+def test_auto_knows_no_other_name(name):
+    with pytest.raises(ValueError, match=f"mode must be 'min' or 'max' for '{name}'"):
+        watch(name, "auto", 0.0)
+    with pytest.raises(ValueError, match=f"mode must be 'min' or 'max' for '{name}'"):
+        check_monitor(name, "auto", [name])
+    check_monitor(name, "max", [name])
 
 
 def test_check_monitor():
     with pytest.raises(ValueError, match="monitor must be one of 'loss', 'r2' in this training, got 'mse'"):
-        check_monitor("mse", ["loss", "r2"])
+        check_monitor("mse", "auto", ["loss", "r2"])

@@ -281,6 +281,17 @@ def test_fit_other_element_types(kind):
     assert_close(trained(X, y), trained(X.astype(np.float32), y), 2e-5)
 
 
+@pytest.mark.parametrize(("kind", "native"), [(">f8", "f8"), (">i8", "i8"), ("longdouble", "f8")])
+def test_element_types_are_not_rounded_before_the_mean_is_subtracted(kind, native):
+    X, y = (10**8 + integers("int8").astype(int)).astype(native), targets("softmax", 50, 3)
+    got, expected = trained(X.astype(kind), y), trained(X, y)
+    for name in expected:
+        np.testing.assert_array_equal(got[name], expected[name])
+    net = FNN([5, 6, 3], seed=2)
+    net.fit(X, y, epochs=2)
+    np.testing.assert_array_equal(net.predict_proba(X.astype(kind)), net.predict_proba(X))
+
+
 @pytest.mark.parametrize("kind", ["float32", "float64", "uint8", "int32"])
 def test_fit_any_memory_layout(kind, tmp_path):
     X, y = np.random.default_rng(0).integers(0, 100, (50, 5)).astype(kind), targets("softmax", 50, 3)
@@ -629,6 +640,38 @@ def test_predict_uses_moving_averages_in_every_mode():
     np.testing.assert_array_equal(got, net.eval().predict_proba(X))
 
 
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("sizes", [(5, 3), (5, 6, 3)])
+@pytest.mark.parametrize("form", ["dense", "sparse"])
+def test_outputs_that_are_not_finite_are_refused(output, sizes, form, blobs):
+    X, y = blobs[0], targets(output, 90, 3)
+    net = FNN(sizes, output=output, norm=None, seed=0)
+    net.fit(X, y, epochs=1)
+    before = state(net)
+    far = changed(X, 1.7e308)
+    if form == "sparse":
+        far = pytest.importorskip("scipy.sparse").csr_array(far)
+    calls = [net.predict, lambda X: net.score(X, y)]
+    calls += [net.predict_proba] if output != "identity" else []
+    for call in calls:
+        with pytest.raises(ValueError, match=r"X must give finite outputs, got .* for row 3: .* float32"):
+            call(far)
+        assert state(net) == before
+
+
+@pytest.mark.parametrize("name", ["dense1.weight", "norm1.gamma", "norm1.running_var"])
+def test_parameters_that_are_not_finite_are_named(name, blobs):
+    X, y = blobs
+    net = FNN([5, 4, 3], seed=0)
+    values = (net.parameters() | net.buffers())[name]
+    values.reshape(-1)[1] = np.nan
+    for call in (net.predict, net.predict_proba, lambda X: net.score(X, y), lambda X: net.fit(X, y)):
+        with pytest.raises(ValueError, match=rf"the network's {name} must be finite, got nan at \[.*1\]"):
+            call(X)
+    assert net.epochs_trained == 0
+    assert net.standardizer is None
+
+
 # ----------------------------------------------------------------------------------------------
 # Refusals
 # ----------------------------------------------------------------------------------------------
@@ -662,6 +705,8 @@ OPTIONS = {
     "eps zero": (dict(eps=0.0), ValueError, "eps"),
     "eps negative": (dict(eps=-1e-5), ValueError, "eps"),
     "eps nan": (dict(eps=np.nan), ValueError, "eps"),
+    "eps below the dtype": (dict(eps=1e-39), ValueError, "eps must be finite and at least 1.17549e-38"),
+    "eps below float64": (dict(eps=1e-309, dtype="float64"), ValueError, "eps"),
     "eps text": (dict(eps="small"), TypeError, "eps"),
     "decay one": (dict(decay=1.0), ValueError, "decay"),
     "decay negative": (dict(decay=-0.1), ValueError, "decay"),
@@ -788,6 +833,18 @@ def test_targets_beyond_the_range_of_float32_are_refused(blobs):
         assert state(net) == before
 
 
+@pytest.mark.parametrize("name", ["X", "y"])
+def test_values_without_a_finite_variance_are_refused(name, blobs):
+    X, y = blobs[0], np.eye(3)[blobs[1]]
+    far = {"X": (changed(X, 1e300), y), "y": (X, changed(y, 1e300))}[name]
+    net = FNN([5, 4, 3], output="identity", standardize_targets=True, seed=0)
+    before = state(net)
+    for call in (net.fit, net.find_learning_rate):
+        with pytest.raises(ValueError, match=f"{name} must have values whose variance is finite.* column 2"):
+            call(*far)
+        assert state(net) == before
+
+
 SETTINGS = {
     "no epochs": (dict(epochs=0), ValueError, "epochs"),
     "float epochs": (dict(epochs=2.0), TypeError, "epochs"),
@@ -871,3 +928,6 @@ def test_sparse_matrices_are_predicted_as_dense_ones(sizes, norm, running):
     assert net.score(sparse.csr_array(X), y) == net.score(X, y)
     with pytest.raises(ValueError, match="X must have 6 features"):
         net.predict(sparse.csr_array(X[:, :5]))
+    for empty in (X[:0], sparse.csr_array(X[:0])):
+        with pytest.raises(ValueError, match=r"X must not be empty, got shape \(0, 6\)"):
+            net.predict(empty)

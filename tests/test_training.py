@@ -24,6 +24,10 @@ def fitted(blobs, **options):
     return net, net.fit(*blobs, **{"epochs": 3, "batch_size": 20, **options})
 
 
+def lists(history):
+    return {name: value for name, value in history.to_dict().items() if name != "seconds"}
+
+
 # ----------------------------------------------------------------------------------------------
 # Reproducibility
 # ----------------------------------------------------------------------------------------------
@@ -261,6 +265,25 @@ def test_early_stopping_monitors(blobs, monitor):
     assert values[history.best_epoch - 1] == pytest.approx(chosen, abs=1e-3)
 
 
+def brier(y_true, prediction):
+    return float(np.mean(y_true != prediction))
+
+
+@pytest.mark.parametrize("option", ["early_stopping", "schedule"])
+def test_a_metric_of_your_own_needs_a_mode(blobs, option):
+    kind = EarlyStopping if option == "early_stopping" else Plateau
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+    options = {"epochs": 30, "batch_size": 20, "validation_data": blobs, "metrics": [brier]}
+    with pytest.raises(ValueError, match="mode must be 'min' or 'max' for 'brier'"):
+        net.fit(*blobs, **options, **{option: kind("brier")})
+    assert state(net) == before
+    history = net.fit(*blobs, **options, **{option: kind("brier", mode="min")})
+    if option == "early_stopping":
+        seen = history.metrics["brier"]
+        assert seen[history.best_epoch - 1] == min(seen)
+
+
 def test_plateau_lowers_the_rate(blobs):
     _, history = fitted(
         blobs,
@@ -391,6 +414,18 @@ def test_standardized_targets(tmp_path):
     np.testing.assert_array_equal(FNN.load(tmp_path / "net.npz").predict(X), net.predict(X))
 
 
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_standardized_targets_far_from_zero(outputs):
+    X, _ = line()
+    y = X[:, :outputs] + 1e8
+    net = FNN([5, 16, outputs], output="identity", standardize_targets=True, seed=0)
+    history = net.fit(X, y, epochs=30, batch_size=30, validation_data=(X, y), metrics=["r2"])
+    assert net.forward(X).dtype == np.float32
+    assert net.predict(X).dtype == np.float64
+    np.testing.assert_allclose(net.predict(X).reshape(y.shape) - 1e8, X[:, :outputs], atol=1.0)
+    assert net.score(X, y) == history.metrics["r2"][-1] > 0.9
+
+
 def test_gradients_with_standardized_targets():
     X, y = line(12)
     net = FNN(
@@ -498,6 +533,41 @@ def test_an_integer_weight_is_a_repeated_sample(norm, output, blobs):
     np.testing.assert_allclose(nets[0].standardizer.scale_, nets[1].standardizer.scale_, rtol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("norm", ["after", None])
+def test_a_common_factor_of_the_weights_changes_nothing(norm, dtype, blobs):
+    weights = np.random.default_rng(1).uniform(0.5, 1.0, 90)
+    X, y = blobs
+    options = {"epochs": 2, "batch_size": 20, "optimizer": AdamW(lr=0.01), "l2": 0.1, "clip_norm": 0.5}
+    found = []
+    for factor in (1.0, 0.5, 2.0**-160, 2.0**-1000, 2.0**160, 2.0**1000):
+        net = FNN(SIZES, norm=norm, unbiased=False, dtype=dtype, seed=0)
+        held = (X, y, factor * weights)
+        history = net.fit(X, y, sample_weight=factor * weights, validation_data=held, **options)
+        loss, gradients = net.loss_and_gradients(X, y, sample_weight=factor * weights)
+        arrays = {name: values.tobytes() for name, values in gradients.items()}
+        found.append((state(net)[0], lists(history), loss, arrays, net.score(*held)))
+    assert all(one == found[0] for one in found)
+
+
+@pytest.mark.parametrize("weight", [0.0201, 1.0 / 50, 0.3, 1e-60])
+def test_small_weights_do_not_blow_up_the_running_variance(weight, blobs):
+    plain, weighted = FNN(SIZES, seed=0), FNN(SIZES, seed=0)
+    plain.fit(*blobs, epochs=5, batch_size=50)
+    weighted.fit(*blobs, epochs=5, batch_size=50, sample_weight=np.full(90, weight))
+    assert_close(weighted.buffers(), plain.buffers(), 1e-4)
+    assert_close(weighted.parameters(), plain.parameters(), 1e-4)
+
+
+def test_weights_that_vanish_beside_the_largest_are_left_out(blobs):
+    weights = np.where(np.arange(90) % 3 > 0, 1e10, 1e-30)
+    nets = [FNN(SIZES, seed=0) for _ in range(2)]
+    nets[0].fit(*blobs, epochs=1, sample_weight=weights)
+    nets[1].fit(*blobs, epochs=1, sample_weight=np.where(weights > 1, 1e10, 0.0))
+    assert_close(nets[0].parameters(), nets[1].parameters(), 1e-6)
+    assert_close(nets[0].buffers(), nets[1].buffers(), 1e-6)
+
+
 def test_samples_of_weight_0_are_left_out(blobs, threads):
     X, y = blobs
     weights = np.random.default_rng(1).uniform(0.5, 2, 90) * (np.arange(90) % 3 > 0)
@@ -558,7 +628,16 @@ def test_weighted_targets_are_standardized_with_their_weights():
         ),
         ({"sample_weight": np.zeros(90)}, ValueError, "sample_weight must not be zero for every sample"),
         ({"sample_weight": np.eye(90)[0]}, ValueError, "at least 2 samples"),
-        ({"sample_weight": np.full(90, 1e-60)}, ValueError, "must not be zero for every sample together"),
+        (
+            {"sample_weight": np.full(90, 1e308)},
+            ValueError,
+            "sample_weight must have a finite sum, got 1e.308",
+        ),
+        (
+            {"sample_weight": np.full(90, 1e200), "class_weight": {0: 1e200}},
+            ValueError,
+            "sample_weight times class_weight must have a finite sum",
+        ),
         (
             {"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}},
             ValueError,
@@ -717,6 +796,83 @@ def test_divergence_in_the_very_last_update_is_seen(blobs):
     with pytest.raises(DivergenceError):
         net.fit(blobs[0], 1e6 * np.eye(3)[blobs[1]], epochs=1, batch_size=90, optimizer=SGD(lr=1e38))
     assert state(net) == before
+
+
+@diverging
+def test_divergence_and_errors_restore_the_best_epoch(blobs):
+    X, y = blobs
+    # the validation labels are wrong: the first epoch is the best
+    options = {"validation_data": (X[:30], (y[:30] + 1) % 3), "batch_size": 20, "optimizer": SGD(lr=0.02)}
+    expected, _ = fitted(blobs, epochs=1, **options)
+
+    def spoil(net, history):
+        if history.epochs == 3:
+            net.parameters()["dense2.weight"][:] = 1e30
+
+    def fail(net, history):
+        if history.epochs == 3:
+            raise RuntimeError("callback")
+
+    for callback, error, message in (
+        (spoil, DivergenceError, "epoch 4.*keeps the parameters of epoch 1, the best of 3"),
+        (fail, RuntimeError, "callback"),
+    ):
+        net = FNN(SIZES, seed=0)
+        with pytest.raises(error, match=message):
+            net.fit(X, y, epochs=9, early_stopping=True, callbacks=[callback], **options)
+        assert state(net)[0] == state(expected)[0]
+        assert net.epochs_trained == 3
+        assert not net.training
+
+
+@diverging
+@pytest.mark.parametrize(
+    ("form", "standardize"),
+    [("float64", False), ("float64", True), ("float32", True), ("sparse", False), ("sparse", True)],
+)
+def test_divergence_names_the_row_that_is_too_large(form, standardize, blobs):
+    X, y = blobs
+    net = FNN(SIZES, standardize=standardize, seed=0)
+    if standardize:
+        net.fit(X, y, epochs=1, batch_size=20)
+        net.standardizer = type(net.standardizer)().fit(1e-10 * X)
+    far = X.copy()
+    far[[4, 37], 1] = 3e38 if form == "float32" else 1e300
+    far = far.astype(np.float32) if form == "float32" else far
+    if form == "sparse":
+        far = pytest.importorskip("scipy.sparse").csr_array(far)
+    weights = np.where(np.arange(90) == 4, 0.0, 1.0)
+    with pytest.raises(DivergenceError) as caught:
+        net.fit(far, y, epochs=1, batch_size=20, sample_weight=weights)
+    assert "Row 37 of X is beyond float32" in str(caught.value)
+    assert ("once standardized" in str(caught.value)) == standardize
+
+
+@diverging
+def test_divergence_names_targets_of_another_scale(blobs):
+    X, y = blobs[0], np.eye(3)[blobs[1]]
+    for factor, options in ((1e4, {}), (1.0, {}), (1e4, {"standardize_targets": True})):
+        net = FNN(SIZES, norm=None, output="identity", seed=0, **options)
+        with pytest.raises(DivergenceError) as caught:
+            net.fit(X, factor * y, epochs=9, batch_size=20, optimizer=SGD(lr=1e4))
+        named = "standardize_targets=True: the targets reach 10000" in str(caught.value)
+        assert named == (factor > 1 and not options)
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+@diverging
+def test_the_mode_after_divergence(epochs, blobs):
+    net = FNN(SIZES, norm=None, output="identity", seed=0)
+    with pytest.raises(DivergenceError):
+        net.fit(
+            blobs[0],
+            np.eye(3)[blobs[1]],
+            epochs=9,
+            batch_size=20,
+            schedule=lambda step: 0.01 if step < 5 * epochs else 1e20,
+        )
+    assert net.epochs_trained == epochs
+    assert net.training == (epochs == 0)  # without an epoch nothing is changed
 
 
 # ----------------------------------------------------------------------------------------------
