@@ -146,7 +146,7 @@ def finite(name: str, x: npt.NDArray[Any]) -> None:
 
 
 def weights(name: str, x: npt.ArrayLike, n: int, *, some: bool = True) -> npt.NDArray[np.float64]:
-    """Return the weights of n samples in float64: finite, not negative and, if `some`, not all 0."""
+    """Return n weights in float64: finite as their sum is, not negative and, if `some`, not all 0."""
     got = floats(name, x, 1, dtype=np.dtype(np.float64), shape=(n,))
     good = np.isfinite(got) & (got >= 0.0)
     if not good.all():
@@ -154,7 +154,16 @@ def weights(name: str, x: npt.ArrayLike, n: int, *, some: bool = True) -> npt.ND
         raise ValueError(f"{name} must be finite and not negative, got {got[at]:g} at [{at}]")
     if some and not got.any():
         raise ValueError(f"{name} must not be zero for every sample")
+    finite_sum(name, got)
     return got
+
+
+def finite_sum(name: str, x: npt.NDArray[np.float64]) -> None:
+    """Refuse weights that are too large to be averaged with."""
+    with np.errstate(over="ignore"):
+        total = x.sum()
+    if not np.isfinite(total):
+        raise ValueError(f"{name} must have a finite sum, got {x.max():g} as the largest")
 
 
 def output(

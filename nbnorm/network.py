@@ -346,6 +346,7 @@ class FNN:
 
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
+        _check.unmasked(name, y)
         try:
             got = np.asarray(y)
         except ValueError as error:
@@ -583,7 +584,7 @@ class FNN:
         labels, targets = self._answers("y", y, x.shape[0], "X")
         weights = None
         if sample_weight is not None:
-            weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
+            weights = _check.weights("sample_weight", sample_weight, x.shape[0])
         weights, _, selected = training.used_weights(weights, self.dtype)
         used = x.shape[0] if selected is None else len(selected)
         if self.training:
@@ -976,7 +977,7 @@ class FNN:
         truth = self._truth("y", y, x.shape[0], "X")
         weights = None
         if sample_weight is not None:
-            weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
+            weights = _check.weights("sample_weight", sample_weight, x.shape[0])
         if class_weight is not None:
             share = training.class_weights(
                 class_weight, self._classes(truth), max(self.sizes[-1], 2), weights
@@ -1018,7 +1019,7 @@ class FNN:
         truth = self._truth("validation_data[1]", data[1], x.shape[0], "validation_data[0]")
         weights = None
         if len(data) == 3 and data[2] is not None:
-            weights = training.check_weights("validation_data[2]", data[2], x.shape[0])
+            weights = _check.weights("validation_data[2]", data[2], x.shape[0])
         return training.Held(x, self._data(x), truth, None, None, weights, chosen)
 
     def _training_run(self, samples: training.Samples, optimizer: SGD | AdamW, **bounds: float) -> Run:
@@ -1210,7 +1211,7 @@ class FNN:
         truth = self._truth("y", y, x.shape[0], "X")
         weights = None
         if sample_weight is not None:
-            weights = training.check_weights("sample_weight", sample_weight, x.shape[0])
+            weights = _check.weights("sample_weight", sample_weight, x.shape[0])
         self._encoded("y", truth)  # refuses targets beyond the network's dtype
         name = "r2" if self.output == "identity" else "accuracy"
         outcome = _metrics.Outcome(self.output, self._in_units(self._logits(x)), truth, weights)

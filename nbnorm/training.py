@@ -266,26 +266,6 @@ def threads_for(sizes: Iterable[int], samples: int) -> int:
 # ----------------------------------------------------------------------------------------------
 
 
-def check_weights(name: str, weights: Any, samples: int) -> Array:
-    """Return the weights of samples in float64: finite as their sum is, not negative, not all 0."""
-    got = _check.numeric(name, weights).astype(np.float64)
-    if got.shape != (samples,):
-        raise ValueError(f"{name} must have shape {(samples,)}, got shape {got.shape}")
-    _check.finite(name, got)
-    if (got < 0.0).any():
-        raise ValueError(f"{name} must not be negative, got {got[got < 0.0][0]:g}")
-    if not got.any():
-        raise ValueError(f"{name} must not be zero for every sample")
-    _check_sum(name, got)
-    return got
-
-
-def _check_sum(name: str, weights: Array) -> None:
-    with np.errstate(over="ignore"):
-        if not np.isfinite(weights.sum()):
-            raise ValueError(f"{name} must have a finite sum, got {weights.max():g} as the largest")
-
-
 def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array | None) -> Array:
     """Return the weight that the class of each sample brings, float64.
 
@@ -341,7 +321,7 @@ class Samples:
         if weights is not None:
             if not weights.any():
                 raise ValueError("sample_weight and class_weight must not be zero for every sample together")
-            _check_sum("sample_weight times class_weight", weights)
+            _check.finite_sum("sample_weight times class_weight", weights)
         self.rounded, self.unit, self.selected = used_weights(weights, dtype)
         self.used = len(truth) if self.selected is None else len(self.selected)
         self.batch = min(batch_size, self.used)

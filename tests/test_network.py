@@ -931,3 +931,11 @@ def test_sparse_matrices_are_predicted_as_dense_ones(sizes, norm, running):
     for empty in (X[:0], sparse.csr_array(X[:0])):
         with pytest.raises(ValueError, match=r"X must not be empty, got shape \(0, 6\)"):
             net.predict(empty)
+
+
+def test_masked_targets_are_refused():
+    x, y = np.zeros((4, 3)), np.ma.array([0, 1, 0, 1], mask=[0, 0, 1, 0])
+    net = FNN((3, 2), seed=0)
+    for call in (lambda: net.fit(x, y, epochs=1), lambda: net.score(x, y)):
+        with pytest.raises(ValueError, match="y must not have masked elements, got 1"):
+            call()

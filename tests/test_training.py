@@ -306,7 +306,7 @@ def test_plateau_lowers_the_rate(blobs):
         (
             {"validation_data": ([[1.0] * 5], [0], [-1.0])},
             ValueError,
-            r"validation_data\[2\] must not be negative",
+            r"validation_data\[2\] must be finite and not negative",
         ),
         ({"validation_data": (1, 2, 3, 4)}, TypeError, r"tuple \(X, y\) or \(X, y, weights\)"),
         ({"schedule": "linear"}, ValueError, "schedule must be one of"),
@@ -620,11 +620,15 @@ def test_weighted_targets_are_standardized_with_their_weights():
     ("options", "kind", "message"),
     [
         ({"sample_weight": [1.0]}, ValueError, r"sample_weight must have shape \(90,\), got shape \(1,\)"),
-        ({"sample_weight": -np.ones(90)}, ValueError, "sample_weight must not be negative, got -1"),
+        (
+            {"sample_weight": -np.ones(90)},
+            ValueError,
+            "sample_weight must be finite and not negative, got -1",
+        ),
         (
             {"sample_weight": np.full(90, np.nan)},
             ValueError,
-            r"sample_weight must be finite, got nan at \[0\]",
+            r"sample_weight must be finite and not negative, got nan at \[0\]",
         ),
         ({"sample_weight": np.zeros(90)}, ValueError, "sample_weight must not be zero for every sample"),
         ({"sample_weight": np.eye(90)[0]}, ValueError, "at least 2 samples"),
