@@ -467,7 +467,7 @@ def _samples(args: argparse.Namespace, model: _Model) -> tuple[tables.Table, str
         X, y = datasets.load_digits()
         if model.data != "digits":
             return tables.Table("digits", X, None, "y", y), f"all {len(X):,} digits"
-        _, test = datasets.split_rows(y, test_size=model.test_size, seed=model.split_seed)
+        _, test = datasets.split_rows(y, test_size=model.test_size, seed=model.split_seed, stratify=True)
         what = f"the {len(test):,} digits held out from training"
         return tables.Table("digits", X[test], None, "y", y[test]), what
     target = args.target or model.target

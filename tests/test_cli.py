@@ -479,3 +479,13 @@ def test_standardize_reuses_statistics(run, folder):
     assert run("standardize", "new.csv", "d.csv", "--stats", "s.json")[0] == 0
     np.testing.assert_allclose(np.loadtxt("d.csv", skiprows=1), [2.0, 4.0])
     assert (folder / "s.json").read_bytes() == before
+
+
+def test_predict_finds_the_held_out_digits_again(run):
+    # so few that the default of split_rows would not take the digits for classes
+    assert run("train", *QUICK, "--test-size", "0.004")[0] == 0
+    assert "the 7 digits held out from training" in run("predict", "nbnorm-digits.npz", "digits")[1]
+    X, y = nbnorm.load_digits()
+    _, test = datasets.split_rows(y, test_size=0.004, seed=0, stratify=True)
+    net = nbnorm.FNN.load("nbnorm-digits.npz")
+    assert net.metadata["test_accuracy"] == net.score(X[test], y[test])
