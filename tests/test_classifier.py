@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils._param_validation import InvalidParameterError
 from sklearn.utils.estimator_checks import check_param_validation, parametrize_with_checks
 
-from nbnorm import CrossEntropy
+from nbnorm import CrossEntropy, load_digits, train_test_split
 from nbnorm.estimators import FNNClassifier, FNNRegressor
 from nbnorm.schedules import OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
@@ -353,6 +353,45 @@ def test_checkpoint_goes_on(tmp_path, data):
     got = small(metrics=[killed]).fit(X, y, validation_data=(X, y), checkpoint=path)
     assert got.loss_curve_ == expected.loss_curve_
     np.testing.assert_array_equal(got.predict_proba(X), expected.predict_proba(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 5.0),
+        ({"learning_rate_init": 1e-4}, 5.0),
+        ({"learning_rate_init": 0.5}, 0.05),
+        ({"solver": "adam"}, 0.0),
+        ({"solver": "sgd", "learning_rate_init": 0.1}, 0.0),
+        ({"solver": "sgd", "weight_decay": 0.5, "learning_rate_init": 0.1}, 0.5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_automatic_weight_decay(which, options, expected, data):
+    X, y = data
+    options = {"max_iter": 2, "random_state": 0, "batch_size": 30, **options}
+    got = which(**options).fit(X, y)
+    same = which(**{**options, "weight_decay": expected}).fit(X, y)
+    np.testing.assert_array_equal(got.predict(X), same.predict(X))
+    for ours, theirs in zip(got.coefs_, same.coefs_, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"learning_rate_init": 0.5}, {"solver": "sgd", "learning_rate": "constant", "learning_rate_init": 0.1}],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_learns_at_a_large_rate(options):
+    X, X_test, y, y_test = train_test_split(*load_digits())
+    assert FNNClassifier(random_state=0, **options).fit(X, y).score(X_test, y_test) > 0.95
+
+
+def test_weight_decay_takes_less_than_a_weight(data):
+    with pytest.raises(ValueError, match="weight_decay must be below 1"):
+        small(learning_rate_init=0.5, weight_decay=5.0).fit(*data)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -36,6 +36,9 @@ _ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.COD
 # What `FNN.fit` measures unasked.
 _MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
 
+# What weight_decay="auto" stands for in "adamw", and the most that it takes from a weight in a step.
+_DECAY, _MOST_DECAY = 5.0, 0.025
+
 # The adaptive learning rate is divided by 5, and ends the training below this.
 _LEAST_RATE = 1e-6
 
@@ -51,8 +54,10 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Optimizer; "adam" is "adamw" without `weight_decay`.
     alpha : float, default 0.0
         Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
-    weight_decay : float, default @weight_decay@
-        Decoupled weight decay: each step takes this share, times the learning rate, from the weights.
+    weight_decay : float or "auto", default "auto"
+        Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
+        the product with `learning_rate_init` must be below 1.  "auto" is 0 for "sgd", otherwise 5 or,
+        if that is less, 0.025 / `learning_rate_init`.
     batch_size : int or "auto", default "auto"
         Samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  Where a last
         batch of one sample would be left, which has no variance, batches are made larger.
@@ -162,7 +167,7 @@ class Network(BaseEstimator):
         "norm": [StrOptions({"after", "before"}), None],
         "solver": [StrOptions({"adamw", "adam", "sgd"})],
         "alpha": [Interval(Real, 0, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({*SCHEDULES, "invscaling", "adaptive"}), Schedule, callable],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
@@ -428,12 +433,16 @@ class Network(BaseEstimator):
         return size
 
     def _optimizer(self) -> SGD | AdamW:
-        rate, decay = float(self.learning_rate_init), float(self.weight_decay)
+        rate, decay = float(self.learning_rate_init), self.weight_decay
         if self.solver == "sgd":
             momentum = float(self.momentum)
-            return SGD(rate, momentum, bool(self.nesterovs_momentum and momentum > 0), decay)
-        decay = 0.0 if self.solver == "adam" else decay
-        return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), decay)
+            nesterov = bool(self.nesterovs_momentum and momentum > 0)
+            return SGD(rate, momentum, nesterov, 0.0 if decay == "auto" else float(decay))
+        if self.solver == "adam":
+            decay = 0.0
+        elif decay == "auto":
+            decay = min(_DECAY, _MOST_DECAY / rate)
+        return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), float(decay))
 
     def _stopping(self) -> EarlyStopping | None:
         """Return what decides about the end, or None if nothing does."""

@@ -26,7 +26,6 @@ _LOSSES = {"squared_error": "squared", "absolute_error": "absolute", "huber": "h
 
 @documented(
     solver="adamw",
-    weight_decay="5.0",
     learning_rate="cosine",
     learning_rate_init="0.005",
     max_iter="50",
@@ -91,7 +90,7 @@ class FNNClassifier(ClassifierMixin, Network):
         norm: str | None = "after",
         solver: str = "adamw",
         alpha: float = 0.0,
-        weight_decay: float = 5.0,
+        weight_decay: float | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str | Schedule | Callable[[int], float] = "cosine",
         learning_rate_init: float = 0.005,
@@ -295,7 +294,6 @@ class FNNClassifier(ClassifierMixin, Network):
 
 @documented(
     solver="adamw",
-    weight_decay="5.0",
     learning_rate="cosine",
     learning_rate_init="0.005",
     max_iter="50",
@@ -353,7 +351,7 @@ class FNNRegressor(RegressorMixin, Network):
         norm: str | None = "after",
         solver: str = "adamw",
         alpha: float = 0.0,
-        weight_decay: float = 5.0,
+        weight_decay: float | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str | Schedule | Callable[[int], float] = "cosine",
         learning_rate_init: float = 0.005,
