@@ -133,6 +133,18 @@ def test_dtype_follows_the_data(dtype, expected, data):
     assert small(dtype="float32").fit(X, y).network_.dtype == "float32"
 
 
+def test_probabilities_in_training_mode(data):
+    X, y = data
+    model = small().fit(X, y)
+    expected = model.predict_log_proba(X), model.predict_proba(X)
+    model.network_.train()
+    np.testing.assert_array_equal(model.predict_log_proba(X), expected[0])
+    np.testing.assert_allclose(model.predict_proba(X[:1]), expected[1][:1], rtol=1e-9)
+    assert model.network_.training
+    model.network_.eval()
+    np.testing.assert_array_equal(model.predict_proba(X), expected[1])
+
+
 def test_several_labels():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(80, 5))
@@ -250,8 +262,59 @@ def test_warm_start(data):
     assert model.fit(X, y).loss_ < first
     assert len(model.loss_curve_) == 10
     assert small().fit(X, y).fit(X, y).loss_ == first
-    with pytest.raises(ValueError, match="hidden_layer_sizes must stay"):
-        model.set_params(hidden_layer_sizes=(9,)).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_layer_sizes": (9,)},
+        {"activation": "tanh"},
+        {"norm": None},
+        {"decay": 0.5},
+        {"dropout": 0.2},
+        {"init": "glorot"},
+        {"standardize": False},
+        {"loss": CrossEntropy()},
+        {"label_smoothing": 0.1},
+        {"dtype": "float32"},
+    ],
+    ids=str,
+)
+def test_what_the_network_was_built_with_stays(change, data):
+    X, y = data
+    model = small(warm_start=True).fit(X, y).set_params(**change)
+    before = model.predict_proba(X)
+    for go_on in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=f"{next(iter(change))} must stay .* where training goes on"):
+            go_on(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+    model.set_params(warm_start=False).fit(X, y).partial_fit(X, y)
+
+
+def test_the_same_in_other_words_may_go_on(data):
+    X, y = data
+    model = small(warm_start=True, activation="logistic", dtype="float32").fit(X, y)
+    model.set_params(hidden_layer_sizes=8, activation=["sigmoid"], dtype=np.float32, max_iter=2, alpha=0.1)
+    assert len(model.fit(X, y).loss_curve_) == 7
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_what_diverges_leaves_the_model_as_it_was(warm_start, data):
+    X, y = data
+    model = small(norm=None, warm_start=warm_start).partial_fit(X, y, classes=[0, 1, 2]).partial_fit(X, y)
+    again = pickle.loads(pickle.dumps(model))
+    before = model.predict_proba(X)
+    seen, mean = model.t_, model.network_.standardizer.mean_
+    model.set_params(solver="sgd", learning_rate_init=1e300, weight_decay=0.0)
+    with pytest.raises(ValueError, match="diverged"):
+        model.partial_fit(X + 100.0, y)
+    with pytest.raises(ValueError, match="diverged"):
+        model.fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), before)
+    np.testing.assert_array_equal(model.network_.standardizer.mean_, mean)
+    assert model.t_ == seen
+    model.set_params(**again.get_params()).partial_fit(X, y)
+    np.testing.assert_array_equal(model.predict_proba(X), again.partial_fit(X, y).predict_proba(X))
 
 
 # ----------------------------------------------------------------------------------------------

@@ -83,7 +83,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     verbose : bool or int, default False
         Whether to print the loss after each epoch.
     warm_start : bool, default False
-        Whether `fit` goes on from the network of the last call.
+        Whether `fit` goes on from the network of the last call.  What the network was built with stays,
+        there and in `partial_fit`: `hidden_layer_sizes`, `activation`, `norm`, `decay`, `dropout`, `init`,
+        `standardize`, `dtype` and all about loss and targets.
     momentum : float, default 0.9
         Momentum of "sgd".
     nesterovs_momentum : bool, default True
@@ -231,6 +233,19 @@ class Network(BaseEstimator):
     # The score that early stopping watches by default, in the terms of `History`.
     _score_name: ClassVar[str]
 
+    # The parameters that make the network what it is, and stay where training goes on.
+    _lasting: ClassVar[tuple[str, ...]] = (
+        "hidden_layer_sizes",
+        "activation",
+        "norm",
+        "decay",
+        "dropout",
+        "init",
+        "standardize",
+        "loss",
+        "dtype",
+    )
+
     network_: FNN
     history_: History
     n_features_in_: int
@@ -300,7 +315,8 @@ class Network(BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If a parameter or the data are not what is described, or the training diverges.
+            If a parameter or the data are not what is described, a parameter that has to stay is another
+            where training goes on, or the training diverges.
 
         Warns
         -----
@@ -377,13 +393,11 @@ class Network(BaseEstimator):
         if not all(isinstance(size, Integral) and int(size) > 0 for size in hidden):
             raise ValueError(f"hidden_layer_sizes must be integers > 0, got {hidden}.")
         if not first:
-            net = self.network_
-            if list(net.sizes[1:-1]) != hidden:
-                raise ValueError(
-                    f"hidden_layer_sizes must stay {list(net.sizes[1:-1])} where training goes on, "
-                    f"got {hidden}."
-                )
-            return net
+            for name, (then, shown) in self._built_with.items():
+                now = getattr(self, name)
+                if _comparable(now) != then:
+                    raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
+            return self.network_
         options = self._output()
         self.out_activation_ = options.pop("out_activation")
         return FNN(
@@ -465,9 +479,11 @@ class Network(BaseEstimator):
         chosen = self.learning_rate
         return isinstance(chosen, (Cosine, OneCycle)) or chosen in ("cosine", "one_cycle")
 
-    def _schedule(self, steps: int, samples: int, incremental: bool, stopping: EarlyStopping | None) -> Any:
+    def _schedule(
+        self, steps: int, samples: int, seen: int, incremental: bool, stopping: EarlyStopping | None
+    ) -> Any:
         if self.learning_rate == "invscaling":
-            rate, power, seen = float(self.learning_rate_init), float(self.power_t), self.t_
+            rate, power = float(self.learning_rate_init), float(self.power_t)
             return lambda step: float(rate / (seen + step // steps * samples + 1) ** power)
         if incremental:
             return "constant"
@@ -492,14 +508,13 @@ class Network(BaseEstimator):
         total = samples if weights is None else float(weights.sum())
         batch = self._batch(samples)
         stopping = None if incremental else self._stopping()
-        if first:
-            self.t_ = 0
+        seen = 0 if first else self.t_
         metrics = [] if incremental else list(self.metrics)
         if stopping is not None and stopping.monitor not in _MEASURED:
             name = stopping.monitor.removeprefix("val_")
             if name not in [getattr(metric, "__name__", metric) for metric in metrics]:
                 metrics.append(name)
-        statistics = net.standardizer
+        statistics, carried = net.standardizer, net._carried
         if incremental:
             net._carried = net._carried or {}  # the optimizer goes on where it was
             if statistics is not None:
@@ -522,7 +537,7 @@ class Network(BaseEstimator):
                 epochs=1 if incremental else int(self.max_iter),
                 batch_size=batch,
                 optimizer=self._optimizer(),
-                schedule=self._schedule(math.ceil(samples / batch), samples, incremental, stopping),
+                schedule=self._schedule(math.ceil(samples / batch), samples, seen, incremental, stopping),
                 sample_weight=weights,
                 clip_norm=self.clip_norm,
                 # of the whole weight of a batch, as scikit-learn has it
@@ -535,15 +550,14 @@ class Network(BaseEstimator):
                 progress=False,
                 callbacks=[after_epoch] if self.verbose or adaptive else [],
             )
-        except DivergenceError as error:
-            raise ValueError(f"The {error}.") from error
-        except BaseException:
-            net.standardizer = statistics
+            if not history.epochs:  # interrupted in the first one
+                raise KeyboardInterrupt
+        except BaseException as error:
+            net.standardizer, net._carried = statistics, carried
+            if isinstance(error, DivergenceError):
+                raise ValueError(f"The {error}.") from error
             raise
-        if not history.epochs:  # interrupted in the first one
-            net.standardizer = statistics
-            raise KeyboardInterrupt
-        self._record(net, history, stopping, first, samples)
+        self._record(net, history, stopping, first, seen + samples * history.epochs)
         if history.stopped == "interrupted":
             warnings.warn("Training interrupted by user.", stacklevel=4)
         elif not (history.stopped or incremental or self._planned()):
@@ -555,15 +569,18 @@ class Network(BaseEstimator):
             )
 
     def _record(
-        self, net: FNN, history: History, stopping: EarlyStopping | None, first: bool, samples: int
+        self, net: FNN, history: History, stopping: EarlyStopping | None, first: bool, seen: int
     ) -> None:
         """Set the attributes that a training leaves."""
         self.network_ = net
+        if first:
+            given = {name: getattr(self, name) for name in self._lasting}
+            self._built_with = {name: (_comparable(value), repr(value)) for name, value in given.items()}
         self.history_ = history
         self.n_outputs_ = net.sizes[-1]
         self.n_layers_ = len(net.sizes)
         self.n_iter_ = history.epochs
-        self.t_ += samples * history.epochs
+        self.t_ = seen
         self.loss_ = history.loss[-1]
         self.loss_curve_ = history.loss if first else [*self.loss_curve_, *history.loss]
         self.best_loss_ = min(self.loss_curve_)
@@ -645,6 +662,16 @@ class Network(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _comparable(value: Any) -> Any:
+    """Return a parameter in a form in which other ways to write the same are equal."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        parts = tuple(_comparable(part) for part in value)
+        return parts[0] if len(parts) == 1 else parts
+    if isinstance(value, (type, np.dtype)):
+        return np.dtype(value).name
+    return _ACTIVATIONS.get(value, value) if isinstance(value, str) else value
 
 
 def _curve(history: History, name: str) -> list[float]:

@@ -71,6 +71,7 @@ class FNNClassifier(ClassifierMixin, Network):
     """
 
     _score_name = "val_accuracy"
+    _lasting = (*Network._lasting, "label_smoothing")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **Network._parameter_constraints,
         "loss": [StrOptions({"log_loss"}), Loss],
@@ -277,7 +278,7 @@ class FNNClassifier(ClassifierMixin, Network):
             In the order of `classes_`; finite also where a probability is rounded to 0.
         """
         X = self._samples(X)
-        z = self.network_.forward(X)  # in evaluation mode, as training has left it
+        z = self.network_._logits(X)
         if len(self.classes_) == 1 and not self._multilabel:
             return np.zeros((len(z), 1), z.dtype)
         if self.out_activation_ == "softmax":
@@ -335,6 +336,7 @@ class FNNRegressor(RegressorMixin, Network):
     """
 
     _score_name = "r2"
+    _lasting = (*Network._lasting, "standardize_targets")
     _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
         **Network._parameter_constraints,
         "loss": [StrOptions(set(_LOSSES)), Loss],
