@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, _jit, datasets, plots, storage, tables
+from nbnorm import _check, _jit, datasets, metrics, plots, storage, tables
 
 if TYPE_CHECKING:
     from nbnorm.network import FNN
@@ -141,24 +141,12 @@ def _load(args: argparse.Namespace) -> _Data:
     metadata.update(
         task=target.task, classes=None if target.classes is None else list(target.classes), **split
     )
-    if target.task == "regression":
-        if args.balanced:
-            raise ValueError("--balanced needs classes, and this target is numeric")
-        y_train, y_test = _scale_target(y_train, y_test, metadata)
+    if target.task == "regression" and args.balanced:
+        raise ValueError("--balanced needs classes, and this target is numeric")
     name = args.data if args.data == "digits" else Path(args.data).stem
     return _Data(
         name, X_train, y_train, X_test, y_test, target.task, defaults, target.classes, metadata, note
     )
-
-
-def _scale_target(
-    y_train: npt.NDArray[Any], y_test: npt.NDArray[Any], metadata: dict[str, Any]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Standardize a numeric target, so that the learning rate does not depend on its unit."""
-    mean, scale = y_train.mean(axis=0), y_train.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    metadata.update(target_mean=np.atleast_1d(mean).tolist(), target_scale=np.atleast_1d(scale).tolist())
-    return (y_train - mean) / scale, (y_test - mean) / scale
 
 
 def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
@@ -191,26 +179,14 @@ def _evaluate(net: FNN, data: _Data) -> dict[str, Any]:
     if data.task == "classification":
         right = int(np.count_nonzero(net.predict(data.X_test) == data.y_test))
         return {"test_accuracy": right / len(data.y_test), "test_r2": None, "test_rmse": None}
-    metrics = _regression_metrics(_unscaled(net.predict(data.X_test), data), _unscaled(data.y_test, data))
-    return {"test_accuracy": None, **metrics}
+    return _measure(net.predict(data.X_test), data.y_test)
 
 
-def _unscaled(y: npt.NDArray[Any], data: _Data) -> npt.NDArray[np.float64]:
-    return _restore(y, data.metadata["target_mean"], data.metadata["target_scale"])
-
-
-def _restore(y: npt.NDArray[Any], mean: Sequence[float], scale: Sequence[float]) -> npt.NDArray[np.float64]:
-    columns = np.asarray(y, dtype=np.float64).reshape(len(y), len(mean))
-    restored: npt.NDArray[np.float64] = columns * np.asarray(scale) + np.asarray(mean)
-    return restored[:, 0] if len(mean) == 1 else restored
-
-
-def _regression_metrics(got: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> dict[str, float | None]:
+def _measure(got: npt.NDArray[Any], y: npt.NDArray[Any]) -> dict[str, float | None]:
     """Return R2, averaged over outputs, and the root of the mean squared error."""
-    error = ((y - got) ** 2).reshape(len(y), -1).mean(axis=0)
-    spread = y.reshape(len(y), -1).var(axis=0)
-    r2 = float(np.mean(1.0 - error / spread)) if (spread > 0).all() else None
-    return {"test_r2": r2, "test_rmse": float(np.sqrt(error.mean()))}
+    outcome = metrics.Outcome("identity", got.reshape(len(y), -1), y, None)
+    r2, rmse = (metrics.NAMED[name][0](outcome) for name in ("r2", "root_mean_squared_error"))
+    return {"test_accuracy": None, "test_r2": r2 if math.isfinite(r2) else None, "test_rmse": rmse}
 
 
 def _result(scores: dict[str, Any], count: int) -> str:
@@ -305,6 +281,7 @@ def _train(args: argparse.Namespace) -> int:
         activation=args.activation,
         norm=None if args.norm == "none" else args.norm,
         output="softmax" if data.task == "classification" else "identity",
+        standardize_targets=data.task == "regression",
         seed=args.seed,
     )
     net.metadata = data.metadata
@@ -409,8 +386,6 @@ class _Model:
     target: str | None
     test_size: float
     split_seed: int
-    mean: list[float]
-    scale: list[float]
 
 
 def _model(path: str, net: FNN) -> _Model:
@@ -435,10 +410,6 @@ def _model(path: str, net: FNN) -> _Model:
     def text(value: Any) -> bool:
         return isinstance(value, str)
 
-    def finite(length: int) -> Callable[[Any], bool]:
-        numbers = listed((float, int), length)
-        return lambda value: numbers(value) and all(math.isfinite(item) for item in value)
-
     # Several sigmoid outputs are yes/no answers of their own, not classes.
     classifies = net.output == "softmax" or (net.output == "sigmoid" and n_out == 1)
     n_classes = max(n_out, 2)
@@ -451,8 +422,6 @@ def _model(path: str, net: FNN) -> _Model:
         target=entry("target", text, None),
         test_size=entry("test_size", lambda v: isinstance(v, float) and 0 < v < 1, TEST_SIZE),
         split_seed=entry("split_seed", lambda v: type(v) is int and v >= 0, SPLIT_SEED),
-        mean=entry("target_mean", finite(n_out), [0.0] * n_out),
-        scale=entry("target_scale", finite(n_out), [1.0] * n_out),
     )
 
 
@@ -489,9 +458,7 @@ def _predict(args: argparse.Namespace) -> int:
     if table.X.shape[1] != net.sizes[0]:
         width = _plural(table.X.shape[1], "feature")
         raise ValueError(f"{args.file} has {width}, and {args.model} was trained on {net.sizes[0]}")
-    columns, score = (
-        _classify(net, model, table) if model.classes is not None else _regress(net, model, table)
-    )
+    columns, score = _classify(net, model, table) if model.classes is not None else _regress(net, table)
     if args.out is not None:
         with storage.replace(args.out, "w", newline="") as file:
             tables.write_csv(file, columns)
@@ -530,11 +497,11 @@ def _classify(net: FNN, model: _Model, table: tables.Table) -> tuple[dict[str, S
     return columns, f"accuracy {right / count:.4f} ({right:,} of {count:,} right{left_out})"
 
 
-def _regress(net: FNN, model: _Model, table: tables.Table) -> tuple[dict[str, Sequence[Any]], str | None]:
+def _regress(net: FNN, table: tables.Table) -> tuple[dict[str, Sequence[Any]], str | None]:
     if net.output == "sigmoid":
         answers = net.predict(table.X)
         return {f"prediction{i + 1}": answers[:, i].tolist() for i in range(answers.shape[1])}, None
-    got = _restore(net.predict(table.X), model.mean, model.scale)
+    got = net.predict(table.X)
     if got.ndim == 1:
         columns: dict[str, Sequence[Any]] = {"prediction": got.tolist()}
     else:
@@ -545,7 +512,7 @@ def _regress(net: FNN, model: _Model, table: tables.Table) -> tuple[dict[str, Se
     known = np.asarray(np.isfinite(expected.reshape(len(expected), -1)).all(axis=1))
     if not known.any():
         return columns, None
-    scores = {"test_accuracy": None, **_regression_metrics(got[known], expected[known])}
+    scores = _measure(got[known], expected[known])
     left_out = _left_out(len(known) - int(known.sum()), "missing or no number")
     return columns, _result(scores, int(known.sum())) + left_out
 
