@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
-from numbers import Integral, Real
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,11 +15,11 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from nbnorm import activations
+from nbnorm import _check, activations
 from nbnorm.activations import Activation
+from nbnorm.losses import Loss
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
@@ -32,6 +32,26 @@ _Self = TypeVar("_Self", bound="Network")
 
 # scikit-learn's names beside ours.
 _ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.CODES}
+
+# The parameters that are plain numbers, flags or one of some names.
+_NUMBERS: dict[str, dict[str, float]] = {
+    "alpha": {"least": 0},
+    "learning_rate_init": {"above": 0},
+    "power_t": {"least": 0},
+    "tol": {"least": 0},
+    "momentum": {"least": 0, "below": 1},
+    "beta_1": {"least": 0, "below": 1},
+    "beta_2": {"least": 0, "below": 1},
+    "epsilon": {"least": 1e-30},
+    "validation_fraction": {"above": 0, "below": 1},
+    "decay": {"least": 0, "below": 1},
+}
+_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "standardize")
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "norm": ("after", "before", None),
+    "solver": ("adamw", "adam", "sgd"),
+    "init": INITS,
+}
 
 # What `FNN.fit` measures unasked.
 _MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
@@ -163,40 +183,6 @@ def documented(**values: str) -> Callable[[type], type]:
 class Network(BaseEstimator):
     """What the classifier and the regressor have in common."""
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(_ACTIVATIONS)), "array-like", Activation],
-        "norm": [StrOptions({"after", "before"}), None],
-        "solver": [StrOptions({"adamw", "adam", "sgd"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "weight_decay": [StrOptions({"auto"}), Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({*SCHEDULES, "invscaling", "adaptive"}), Schedule, callable],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "nesterovs_momentum": ["boolean"],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 1e-30, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "early_stopping": ["boolean", str, EarlyStopping],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "metrics": ["array-like"],
-        "decay": [Interval(Real, 0, 1, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
-        "init": [StrOptions(set(INITS))],
-        "standardize": ["boolean"],
-        "dtype": [StrOptions({"auto", "float32", "float64"}), type, np.dtype],
-    }
-
     hidden_layer_sizes: Any
     activation: Any
     norm: Any
@@ -230,6 +216,9 @@ class Network(BaseEstimator):
     loss: Any
     dtype: Any
 
+    # The losses that have a name.
+    _losses: ClassVar[tuple[str, ...]]
+
     # The score that early stopping watches by default, in the terms of `History`.
     _score_name: ClassVar[str]
 
@@ -256,10 +245,51 @@ class Network(BaseEstimator):
 
     def _keep(self, arguments: dict[str, Any]) -> None:
         """Store the constructor's arguments, unchecked, as scikit-learn wants it."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
+        for name, value in arguments.items():
+            if name != "self":
+                setattr(self, name, value)
 
     # What the classifier and the regressor do in their own ways.
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters that are not what the docstring says, before the data are looked at."""
+        for name, bounds in _NUMBERS.items():
+            _check.number(name, getattr(self, name), **bounds)
+        for name in _FLAGS:
+            _check.flag(name, getattr(self, name))
+        for name, known in _CHOICES.items():
+            _check.choice(name, getattr(self, name), known)
+        self._hidden()
+        if isinstance(self.activation, str):
+            _check.choice("activation", self.activation, tuple(_ACTIVATIONS))
+        elif not isinstance(self.activation, Activation):
+            _sequence("activation", self.activation)
+        if not isinstance(self.weight_decay, str) or self.weight_decay != "auto":
+            _check.number("weight_decay", self.weight_decay, least=0)
+        if not isinstance(self.batch_size, str) or self.batch_size != "auto":
+            _check.integer("batch_size", self.batch_size, least=1)
+        if not (isinstance(self.learning_rate, Schedule) or callable(self.learning_rate)):
+            names = (*SCHEDULES, "invscaling", "adaptive")
+            _check.choice("learning_rate", self.learning_rate, names)
+        _check.integer("max_iter", self.max_iter, least=1)
+        if not isinstance(self.n_iter_no_change, float) or self.n_iter_no_change != math.inf:
+            _check.integer("n_iter_no_change", self.n_iter_no_change, least=1)
+        if not isinstance(self.verbose, (bool, np.bool_)):
+            _check.integer("verbose", self.verbose, least=0)
+        if self.clip_norm is not None:
+            _check.number("clip_norm", self.clip_norm, above=0)
+        if not isinstance(self.early_stopping, (str, EarlyStopping)):
+            _check.flag("early_stopping", self.early_stopping)
+        _sequence("metrics", self.metrics)
+        if isinstance(self.dropout, (list, tuple)):
+            for share in self.dropout:
+                _check.number("dropout", share, least=0, below=1)
+        else:
+            _check.number("dropout", self.dropout, least=0, below=1)
+        if not isinstance(self.loss, Loss):
+            _check.choice("loss", self.loss, self._losses)
+        if not isinstance(self.dtype, str) or self.dtype != "auto":
+            _check.float_dtype("dtype", self.dtype)
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         """Take note of what the targets are, in the first call."""
@@ -337,7 +367,7 @@ class Network(BaseEstimator):
         validation_data: Any = None,
         checkpoint: Any = None,
     ) -> None:
-        self._validate_params()
+        self._check_parameters()
         if incremental and self.early_stopping is not False:
             raise ValueError("partial_fit does not support early_stopping")
         first = not hasattr(self, "network_") or not (self.warm_start or incremental)
@@ -388,10 +418,7 @@ class Network(BaseEstimator):
         return X, self._targets(y), weights
 
     def _network_for(self, X: Any, rng: np.random.RandomState, first: bool) -> FNN:
-        hidden = self.hidden_layer_sizes
-        hidden = [hidden] if isinstance(hidden, Integral) else list(hidden)
-        if not all(isinstance(size, Integral) and int(size) > 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be integers > 0, got {hidden}.")
+        hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
                 now = getattr(self, name)
@@ -413,6 +440,12 @@ class Network(BaseEstimator):
             **options,
         )
 
+    def _hidden(self) -> list[int]:
+        """Return the units of each hidden layer."""
+        given = self.hidden_layer_sizes
+        given = [given] if isinstance(given, Integral) else _sequence("hidden_layer_sizes", given)
+        return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
+
     def _activations(self, layers: int) -> Any:
         def ours(one: Any) -> Any:
             return _ACTIVATIONS.get(one, one) if isinstance(one, str) else one
@@ -424,10 +457,7 @@ class Network(BaseEstimator):
     def _dtype_for(self, X: Any) -> np.dtype[Any]:
         if isinstance(self.dtype, str) and self.dtype == "auto":
             return np.dtype(np.float32 if np.can_cast(X.dtype, np.float32) else np.float64)
-        got: np.dtype[Any] = np.dtype(self.dtype)
-        if got not in (np.float32, np.float64):
-            raise ValueError(f"The 'dtype' parameter must be 'auto', float32 or float64. Got {got} instead.")
-        return got
+        return _check.float_dtype("dtype", self.dtype)
 
     def _batch(self, samples: int) -> int:
         if self.batch_size == "auto":
@@ -662,6 +692,13 @@ class Network(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _sequence(name: str, value: Any) -> Sequence[Any]:
+    """Return `value` if it is a sequence, and no text."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be a sequence, got {value!r}")
+    return value  # type: ignore[return-value]
 
 
 def _comparable(value: Any) -> Any:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
 from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
 from nbnorm.schedules import Schedule
@@ -70,14 +69,9 @@ class FNNClassifier(ClassifierMixin, Network):
     True
     """
 
+    _losses = ("log_loss",)
     _score_name = "val_accuracy"
     _lasting = (*Network._lasting, "label_smoothing")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **Network._parameter_constraints,
-        "loss": [StrOptions({"log_loss"}), Loss],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, list, None],
-    }
 
     label_smoothing: Any
     class_weight: Any
@@ -122,6 +116,12 @@ class FNNClassifier(ClassifierMixin, Network):
         dtype: Any = "auto",
     ) -> None:
         self._keep(locals())
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        _check.number("label_smoothing", self.label_smoothing, least=0, below=1)
+        if not isinstance(self.class_weight, (dict, list)):
+            _check.choice("class_weight", self.class_weight, ("balanced", None))
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         check_classification_targets(y)
@@ -219,7 +219,7 @@ class FNNClassifier(ClassifierMixin, Network):
         TypeError, ValueError
             As `fit` does, and if `classes` are missing or others than before.
         """
-        self._validate_params()
+        self._check_parameters()
         if hasattr(self, "network_"):
             if classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
                 raise ValueError(f"classes must be {self.classes_} as before, got {classes}.")
@@ -335,13 +335,9 @@ class FNNRegressor(RegressorMixin, Network):
     True
     """
 
+    _losses = tuple(_LOSSES)
     _score_name = "r2"
     _lasting = (*Network._lasting, "standardize_targets")
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **Network._parameter_constraints,
-        "loss": [StrOptions(set(_LOSSES)), Loss],
-        "standardize_targets": ["boolean"],
-    }
 
     standardize_targets: Any
 
@@ -383,6 +379,10 @@ class FNNRegressor(RegressorMixin, Network):
         dtype: Any = "auto",
     ) -> None:
         self._keep(locals())
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        _check.flag("standardize_targets", self.standardize_targets)
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         self._width = 0 if y.ndim == 1 else y.shape[1]
