@@ -145,6 +145,11 @@ def _load(args: argparse.Namespace) -> _Data:
             note += " (the last column; --target names another)"
     if target.classes is not None and len(target.classes) < 2:
         raise ValueError(f"{args.data} must have at least two classes, got only {target.classes[0]!r}")
+    if target.classes is not None and 2 * np.count_nonzero(np.bincount(target.y) == 1) > len(target.y):
+        raise ValueError(
+            f"{args.data} must have several samples of a class: most are the only one of theirs, with "
+            f"{len(target.classes):,} classes in all; is {metadata.get('target')!r} the target?"
+        )
     (X_train, X_test, y_train, y_test), split = _split(X, target, args)
     metadata.update(
         task=target.task, classes=None if target.classes is None else list(target.classes), **split

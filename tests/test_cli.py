@@ -276,6 +276,7 @@ BAD = [
     (["train", "gap.csv"], "gap.csv, line 3, column 'a': missing value"),
     (["train", "gap.csv", "--target", "c"], "has no target column 'c'; it has a, b"),
     (["train", "one.csv"], "must have at least two classes, got only 'x'"),
+    (["train", "names.csv"], "names.csv must have several samples of a class"),
     (["train", "one.csv", "--save", "one.csv"], "--save one.csv would overwrite the data"),
     (["train", "one.csv", "--task", "regression"], "line 2, column 'b': expected a number, got 'x'"),
     (["predict", "net.npz", "digits", "--target", "x"], "--target does not apply to digits"),
@@ -295,6 +296,7 @@ BAD = [
 def test_bad_input(run, folder, argv, expected):
     (folder / "gap.csv").write_text("a,b\n1,x\n,y\n")
     (folder / "one.csv").write_text("a,b\n1,x\n2,x\n")
+    (folder / "names.csv").write_text("a,name\n1,Ada\n2,Grace\n3,Emmy\n")
     nbnorm.FNN([1, 2], seed=0).save("net.npz")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     no_plot = ["--no-plot"] if argv[:1] == ["train"] and "--plot" not in argv else []
