@@ -241,7 +241,7 @@ def _permutation(n: int, random: np.random.PCG64) -> npt.NDArray[np.int64]:
 
 
 def split_rows(
-    y: npt.ArrayLike, *, test_size: float = 0.2, seed: int = 0, stratify: bool = True
+    y: npt.ArrayLike, *, test_size: float = 0.2, seed: int = 0, stratify: bool | None = None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Return the rows of a training set and of a held-out test set.
 
@@ -253,9 +253,11 @@ def split_rows(
         Share of the rows to hold out, between 0 and 1; at least one row stays on either side.
     seed : int
         The same seed gives the same rows on every machine and with every version of NumPy.
-    stratify : bool
+    stratify : bool, optional
         Whether each class gets its share of the test set, to the nearest row.  A class with a
-        single row is never held out.
+        single row is then never held out.  By default classes are what they look like: text and
+        booleans, and integers that have no more different values than there are rows to hold out,
+        unless more than half of the rows have a value of their own.
 
     Returns
     -------
@@ -264,8 +266,11 @@ def split_rows(
 
     Raises
     ------
+    TypeError
+        If a parameter is of the wrong type.
     ValueError
-        If there are fewer than two rows, or a parameter is out of range.
+        If there are fewer than two rows, a parameter is out of range, or `stratify` is True
+        although `y` has several columns or more than half of the rows have a value of their own.
 
     Examples
     --------
@@ -273,27 +278,38 @@ def split_rows(
     2
     """
     classes = np.asarray(y)
+    if classes.dtype.kind == "O" and all(isinstance(value, str) for value in classes.flat):
+        classes = classes.astype(np.str_)
     if classes.ndim == 0 or len(classes) < 2:
         raise ValueError(f"y must have at least two rows to split, got shape {classes.shape}")
     share = _check.number("test_size", test_size, above=0, below=1)
     random = np.random.PCG64(_check.integer("seed", seed, least=0))
+    asked = stratify is not None and _check.flag("stratify", stratify)
     n = len(classes)
     wanted = min(max(round(share * n), 1), n - 1)
     order = _permutation(n, random)
-    if not _check.flag("stratify", stratify):
-        return np.sort(order[wanted:]), np.sort(order[:wanted])
+    plain = np.sort(order[wanted:]), np.sort(order[:wanted])
+    if not asked and (stratify is not None or classes.ndim != 1 or classes.dtype.kind not in "biuUS"):
+        return plain
     if classes.ndim != 1:
         raise ValueError(f"y must have shape (n,) to be stratified, got shape {classes.shape}")
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    alone = np.count_nonzero(counts == 1)
+    if not asked and (2 * alone > n or (classes.dtype.kind in "iu" and len(counts) > wanted)):
+        return plain
+    if 2 * alone > n:
+        raise ValueError(
+            f"y must hold classes to be stratified, but {alone} of {n} rows have a value of their own; "
+            "stratify=False holds out any rows"
+        )
     # Largest remainders: each class gets its share rounded down, then the classes that lost most
-    # by that get one row more, as long as one row of the class stays to be trained on.
+    # by that get one row more, as long as one row of the class stays to be trained on.  Chance
+    # decides between equals; the order of the classes would hold out small numbers rather than large.
     exact = counts * (wanted / n)
     taken = np.minimum(np.floor(exact).astype(np.int64), counts - 1)
-    for code in np.argsort(taken - exact, kind="stable"):
+    for code in np.lexsort((_permutation(len(counts), random), taken - exact)):
         if taken.sum() < wanted and taken[code] < counts[code] - 1:
             taken[code] += 1
-    if taken.sum() == 0:
-        raise ValueError("y must have a class with at least two rows to hold one out")
     shuffled = order[np.argsort(codes[order], kind="stable")]  # class by class, random within
     starts = np.cumsum(counts) - counts
     place = np.arange(n) - np.repeat(starts, counts)
@@ -307,7 +323,7 @@ def train_test_split(
     *,
     test_size: float = 0.2,
     seed: int = 0,
-    stratify: bool = True,
+    stratify: bool | None = None,
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Split samples and targets into a training set and a held-out test set.
 
@@ -316,7 +332,7 @@ def train_test_split(
     X : ndarray, shape (n_samples, ...)
         Samples.
     y : ndarray, shape (n_samples,) or (n_samples, n_outputs)
-        Targets; stratification needs one column.
+        Targets.
     test_size, seed, stratify
         As in `split_rows`.
 
@@ -327,7 +343,7 @@ def train_test_split(
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         If the lengths differ, or as `split_rows` does.
 
     Examples

@@ -133,7 +133,7 @@ def sgd_step(
     nesterov : bool, default False
         Whether the gradient is taken ahead; needs a positive `momentum`.
     weight_decay : float, default 0.0
-        Decoupled weight decay, not negative.
+        Decoupled weight decay, at least 0 and below ``1 / lr``.
 
     Raises
     ------
@@ -176,6 +176,14 @@ class Optimizer:
     name: ClassVar[str]
     slots: ClassVar[int]
 
+    def _check_decay(self) -> None:
+        """Refuse to take all of a weight in one step, or more."""
+        if self.lr * self.weight_decay >= 1.0:
+            raise ValueError(
+                "lr * weight_decay must be below 1, the share of a weight that a step takes, "
+                f"got lr={self.lr:g} and weight_decay={self.weight_decay:g}"
+            )
+
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
@@ -190,7 +198,7 @@ class SGD(Optimizer):
     nesterov : bool, default False
         Whether the gradient is taken ahead; needs a positive `momentum`.
     weight_decay : float, default 0.0
-        Decoupled weight decay, not negative.
+        Decoupled weight decay, at least 0 and below ``1 / lr``.
 
     Raises
     ------
@@ -221,6 +229,7 @@ class SGD(Optimizer):
             ("weight_decay", _check.number("weight_decay", self.weight_decay, least=0)),
         ):
             object.__setattr__(self, name, value)
+        self._check_decay()
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum must be above 0 when nesterov is True, got 0")
 
@@ -294,7 +303,7 @@ def adamw_step(
     eps : float, default 1e-8
         Added to the root, at least 1e-30.
     weight_decay : float, default 0.01
-        Decoupled weight decay, not negative.
+        Decoupled weight decay, at least 0 and below ``1 / lr``.
 
     Raises
     ------
@@ -334,7 +343,7 @@ class AdamW(Optimizer):
     eps : float, default 1e-8
         Added to the root of the average square, at least 1e-30.
     weight_decay : float, default 0.01
-        Decoupled weight decay, not negative.
+        Decoupled weight decay, at least 0 and below ``1 / lr``.
 
     Raises
     ------
@@ -368,6 +377,7 @@ class AdamW(Optimizer):
             ("weight_decay", _check.number("weight_decay", self.weight_decay, least=0)),
         ):
             object.__setattr__(self, name, value)
+        self._check_decay()
 
     def step(
         self,

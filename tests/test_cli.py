@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from numba import config
 
 import nbnorm
 from nbnorm import cli, datasets
@@ -152,7 +153,9 @@ def test_train_regression(run, line_file, folder):
     status, out, _ = run("predict", "nbnorm-line.npz", line_file, "--out", "out.csv")
     assert status == 0
     got = np.loadtxt("out.csv", skiprows=1)
-    expected = np.loadtxt(line_file, delimiter=",", skiprows=1)[:, 3]
+    table = np.loadtxt(line_file, delimiter=",", skiprows=1)
+    expected = table[:, 3]
+    np.testing.assert_array_equal(nbnorm.FNN.load("nbnorm-line.npz").predict(table[:, :3]), got)
     rmse = np.sqrt(np.mean((got - expected) ** 2))
     assert rmse < 0.5 * expected.std()
     assert f"R2 {1 - rmse**2 / expected.var():.4f}, root mean squared error {rmse:.6g}" in out
@@ -218,7 +221,7 @@ def test_train_draws(run, folder):
 
 def test_train_diverges(run, folder):
     np.savez(folder / "x.npz", X=np.random.default_rng(0).normal(size=(50, 2)), y=np.arange(50.0))
-    status, _, err = run("train", "x.npz", *QUICK, "--lr", "1e30", "--norm", "none")
+    status, _, err = run("train", "x.npz", *QUICK, "--lr", "1e30", "--weight-decay", "0", "--norm", "none")
     assert status == 1
     assert err.startswith("nbnorm: error: training diverged")
     assert [path.name for path in folder.iterdir()] == ["x.npz"]
@@ -229,6 +232,10 @@ def test_threads_are_restored(run):
     status, out, _ = run("train", *QUICK, "--threads", "1")
     assert status == 0
     assert ", 1 thread\n" in out
+    assert nbnorm.get_num_threads() == before
+    status, out, _ = run("train", *QUICK, "--threads", "9999")
+    assert status == 0
+    assert f", {config.NUMBA_NUM_THREADS} thread" in out
     assert nbnorm.get_num_threads() == before
 
 
@@ -242,10 +249,19 @@ BAD = [
     (["train", "--epochs", "0"], "--epochs: the value must be at least 1, got 0"),
     (["train", "--epochs", "2.5"], "--epochs: expected a whole number, got '2.5'"),
     (["train", "--batch-size", "-1"], "--batch-size: the value must be at least"),
-    (["train", "--hidden", "8", "0"], "sizes[2] must be at least 1, got 0"),
+    (["train", "--hidden", "8", "0"], "--hidden must be 0 alone, for no hidden layer, or hold no 0, got 8 0"),
+    (["train", "--hidden", "0", "4"], "--hidden must be 0 alone, for no hidden layer, or hold no 0, got 0 4"),
+    (["train", "--hidden", "0", "--dropout", "0.5"], "--dropout needs a hidden layer"),
+    (["train", "--dropout", "1"], "--dropout: the value must be finite and at least 0 and below 1"),
+    (
+        ["train", "--optimizer", "adamw", "--momentum", "0.5"],
+        "--momentum does not apply to --optimizer adamw",
+    ),
+    (["train", "--lr", "1", "--weight-decay", "1"], "lr * weight_decay must be below 1"),
+    (["train", "--loss", "huber"], "--loss needs a numeric target"),
     (["train", "--activation", "step"], "--activation: invalid choice: 'step'"),
     (["train", "--norm", "both"], "--norm: invalid choice: 'both'"),
-    (["train", "--threads", "9999"], "n must be between 1 and"),
+    (["train", "--threads", "0"], "--threads: the value must be at least 1, got 0"),
     (["train", "--test-size", "1"], "--test-size: the value must be finite"),
     (["train", "--save", "a", "--no-save"], "not allowed with"),
     (["train", "--save", "nowhere/m.npz"], "nowhere/m.npz: No such file or directory"),
@@ -260,8 +276,14 @@ BAD = [
     (["train", "gap.csv"], "gap.csv, line 3, column 'a': missing value"),
     (["train", "gap.csv", "--target", "c"], "has no target column 'c'; it has a, b"),
     (["train", "one.csv"], "must have at least two classes, got only 'x'"),
+    (["train", "names.csv"], "names.csv must have several samples of a class"),
     (["train", "one.csv", "--save", "one.csv"], "--save one.csv would overwrite the data"),
     (["train", "one.csv", "--task", "regression"], "line 2, column 'b': expected a number, got 'x'"),
+    (["predict", "net.npz", "digits", "--target", "x"], "--target does not apply to digits"),
+    (["predict", "net.npz", "mnist", "--target", "x"], "--target does not apply to mnist"),
+    (["predict", "net.npz", "net.npz", "--target", "x"], "--target does not apply to net.npz"),
+    (["predict", "net.npz", "gap.csv", "--target", "c"], "gap.csv has no target column 'c'; it has a, b"),
+    (["predict", "net.npz", "gap.csv", "--data-dir", "x"], "--data-dir does not apply to gap.csv"),
     (["predict", "gap.csv", "digits"], "gap.csv is not a readable nbnorm file"),
     (["predict", "nowhere.npz", "digits"], "nowhere.npz: No such file or directory"),
     (["standardize", "gap.csv", "gap.csv"], "gap.csv would be overwritten while it is needed"),
@@ -274,6 +296,8 @@ BAD = [
 def test_bad_input(run, folder, argv, expected):
     (folder / "gap.csv").write_text("a,b\n1,x\n,y\n")
     (folder / "one.csv").write_text("a,b\n1,x\n2,x\n")
+    (folder / "names.csv").write_text("a,name\n1,Ada\n2,Grace\n3,Emmy\n")
+    nbnorm.FNN([1, 2], seed=0).save("net.npz")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     no_plot = ["--no-plot"] if argv[:1] == ["train"] and "--plot" not in argv else []
     status, _, err = run(*argv, *no_plot)
@@ -292,7 +316,6 @@ def test_bad_input(run, folder, argv, expected):
         ({"features": "x" * 64}, "features in the model's metadata is malformed"),
         ({"test_size": 2.0}, "test_size in the model's metadata is malformed"),
         ({"split_seed": -1}, "split_seed in the model's metadata is malformed"),
-        ({"target_mean": ["x"] * 10}, "target_mean in the model's metadata is malformed"),
         ({"data": 3}, "data in the model's metadata is malformed"),
     ],
 )
@@ -364,9 +387,46 @@ def test_train_goes_on_from_a_checkpoint(run, folder):
     assert run(*words, "--save", "c.npz")[0] == 2
 
 
-def test_train_balanced(run, flowers, line_file):
-    status, _, err = run("train", line_file, *QUICK, "--balanced")
-    assert (status, "needs classes" in err) == (2, True)
+@pytest.mark.parametrize("option", [["--balanced"], ["--label-smoothing", "0.1"]])
+def test_options_of_classes(run, line_file, option):
+    status, _, err = run("train", line_file, *QUICK, *option)
+    assert (status, f"{option[0]} needs classes" in err) == (2, True)
+
+
+def test_train_with_adamw(run, folder):
+    words = ["--optimizer", "adamw", "--activation", "gelu", "--dropout", "0.25", "--label-smoothing", "0.1"]
+    status, out, _ = run("train", *QUICK, *words, "--report", "r.json")
+    assert status == 0
+    assert "Network: 64-8-10, gelu, batch norm after the activation, dropout 0.25, 626 parameters" in out
+    assert "batches of 64, adamw, lr 0.002 (cosine), weight decay 5, seed 0" in out
+    net = nbnorm.FNN.load("nbnorm-digits.npz")
+    assert (net.activation, net.dropout, net.loss) == ("gelu", (0.25,), nbnorm.CrossEntropy(0.1))
+    report = json.loads((folder / "r.json").read_text())
+    expected = {"optimizer": "adamw", "lr": 0.002, "momentum": None, "weight_decay": 5.0, "dropout": 0.25}
+    assert {name: report[name] for name in expected} == expected
+    assert (report["loss_function"], report["label_smoothing"]) == ("cross_entropy", 0.1)
+
+
+@pytest.mark.parametrize("loss", ["absolute", "huber", "poisson"])
+def test_train_with_another_loss(run, folder, loss):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(400, 2))
+    np.savez(folder / "counts.npz", X=X, y=random.poisson(np.exp(2.0 + 0.5 * X[:, 0])))
+    words = ["--task", "regression", "--loss", loss, "--hidden", "8", "--epochs", "40", "--lr", "0.02"]
+    assert run("train", "counts.npz", *words, "--no-plot", "--report", "r.json")[0] == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert report["loss_function"] == loss
+    assert report["test_r2"] > 0.3
+    assert nbnorm.FNN.load("nbnorm-counts.npz").standardize_targets == (loss != "poisson")
+
+
+def test_train_without_hidden_layer(run, folder):
+    words = ["--hidden", "0", "--epochs", "2", "--no-plot", "--report", "r.json"]
+    status, out, _ = run("train", *words)
+    assert status == 0
+    assert "Network: 64-10, no hidden layer, 650 parameters" in out
+    report = json.loads((folder / "r.json").read_text())
+    assert (report["activation"], report["norm"]) == (None, None)
 
 
 def test_predict_does_not_overwrite(run, flowers):
@@ -479,3 +539,13 @@ def test_standardize_reuses_statistics(run, folder):
     assert run("standardize", "new.csv", "d.csv", "--stats", "s.json")[0] == 0
     np.testing.assert_allclose(np.loadtxt("d.csv", skiprows=1), [2.0, 4.0])
     assert (folder / "s.json").read_bytes() == before
+
+
+def test_predict_finds_the_held_out_digits_again(run):
+    # so few that the default of split_rows would not take the digits for classes
+    assert run("train", *QUICK, "--test-size", "0.004")[0] == 0
+    assert "the 7 digits held out from training" in run("predict", "nbnorm-digits.npz", "digits")[1]
+    X, y = nbnorm.load_digits()
+    _, test = datasets.split_rows(y, test_size=0.004, seed=0, stratify=True)
+    net = nbnorm.FNN.load("nbnorm-digits.npz")
+    assert net.metadata["test_accuracy"] == net.score(X[test], y[test])

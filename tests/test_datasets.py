@@ -232,6 +232,57 @@ def test_split_rows_never_changes():
     np.testing.assert_array_equal(got, [1, 3, 11, 13, 20, 21])
 
 
+def with_every_seed(y, seeds=200, **options):
+    """Return in how many of the splits each row is held out."""
+    held = np.zeros(len(y), np.int64)
+    for seed in range(seeds):
+        held[datasets.split_rows(y, seed=seed, **options)[1]] += 1
+    return held
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.random.default_rng(0).normal(size=60),
+        np.round(np.random.default_rng(0).normal(size=60), 1),
+        np.arange(60),
+        np.arange(60) // 2,
+        [f"name {row}" for row in range(60)],
+        np.arange(60).astype(object),
+        np.arange(120).reshape(60, 2) % 3,
+    ],
+    ids=["real", "rounded", "numbers", "pairs of numbers", "names", "objects", "two columns"],
+)
+def test_split_rows_of_what_is_no_class(y):
+    held = with_every_seed(y)
+    assert held.sum() == 200 * 12
+    # every row in about a fifth of the splits: 40 of 200, with a standard deviation of 5.7
+    assert held.min() > 15
+    assert held.max() < 65
+
+
+@pytest.mark.parametrize(
+    "y", [np.arange(60) % 3, np.arange(60) % 2 == 0, np.array(["x", "y", "z"] * 20, object)]
+)
+def test_split_rows_of_classes(y):
+    train, test = datasets.split_rows(y)
+    expected = datasets.split_rows(y, stratify=True)
+    np.testing.assert_array_equal(train, expected[0])
+    np.testing.assert_array_equal(test, expected[1])
+
+
+def test_split_rows_keeps_a_class_of_one_row_in_training():
+    y = np.array(["a"] * 30 + ["b"] * 29 + ["c"])
+    assert with_every_seed(y)[-1] == 0
+
+
+def test_split_rows_draws_lots_between_equal_classes():
+    held = with_every_seed(np.arange(60) // 2, stratify=True)
+    assert held.sum() == 200 * 12
+    assert held.min() > 15
+    assert held.max() < 65
+
+
 def test_train_test_split():
     X, y = datasets.load_digits()
     X_train, X_test, y_train, y_test = datasets.train_test_split(X, y, test_size=0.25, seed=7)
@@ -247,8 +298,9 @@ def test_train_test_split():
     [
         ([1], {}, ValueError, "at least two rows"),
         (3, {}, ValueError, "at least two rows"),
-        ([1, 2, 3], {}, ValueError, "a class with at least two rows"),
-        ([[1], [2]], {}, ValueError, r"shape \(n,\) to be stratified"),
+        ([1, 2, 3], {"stratify": True}, ValueError, "3 of 3 rows have a value of their own"),
+        (np.linspace(0, 1, 9), {"stratify": True}, ValueError, "y must hold classes to be stratified"),
+        ([[1], [2]], {"stratify": True}, ValueError, r"shape \(n,\) to be stratified"),
         ([1, 1], {"test_size": 0.0}, ValueError, "test_size must be finite and above 0"),
         ([1, 1], {"test_size": 1}, ValueError, "below 1"),
         ([1, 1], {"test_size": "a"}, TypeError, "test_size must be a real number"),

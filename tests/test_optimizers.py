@@ -58,11 +58,22 @@ def test_step_is_sgd_step():
         ({"lr": 0.1, "nesterov": True}, ValueError, "momentum must be above 0"),
         ({"lr": 0.1, "nesterov": 1}, TypeError, "nesterov"),
         ({"lr": 0.1, "weight_decay": -1}, ValueError, "weight_decay"),
+        ({"lr": 1, "weight_decay": 5}, ValueError, r"lr \* weight_decay must be below 1"),
+        ({"lr": 0.25, "weight_decay": 4}, ValueError, "got lr=0.25 and weight_decay=4"),
     ],
 )
 def test_sgd_refuses(options, error, message):
     with pytest.raises(error, match=message):
         SGD(**options)
+
+
+def test_weight_decay_takes_less_than_a_weight():
+    param = np.ones(3)
+    with pytest.raises(ValueError, match="weight_decay"):
+        sgd_step(param, np.zeros(3), np.zeros(3), lr=1.0, weight_decay=5.0)
+    np.testing.assert_array_equal(param, np.ones(3))
+    sgd_step(param, np.zeros(3), np.zeros(3), lr=1.0, weight_decay=0.75)
+    np.testing.assert_array_equal(param, np.full(3, 0.25))
 
 
 @pytest.mark.parametrize(
@@ -149,6 +160,7 @@ def test_the_twins_of_adamw_give_the_same_bits_in_vectors():
         ({"eps": 0}, ValueError, "eps must be"),
         ({"eps": None}, TypeError, "eps must be a real number"),
         ({"weight_decay": -1}, ValueError, "weight_decay"),
+        ({"lr": 0.5, "weight_decay": 5}, ValueError, r"lr \* weight_decay must be below 1"),
     ],
 )
 def test_adamw_refuses(options, error, message):

@@ -130,3 +130,11 @@ def test_weight_zero_is_a_removed_sample(data):
     got = small(batch_size=40).fit(X, y, sample_weight=keep.astype(float))
     expected = small(batch_size=40).fit(X[keep], y[keep])
     np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=1e-9)
+
+
+def test_what_the_network_was_built_with_stays(data):
+    X, y = data
+    for change in ({"loss": "huber"}, {"standardize_targets": False}):
+        model = small(warm_start=True).fit(X, y).set_params(**change)
+        with pytest.raises(ValueError, match=f"{next(iter(change))} must stay"):
+            model.fit(X, y)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Callable
-from numbers import Integral, Real
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,11 +15,11 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
-from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from nbnorm import activations
+from nbnorm import _check, activations
 from nbnorm.activations import Activation
+from nbnorm.losses import Loss
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
@@ -33,8 +33,31 @@ _Self = TypeVar("_Self", bound="Network")
 # scikit-learn's names beside ours.
 _ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.CODES}
 
+# The parameters that are plain numbers, flags or one of some names.
+_NUMBERS: dict[str, dict[str, float]] = {
+    "alpha": {"least": 0},
+    "learning_rate_init": {"above": 0},
+    "power_t": {"least": 0},
+    "tol": {"least": 0},
+    "momentum": {"least": 0, "below": 1},
+    "beta_1": {"least": 0, "below": 1},
+    "beta_2": {"least": 0, "below": 1},
+    "epsilon": {"least": 1e-30},
+    "validation_fraction": {"above": 0, "below": 1},
+    "decay": {"least": 0, "below": 1},
+}
+_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "standardize")
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "norm": ("after", "before", None),
+    "solver": ("adamw", "adam", "sgd"),
+    "init": INITS,
+}
+
 # What `FNN.fit` measures unasked.
 _MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
+
+# What weight_decay="auto" stands for in "adamw", and the most that it takes from a weight in a step.
+_DECAY, _MOST_DECAY = 5.0, 0.025
 
 # The adaptive learning rate is divided by 5, and ends the training below this.
 _LEAST_RATE = 1e-6
@@ -51,8 +74,10 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Optimizer; "adam" is "adamw" without `weight_decay`.
     alpha : float, default 0.0
         Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
-    weight_decay : float, default @weight_decay@
-        Decoupled weight decay: each step takes this share, times the learning rate, from the weights.
+    weight_decay : float or "auto", default "auto"
+        Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
+        the product with `learning_rate_init` must be below 1.  "auto" is 0 for "sgd", otherwise 5 or,
+        if that is less, 0.025 / `learning_rate_init`.
     batch_size : int or "auto", default "auto"
         Samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  Where a last
         batch of one sample would be left, which has no variance, batches are made larger.
@@ -78,7 +103,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     verbose : bool or int, default False
         Whether to print the loss after each epoch.
     warm_start : bool, default False
-        Whether `fit` goes on from the network of the last call.
+        Whether `fit` goes on from the network of the last call.  What the network was built with stays,
+        there and in `partial_fit`: `hidden_layer_sizes`, `activation`, `norm`, `decay`, `dropout`, `init`,
+        `standardize`, `dtype` and all about loss and targets.
     momentum : float, default 0.9
         Momentum of "sgd".
     nesterovs_momentum : bool, default True
@@ -156,40 +183,6 @@ def documented(**values: str) -> Callable[[type], type]:
 class Network(BaseEstimator):
     """What the classifier and the regressor have in common."""
 
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions(set(_ACTIVATIONS)), "array-like", Activation],
-        "norm": [StrOptions({"after", "before"}), None],
-        "solver": [StrOptions({"adamw", "adam", "sgd"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "weight_decay": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({*SCHEDULES, "invscaling", "adaptive"}), Schedule, callable],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="left")],
-        "nesterovs_momentum": ["boolean"],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 1e-30, None, closed="left")],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "early_stopping": ["boolean", str, EarlyStopping],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "metrics": ["array-like"],
-        "decay": [Interval(Real, 0, 1, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
-        "init": [StrOptions(set(INITS))],
-        "standardize": ["boolean"],
-        "dtype": [StrOptions({"auto", "float32", "float64"}), type, np.dtype],
-    }
-
     hidden_layer_sizes: Any
     activation: Any
     norm: Any
@@ -223,8 +216,24 @@ class Network(BaseEstimator):
     loss: Any
     dtype: Any
 
+    # The losses that have a name.
+    _losses: ClassVar[tuple[str, ...]]
+
     # The score that early stopping watches by default, in the terms of `History`.
     _score_name: ClassVar[str]
+
+    # The parameters that make the network what it is, and stay where training goes on.
+    _lasting: ClassVar[tuple[str, ...]] = (
+        "hidden_layer_sizes",
+        "activation",
+        "norm",
+        "decay",
+        "dropout",
+        "init",
+        "standardize",
+        "loss",
+        "dtype",
+    )
 
     network_: FNN
     history_: History
@@ -236,10 +245,51 @@ class Network(BaseEstimator):
 
     def _keep(self, arguments: dict[str, Any]) -> None:
         """Store the constructor's arguments, unchecked, as scikit-learn wants it."""
-        for name in self._get_param_names():
-            setattr(self, name, arguments[name])
+        for name, value in arguments.items():
+            if name != "self":
+                setattr(self, name, value)
 
     # What the classifier and the regressor do in their own ways.
+
+    def _check_parameters(self) -> None:
+        """Refuse parameters that are not what the docstring says, before the data are looked at."""
+        for name, bounds in _NUMBERS.items():
+            _check.number(name, getattr(self, name), **bounds)
+        for name in _FLAGS:
+            _check.flag(name, getattr(self, name))
+        for name, known in _CHOICES.items():
+            _check.choice(name, getattr(self, name), known)
+        self._hidden()
+        if isinstance(self.activation, str):
+            _check.choice("activation", self.activation, tuple(_ACTIVATIONS))
+        elif not isinstance(self.activation, Activation):
+            _sequence("activation", self.activation)
+        if not isinstance(self.weight_decay, str) or self.weight_decay != "auto":
+            _check.number("weight_decay", self.weight_decay, least=0)
+        if not isinstance(self.batch_size, str) or self.batch_size != "auto":
+            _check.integer("batch_size", self.batch_size, least=1)
+        if not (isinstance(self.learning_rate, Schedule) or callable(self.learning_rate)):
+            names = (*SCHEDULES, "invscaling", "adaptive")
+            _check.choice("learning_rate", self.learning_rate, names)
+        _check.integer("max_iter", self.max_iter, least=1)
+        if not isinstance(self.n_iter_no_change, float) or self.n_iter_no_change != math.inf:
+            _check.integer("n_iter_no_change", self.n_iter_no_change, least=1)
+        if not isinstance(self.verbose, (bool, np.bool_)):
+            _check.integer("verbose", self.verbose, least=0)
+        if self.clip_norm is not None:
+            _check.number("clip_norm", self.clip_norm, above=0)
+        if not isinstance(self.early_stopping, (str, EarlyStopping)):
+            _check.flag("early_stopping", self.early_stopping)
+        _sequence("metrics", self.metrics)
+        if isinstance(self.dropout, (list, tuple)):
+            for share in self.dropout:
+                _check.number("dropout", share, least=0, below=1)
+        else:
+            _check.number("dropout", self.dropout, least=0, below=1)
+        if not isinstance(self.loss, Loss):
+            _check.choice("loss", self.loss, self._losses)
+        if not isinstance(self.dtype, str) or self.dtype != "auto":
+            _check.float_dtype("dtype", self.dtype)
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         """Take note of what the targets are, in the first call."""
@@ -295,7 +345,8 @@ class Network(BaseEstimator):
         Raises
         ------
         TypeError, ValueError
-            If a parameter or the data are not what is described, or the training diverges.
+            If a parameter or the data are not what is described, a parameter that has to stay is another
+            where training goes on, or the training diverges.
 
         Warns
         -----
@@ -316,7 +367,7 @@ class Network(BaseEstimator):
         validation_data: Any = None,
         checkpoint: Any = None,
     ) -> None:
-        self._validate_params()
+        self._check_parameters()
         if incremental and self.early_stopping is not False:
             raise ValueError("partial_fit does not support early_stopping")
         first = not hasattr(self, "network_") or not (self.warm_start or incremental)
@@ -367,18 +418,13 @@ class Network(BaseEstimator):
         return X, self._targets(y), weights
 
     def _network_for(self, X: Any, rng: np.random.RandomState, first: bool) -> FNN:
-        hidden = self.hidden_layer_sizes
-        hidden = [hidden] if isinstance(hidden, Integral) else list(hidden)
-        if not all(isinstance(size, Integral) and int(size) > 0 for size in hidden):
-            raise ValueError(f"hidden_layer_sizes must be integers > 0, got {hidden}.")
+        hidden = self._hidden()
         if not first:
-            net = self.network_
-            if list(net.sizes[1:-1]) != hidden:
-                raise ValueError(
-                    f"hidden_layer_sizes must stay {list(net.sizes[1:-1])} where training goes on, "
-                    f"got {hidden}."
-                )
-            return net
+            for name, (then, shown) in self._built_with.items():
+                now = getattr(self, name)
+                if _comparable(now) != then:
+                    raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
+            return self.network_
         options = self._output()
         self.out_activation_ = options.pop("out_activation")
         return FNN(
@@ -394,6 +440,12 @@ class Network(BaseEstimator):
             **options,
         )
 
+    def _hidden(self) -> list[int]:
+        """Return the units of each hidden layer."""
+        given = self.hidden_layer_sizes
+        given = [given] if isinstance(given, Integral) else _sequence("hidden_layer_sizes", given)
+        return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
+
     def _activations(self, layers: int) -> Any:
         def ours(one: Any) -> Any:
             return _ACTIVATIONS.get(one, one) if isinstance(one, str) else one
@@ -405,10 +457,7 @@ class Network(BaseEstimator):
     def _dtype_for(self, X: Any) -> np.dtype[Any]:
         if isinstance(self.dtype, str) and self.dtype == "auto":
             return np.dtype(np.float32 if np.can_cast(X.dtype, np.float32) else np.float64)
-        got: np.dtype[Any] = np.dtype(self.dtype)
-        if got not in (np.float32, np.float64):
-            raise ValueError(f"The 'dtype' parameter must be 'auto', float32 or float64. Got {got} instead.")
-        return got
+        return _check.float_dtype("dtype", self.dtype)
 
     def _batch(self, samples: int) -> int:
         if self.batch_size == "auto":
@@ -428,12 +477,16 @@ class Network(BaseEstimator):
         return size
 
     def _optimizer(self) -> SGD | AdamW:
-        rate, decay = float(self.learning_rate_init), float(self.weight_decay)
+        rate, decay = float(self.learning_rate_init), self.weight_decay
         if self.solver == "sgd":
             momentum = float(self.momentum)
-            return SGD(rate, momentum, bool(self.nesterovs_momentum and momentum > 0), decay)
-        decay = 0.0 if self.solver == "adam" else decay
-        return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), decay)
+            nesterov = bool(self.nesterovs_momentum and momentum > 0)
+            return SGD(rate, momentum, nesterov, 0.0 if decay == "auto" else float(decay))
+        if self.solver == "adam":
+            decay = 0.0
+        elif decay == "auto":
+            decay = min(_DECAY, _MOST_DECAY / rate)
+        return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), float(decay))
 
     def _stopping(self) -> EarlyStopping | None:
         """Return what decides about the end, or None if nothing does."""
@@ -456,9 +509,11 @@ class Network(BaseEstimator):
         chosen = self.learning_rate
         return isinstance(chosen, (Cosine, OneCycle)) or chosen in ("cosine", "one_cycle")
 
-    def _schedule(self, steps: int, samples: int, incremental: bool, stopping: EarlyStopping | None) -> Any:
+    def _schedule(
+        self, steps: int, samples: int, seen: int, incremental: bool, stopping: EarlyStopping | None
+    ) -> Any:
         if self.learning_rate == "invscaling":
-            rate, power, seen = float(self.learning_rate_init), float(self.power_t), self.t_
+            rate, power = float(self.learning_rate_init), float(self.power_t)
             return lambda step: float(rate / (seen + step // steps * samples + 1) ** power)
         if incremental:
             return "constant"
@@ -483,14 +538,13 @@ class Network(BaseEstimator):
         total = samples if weights is None else float(weights.sum())
         batch = self._batch(samples)
         stopping = None if incremental else self._stopping()
-        if first:
-            self.t_ = 0
+        seen = 0 if first else self.t_
         metrics = [] if incremental else list(self.metrics)
         if stopping is not None and stopping.monitor not in _MEASURED:
             name = stopping.monitor.removeprefix("val_")
             if name not in [getattr(metric, "__name__", metric) for metric in metrics]:
                 metrics.append(name)
-        statistics = net.standardizer
+        statistics, carried = net.standardizer, net._carried
         if incremental:
             net._carried = net._carried or {}  # the optimizer goes on where it was
             if statistics is not None:
@@ -513,7 +567,7 @@ class Network(BaseEstimator):
                 epochs=1 if incremental else int(self.max_iter),
                 batch_size=batch,
                 optimizer=self._optimizer(),
-                schedule=self._schedule(math.ceil(samples / batch), samples, incremental, stopping),
+                schedule=self._schedule(math.ceil(samples / batch), samples, seen, incremental, stopping),
                 sample_weight=weights,
                 clip_norm=self.clip_norm,
                 # of the whole weight of a batch, as scikit-learn has it
@@ -526,15 +580,14 @@ class Network(BaseEstimator):
                 progress=False,
                 callbacks=[after_epoch] if self.verbose or adaptive else [],
             )
-        except DivergenceError as error:
-            raise ValueError(f"The {error}.") from error
-        except BaseException:
-            net.standardizer = statistics
+            if not history.epochs:  # interrupted in the first one
+                raise KeyboardInterrupt
+        except BaseException as error:
+            net.standardizer, net._carried = statistics, carried
+            if isinstance(error, DivergenceError):
+                raise ValueError(f"The {error}.") from error
             raise
-        if not history.epochs:  # interrupted in the first one
-            net.standardizer = statistics
-            raise KeyboardInterrupt
-        self._record(net, history, stopping, first, samples)
+        self._record(net, history, stopping, first, seen + samples * history.epochs)
         if history.stopped == "interrupted":
             warnings.warn("Training interrupted by user.", stacklevel=4)
         elif not (history.stopped or incremental or self._planned()):
@@ -546,15 +599,18 @@ class Network(BaseEstimator):
             )
 
     def _record(
-        self, net: FNN, history: History, stopping: EarlyStopping | None, first: bool, samples: int
+        self, net: FNN, history: History, stopping: EarlyStopping | None, first: bool, seen: int
     ) -> None:
         """Set the attributes that a training leaves."""
         self.network_ = net
+        if first:
+            given = {name: getattr(self, name) for name in self._lasting}
+            self._built_with = {name: (_comparable(value), repr(value)) for name, value in given.items()}
         self.history_ = history
         self.n_outputs_ = net.sizes[-1]
         self.n_layers_ = len(net.sizes)
         self.n_iter_ = history.epochs
-        self.t_ += samples * history.epochs
+        self.t_ = seen
         self.loss_ = history.loss[-1]
         self.loss_curve_ = history.loss if first else [*self.loss_curve_, *history.loss]
         self.best_loss_ = min(self.loss_curve_)
@@ -636,6 +692,23 @@ class Network(BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _sequence(name: str, value: Any) -> Sequence[Any]:
+    """Return `value` if it is a sequence, and no text."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+        raise TypeError(f"{name} must be a sequence, got {value!r}")
+    return value  # type: ignore[return-value]
+
+
+def _comparable(value: Any) -> Any:
+    """Return a parameter in a form in which other ways to write the same are equal."""
+    if isinstance(value, (list, tuple, np.ndarray)):
+        parts = tuple(_comparable(part) for part in value)
+        return parts[0] if len(parts) == 1 else parts
+    if isinstance(value, (type, np.dtype)):
+        return np.dtype(value).name
+    return _ACTIVATIONS.get(value, value) if isinstance(value, str) else value
 
 
 def _curve(history: History, name: str) -> list[float]:

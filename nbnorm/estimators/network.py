@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Real
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
 from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
 from nbnorm.schedules import Schedule
@@ -26,7 +25,6 @@ _LOSSES = {"squared_error": "squared", "absolute_error": "absolute", "huber": "h
 
 @documented(
     solver="adamw",
-    weight_decay="5.0",
     learning_rate="cosine",
     learning_rate_init="0.005",
     max_iter="50",
@@ -71,13 +69,9 @@ class FNNClassifier(ClassifierMixin, Network):
     True
     """
 
+    _losses = ("log_loss",)
     _score_name = "val_accuracy"
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **Network._parameter_constraints,
-        "loss": [StrOptions({"log_loss"}), Loss],
-        "label_smoothing": [Interval(Real, 0, 1, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, list, None],
-    }
+    _lasting = (*Network._lasting, "label_smoothing")
 
     label_smoothing: Any
     class_weight: Any
@@ -91,7 +85,7 @@ class FNNClassifier(ClassifierMixin, Network):
         norm: str | None = "after",
         solver: str = "adamw",
         alpha: float = 0.0,
-        weight_decay: float = 5.0,
+        weight_decay: float | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str | Schedule | Callable[[int], float] = "cosine",
         learning_rate_init: float = 0.005,
@@ -122,6 +116,12 @@ class FNNClassifier(ClassifierMixin, Network):
         dtype: Any = "auto",
     ) -> None:
         self._keep(locals())
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        _check.number("label_smoothing", self.label_smoothing, least=0, below=1)
+        if not isinstance(self.class_weight, (dict, list)):
+            _check.choice("class_weight", self.class_weight, ("balanced", None))
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         check_classification_targets(y)
@@ -219,7 +219,7 @@ class FNNClassifier(ClassifierMixin, Network):
         TypeError, ValueError
             As `fit` does, and if `classes` are missing or others than before.
         """
-        self._validate_params()
+        self._check_parameters()
         if hasattr(self, "network_"):
             if classes is not None and not np.array_equal(np.unique(np.asarray(classes)), self.classes_):
                 raise ValueError(f"classes must be {self.classes_} as before, got {classes}.")
@@ -278,7 +278,7 @@ class FNNClassifier(ClassifierMixin, Network):
             In the order of `classes_`; finite also where a probability is rounded to 0.
         """
         X = self._samples(X)
-        z = self.network_.forward(X)  # in evaluation mode, as training has left it
+        z = self.network_._logits(X)
         if len(self.classes_) == 1 and not self._multilabel:
             return np.zeros((len(z), 1), z.dtype)
         if self.out_activation_ == "softmax":
@@ -295,7 +295,6 @@ class FNNClassifier(ClassifierMixin, Network):
 
 @documented(
     solver="adamw",
-    weight_decay="5.0",
     learning_rate="cosine",
     learning_rate_init="0.005",
     max_iter="50",
@@ -336,12 +335,9 @@ class FNNRegressor(RegressorMixin, Network):
     True
     """
 
+    _losses = tuple(_LOSSES)
     _score_name = "r2"
-    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
-        **Network._parameter_constraints,
-        "loss": [StrOptions(set(_LOSSES)), Loss],
-        "standardize_targets": ["boolean"],
-    }
+    _lasting = (*Network._lasting, "standardize_targets")
 
     standardize_targets: Any
 
@@ -353,7 +349,7 @@ class FNNRegressor(RegressorMixin, Network):
         norm: str | None = "after",
         solver: str = "adamw",
         alpha: float = 0.0,
-        weight_decay: float = 5.0,
+        weight_decay: float | str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str | Schedule | Callable[[int], float] = "cosine",
         learning_rate_init: float = 0.005,
@@ -383,6 +379,10 @@ class FNNRegressor(RegressorMixin, Network):
         dtype: Any = "auto",
     ) -> None:
         self._keep(locals())
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        _check.flag("standardize_targets", self.standardize_targets)
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         self._width = 0 if y.ndim == 1 else y.shape[1]
