@@ -124,8 +124,10 @@ def _r2(outcome: Outcome) -> float:
     truth = outcome.truth.reshape(outcome.logits.shape).astype(np.float64)
     mean = np.average(truth, axis=0, weights=weights)
     spread, rest = weights @ (truth - mean) ** 2, weights @ outcome.errors() ** 2
+    # rounding of the mean would give a constant a spread
+    varies = (truth != truth[0]).any(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.where(spread > 0, 1.0 - rest / spread, np.nan).mean())
+        return float(np.where(varies, 1.0 - rest / spread, np.nan).mean())
 
 
 # What becomes better by becoming larger, and what by becoming smaller.

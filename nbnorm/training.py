@@ -626,6 +626,12 @@ def fit(
                     run.restore(saved.group("run"))
                     saved = None
                 rates.fill(epoch * steps, run.rates)
+                most = run.rates.max()
+                if most * optimizer.weight_decay >= 1.0:  # a step would turn weights around
+                    raise ValueError(
+                        "the learning rate must stay below 1 / weight_decay = "
+                        f"{1 / optimizer.weight_decay:g}, got {most:g} in epoch {epoch + 1}"
+                    )
                 state.epoch(team)
                 if control[DIVERGED] or not run.engine.finite():
                     raise DivergenceError(

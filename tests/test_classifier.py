@@ -361,6 +361,15 @@ def test_early_stopping_on_another_metric(monitor, data):
     assert model.best_validation_score_ == best(model.validation_scores_)
 
 
+def test_early_stopping_and_adaptive_rate_follow_an_own_metric(data):
+    def wrong(truth, prediction):
+        return 1 - accuracy_score(truth, prediction)
+
+    stopping = EarlyStopping("wrong", mode="min", patience=3)
+    model = small(early_stopping=stopping, metrics=[wrong], learning_rate="adaptive", max_iter=20).fit(*data)
+    assert model.best_validation_score_ == min(model.validation_scores_)
+
+
 def test_metrics_are_recorded(data):
     X, y = data
 

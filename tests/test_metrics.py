@@ -47,8 +47,9 @@ def test_an_integer_weight_is_a_repeated_sample(name, output):
     assert got == pytest.approx(value(name, output, Z[rows], TRUTH[output][rows]), rel=1e-12)
 
 
-def test_r2_of_a_constant_target_is_nan():
-    assert math.isnan(value("r2", "identity", Z, np.ones((12, 3))))
+@pytest.mark.parametrize("constant", [1.0, 0.1, 1e7 / 3])
+def test_r2_of_a_constant_target_is_nan(constant):
+    assert math.isnan(value("r2", "identity", Z, np.full((12, 3), constant)))
 
 
 def test_log_loss_of_extreme_logits_is_finite():

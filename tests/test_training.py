@@ -931,3 +931,8 @@ def test_progress_bar_without_tqdm(blobs, monkeypatch):
     with pytest.raises(ImportError, match=r"nbnorm\[progress\]"):
         net.fit(*blobs, epochs=1, progress=True)
     assert state(net) == before
+
+
+def test_a_rate_that_turns_weights_around_is_refused(blobs):
+    with pytest.raises(ValueError, match=r"below 1 / weight_decay = 0\.5, got 0\.6 in epoch 2"):
+        fitted(blobs, optimizer=SGD(lr=0.1, weight_decay=2.0), schedule=lambda step: 0.1 if step < 5 else 0.6)

@@ -518,9 +518,9 @@ class Network(BaseEstimator):
         if incremental:
             return "constant"
         if self.learning_rate == "adaptive":
-            monitor = "loss" if stopping is None else stopping.monitor
+            monitor, mode = ("loss", "min") if stopping is None else (stopping.monitor, stopping.mode)
             patience = 2**62 if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
-            return Plateau(monitor, factor=0.2, patience=patience, min_delta=float(self.tol))
+            return Plateau(monitor, mode=mode, factor=0.2, patience=patience, min_delta=float(self.tol))
         return self.learning_rate
 
     def _train(
