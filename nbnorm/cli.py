@@ -590,6 +590,7 @@ def _standardize(args: argparse.Namespace) -> int:
         stats=args.stats if known else None,
         save_stats=None if known else args.stats,
         inverse=args.inverse,
+        keep=args.keep,
         progress=False if args.quiet else None,
     )
     where = "its own statistics" if args.stats is None else f"the statistics in {args.stats}"
@@ -704,12 +705,14 @@ examples:
 
 _STANDARDIZE_MORE = """\
 (x - mean) / standard deviation for each column. A file of any size is read piece by
-piece. Standardize new data with the statistics of the training data:
+piece. Standardize new data with the statistics of the training data; name columns of
+text and a numeric target with --except, the same ones every time:
 
 examples:
   nbnorm standardize train.csv train-std.csv --stats stats.json     writes stats.json
   nbnorm standardize new.csv new-std.csv --stats stats.json         reads stats.json
   nbnorm standardize new-std.csv again.csv --stats stats.json --inverse
+  nbnorm standardize houses.csv houses-std.csv --except street --except price
 """
 
 _GRADCHECK_MORE = """\
@@ -875,6 +878,14 @@ def _parser() -> argparse.ArgumentParser:
         "--stats", metavar="FILE", help="statistics: read if FILE exists, otherwise fitted to IN and written"
     )
     standardize.add_argument("--inverse", action="store_true", help="undo it; needs --stats")
+    standardize.add_argument(
+        "--except",
+        dest="keep",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="copy this column of a CSV or Parquet file unchanged, without statistics; may be repeated",
+    )
     standardize.add_argument(
         "--threads", metavar="N", type=_integer(1), help="at most so many (default: all)"
     )

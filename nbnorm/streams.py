@@ -10,10 +10,10 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -355,6 +355,13 @@ def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
 # ----------------------------------------------------------------------------------------------
 
 
+class _Chunk(NamedTuple):
+    """Rows to standardize, and beside them the columns that are kept: lists of text, or Arrow arrays."""
+
+    rows: Array
+    kept: list[Any]
+
+
 class _Source:
     """A file that can be read more than once: names, width, number of rows if known, and chunks."""
 
@@ -364,14 +371,38 @@ class _Source:
     def __init__(self, path: storage.PathLike) -> None:
         self.path = path
         self.name = os.fspath(path)
+        self.kept: list[int] = []  # places of the columns that are not standardized, ascending
+        self.features: list[str] | None = None  # names of those that are
 
-    def chunks(self) -> Iterator[Array]:
+    def keep(self, names: Sequence[str]) -> None:
+        """Leave columns out of the rows of the chunks; called once, before they are read."""
+        for name in names:
+            if self.names is None:
+                raise ValueError(f"keep names the column {name!r}, and {self.name} has no column names")
+            tables._known(self.name, self.names, name, "column")
+            if self.names.count(name) > 1:
+                raise ValueError(f"{self.name} has several columns {name!r}: none of them can be kept")
+        if self.names is None:
+            return
+        apart = set(names)
+        self.kept = [at for at, name in enumerate(self.names) if name in apart]
+        self.features = [name for name in self.names if name not in apart]
+        if self.kept and not self.features:
+            raise ValueError(f"keep must leave a column to standardize, {self.name} has no other")
+
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
+        """Read through the file, with or without the columns that are kept."""
         raise NotImplementedError
+
+    def arrow_field(self, at: int) -> Any:
+        """Return name and type of a kept column for Arrow."""
+        pa = _arrow()
+        return pa.field(self.names[at], pa.string())  # type: ignore[index]
 
     def _refuse_missing(self, rows: Array, before: int) -> None:
         if rows.dtype.kind == "f" and not np.isfinite(rows).all():
             row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
-            where = repr(self.names[column]) if self.names else str(column)
+            where = repr(self.features[column]) if self.features else str(column)
             raise ValueError(
                 f"{self.name}: row {before + row}, column {where} must be finite, got {rows[row, column]}"
             )
@@ -395,34 +426,43 @@ class _CsvSource(_Source):
             except csv.Error as error:
                 raise ValueError(f"{self.name} is not CSV: {error}") from None
 
-    def chunks(self) -> Iterator[Array]:
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         with self._open() as file:
             columns, reader, line = tables._header(self.name, file)
             some: list[list[str]] = []
             lines: list[int] = []
-            most = _rows(len(columns), 64)  # a field takes some 64 bytes as text
+            size = 0
             for row in reader:
-                if row:
-                    some.append(row)
-                    lines.append(line())
-                if len(some) == most:
-                    yield self._numbers(columns, some, lines)
-                    some, lines = [], []
+                if not row:
+                    continue
+                if len(row) != len(columns):
+                    raise ValueError(
+                        f"{self.name}, line {line()}: got {len(row)} fields, expected {len(columns)}"
+                    )
+                some.append(row)
+                lines.append(line())
+                # A number takes some 64 bytes as text; text can be of any length.
+                size += 64 * len(row) + sum(len(row[at]) for at in self.kept)
+                if size >= CHUNK:
+                    yield self._chunk(some, lines, with_kept)
+                    some, lines, size = [], [], 0
             if some:
-                yield self._numbers(columns, some, lines)
+                yield self._chunk(some, lines, with_kept)
 
-    def _numbers(self, columns: list[str], some: list[list[str]], lines: list[int]) -> Array:
-        width = len(columns)
-        for row, line in zip(some, lines, strict=True):
-            if len(row) != width:
-                raise ValueError(f"{self.name}, line {line}: got {len(row)} fields, expected {width}")
+    def _chunk(self, some: list[list[str]], lines: list[int], with_kept: bool) -> _Chunk:
+        columns = self.features or []
+        kept = [[row[at] for row in some] for at in self.kept] if with_kept else []
+        if self.kept:
+            apart = set(self.kept)
+            chosen = [at for at in range(len(some[0])) if at not in apart]
+            some = [[row[at] for at in chosen] for row in some]
         try:
-            result = np.fromiter(map(float, chain.from_iterable(some)), np.float64, len(some) * width)
+            numbers = np.fromiter(map(float, chain.from_iterable(some)), np.float64, len(some) * len(columns))
         except ValueError:
-            result = None
-        if result is None or not np.isfinite(result).all():
+            numbers = None
+        if numbers is None or not np.isfinite(numbers).all():
             raise ValueError(self._complaint(columns, some, lines))
-        return result.reshape(-1, width)
+        return _Chunk(numbers.reshape(-1, len(columns)), kept)
 
     def _complaint(self, columns: list[str], some: list[list[str]], lines: list[int]) -> str:
         for row, line in zip(some, lines, strict=True):
@@ -448,12 +488,12 @@ class _NpySource(_Source):
         _check.rank(self.name, _check.numeric(self.name, self._data), 2)
         self.rows = len(self._data)
 
-    def chunks(self) -> Iterator[Array]:
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         step = _rows(self._data.shape[1], self._data.itemsize)
         for start in range(0, len(self._data), step):
             rows = self._data[start : start + step]
             self._refuse_missing(rows, start)
-            yield rows
+            yield _Chunk(rows, [])
 
 
 class _NpzSource(_Source):
@@ -480,7 +520,7 @@ class _NpzSource(_Source):
             raise ValueError(f"{self.name}: X must be stored in C order to be read in parts")
         self.rows = self._shape[0]
 
-    def chunks(self) -> Iterator[Array]:
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         width = self._shape[1]
         step = _rows(width, self._dtype.itemsize)
         try:
@@ -493,7 +533,7 @@ class _NpzSource(_Source):
                         raise ValueError(f"{self.name} is truncated")
                     rows = np.frombuffer(block, self._dtype).reshape(count, width)
                     self._refuse_missing(rows, start)
-                    yield rows
+                    yield _Chunk(rows, [])
         except (zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{self.name} is damaged: {error}") from None
 
@@ -521,18 +561,42 @@ class _ParquetSource(_Source):
         pa = _arrow()
         try:
             with pa.parquet.ParquetFile(path) as file:
-                self.names = list(file.schema_arrow.names)
+                self._schema = file.schema_arrow
                 self.rows = file.metadata.num_rows
+                self._row_bytes = _row_bytes(file.metadata)
         except pa.lib.ArrowInvalid as error:
             raise ValueError(f"{self.name} is not a Parquet file: {error}") from None
+        self.names = list(self._schema.names)
 
-    def chunks(self) -> Iterator[Array]:
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         before = 0
+        kept = {self._schema.names[at] for at in self.kept}
+        read = None if with_kept or not kept else list(dict.fromkeys(self.features or []))
+        step = _rows(max(1, len(self._schema)))
+        if kept:
+            step = min(step, max(1, CHUNK // self._row_bytes))
         with _arrow().parquet.ParquetFile(self.path) as file:
-            for rows in chunks(file):
-                self._refuse_missing(rows, before)
-                before += len(rows)
-                yield rows
+            for batch in file.iter_batches(batch_size=step, columns=read):
+                # By place, because two columns may have one name.
+                chosen = [at for at, name in enumerate(batch.schema.names) if name not in kept]
+                rows = _columns(batch.select(chosen))
+                if len(rows):
+                    self._refuse_missing(rows, before)
+                    before += len(rows)
+                    yield _Chunk(rows, [batch.column(at) for at in self.kept] if with_kept else [])
+
+    def arrow_field(self, at: int) -> Any:
+        return self._schema.field(at)
+
+
+def _row_bytes(metadata: Any) -> int:
+    """Return about how many bytes a row of a Parquet file takes, at least 1."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    most = 1
+    for group in groups:
+        if group.num_rows:
+            most = max(most, math.ceil(group.total_byte_size / group.num_rows))
+    return most
 
 
 _SOURCES: dict[str, Callable[[storage.PathLike], _Source]] = {
@@ -545,16 +609,41 @@ _SOURCES: dict[str, Callable[[storage.PathLike], _Source]] = {
 }
 
 
-def _write_csv(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+def _quoted(text: str) -> str:
+    """Return a field for a CSV file, in quotes if it needs them."""
+    # csv.writer leaves a lone carriage return bare, which csv.reader refuses.
+    if any(mark in text for mark in ',"\r\n'):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def _texts(name: str, column: Any) -> list[str]:
+    """Return a kept column as text; a null becomes an empty field."""
+    if isinstance(column, list):
+        return column
+    pa = _arrow()
+    try:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [text or "" for text in column.cast(pa.string()).to_pylist()]
+    except pa.lib.ArrowException as error:
+        raise ValueError(f"column {name!r} of {column.type} cannot be written as text: {error}") from None
+
+
+def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
-    csv.writer(file, lineterminator="\n").writerow(source.names or [f"x{j}" for j in range(first.shape[1])])
-    for rows in parts:
-        file.write("".join(",".join(map(repr, row)) + "\n" for row in rows.tolist()))
+    names = source.names or [f"x{j}" for j in range(first.shape[1])]
+    csv.writer(file, lineterminator="\n").writerow(names)
+    for rows, kept in parts:
+        fields = [map(repr, column) for column in rows.T.tolist()]
+        for at, column in zip(source.kept, kept, strict=True):
+            fields.insert(at, map(_quoted, _texts(names[at], column)))
+        file.write("".join(",".join(row) + "\n" for row in zip(*fields, strict=True)))
 
 
-def _write_rows(file: Any, parts: Iterator[Array]) -> tuple[tuple[int, int], np.dtype[Any]]:
+def _write_rows(file: Any, parts: Iterator[_Chunk]) -> tuple[tuple[int, int], np.dtype[Any]]:
     count, width, dtype = 0, 0, np.dtype(np.float64)
-    for rows in parts:
+    for rows, _ in parts:
         if count and rows.dtype != dtype:
             raise ValueError(f"chunks must have one dtype, got {dtype} and {rows.dtype}")
         file.write(np.ascontiguousarray(rows).data)
@@ -570,14 +659,14 @@ def _header_bytes(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _peeked(parts: Iterator[Array], source: _Source) -> tuple[Array, Iterator[Array]]:
+def _peeked(parts: Iterator[_Chunk], source: _Source) -> tuple[Array, Iterator[_Chunk]]:
     first = next(parts, None)
     if first is None:
         raise ValueError(f"{source.name} has no rows")
-    return first, chain([first], parts)
+    return first.rows, chain([first], parts)
 
 
-def _write_npy(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+def _write_npy(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
     file.write(_header_bytes((0, first.shape[1]), first.dtype))
     shape, dtype = _write_rows(file, parts)
@@ -585,11 +674,11 @@ def _write_npy(file: Any, source: _Source, parts: Iterator[Array]) -> None:
     file.write(_header_bytes(shape, dtype))
 
 
-def _write_npz(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+def _write_npz(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         if source.rows is None:  # the header comes first, so the rows are counted first
-            source.rows = sum(len(rows) for rows in source.chunks())
+            source.rows = sum(len(part.rows) for part in source.chunks(with_kept=False))
         with archive.open("X.npy", "w", force_zip64=True) as member:
             member.write(_header_bytes((source.rows, first.shape[1]), first.dtype))
             _write_rows(member, parts)
@@ -597,18 +686,23 @@ def _write_npz(file: Any, source: _Source, parts: Iterator[Array]) -> None:
             source.copy_others(archive)
 
 
-def _write_parquet(file: Any, source: _Source, parts: Iterator[Array]) -> None:
+def _write_parquet(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     pa = _arrow()
     first, parts = _peeked(parts, source)
-    names = source.names or [f"x{j}" for j in range(first.shape[1])]
-    schema = pa.schema([(name, pa.from_numpy_dtype(first.dtype)) for name in names])
+    names = source.features or [f"x{j}" for j in range(first.shape[1])]
+    fields = [pa.field(name, pa.from_numpy_dtype(first.dtype)) for name in names]
+    for at in source.kept:
+        fields.insert(at, source.arrow_field(at))
+    schema = pa.schema(fields)
     with pa.parquet.ParquetWriter(file, schema) as writer:
-        for rows in parts:
+        for rows, kept in parts:
             columns = [pa.array(np.ascontiguousarray(column)) for column in rows.T]
+            for at, column in zip(source.kept, kept, strict=True):
+                columns.insert(at, pa.array(column, pa.string()) if isinstance(column, list) else column)
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-_WRITERS: dict[str, tuple[str, Callable[[Any, _Source, Iterator[Array]], None]]] = {
+_WRITERS: dict[str, tuple[str, Callable[[Any, _Source, Iterator[_Chunk]], None]]] = {
     ".csv": ("w", _write_csv),
     ".npy": ("wb", _write_npy),
     ".npz": ("wb", _write_npz),
@@ -623,7 +717,9 @@ def _kind(role: str, path: storage.PathLike, known: Iterable[str]) -> str:
     return suffix
 
 
-def _counted(parts: Iterator[Array], label: str, total: int | None, progress: bool | None) -> Iterator[Array]:
+def _counted(
+    parts: Iterator[_Chunk], label: str, total: int | None, progress: bool | None
+) -> Iterator[_Chunk]:
     """Yield the chunks and show how many rows have been."""
     try:
         from tqdm import tqdm
@@ -632,9 +728,9 @@ def _counted(parts: Iterator[Array], label: str, total: int | None, progress: bo
         return
     hidden = None if progress is None else not progress  # None: hidden unless on a terminal
     with tqdm(desc=label, total=total, unit="row", unit_scale=True, disable=hidden) as bar:
-        for rows in parts:
-            yield rows
-            bar.update(len(rows))
+        for part in parts:
+            yield part
+            bar.update(len(part.rows))
 
 
 def read_statistics(path: storage.PathLike) -> Moments:
@@ -681,6 +777,7 @@ def standardize_file(
     stats: storage.PathLike | Moments | None = None,
     save_stats: storage.PathLike | None = None,
     inverse: bool = False,
+    keep: Iterable[str] = (),
     progress: bool | None = None,
 ) -> Moments:
     r"""Standardize a file of any length into another one, in bounded memory.
@@ -700,6 +797,10 @@ def standardize_file(
         JSON file for the statistics.
     inverse : bool, default: False
         Turn standardized data back; needs `stats`.
+    keep : iterable of str, default: ()
+        Names of columns to copy unchanged, each in its place, and to leave out of the statistics: text, a
+        target, any type of Parquet.  Source and destination must be CSV or Parquet.  The text of a CSV file
+        stays as it is, in quotes only where it needs them; from Parquet to CSV a null becomes an empty field.
     progress : bool, optional
         Show progress bars (with tqdm); by default on a terminal.
 
@@ -712,9 +813,12 @@ def standardize_file(
     ------
     OSError
         If a file cannot be read or written.
+    TypeError
+        If `keep` is a string, or a column of a Parquet file that is not kept holds no real numbers.
     ValueError
         If the source has no rows, a value is missing or no number (named by line and column), the statistics
-        are of other features, or a file is of an unknown kind.
+        are of other features, a file is of an unknown kind, a column in `keep` does not exist or cannot be
+        written to the destination, or no other column is left.
 
     Examples
     --------
@@ -730,30 +834,51 @@ def standardize_file(
     height,age
     -1.0,-1.0
     1.0,1.0
+    <BLANKLINE>
+    >>> standardize_file(source, destination, keep=["age"]).feature_names
+    ['height']
+    >>> with open(destination) as file:
+    ...     print(file.read())
+    height,age
+    -1.0,3
+    1.0,5
     """
+    if isinstance(keep, str):
+        raise TypeError(f"keep must be column names in a list or tuple, got {keep!r}")
+    names = list(keep)
     given = _SOURCES[_kind("source", source, _SOURCES)](source)
-    mode, write = _WRITERS[_kind("destination", destination, _WRITERS)]
+    suffix = _kind("destination", destination, _WRITERS)
+    mode, write = _WRITERS[suffix]
+    given.keep(names)
+    if names and suffix not in (".csv", ".parquet"):
+        raise ValueError(
+            f"destination must end in .csv or .parquet to keep the column {names[0]!r}, "
+            f"got {os.fspath(destination)!r}"
+        )
     if inverse and stats is None:
         raise ValueError("stats must be given for inverse=True, got None")
     if stats is None:
         moments = Moments()
-        for rows in _counted(given.chunks(), "reading", given.rows, progress):
-            moments.update(rows)
+        for part in _counted(given.chunks(with_kept=False), "reading", given.rows, progress):
+            moments.update(part.rows)
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
-        moments.feature_names = given.names
+        moments.feature_names = given.features
         if given.rows is None:
             given.rows = int(moments.count)
     else:
         moments = stats if isinstance(stats, Moments) else read_statistics(stats)
-        names = moments.feature_names
-        if names is not None and given.names is not None and names != given.names:
+        expected = moments.feature_names
+        if expected is not None and given.features is not None and expected != given.features:
             raise ValueError(
-                f"{given.name} must have the features {names} of the statistics, got {given.names}"
+                f"{given.name} must have the features {expected} of the statistics, got {given.features}"
             )
     standardizer = Standardizer.from_moments(moments)
     apply = standardizer.inverse_transform if inverse else standardizer.transform
-    parts = (apply(rows) for rows in _counted(given.chunks(), "writing", given.rows, progress))
+    parts = (
+        _Chunk(apply(rows), kept)
+        for rows, kept in _counted(given.chunks(with_kept=True), "writing", given.rows, progress)
+    )
     with storage.replace(destination, mode, newline="" if mode == "w" else None) as file:
         write(file, given, parts)
     if save_stats is not None:

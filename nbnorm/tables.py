@@ -278,7 +278,7 @@ def _header(name: str, file: TextIO) -> tuple[list[str], Iterator[list[str]], Ca
 def _known(name: str, columns: list[str], wanted: str, role: str) -> int:
     if wanted not in columns:
         shown = ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
-        raise ValueError(f"{name} has no {role} column {wanted!r}; it has {shown}")
+        raise ValueError(f"{name} has no {role} {wanted!r}; it has {shown}")
     return columns.index(wanted)
 
 
@@ -294,11 +294,11 @@ def _read_csv(
                 target = columns[-1]
             at = None
             if target is not None and (need_target or target in columns):
-                at = _known(name, columns, target, "target")
+                at = _known(name, columns, target, "target column")
             if features is None:
                 chosen = [i for i in range(len(columns)) if i != at]
             else:
-                chosen = [_known(name, columns, feature, "feature") for feature in features]
+                chosen = [_known(name, columns, feature, "feature column") for feature in features]
             if not chosen:
                 raise ValueError(f"{name} needs a feature column beside the target {target!r}")
             data, values, lines = _parse(name, columns, rows, line, chosen, at)

@@ -289,6 +289,8 @@ BAD = [
     (["standardize", "gap.csv", "gap.csv"], "gap.csv would be overwritten while it is needed"),
     (["standardize", "gap.csv", "out.csv", "--inverse"], "--inverse needs --stats"),
     (["standardize", "gap.csv", "out.csv", "--inverse", "--stats", "s.json"], "s.json does not exist"),
+    (["standardize", "gap.csv", "out.csv", "--except", "c"], "gap.csv has no column 'c'; it has a, b"),
+    (["standardize", "one.csv", "out.npy", "--except", "b"], "to keep the column 'b', got 'out.npy'"),
 ]
 
 
@@ -539,6 +541,24 @@ def test_standardize_reuses_statistics(run, folder):
     assert run("standardize", "new.csv", "d.csv", "--stats", "s.json")[0] == 0
     np.testing.assert_allclose(np.loadtxt("d.csv", skiprows=1), [2.0, 4.0])
     assert (folder / "s.json").read_bytes() == before
+
+
+def test_standardize_except(run, folder):
+    (folder / "a.csv").write_text('street,size,price\n"Oak, 3",0,100\nElm,4,0250\n')
+    (folder / "new.csv").write_text("street,size,price\nAsh,6,?\n")
+    keep = ["--except", "price", "--except", "street"]
+    assert run("standardize", "a.csv", "b.csv", "--stats", "s.json", *keep)[0] == 0
+    expected = 'street,size,price\n"Oak, 3",-1.0,100\nElm,1.0,0250\n'
+    assert (folder / "b.csv").read_text() == expected
+    assert json.loads((folder / "s.json").read_text())["feature_names"] == ["size"]
+    assert run("standardize", "new.csv", "c.csv", "--stats", "s.json", *keep)[0] == 0
+    assert (folder / "c.csv").read_text() == "street,size,price\nAsh,2.0,?\n"
+    assert run("standardize", "c.csv", "d.csv", "--stats", "s.json", "--inverse", *keep)[0] == 0
+    assert (folder / "d.csv").read_text() == "street,size,price\nAsh,6.0,?\n"
+    # one run's columns are not those of the next
+    status, _, err = run("standardize", "new.csv", "c.csv", "--stats", "s.json")
+    assert status == 2
+    assert "must have the features ['size'] of the statistics" in err
 
 
 def test_predict_finds_the_held_out_digits_again(run):

@@ -269,6 +269,146 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path, text, message):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv"]
 
 
+MIXED = 'id,height,note,price\n007,0,"a, ""b""",100\n008,4,"two\r\nlines, or\rthree", 1e2\n009,8,,NaN\n'
+
+
+def mixed_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_kept_columns_of_csv_stay_as_they_stand(tmp_path):
+    source, there, back = (tmp_path / name for name in ("x.csv", "y.csv", "z.csv"))
+    stats = tmp_path / "s.json"
+    source.write_text(MIXED, newline="")
+    keep = ("price", "id", "note", "id")  # in any order, named twice
+    used = standardize_file(source, there, save_stats=stats, keep=keep)
+    assert used.feature_names == ["height"]
+    assert json.loads(stats.read_text())["feature_names"] == ["height"]
+    np.testing.assert_array_equal(used.mean, [4])
+    expected, got = mixed_rows(source), mixed_rows(there)
+    assert got[0] == expected[0]
+    for column in (0, 2, 3):
+        assert [row[column] for row in got] == [row[column] for row in expected]
+    np.testing.assert_allclose([float(row[1]) for row in got[1:]], [-(1.5**0.5), 0, 1.5**0.5])
+    standardize_file(there, back, stats=stats, inverse=True, keep=keep)
+    np.testing.assert_allclose([float(row[1]) for row in mixed_rows(back)[1:]], [0, 4, 8], atol=1e-15)
+    assert [row[2] for row in mixed_rows(back)] == [row[2] for row in expected]
+    with pytest.raises(ValueError, match=r"must have the features \['height'\] of the statistics"):
+        standardize_file(source, there, stats=stats, keep=["id", "note"])
+
+
+def test_kept_columns_across_chunks_and_delimiters(tmp_path, monkeypatch):
+    monkeypatch.setattr("nbnorm.streams.CHUNK", 1000)
+    x = normal((60, 2), mean=3)
+    texts = [f"{i},{'long ' * (i % 7 * 20)}" for i in range(60)]
+    with open(tmp_path / "x.tsv", "w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerows([["a", "text", "b"], *([a, text, b] for (a, b), text in zip(x, texts, strict=True))])
+    standardize_file(tmp_path / "x.tsv", tmp_path / "y.csv", keep=["text"])
+    rows = mixed_rows(tmp_path / "y.csv")[1:]
+    assert [row[1] for row in rows] == texts
+    got = [[float(row[0]), float(row[2])] for row in rows]
+    np.testing.assert_allclose(got, (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-13)
+
+
+def test_kept_columns_of_parquet_have_any_type(tmp_path, small_chunks):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    x = normal((300, 2), np.float32, mean=5)
+    kinds = [None if i % 5 == 0 else "setosa" if i < 150 else "virginica" for i in range(300)]
+    table = pyarrow.table(
+        {
+            "kind": pyarrow.array(kinds).dictionary_encode(),
+            "a": x[:, 0],
+            "place": [{"city": "x" * (i % 9), "at": [i]} for i in range(300)],
+            "b": x[:, 1],
+            "price": pyarrow.array(range(300), pyarrow.int16()),
+            "when": pyarrow.array(range(300), pyarrow.timestamp("ms")),
+        }
+    )
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=70)
+    keep = ["kind", "place", "price", "when"]
+    stats = tmp_path / "s.json"
+    used = standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", save_stats=stats, keep=keep)
+    assert used.feature_names == ["a", "b"]
+    got = parquet.read_table(tmp_path / "y.parquet")
+    assert got.column_names == table.column_names
+    assert got.select(keep).cast(table.select(keep).schema).equals(table.select(keep))
+    assert got.schema.field("place").type == table.schema.field("place").type
+    assert got.schema.field("price").type == pyarrow.int16()
+    assert got.schema.field("a").type == pyarrow.float32()
+    np.testing.assert_allclose(got["b"].to_numpy(), (x[:, 1] - x[:, 1].mean()) / x[:, 1].std(), atol=1e-5)
+    standardize_file(
+        tmp_path / "y.parquet", tmp_path / "z.parquet", stats=stats, inverse=True, keep=iter(keep)
+    )
+    np.testing.assert_allclose(parquet.read_table(tmp_path / "z.parquet")["a"].to_numpy(), x[:, 0], rtol=1e-5)
+    with pytest.raises(TypeError, match="column 'kind' must hold real numbers"):
+        standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", keep=keep[1:])
+
+
+def test_kept_columns_between_csv_and_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "x.csv").write_text(MIXED, newline="")
+    keep = ["id", "note", "price"]
+    standardize_file(tmp_path / "x.csv", tmp_path / "y.parquet", keep=keep)
+    got = parquet.read_table(tmp_path / "y.parquet")
+    expected = mixed_rows(tmp_path / "x.csv")
+    assert got["id"].to_pylist() == ["007", "008", "009"]
+    assert got["note"].to_pylist() == [row[2] for row in expected[1:]]
+    standardize_file(tmp_path / "y.parquet", tmp_path / "z.csv", keep=keep)
+    assert [row[2] for row in mixed_rows(tmp_path / "z.csv")] == [row[2] for row in expected]
+    table = pyarrow.table(
+        {
+            "kind": pyarrow.array(["a", None, "b"]).dictionary_encode(),
+            "x": [1.0, 2.0, 3.0],
+            "n": [10**18, None, 3],
+            "pair": [[1], [2], [3]],
+        }
+    )
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"column 'pair' of list<.*> cannot be written as text"):
+        standardize_file(tmp_path / "x.parquet", tmp_path / "z.csv", keep=["kind", "n", "pair"])
+    parquet.write_table(table.drop_columns(["pair"]), tmp_path / "x.parquet")
+    standardize_file(tmp_path / "x.parquet", tmp_path / "z.csv", keep=["kind", "n"])
+    rows = mixed_rows(tmp_path / "z.csv")
+    assert [[row[0], row[2]] for row in rows] == [["kind", "n"], ["a", str(10**18)], ["", ""], ["b", "3"]]
+
+
+def test_columns_that_cannot_be_kept(tmp_path):
+    (tmp_path / "x.csv").write_text("a,kind\n1,x\n2,y\n")
+    files = tmp_path / "x.csv", tmp_path / "y.csv"
+    with pytest.raises(ValueError, match=r"x\.csv has no column 'kinds'; it has a, kind"):
+        standardize_file(*files, keep=["kind", "kinds"])
+    with pytest.raises(ValueError, match="keep must leave a column to standardize"):
+        standardize_file(*files, keep=["kind", "a"])
+    with pytest.raises(TypeError, match="keep must be column names in a list or tuple, got 'kind'"):
+        standardize_file(*files, keep="kind")
+    with pytest.raises(ValueError, match=r"line 2, column 'kind': 'x' is not a number"):
+        standardize_file(*files, keep=["a"])
+    for suffix in (".npy", ".npz"):
+        with pytest.raises(ValueError, match=r"destination must end in \.csv or \.parquet to keep .*'kind'"):
+            standardize_file(files[0], tmp_path / f"y{suffix}", keep=["kind"])
+        source = make(tmp_path / f"x{suffix}", np.ones((3, 2)))
+        with pytest.raises(ValueError, match=rf"column 'y', and .*x\{suffix} has no column names"):
+            standardize_file(source, files[1], keep=["y"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.npy", "x.npz"]
+
+
+def test_of_two_columns_of_one_name_none_is_kept(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = [pyarrow.array(values) for values in ([1.0, 3.0], ["x", "y"], [2.0, 6.0])]
+    parquet.write_table(pyarrow.table(columns, names=["a", "kind", "a"]), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="has several columns 'a'"):
+        standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", keep=["a"])
+    used = standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", keep=["kind"])
+    np.testing.assert_array_equal(used.mean, [2, 4])
+    with parquet.ParquetFile(tmp_path / "y.parquet") as file:
+        assert [column.to_pylist() for column in file.read().columns] == [[-1, 1], ["x", "y"], [-1, 1]]
+
+
 def test_bad_files(tmp_path):
     bad = tmp_path / "x.npy"
     bad.write_bytes(b"nonsense")
