@@ -322,7 +322,7 @@ def _limit() -> int:
 
 
 # Read once: Dask, for one, changes OMP_NUM_THREADS in its own process to start workers with it.
-_LIMIT = _limit()
+MOST_THREADS = _limit()
 
 
 def get_num_threads() -> int:
@@ -346,7 +346,7 @@ def get_num_threads() -> int:
 
 def _most() -> int:
     """Threads that the environment and `set_num_threads` allow."""
-    return _LIMIT if _threads is None else _threads
+    return MOST_THREADS if _threads is None else _threads
 
 
 def set_num_threads(n: int | None) -> None:
@@ -381,10 +381,10 @@ def set_num_threads(n: int | None) -> None:
         return
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)):
         raise TypeError(f"n must be an integer or None, got {type(n).__name__}")
-    if not 1 <= n <= _LIMIT:
+    if not 1 <= n <= MOST_THREADS:
         raise ValueError(
-            f"n must be between 1 and {_LIMIT}, which the processor, NUMBA_NUM_THREADS and OMP_NUM_THREADS "
-            f"allow, got {n}"
+            f"n must be between 1 and {MOST_THREADS}, which the processor, NUMBA_NUM_THREADS and "
+            f"OMP_NUM_THREADS allow, got {n}"
         )
     _threads = int(n)
 

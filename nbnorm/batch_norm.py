@@ -908,12 +908,17 @@ class BatchNorm:
                 "x must have at least 2 samples in training mode, got 1, whose variance is unknown: "
                 "use a larger batch or call eval() first"
             )
+        gamma, beta = self._checked("gamma"), self._checked("beta")
         out, mean, rstd = np.empty_like(x), np.empty(width), np.empty(width)
         sums, factors = _workspace(x)
-        forward_kernel(x.size, x, self.gamma, self.beta, self.eps, out, mean, rstd, sums, factors)
+        forward_kernel(x.size, x, gamma, beta, self.eps, out, mean, rstd, sums, factors)
         self._average(mean, sums[width : 2 * width] * (n / (n - 1) if self.unbiased else 1))
         self._saved = (x.copy(), mean, rstd, True)
         return out
+
+    def _checked(self, name: str) -> npt.NDArray[Any]:
+        """Return a parameter as kernels take it: the attribute is the user's to set."""
+        return _check.floats(name, getattr(self, name), 1, dtype=self.dtype, shape=(self.n_features,))
 
     def _running_var(self) -> npt.NDArray[np.float64]:
         return self.running_var if self.running == "var" else self.running_std**2
@@ -952,6 +957,6 @@ class BatchNorm:
             raise RuntimeError("backward needs a call of forward first")
         x, mean, rstd, training = self._saved
         dout = _check.floats("dout", dout, 2, dtype=self.dtype, shape=x.shape)
-        dx, dgamma, dbeta = _backward(dout, x, self.gamma, mean, rstd, training, np.empty_like(x))
+        dx, dgamma, dbeta = _backward(dout, x, self._checked("gamma"), mean, rstd, training, np.empty_like(x))
         self.dgamma[...], self.dbeta[...] = dgamma, dbeta
         return dx

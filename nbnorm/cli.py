@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from numba import config
 
 from nbnorm import _check, _jit, activations, datasets, metrics, plots, storage, tables
 
@@ -928,7 +927,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         if args.threads is not None:
-            _jit.set_num_threads(min(args.threads, int(config.NUMBA_NUM_THREADS)))
+            _jit.set_num_threads(min(args.threads, _jit.MOST_THREADS))
         return int(args.run(args))
     except KeyboardInterrupt:
         return _error("interrupted", INTERRUPTED)

@@ -125,7 +125,8 @@ def _r2(outcome: Outcome) -> float:
     mean = np.average(truth, axis=0, weights=weights)
     spread, rest = weights @ (truth - mean) ** 2, weights @ outcome.errors() ** 2
     # rounding of the mean would give a constant a spread
-    varies = (truth != truth[0]).any(axis=0)
+    counted = truth[weights > 0]
+    varies = (counted != counted[0]).any(axis=0)
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.where(varies, 1.0 - rest / spread, np.nan).mean())
 

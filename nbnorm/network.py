@@ -789,7 +789,8 @@ class FNN:
         ------
         TypeError, ValueError
             If an argument is of the wrong kind, shape or range, a parameter of the network is not finite, or
-            the checkpoint is of another training; nothing is changed.
+            the checkpoint is of another training; nothing is changed.  Also if a schedule gives a rate that
+            is negative, not finite, or ``1 / weight_decay`` and more: complete epochs before it count.
         OSError
             If the checkpoint cannot be written.
         DivergenceError
@@ -916,7 +917,7 @@ class FNN:
         X, y, batch_size, optimizer, sample_weight, class_weight
             As for `fit`; the optimizer's own learning rate is not used.
         least, most : float
-            First and last learning rate, by default 1e-6 and 10.
+            First and last learning rate, by default 1e-6 and 10; not beyond ``1 / weight_decay``.
         steps : int, default 100
             Steps, at least 2.
         shuffle : bool, default True
@@ -953,6 +954,9 @@ class FNN:
         steps = _check.integer("steps", steps, least=2)
         seed = self.seed if seed is None else _check.integer("seed", seed, least=0, most=2**63 - 1)
         optimizer = self._optimizer(optimizer)
+        if optimizer.weight_decay > 0.0:  # beyond, a step would turn weights around
+            most = min(most, 1.0 / optimizer.weight_decay)
+            least = min(least, 0.5 * most)
         samples = self._samples(X, y, sample_weight, class_weight, batch_size)
         before = self.standardizer, self.target_standardizer
         try:

@@ -456,8 +456,7 @@ class Finder:
     _MEMORY, _EXPLODED = 0.9, 4.0
 
     def __init__(self, least: float, most: float, steps: int) -> None:
-        growth = np.arange(steps) / max(steps - 1, 1)
-        self.rates = np.exp(math.log(least) + growth * (math.log(most) - math.log(least)))
+        self.rates = np.geomspace(least, most, steps)
         self._losses: list[float] = []
         self._mean = 0.0
 

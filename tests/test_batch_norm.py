@@ -326,3 +326,16 @@ def test_layer_refuses_wrong_widths_and_orders():
         layer.backward(np.ones((2, 3)))
     with pytest.raises(ValueError, match="x must have 3 features"):
         layer.forward(np.ones((2, 4)))
+
+
+@pytest.mark.parametrize("name", ["gamma", "beta"])
+def test_parameters_of_a_layer_are_checked_and_converted(name):
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    layer, expected = BatchNorm(4), BatchNorm(4)
+    setattr(layer, name, [1.0, 2.0, 3.0, 4.0])
+    getattr(expected, name)[:] = [1.0, 2.0, 3.0, 4.0]
+    np.testing.assert_array_equal(layer.forward(x), expected.forward(x))
+    np.testing.assert_array_equal(layer.backward(x), expected.backward(x))
+    setattr(layer, name, np.ones(1, np.float32))
+    with pytest.raises(ValueError, match=rf"{name} must have shape \(4,\), got shape \(1,\)"):
+        layer.forward(x)

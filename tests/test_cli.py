@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-from numba import config
 
 import nbnorm
 from nbnorm import cli, datasets
@@ -235,8 +234,15 @@ def test_threads_are_restored(run):
     assert nbnorm.get_num_threads() == before
     status, out, _ = run("train", *QUICK, "--threads", "9999")
     assert status == 0
-    assert f", {config.NUMBA_NUM_THREADS} thread" in out
+    assert f", {before} thread" in out
     assert nbnorm.get_num_threads() == before
+
+
+def test_threads_go_no_further_than_the_environment_allows(run, monkeypatch):
+    monkeypatch.setattr("nbnorm._jit.MOST_THREADS", 1)
+    status, out, _ = run("train", *QUICK, "--threads", "2")
+    assert status == 0
+    assert ", 1 thread\n" in out
 
 
 BAD = [

@@ -49,7 +49,10 @@ def test_an_integer_weight_is_a_repeated_sample(name, output):
 
 @pytest.mark.parametrize("constant", [1.0, 0.1, 1e7 / 3])
 def test_r2_of_a_constant_target_is_nan(constant):
-    assert math.isnan(value("r2", "identity", Z, np.full((12, 3), constant)))
+    truth = np.full((12, 3), constant)
+    assert math.isnan(value("r2", "identity", Z, truth))
+    truth[5] += 1.0
+    assert math.isnan(value("r2", "identity", Z, truth, np.arange(12) != 5))
 
 
 def test_log_loss_of_extreme_logits_is_finite():

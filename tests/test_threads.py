@@ -96,7 +96,7 @@ def test_small_networks_train_on_one_thread():
 )
 def test_omp_num_threads(value, expected, monkeypatch, team):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
-    monkeypatch.setattr(_jit, "_LIMIT", _jit._limit())  # it is read when the package is imported
+    monkeypatch.setattr(_jit, "MOST_THREADS", _jit._limit())  # it is read when the package is imported
     expected = config.NUMBA_NUM_THREADS if expected is None else expected
     assert get_num_threads() == expected
     assert team_in_fit() == (0 if expected == 1 else expected)

@@ -936,3 +936,8 @@ def test_progress_bar_without_tqdm(blobs, monkeypatch):
 def test_a_rate_that_turns_weights_around_is_refused(blobs):
     with pytest.raises(ValueError, match=r"below 1 / weight_decay = 0\.5, got 0\.6 in epoch 2"):
         fitted(blobs, optimizer=SGD(lr=0.1, weight_decay=2.0), schedule=lambda step: 0.1 if step < 5 else 0.6)
+
+
+def test_find_learning_rate_stays_below_the_decay_of_all_weights(blobs):
+    found = FNN(SIZES, seed=0).find_learning_rate(*blobs, optimizer=AdamW(weight_decay=5.0))
+    assert max(found.rates) <= 0.2

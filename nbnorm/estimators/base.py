@@ -76,8 +76,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
     weight_decay : float or "auto", default "auto"
         Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
-        the product with `learning_rate_init` must be below 1.  "auto" is 0 for "sgd", otherwise 5 or,
-        if that is less, 0.025 / `learning_rate_init`.
+        the product with any learning rate must be below 1.  "auto" is 0 for "sgd", otherwise 5 or,
+        if that is less, 0.025 / `learning_rate_init`; a `learning_rate` that is a function and rises
+        above that may need a number here.
     batch_size : int or "auto", default "auto"
         Samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  Where a last
         batch of one sample would be left, which has no variance, batches are made larger.
