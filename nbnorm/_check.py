@@ -59,7 +59,11 @@ def _unboxed(x: Any) -> npt.NDArray[Any] | None:
     dtypes = [x.dtype] if hasattr(x, "dtype") else list(getattr(x, "dtypes", ()))
     if not dtypes or not all(getattr(dtype, "kind", "O") in _REAL for dtype in dtypes):
         return None
-    common = np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in dtypes))
+    # those of nullable and of sparse columns
+    inner = [getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype)) for dtype in dtypes]
+    if not all(isinstance(dtype, np.dtype) for dtype in inner):
+        return None
+    common = np.result_type(*inner)
     if common.kind != "f":
         try:
             return np.asarray(x.to_numpy(dtype=common))
@@ -73,23 +77,27 @@ def unmasked(name: str, x: object) -> None:
     masked = np.asarray(x.mask).sum() if isinstance(x, np.ma.MaskedArray) else 0
     if masked:
         raise ValueError(
-            f"{name} must not have masked elements, got {masked}: fill them first, for example with NaN by "
-            ".astype(float).filled(np.nan)"
+            f"{name} must not have masked elements, got {masked}: fill or drop them first; where NaN may "
+            "stand for what is missing, by .astype(float).filled(np.nan)"
         )
 
 
-def numeric(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return `x` as an array of real numbers; refuse objects, text, complex numbers and masked elements."""
+def plain(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return `x` as an array, of numbers if it has nullable columns of pandas; refuse masked elements."""
     unmasked(name, x)
     try:
         got = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
+    numbers = _unboxed(x) if got.dtype.kind == "O" else None
+    return got if numbers is None else numbers
+
+
+def numeric(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return `x` as an array of real numbers; refuse objects, text, complex numbers and masked elements."""
+    got = plain(name, x)
     if got.dtype.kind not in _REAL:
-        numbers = _unboxed(x) if got.dtype.kind == "O" else None
-        if numbers is None:
-            raise TypeError(f"{name} must hold real numbers, got dtype {got.dtype}")
-        got = numbers
+        raise TypeError(f"{name} must hold real numbers, got dtype {got.dtype}")
     return got
 
 

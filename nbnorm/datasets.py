@@ -269,14 +269,16 @@ def split_rows(
     TypeError
         If a parameter is of the wrong type.
     ValueError
-        If there are fewer than two rows, a parameter is out of range, or `stratify` is True
-        although `y` has several columns or more than half of the rows have a value of their own.
+        If there are fewer than two rows, `y` has masked elements, a parameter is out of range, or
+        `stratify` is True although `y` has several columns or more than half of the rows have a
+        value of their own.
 
     Examples
     --------
     >>> split_rows(["a", "b", "a", "b", "a", "b"], test_size=1 / 3)[1].size
     2
     """
+    _check.unmasked("y", y)
     classes = np.asarray(y)
     if classes.dtype.kind == "O" and all(isinstance(value, str) for value in classes.flat):
         classes = classes.astype(np.str_)
@@ -344,7 +346,7 @@ def train_test_split(
     Raises
     ------
     TypeError, ValueError
-        If the lengths differ, or as `split_rows` does.
+        If the lengths differ or `X` has masked elements, or as `split_rows` does.
 
     Examples
     --------
@@ -353,6 +355,8 @@ def train_test_split(
     >>> len(X_train), len(X_test)
     (1438, 359)
     """
+    _check.unmasked("X", X)
+    _check.unmasked("y", y)
     X, y = np.asarray(X), np.asarray(y)
     _check.same_length(X=X, y=y)
     train, test = split_rows(y, test_size=test_size, seed=seed, stratify=stratify)

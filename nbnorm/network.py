@@ -159,7 +159,7 @@ class FNN:
         norm: str | None = "after",
         output: str = "softmax",
         loss: str | losses.Loss | None = None,
-        dropout: float | Sequence[float] = 0.0,
+        dropout: float | Sequence[float] | Array = 0.0,
         standardize: bool = True,
         standardize_targets: bool = False,
         eps: float = 1e-5,
@@ -189,6 +189,8 @@ class FNN:
                 'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
             )
         self.loss = losses.resolve(loss, self.output)
+        if isinstance(dropout, np.ndarray):
+            dropout = dropout.tolist()
         shares = dropout if isinstance(dropout, (list, tuple)) else [dropout] * hidden
         if len(shares) != hidden:
             raise ValueError(
@@ -346,11 +348,7 @@ class FNN:
 
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
-        _check.unmasked(name, y)
-        try:
-            got = np.asarray(y)
-        except ValueError as error:
-            raise ValueError(f"{name} must be a rectangular array: {error}") from None
+        got = _check.plain(name, y)
         n_out = self.sizes[-1]
         if got.ndim == 0 or len(got) != samples:
             length = "no length" if got.ndim == 0 else f"{len(got)}"

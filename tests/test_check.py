@@ -70,6 +70,19 @@ def test_numeric_takes_nullable_columns_of_pandas(columns, dtype, expected):
     np.testing.assert_array_equal(_check.numeric("x", frame["a"]), np.array(expected)[:, 0])
 
 
+def test_numeric_takes_sparse_columns_beside_nullable_ones():
+    pandas = pytest.importorskip("pandas")
+    columns = {"a": pandas.arrays.SparseArray([0.0, 1.5]), "b": pandas.array([3, None], dtype="Int64")}
+    np.testing.assert_array_equal(_check.numeric("x", pandas.DataFrame(columns)), [[0, 3], [1.5, np.nan]])
+
+
+def test_plain_leaves_what_is_no_number():
+    pandas = pytest.importorskip("pandas")
+    np.testing.assert_array_equal(_check.plain("y", ["a", "b"]), ["a", "b"])
+    got = _check.plain("y", pandas.Series([1, 0], dtype="Int64"))
+    np.testing.assert_array_equal(got, np.array([1, 0]), strict=True)
+
+
 def test_numeric_refuses_what_looks_like_numbers():
     pandas = pytest.importorskip("pandas")
     for frame in (
@@ -82,7 +95,7 @@ def test_numeric_refuses_what_looks_like_numbers():
 
 def test_numeric_refuses_masked_elements():
     x = np.ma.array([[1.0, 2.0], [3.0, 1e9]], mask=[[0, 0], [1, 1]])
-    refuses(ValueError, "^x must not have masked elements, got 2: fill them", _check.numeric, "x", x)
+    refuses(ValueError, "^x must not have masked elements, got 2: fill or drop them", _check.numeric, "x", x)
     np.testing.assert_array_equal(_check.numeric("x", x[:1]), [[1, 2]])
     np.testing.assert_array_equal(_check.numeric("x", np.ma.array([1.0])), [1])
 

@@ -305,6 +305,69 @@ def test_the_same_in_other_words_may_go_on(data):
     assert len(model.fit(X, y).loss_curve_) == 7
 
 
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({"dtype": "float32"}, {"dtype": "f4"}),
+        ({"dtype": "d"}, {"dtype": float}),
+        ({"activation": "relu"}, {"activation": ["relu", "relu"]}),
+        ({"activation": ("logistic", "tanh")}, {"activation": np.array(["sigmoid", "tanh"])}),
+        ({"dropout": 0.25}, {"dropout": np.array([0.25, 0.25])}),
+        ({"hidden_layer_sizes": (8, 4)}, {"hidden_layer_sizes": np.array([8, 4])}),
+    ],
+    ids=str,
+)
+def test_equal_parameters_may_go_on(then, now, data):
+    model = small(**{"hidden_layer_sizes": (8, 4), "warm_start": True, **then}).fit(*data)
+    assert len(model.set_params(**now).fit(*data).loss_curve_) == 10
+
+
+def test_an_activation_of_one_layer_must_stay(data):
+    model = small(hidden_layer_sizes=(8, 4), warm_start=True).fit(*data)
+    with pytest.raises(ValueError, match="activation must stay 'relu'"):
+        model.set_params(activation=["relu", "tanh"]).fit(*data)
+
+
+def test_sequences_may_be_arrays(data):
+    lists = small(hidden_layer_sizes=[8], activation=["tanh"], dropout=[0.25]).fit(*data)
+    arrays = small(hidden_layer_sizes=np.array([8]), activation=np.array(["tanh"]), dropout=np.array([0.25]))
+    np.testing.assert_array_equal(arrays.fit(*data).predict_proba(data[0]), lists.predict_proba(data[0]))
+    for metrics in (["log_loss", "accuracy"], ("log_loss", "accuracy"), np.array(["log_loss", "accuracy"])):
+        model = small(metrics=metrics).fit(*data, validation_data=data)
+        assert list(model.history_.metrics) == ["log_loss", "accuracy"]
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_flags_of_numpy(flag, data):
+    X, y = data
+    models = [small(early_stopping=kind(flag)).fit(X, y) for kind in (bool, np.bool_)]
+    assert models[0].validation_scores_ == models[1].validation_scores_
+    assert (models[1].validation_scores_ is None) == (not flag)
+    np.testing.assert_array_equal(models[0].predict_proba(X), models[1].predict_proba(X))
+    small(early_stopping=np.False_).partial_fit(X, y, classes=[0, 1, 2])
+
+
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_masked_elements_are_refused(which, data):
+    X, y = data
+    masked = {"X": np.ma.array(X), "y": np.ma.array(y), "sample_weight": np.ma.ones(len(y))}
+    model = which(max_iter=1, learning_rate="cosine").fit(masked["X"], masked["y"], masked["sample_weight"])
+    for name, array in masked.items():
+        array[3] = np.ma.masked
+        given = {"X": X, "y": y, name: array}
+        with pytest.raises(ValueError, match=f"^{name} must not have masked elements"):
+            model.fit(**given)
+        with pytest.raises(ValueError, match=f"^{name} must not have masked elements"):
+            model.partial_fit(**given)
+    for place in range(3):
+        held = [X, y, np.ones(len(y))]
+        held[place] = list(masked.values())[place]
+        with pytest.raises(ValueError, match=rf"^validation_data\[{place}\] must not have masked elements"):
+            model.fit(X, y, validation_data=tuple(held))
+    with pytest.raises(ValueError, match=r"^X must not have masked elements, got 4"):
+        model.predict(masked["X"])
+
+
 @pytest.mark.parametrize("warm_start", [False, True])
 def test_what_diverges_leaves_the_model_as_it_was(warm_start, data):
     X, y = data

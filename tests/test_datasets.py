@@ -314,6 +314,16 @@ def test_split_rows_bad_input(y, options, error, expected):
         datasets.split_rows(y, **options)
 
 
+def test_masked_elements_are_not_split():
+    rows = np.ma.array([[1], [2], [3]], mask=[[0], [1], [0]])
+    with pytest.raises(ValueError, match=r"^y must not have masked elements, got 1"):
+        datasets.split_rows(rows[:, 0])
+    with pytest.raises(ValueError, match=r"^X must not have masked elements, got 1"):
+        datasets.train_test_split(rows, np.arange(3))
+    with pytest.raises(ValueError, match=r"^y must not have masked elements, got 1"):
+        datasets.train_test_split(np.ones((3, 2)), rows[:, 0])
+
+
 def test_train_test_split_unequal_lengths():
     with pytest.raises(ValueError, match="X and y must have the same length: X has 3, y has 2"):
         datasets.train_test_split(np.ones((3, 2)), np.ones(2))

@@ -933,6 +933,34 @@ def test_sparse_matrices_are_predicted_as_dense_ones(sizes, norm, running):
             net.predict(empty)
 
 
+def test_nullable_targets_of_pandas():
+    pandas = pytest.importorskip("pandas")
+    x = np.random.default_rng(0).standard_normal((6, 3))
+    labels, values = [0, 1, 0, 1, 1, 0], [1.5, 2.0, -1.0, 0.0, 3.0, 4.0]
+    for options, y, kind in (
+        ({"output": "softmax"}, labels, "Int64"),
+        ({"output": "identity"}, values, "Float64"),
+    ):
+        net = FNN((3, 2 if kind == "Int64" else 1), seed=0, **options)
+        column = pandas.Series(y, dtype=kind)
+        assert net.score(x, column) == net.score(x, y)
+        net.fit(x, column, epochs=1)
+        column[2] = pandas.NA
+        message = "must hold integer classes" if kind == "Int64" else r"y must be finite, got nan at \[2"
+        with pytest.raises((TypeError, ValueError), match=message):
+            net.score(x, column)
+    table = pandas.DataFrame({"a": values, "b": labels}).astype({"b": "Int64"})
+    net = FNN((3, 2), output="identity", seed=0)
+    assert net.score(x, table) == net.score(x, table.to_numpy(float))
+
+
+def test_dropout_may_be_an_array():
+    assert FNN((3, 4, 4, 2), dropout=np.array([0.25, 0.5])).dropout == (0.25, 0.5)
+    assert FNN((3, 4, 4, 2), dropout=np.array(0.25)).dropout == (0.25, 0.25)
+    with pytest.raises(ValueError, match="dropout must have one value for each of 2 hidden layers, got 1"):
+        FNN((3, 4, 4, 2), dropout=np.array([0.25]))
+
+
 def test_masked_targets_are_refused():
     x, y = np.zeros((4, 3)), np.ma.array([0, 1, 0, 1], mask=[0, 0, 1, 0])
     net = FNN((3, 2), seed=0)

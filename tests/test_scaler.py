@@ -123,3 +123,14 @@ def test_bad_input_changes_nothing():
     with pytest.raises(ValueError, match="not negative"):
         scaler.partial_fit(data(), sample_weight=np.full(50, -1.0))
     np.testing.assert_array_equal(scaler.mean_, before)
+
+
+def test_masked_elements_are_refused():
+    x = np.ma.array(data())
+    scaler = StandardScaler().fit(x)
+    x[2, 1] = np.ma.masked
+    for call in (scaler.fit, scaler.partial_fit, scaler.transform, scaler.inverse_transform):
+        with pytest.raises(ValueError, match=r"^X must not have masked elements, got 1"):
+            call(x)
+    with pytest.raises(ValueError, match="must not have masked elements, got 1"):
+        scaler.fit(data(), sample_weight=np.ma.array(np.ones(50), mask=np.arange(50) == 3))

@@ -282,11 +282,7 @@ class Network(BaseEstimator):
         if not isinstance(self.early_stopping, (str, EarlyStopping)):
             _check.flag("early_stopping", self.early_stopping)
         _sequence("metrics", self.metrics)
-        if isinstance(self.dropout, (list, tuple)):
-            for share in self.dropout:
-                _check.number("dropout", share, least=0, below=1)
-        else:
-            _check.number("dropout", self.dropout, least=0, below=1)
+        self._dropout(0)
         if not isinstance(self.loss, Loss):
             _check.choice("loss", self.loss, self._losses)
         if not isinstance(self.dtype, str) or self.dtype != "auto":
@@ -369,13 +365,13 @@ class Network(BaseEstimator):
         checkpoint: Any = None,
     ) -> None:
         self._check_parameters()
-        if incremental and self.early_stopping is not False:
+        if incremental and self._watched() is not None:
             raise ValueError("partial_fit does not support early_stopping")
         first = not hasattr(self, "network_") or not (self.warm_start or incremental)
-        X, y = self._data(X, y, reset=first)
+        X, y = self._data("X", X, "y", y, reset=first)
         weights = None
         if sample_weight is not None:
-            weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+            weights = self._sample_weight("sample_weight", sample_weight, X)
         if first:
             self._learn_targets(y, classes)
         targets = self._targets(y)
@@ -387,11 +383,13 @@ class Network(BaseEstimator):
             held = self._held_out(held)
         rng = check_random_state(self.random_state)
         net = self._network_for(X, rng, first)
-        if self.early_stopping is not False and held is None:
+        if self._watched() is not None and held is None:
             X, targets, weights, held = self._split(X, targets, weights, rng)
         self._train(net, X, targets, weights, held, first, incremental, checkpoint)
 
-    def _data(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Array]:
+    def _data(self, name: str, X: Any, target: str, y: Any, *, reset: bool) -> tuple[Any, Array]:
+        _check.unmasked(name, X)
+        _check.unmasked(target, y)
         X, y = validate_data(
             self,
             X,
@@ -409,30 +407,34 @@ class Network(BaseEstimator):
             y = column_or_1d(y, warn=True)
         return X.tocsr() if is_sparse(X) else X, y
 
+    def _sample_weight(self, name: str, weights: Any, X: Any) -> Array:
+        _check.unmasked(name, weights)
+        return np.asarray(_check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True))
+
     def _held_out(self, data: Any) -> tuple[Any, ...]:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError("validation_data must be a tuple (X, y) or (X, y, sample_weight).")
-        X, y = self._data(data[0], data[1], reset=False)
+        X, y = self._data("validation_data[0]", data[0], "validation_data[1]", data[1], reset=False)
         weights = None if len(data) == 2 else data[2]
         if weights is not None:
-            weights = _check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True)
+            weights = self._sample_weight("validation_data[2]", weights, X)
         return X, self._targets(y), weights
 
     def _network_for(self, X: Any, rng: np.random.RandomState, first: bool) -> FNN:
         hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
-                now = getattr(self, name)
-                if _comparable(now) != then:
+                if self._resolved(name) != then:
+                    now = getattr(self, name)
                     raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
             return self.network_
         options = self._output()
         self.out_activation_ = options.pop("out_activation")
         return FNN(
             [X.shape[1], *hidden, options.pop("outputs")],
-            activation=self._activations(len(hidden)),
+            activation=self._activations(),
             norm=self.norm,
-            dropout=self.dropout,
+            dropout=self._dropout(len(hidden)),
             standardize=self.standardize,
             decay=self.decay,
             init=self.init,
@@ -447,13 +449,34 @@ class Network(BaseEstimator):
         given = [given] if isinstance(given, Integral) else _sequence("hidden_layer_sizes", given)
         return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
 
-    def _activations(self, layers: int) -> Any:
+    def _dropout(self, layers: int) -> list[float]:
+        """Return the shares of dropout, where only one is given that of each layer."""
+        given = self.dropout.tolist() if isinstance(self.dropout, np.ndarray) else self.dropout
+        if isinstance(given, (list, tuple)):
+            return [_check.number("dropout", share, least=0, below=1) for share in given]
+        return [_check.number("dropout", given, least=0, below=1)] * layers
+
+    def _activations(self) -> Any:
         def ours(one: Any) -> Any:
             return _ACTIVATIONS.get(one, one) if isinstance(one, str) else one
 
         if isinstance(self.activation, (str, Activation)):
             return ours(self.activation)
-        return [ours(one) for one in self.activation]
+        return [ours(one) for one in _sequence("activation", self.activation)]
+
+    def _resolved(self, name: str) -> Any:
+        """Return a parameter in a form in which other ways to write the same are equal."""
+        value = getattr(self, name)
+        if name == "hidden_layer_sizes":
+            return self._hidden()
+        if name == "activation":
+            each = self._activations()
+            return each if isinstance(each, list) else [each] * len(self._hidden())
+        if name == "dropout":
+            return self._dropout(len(self._hidden()))
+        if name == "dtype" and not (isinstance(value, str) and value == "auto"):
+            return _check.float_dtype(name, value).name
+        return value
 
     def _dtype_for(self, X: Any) -> np.dtype[Any]:
         if isinstance(self.dtype, str) and self.dtype == "auto":
@@ -491,19 +514,20 @@ class Network(BaseEstimator):
 
     def _stopping(self) -> EarlyStopping | None:
         """Return what decides about the end, or None if nothing does."""
-        if isinstance(self.early_stopping, EarlyStopping):
-            return self.early_stopping
-        watched = self.early_stopping
-        if watched is False:
-            if self._planned() or self.learning_rate == "adaptive":
-                return None
-            watched = "loss"
-        elif watched is True:
-            watched = self._score_name
+        watched = self._watched()
+        if isinstance(watched, EarlyStopping):
+            return watched
+        if watched is None and (self._planned() or self.learning_rate == "adaptive"):
+            return None
         patience = 2**62 if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
-        return EarlyStopping(
-            watched, patience, float(self.tol), restore_best=self.early_stopping is not False
-        )
+        monitor = "loss" if watched is None else watched
+        return EarlyStopping(monitor, patience, float(self.tol), restore_best=watched is not None)
+
+    def _watched(self) -> EarlyStopping | str | None:
+        """Return what early stopping follows, or None without it."""
+        if isinstance(self.early_stopping, (str, EarlyStopping)):
+            return self.early_stopping
+        return self._score_name if self.early_stopping else None
 
     def _planned(self) -> bool:
         """Whether the learning rate is planned for all epochs."""
@@ -540,7 +564,7 @@ class Network(BaseEstimator):
         batch = self._batch(samples)
         stopping = None if incremental else self._stopping()
         seen = 0 if first else self.t_
-        metrics = [] if incremental else list(self.metrics)
+        metrics = [] if incremental else list(_sequence("metrics", self.metrics))
         if stopping is not None and stopping.monitor not in _MEASURED:
             name = stopping.monitor.removeprefix("val_")
             if name not in [getattr(metric, "__name__", metric) for metric in metrics]:
@@ -605,8 +629,9 @@ class Network(BaseEstimator):
         """Set the attributes that a training leaves."""
         self.network_ = net
         if first:
-            given = {name: getattr(self, name) for name in self._lasting}
-            self._built_with = {name: (_comparable(value), repr(value)) for name, value in given.items()}
+            self._built_with = {
+                name: (self._resolved(name), repr(getattr(self, name))) for name in self._lasting
+            }
         self.history_ = history
         self.n_outputs_ = net.sizes[-1]
         self.n_layers_ = len(net.sizes)
@@ -616,7 +641,7 @@ class Network(BaseEstimator):
         self.loss_curve_ = history.loss if first else [*self.loss_curve_, *history.loss]
         self.best_loss_ = min(self.loss_curve_)
         self.validation_scores_ = self.best_validation_score_ = None
-        if stopping is not None and self.early_stopping is not False:
+        if stopping is not None and self._watched() is not None:
             self.best_loss_ = None
             self.validation_scores_ = _curve(history, stopping.monitor)
             if history.best_epoch:  # there is none where all scores are nan
@@ -646,6 +671,7 @@ class Network(BaseEstimator):
 
     def _samples(self, X: Any) -> Any:
         check_is_fitted(self)
+        _check.unmasked("X", X)
         return validate_data(self, X, accept_sparse=("csr", "csc"), dtype="numeric", reset=False)
 
     @property
@@ -696,20 +722,11 @@ class Network(BaseEstimator):
 
 
 def _sequence(name: str, value: Any) -> Sequence[Any]:
-    """Return `value` if it is a sequence, and no text."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+    """Return `value` if it is a sequence, and no text; arrays as lists."""
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
         raise TypeError(f"{name} must be a sequence, got {value!r}")
-    return value  # type: ignore[return-value]
-
-
-def _comparable(value: Any) -> Any:
-    """Return a parameter in a form in which other ways to write the same are equal."""
-    if isinstance(value, (list, tuple, np.ndarray)):
-        parts = tuple(_comparable(part) for part in value)
-        return parts[0] if len(parts) == 1 else parts
-    if isinstance(value, (type, np.dtype)):
-        return np.dtype(value).name
-    return _ACTIVATIONS.get(value, value) if isinstance(value, str) else value
+    return given
 
 
 def _curve(history: History, name: str) -> list[float]:

@@ -133,6 +133,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _gather(self, X: Any, sample_weight: npt.ArrayLike | None, first: bool) -> None:
         for name in ("copy", "with_mean", "with_std"):
             _check.flag(name, getattr(self, name))
+        _check.unmasked("X", X)
         # Integers stay what they are, and infinity shows in the extremes: nothing is copied or read twice.
         X = validate_data(
             self, X, accept_sparse=("csr", "csc"), dtype="numeric", ensure_all_finite=False, reset=first
@@ -182,6 +183,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         array([[0.5]])
         """
         check_is_fitted(self)
+        _check.unmasked("X", X)
         X = validate_data(
             self,
             X,
@@ -216,6 +218,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         array([[3.]])
         """
         check_is_fitted(self)
+        _check.unmasked("X", X)
         X = check_array(
             X, accept_sparse=("csr", "csc"), dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", estimator=self
         )
