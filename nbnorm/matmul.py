@@ -251,7 +251,7 @@ def _tiles(
     """Compute the tiles of rows of tiles [top, bottom) and columns of blocks [near, far).
 
     `a` and `b` are the addresses of the operands, `start` begins the piece of the sum that is computed or,
-    if it is not the first, added.  `part` tells apart what runs at the same time.
+    if it is not the first, added.  `part` numbers the calls that run at the same time.
     """
     width, item, free = tile_width(room), room.itemsize, _workspace(room)
     m, n, rows, down, across = plan[M], plan[N], plan[ROWS], plan[DOWN], plan[ACROSS]
@@ -307,14 +307,8 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
 
     `left` and `right` hold the first element of each operand; `room` is a workspace.
     """
-    a, b, m, n, rows, width = (
-        left.ctypes.data,
-        right.ctypes.data,
-        plan[M],
-        plan[N],
-        plan[ROWS],
-        tile_width(room),
-    )
+    a, b, width = left.ctypes.data, right.ctypes.data, tile_width(room)
+    m, n, rows = plan[M], plan[N], plan[ROWS]
     row_tiles, column_blocks = plan[ROW_TILES], plan[COLUMN_BLOCKS]
     flat = out.reshape(-1)
     # what is neighboured in memory is packed together
@@ -413,7 +407,7 @@ def _plan(
     plan = np.zeros(PLAN, np.int64)
     plan[DOWN], plan[ACROSS] = n, 1
     # 16 multiplications take about as long as an element that `_jit` counts, 0.3 ns: threads start (with
-    # OpenMP and TBB) at 2.1 million multiplications, 40 us of one thread, where a region costs little
+    # OpenMP and TBB) at 2.1 million multiplications, 40 us of one thread, beside 1-2 us of a region
     work = m * n * depth // 16
     if swapped:
         a, b, m, n = b[::-1], a[::-1], n, m
