@@ -245,20 +245,20 @@ def _pack_rows(plan: Any, a: Any, start: Any, first: Any, count: Any, packed: An
 
 @inner_kernel
 def _tiles(
-    plan: Any, a: Any, b: Any, start: Any, part: Any, top: Any, bottom: Any, near: Any, far: Any, room: Any,
+    plan: Any, a: Any, b: Any, start: Any, place: Any, top: Any, bottom: Any, near: Any, far: Any, room: Any,
     out: Any,
 ) -> None:  # fmt: skip
     """Compute the tiles of rows of tiles [top, bottom) and columns of blocks [near, far).
 
     `a` and `b` are the addresses of the operands, `start` begins the piece of the sum that is computed or,
-    if it is not the first, added.  `part` numbers the calls that run at the same time.
+    if it is not the first, added.  `place` is that of a tile in the workspace, for this call alone.
     """
     width, item, free = tile_width(room), room.itemsize, _workspace(room)
     m, n, rows, down, across = plan[M], plan[N], plan[ROWS], plan[DOWN], plan[ACROSS]
     ragged, stride = plan[RAGGED] == 1, plan[STRIDE]
     length, add = min(plan[LENGTH], plan[DEPTH] - start), 1 if start > 0 else 0
     target, here = out.ctypes.data, room.ctypes.data
-    scratch, right = free + part * rows * width, free + plan[RIGHT_PLACE]
+    scratch, right = free + place, free + plan[RIGHT_PLACE]
     if plan[LEFT_PACKED] == 1:
         left, step = here + (free + plan[LEFT_PLACE]) * item, rows * length * item
     else:
@@ -279,18 +279,18 @@ def _tiles(
             for r in range(group, min(group + plan[GROUP], bottom)):
                 short = m - r * rows < rows
                 if narrow:
-                    place = plan[CORNER] if short else plan[RIGHT_EDGE]
+                    code = plan[CORNER] if short else plan[RIGHT_EDGE]
                 else:
-                    place = plan[BOTTOM] if short else plan[INNER]
+                    code = plan[BOTTOM] if short else plan[INNER]
                 at = r * rows * down + j * width * across
                 if not apart:
                     product_tile(
-                        place, left + r * step, source, target + at * item, length, stride, apace,
+                        code, left + r * step, source, target + at * item, length, stride, apace,
                         down * item, add,
                     )  # fmt: skip
                     continue
                 product_tile(
-                    place, left + r * step, source, here + scratch * item, length, stride, apace,
+                    code, left + r * step, source, here + scratch * item, length, stride, apace,
                     width * item, 0,
                 )  # fmt: skip
                 for c in range(columns):
@@ -330,7 +330,7 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
                 top, bottom = row_tiles * part // _PARTS, row_tiles * (part + 1) // _PARTS
             else:
                 near, far = column_blocks * part // _PARTS, column_blocks * (part + 1) // _PARTS
-            _tiles(plan, a, b, start, part, top, bottom, near, far, room, flat)
+            _tiles(plan, a, b, start, part * rows * width, top, bottom, near, far, room, flat)
 
 
 @inner_kernel
