@@ -12,6 +12,7 @@ than its plan.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -87,24 +88,12 @@ _SQUARE = 8
     BOTTOM,
     CORNER,
     STRIDE,  # of the left operand as kernels see it
-    SCRATCH,  # elements of the workspace before the left operand
+    ROW_TILES,  # of the result
+    COLUMN_BLOCKS,
+    LEFT_PLACE,  # in the workspace: of the packed operands, after a tile for each part of the result
+    RIGHT_PLACE,
     PLAN,
-) = range(23)
-
-
-def _emit_copy(context: Any, builder: Any, signature: Any, args: Any, lanes: int, count: int) -> Any:
-    """Emit the copy of `count` elements, some `lanes` at a time."""
-    address, offset, packed, base = args
-    kind = signature.args[2].dtype
-    vector, word = ir.VectorType(context.get_data_type(kind), lanes), ir.IntType(64)
-    size = kind.bitwidth // 8
-    source = builder.gep(builder.inttoptr(address, ir.IntType(8).as_pointer()), [offset])
-    target = data_at(context, builder, signature.args[2], packed, base)
-    for v in range(0, count, lanes):
-        here = builder.bitcast(builder.gep(source, [word(v * size)]), vector.as_pointer())
-        there = builder.bitcast(builder.gep(target, [word(v)]), vector.as_pointer())
-        builder.store(builder.load(here, align=1), there, align=size)
-    return context.get_dummy_value()
+) = range(26)
 
 
 def _emit_transpose_rows(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -136,24 +125,32 @@ if config.DISABLE_JIT:
                 place = offset + r * stride + k * packed.itemsize
                 packed[base + k * rows + r] = peek(address, place, packed.dtype.type)
 
-    def _copy(address: int, offset: int, packed: Any, base: int) -> None:
-        """Copy as many elements as a block is wide."""
-        for r in range(tile_width(packed)):
-            packed[base + r] = peek(address, offset + r * packed.itemsize, packed.dtype.type)
+    def _copy_intrinsic(name: str, count: Callable[[Any], int]) -> Any:
+        def copy(address: int, offset: int, packed: Any, base: int) -> None:
+            for r in range(count(packed.dtype)):
+                packed[base + r] = peek(address, offset + r * packed.itemsize, packed.dtype.type)
 
-    def _copy_rows(address: int, offset: int, packed: Any, base: int) -> None:
-        """Copy as many elements as a tile of a product has rows."""
-        for r in range(product_rows()):
-            packed[base + r] = peek(address, offset + r * packed.itemsize, packed.dtype.type)
+        copy.__name__ = copy.__qualname__ = name
+        return copy
 
 else:
 
-    @intrinsic
-    def _copy(typingctx: Any, address: Any, offset: Any, packed: Any, base: Any) -> Any:
-        """Copy as many elements as a block is wide."""
-        lanes, _, width, _ = tile(np.dtype(packed.dtype.name))
-        emit = functools.partial(_emit_copy, lanes=lanes, count=width)
-        return types.void(types.int64, types.int64, packed, types.int64), emit
+    def _copy_intrinsic(name: str, count: Callable[[Any], int]) -> Any:
+        def typer(typingctx: Any, address: Any, offset: Any, packed: Any, base: Any) -> Any:
+            elements = count(np.dtype(packed.dtype.name))
+
+            def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+                vector = ir.VectorType(context.get_data_type(packed.dtype), elements).as_pointer()
+                source = builder.gep(builder.inttoptr(args[0], ir.IntType(8).as_pointer()), [args[1]])
+                target = data_at(context, builder, sig.args[2], args[2], args[3])
+                value = builder.load(builder.bitcast(source, vector), align=1)
+                builder.store(value, builder.bitcast(target, vector), align=packed.dtype.bitwidth // 8)
+                return context.get_dummy_value()
+
+            return types.void(types.int64, types.int64, packed, types.int64), codegen
+
+        typer.__name__ = typer.__qualname__ = name
+        return intrinsic(typer)
 
     @intrinsic
     def _transpose_rows(
@@ -163,21 +160,28 @@ else:
         i8 = types.int64
         return types.void(i8, i8, i8, packed, i8), _emit_transpose_rows
 
-    @intrinsic
-    def _copy_rows(typingctx: Any, address: Any, offset: Any, packed: Any, base: Any) -> Any:
-        """Copy as many elements as a tile of a product has rows."""
-        emit = functools.partial(_emit_copy, lanes=product_rows(), count=product_rows())
-        return types.void(types.int64, types.int64, packed, types.int64), emit
+
+# Copy as many elements as a block is wide, or as a tile of a product has rows.
+_copy_width = _copy_intrinsic("_copy_width", lambda dtype: tile(dtype).width)
+_copy_rows = _copy_intrinsic("_copy_rows", lambda dtype: product_rows())
 
 
 @inner_kernel
-def _pack(
-    address: Any, across: Any, along: Any, count: Any, length: Any, item: Any, packed: Any, base: Any
-) -> None:
-    """Copy `count` columns of `length` elements into blocks (length, width) at `base`.
+def _workspace(room: Any) -> Any:
+    """Return the first element of `room` that begins at a cache line: places are counted from it."""
+    return -room.ctypes.data % 64 // room.itemsize
 
-    Columns stand `across` bytes apart, elements `along` bytes.  Columns that are missing become zero.
+
+@inner_kernel
+def _pack_columns(plan: Any, b: Any, start: Any, first: Any, count: Any, packed: Any) -> None:
+    """Copy a piece of `count` columns of the right operand into blocks (length, width).
+
+    The piece begins in row `start`, `first` fills whole blocks.  Columns that are missing become zero.
     """
+    across, along, item = plan[RIGHT_COLUMN], plan[RIGHT_ROW], packed.itemsize
+    length = min(plan[LENGTH], plan[DEPTH] - start)
+    address = b + first * across + start * along
+    base = _workspace(packed) + plan[RIGHT_PLACE] + first * length
     width, rows = tile_width(packed), tile_rows(packed)
     token = packed.dtype.type
     size = length * width
@@ -186,7 +190,7 @@ def _pack(
         done = count // width * width
         for k in range(length):
             for r in range(0, done, width):
-                _copy(address, k * along + r * item, packed, base + r * length + k * width)
+                _copy_width(address, k * along + r * item, packed, base + r * length + k * width)
     elif along == item:
         done = count // rows * rows
         whole = length // rows * rows
@@ -208,11 +212,16 @@ def _pack(
 
 
 @inner_kernel
-def _pack_rows(
-    address: Any, down: Any, along: Any, count: Any, length: Any, packed: Any, base: Any, rows: Any
-) -> None:
-    """Copy `count` rows of `length` elements into blocks (length, rows) at `base`."""
+def _pack_rows(plan: Any, a: Any, start: Any, first: Any, count: Any, packed: Any) -> None:
+    """Copy a piece of `count` rows of the left operand into blocks (length, rows).
+
+    The piece begins in column `start`, `first` fills whole blocks.
+    """
+    down, along, rows = plan[LEFT_ROW], plan[LEFT_COLUMN], plan[ROWS]
     token, item = packed.dtype.type, packed.itemsize
+    length = min(plan[LENGTH], plan[DEPTH] - start)
+    address = a + first * down + start * along
+    base = _workspace(packed) + plan[LEFT_PLACE] + first * length
     done, whole = count // rows * rows, length // _SQUARE * _SQUARE
     if down == item:
         for k in range(length):
@@ -236,20 +245,25 @@ def _pack_rows(
 
 @inner_kernel
 def _tiles(
-    plan: Any, top: Any, bottom: Any, near: Any, far: Any, add: Any, length: Any, a: Any, b: Any, room: Any,
-    scratch: Any, right: Any, out: Any,
+    plan: Any, a: Any, b: Any, start: Any, place: Any, top: Any, bottom: Any, near: Any, far: Any, room: Any,
+    out: Any,
 ) -> None:  # fmt: skip
     """Compute the tiles of rows of tiles [top, bottom) and columns of blocks [near, far).
 
-    `a` and `b` are the addresses of the first row and the first column of this piece, packed or not;
-    `scratch` and `right` are places in `room`, for a tile and for the packed right operand.
+    `a` and `b` are the addresses of the operands, `start` begins the piece of the sum that is computed or,
+    if it is not the first, added.  `place` is that of a tile in the workspace, for this call alone.
     """
-    width, item = tile_width(room), room.itemsize
+    width, item, free = tile_width(room), room.itemsize, _workspace(room)
     m, n, rows, down, across = plan[M], plan[N], plan[ROWS], plan[DOWN], plan[ACROSS]
     ragged, stride = plan[RAGGED] == 1, plan[STRIDE]
-    left_packed, right_packed = plan[LEFT_PACKED] == 1, plan[RIGHT_PACKED] == 1
-    step = rows * length * item if left_packed else rows * plan[LEFT_ROW]
+    length, add = min(plan[LENGTH], plan[DEPTH] - start), 1 if start > 0 else 0
     target, here = out.ctypes.data, room.ctypes.data
+    scratch, right = free + place, free + plan[RIGHT_PLACE]
+    if plan[LEFT_PACKED] == 1:
+        left, step = here + (free + plan[LEFT_PLACE]) * item, rows * length * item
+    else:
+        left, step = a + start * plan[LEFT_COLUMN], rows * plan[LEFT_ROW]
+    right_packed, first = plan[RIGHT_PACKED] == 1, b + start * plan[RIGHT_ROW]
     for group in range(top, bottom, plan[GROUP]):
         for j in range(near, far):
             columns = min(width, n - j * width)
@@ -261,23 +275,23 @@ def _tiles(
             else:
                 if narrow and ragged:
                     back = plan[BACK]
-                source, apace = b + (j * width - back) * item, plan[RIGHT_ROW]
+                source, apace = first + (j * width - back) * item, plan[RIGHT_ROW]
             for r in range(group, min(group + plan[GROUP], bottom)):
                 short = m - r * rows < rows
                 if narrow:
-                    place = plan[CORNER] if short else plan[RIGHT_EDGE]
+                    code = plan[CORNER] if short else plan[RIGHT_EDGE]
                 else:
-                    place = plan[BOTTOM] if short else plan[INNER]
+                    code = plan[BOTTOM] if short else plan[INNER]
                 at = r * rows * down + j * width * across
                 if not apart:
                     product_tile(
-                        place, a + r * step, source, target + at * item, length, stride, apace, down * item,
-                        add,
+                        code, left + r * step, source, target + at * item, length, stride, apace,
+                        down * item, add,
                     )  # fmt: skip
                     continue
                 product_tile(
-                    place, a + r * step, source, here + scratch * item, length, stride, apace, width * item,
-                    0,
+                    code, left + r * step, source, here + scratch * item, length, stride, apace,
+                    width * item, 0,
                 )  # fmt: skip
                 for c in range(columns):
                     for x in range(min(rows, m - r * rows)):
@@ -293,73 +307,42 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
 
     `left` and `right` hold the first element of each operand; `room` is a workspace.
     """
-    width, item, rows = tile_width(room), room.itemsize, plan[ROWS]
-    a, b, m, n, depth = left.ctypes.data, right.ctypes.data, plan[M], plan[N], plan[DEPTH]
-    a_row, a_column, b_row, b_column = plan[LEFT_ROW], plan[LEFT_COLUMN], plan[RIGHT_ROW], plan[RIGHT_COLUMN]
+    a, b, width = left.ctypes.data, right.ctypes.data, tile_width(room)
+    m, n, rows = plan[M], plan[N], plan[ROWS]
+    row_tiles, column_blocks = plan[ROW_TILES], plan[COLUMN_BLOCKS]
     flat = out.reshape(-1)
-    row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
-    scratch = -room.ctypes.data % 64 // item  # begins at a cache line
-    first_left = scratch + plan[SCRATCH]
-    first_right = first_left + (row_tiles * rows * plan[LENGTH] if plan[LEFT_PACKED] == 1 else 0)
-    high = row_tiles >= column_blocks
     # what is neighboured in memory is packed together
-    left_span = rows * 16 if plan[LEFT_PACKED] == 1 else m
-    right_span = width * (_TOGETHER if b_column == item else 1)
+    left_span = rows * 16
+    right_span = width * (_TOGETHER if plan[RIGHT_COLUMN] == room.itemsize else 1)
     left_tasks = (m + left_span - 1) // left_span if plan[LEFT_PACKED] == 1 else 0
     right_tasks = (n + right_span - 1) // right_span if plan[RIGHT_PACKED] == 1 else 0
-    for start in range(0, depth, plan[LENGTH]):
-        length = min(plan[LENGTH], depth - start)
+    for start in range(0, plan[DEPTH], plan[LENGTH]):
         for task in numba.prange(left_tasks + right_tasks):
             if task < left_tasks:
                 first = task * left_span
-                _pack_rows(
-                    a + first * a_row + start * a_column, a_row, a_column, min(left_span, m - first), length,
-                    room, first_left + first * length, rows,
-                )  # fmt: skip
+                _pack_rows(plan, a, start, first, min(left_span, m - first), room)
             else:
                 first = (task - left_tasks) * right_span
-                _pack(
-                    b + first * b_column + start * b_row, b_column, b_row, min(right_span, n - first), length,
-                    item, room, first_right + first * length,
-                )  # fmt: skip
-        source = a + start * a_column
-        if plan[LEFT_PACKED] == 1:
-            source = room.ctypes.data + first_left * item
+                _pack_columns(plan, b, start, first, min(right_span, n - first), room)
         for part in numba.prange(_PARTS):
             top, bottom, near, far = 0, row_tiles, 0, column_blocks
-            if high:
+            if row_tiles >= column_blocks:
                 top, bottom = row_tiles * part // _PARTS, row_tiles * (part + 1) // _PARTS
             else:
                 near, far = column_blocks * part // _PARTS, column_blocks * (part + 1) // _PARTS
-            _tiles(
-                plan, top, bottom, near, far, 1 if start > 0 else 0, length, source, b + start * b_row, room,
-                scratch + part * rows * width, first_right, flat,
-            )  # fmt: skip
+            _tiles(plan, a, b, start, part * rows * width, top, bottom, near, far, room, flat)
 
 
 @inner_kernel
 def _whole(plan: Any, a: Any, b: Any, room: Any, out: Any) -> None:
-    """As `_product`, by one thread, of operands at addresses `a` and `b`."""
-    width, item, rows = tile_width(room), room.itemsize, plan[ROWS]
-    m, n, depth = plan[M], plan[N], plan[DEPTH]
-    a_row, a_column, b_row, b_column = plan[LEFT_ROW], plan[LEFT_COLUMN], plan[RIGHT_ROW], plan[RIGHT_COLUMN]
-    row_tiles, column_blocks = (m + rows - 1) // rows, (n + width - 1) // width
-    scratch = -room.ctypes.data % 64 // item  # begins at a cache line
-    left = scratch + plan[SCRATCH]
-    right = left + (row_tiles * rows * plan[LENGTH] if plan[LEFT_PACKED] == 1 else 0)
+    """As `_product`, in one part by one thread, of operands at addresses `a` and `b`."""
     nothing = np.int64(0)  # a literal would be a type of its own, and one more compiled function
-    for start in range(0, depth, plan[LENGTH]):
-        length = min(plan[LENGTH], depth - start)
-        here, there = a + start * a_column, b + start * b_row
+    for start in range(0, plan[DEPTH], plan[LENGTH]):
         if plan[LEFT_PACKED] == 1:
-            _pack_rows(here, a_row, a_column, m, length, room, left, rows)
-            here = room.ctypes.data + left * item
+            _pack_rows(plan, a, start, nothing, plan[M], room)
         if plan[RIGHT_PACKED] == 1:
-            _pack(there, b_column, b_row, n, length, item, room, right)
-        _tiles(
-            plan, nothing, row_tiles, nothing, column_blocks, 1 if start > 0 else 0, length, here, there,
-            room, scratch, right, out,
-        )  # fmt: skip
+            _pack_columns(plan, b, start, nothing, plan[N], room)
+        _tiles(plan, a, b, start, nothing, nothing, plan[ROW_TILES], nothing, plan[COLUMN_BLOCKS], room, out)
 
 
 @kernel
@@ -423,7 +406,8 @@ def _plan(
     swapped = 2 * n * _up(m, lanes) < m * _up(n, lanes)
     plan = np.zeros(PLAN, np.int64)
     plan[DOWN], plan[ACROSS] = n, 1
-    # a product of 50 thousand multiplications takes about as long as a parallel region of copying
+    # 16 multiplications take about as long as an element that `_jit` counts, 0.3 ns: threads start (with
+    # OpenMP and TBB) at 2.1 million multiplications, 40 us of one thread, beside 1-2 us of a region
     work = m * n * depth // 16
     if swapped:
         a, b, m, n = b[::-1], a[::-1], n, m
@@ -463,12 +447,12 @@ def _plan(
     ):  # fmt: skip
         if high > 0 and wide > 0 and m >= high and (n >= width or wide == edge):
             plan[place] = product_kernel(kind, dtype, high, wide)
+    plan[ROW_TILES], plan[COLUMN_BLOCKS] = -(-m // rows), -(-n // width)
+    plan[LEFT_PLACE] = _PARTS * rows * width
+    plan[RIGHT_PLACE] = plan[LEFT_PLACE] + (_up(m, rows) * length if left_packed else 0)
     room = 0
     if left_packed or right_packed or plan[RAGGED] == 1 or swapped:
-        plan[SCRATCH] = _PARTS * rows * width
-        room = int(plan[SCRATCH]) + 64 // item
-        room += _up(m, rows) * length if left_packed else 0
-        room += _up(n, width) * length if right_packed else 0
+        room = int(plan[RIGHT_PLACE]) + (_up(n, width) * length if right_packed else 0) + 64 // item
     return plan, work, room, swapped, small, flipped
 
 

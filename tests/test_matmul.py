@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numba import config
 
-from nbnorm import set_num_threads
+from nbnorm import matmul
 from nbnorm.matmul import multiply
 from nbnorm.simd import tile
 
@@ -75,10 +75,14 @@ def test_multiply(shape, dtype):
     assert_product(out, a, b)
 
 
-def test_multiply_any_strides(dtype):
+# one operand of each large product is packed in every layout, also in Fortran order
+@pytest.mark.parametrize(
+    "shape", [(35, 9, 33)] + ([] if config.DISABLE_JIT else [(403, 600, 37), (37, 600, 403)]), ids=str
+)
+def test_multiply_any_strides(shape, dtype):
+    m, k, n = shape
     rng = np.random.default_rng(0)
-    width = tile(dtype).width
-    a, b = rng.normal(size=(width + 3, 9)).astype(dtype), rng.normal(size=(9, width + 1)).astype(dtype)
+    a, b = rng.normal(size=(m, k)).astype(dtype), rng.normal(size=(k, n)).astype(dtype)
     expected = np.empty((len(a), b.shape[1]), dtype)
     multiply(a, b, expected)
     assert_product(expected, a, b)
@@ -106,13 +110,37 @@ def test_multiply_empty(m, k, n, dtype):
     np.testing.assert_array_equal(out, np.zeros((m, n)))
 
 
+# shape, memory order of the operands, whether each of them is packed
+PLANS = {
+    "neither": ((61, 530, 61), "C", "C", (False, False)),
+    "left": ((403, 530, 61), "C", "C", (True, False)),
+    "right": ((61, 530, 61), "C", "F", (False, True)),
+    "both": ((403, 530, 61), "F", "F", (True, True)),
+    "swapped": ((2003, 530, 3), "C", "C", (False, True)),
+}
+
+
 @pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
-def test_multiply_gives_the_same_bits_with_any_number_of_threads(dtype):
+@pytest.mark.parametrize("name", PLANS)
+def test_multiply_gives_the_same_bits_in_parallel(name, dtype, monkeypatch):
+    (m, k, n), first, second, packed = PLANS[name]
+    swapped = name == "swapped"
+    if swapped and tile(dtype).lanes <= 4:
+        pytest.skip("vectors so short that no product of three columns is swapped")
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(150, 300)).astype(dtype), rng.normal(size=(300, 130)).astype(dtype)
-    results = []
-    for threads in (1, None):
-        set_num_threads(threads)
-        results.append(np.empty((150, 130), dtype))
+    a = rng.normal(size=(m, k)).astype(dtype, order=first)
+    b = rng.normal(size=(k, n)).astype(dtype, order=second)
+    twins, results = matmul._product, []
+    # both twins whatever the threading layer and the processor are
+    for twin in (twins.serial, twins.parallel):
+
+        def run(work, plan, *args, twin=twin):
+            assert (plan[matmul.LEFT_PACKED], plan[matmul.RIGHT_PACKED]) == packed
+            assert (plan[matmul.ACROSS] != 1) == swapped
+            twin(plan, *args)
+
+        monkeypatch.setattr(matmul, "_product", run)
+        results.append(np.full((m, n), np.nan, dtype))
         multiply(a, b, results[-1])
+    assert_product(results[0], a, b)
     np.testing.assert_array_equal(*results)
