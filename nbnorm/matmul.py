@@ -310,6 +310,8 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
     a, b, width = left.ctypes.data, right.ctypes.data, tile_width(room)
     m, n, rows = plan[M], plan[N], plan[ROWS]
     row_tiles, column_blocks = plan[ROW_TILES], plan[COLUMN_BLOCKS]
+    # every part reads the operand that is not divided: the smaller one, if the other has a block for each
+    by_rows = m > n if column_blocks >= _PARTS else row_tiles >= column_blocks
     flat = out.reshape(-1)
     # what is neighboured in memory is packed together
     left_span = rows * 16
@@ -326,7 +328,7 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
                 _pack_columns(plan, b, start, first, min(right_span, n - first), room)
         for part in numba.prange(_PARTS):
             top, bottom, near, far = 0, row_tiles, 0, column_blocks
-            if row_tiles >= column_blocks:
+            if by_rows:
                 top, bottom = row_tiles * part // _PARTS, row_tiles * (part + 1) // _PARTS
             else:
                 near, far = column_blocks * part // _PARTS, column_blocks * (part + 1) // _PARTS

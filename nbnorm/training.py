@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Floating-point operations of one step from which a team of threads is faster than one thread.
-TEAM_WORK = 2e6
+# Floating-point operations of one step from which a team of threads is faster than one thread: with two
+# cores of a Zen 4 the team was slower in 13 of 14 measurements below, and faster in 7 of 8 above
+# (benchmarks/switch_over.py).
+TEAM_WORK = 2e7
 
 # Seconds of compiled work after which Python looks for an interrupt and moves the progress bar.
 _CHUNK = 0.05
