@@ -250,7 +250,7 @@ def kernel(
 def inner_kernel(function: Callable[..., Any]) -> Any:
     """Decorate a kernel that only compiled code calls, directly or by its address.
 
-    It has no way in from Python, which with tens of arrays takes longer to compile than the kernel.
+    It has no way in from Python: to unpack tens of arrays is code that takes time to compile as well.
     """
     dispatcher = _compile(function, False, "never", no_cpython_wrapper=True)
     if not config.DISABLE_JIT:

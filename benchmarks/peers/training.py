@@ -143,11 +143,8 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         path = f"{folder}/problem.npz"
         networks.problem(path, list(sizes), batch, STEPS[batch], norm)
-        remotes: dict[str, Remote] = {}
-        for name in contestants:
-            arguments = {"path": path, "sizes": sizes, "batch": batch, "norm": norm, "activation": activation}
-            remote = Remote("benchmarks.peers.networks", CONTESTANTS[name], threads, **arguments)
-            remotes[name] = stack.enter_context(remote)
+        given = {"path": path, "sizes": sizes, "batch": batch, "norm": norm, "activation": activation}
+        remotes = {name: stack.enter_context(_contestant(name, threads, given)) for name in contestants}
         differences, absent = compare(folder, path, activation, remotes)
         timed = take_turns(remotes, batch, threads, rounds, least)
     return {
@@ -172,10 +169,9 @@ def activations(
         networks.problem(path, list(sizes), batch, STEPS[batch], norm)
         remotes = {}
         for name in ("relu", "sigmoid", "tanh"):
-            arguments = {"path": path, "sizes": sizes, "batch": batch, "norm": norm, "activation": name}
-            remote = Remote("benchmarks.peers.networks", CONTESTANTS["nbnorm"], threads, **arguments)
-            remotes[name] = stack.enter_context(remote)
-            remote.call("steps", count=1, lr=LR, activation=name, save=f"{folder}/values.npz")
+            given = {"path": path, "sizes": sizes, "batch": batch, "norm": norm, "activation": name}
+            remotes[name] = stack.enter_context(_contestant("nbnorm", threads, given))
+            remotes[name].call("steps", count=1, lr=LR, activation=name, save=f"{folder}/values.npz")
         timed = take_turns(remotes, batch, threads, rounds, least)
     return {
         "sizes": sizes,
@@ -185,6 +181,11 @@ def activations(
         "megaflops": megaflops(sizes, batch),
         **timed,
     }
+
+
+def _contestant(name: str, threads: int, given: Entry) -> Remote:
+    """Start the process of a contestant."""
+    return Remote("benchmarks.peers.networks", CONTESTANTS[name], threads, **given)
 
 
 def take_turns(remotes: dict[str, Remote], batch: int, threads: int, rounds: int, least: float) -> Entry:
