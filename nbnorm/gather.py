@@ -44,6 +44,10 @@ from nbnorm.simd import (
 # Features that are transposed for all samples of a block before the next ones: 16 kB of output.
 _STRIP = 128
 
+# Bytes of a batch that waits in the second-level cache, beside what a step of its network needs, until it
+# is read; of a larger one only the next square is fetched ahead.
+_NEAR = 1 << 18
+
 _I64 = ir.IntType(64)
 
 
@@ -307,6 +311,30 @@ def _gather_part(
 
 
 @inner_kernel
+def _read_squares(
+    squares: Any,
+    control: Any,
+    rows: Any,
+    b: Any,
+    following: Any,
+    exact: Any,
+    single: Any,
+    begin: Any,
+    end: Any,
+    out: Any,
+    block: Any,
+) -> None:
+    """Read as many samples as a tile has rows, from sample `b` on, and features [begin, end)."""
+    width = tile_width(out)
+    address, stride = control[ADDRESS], control[ROW]
+    steps, target = (end - begin) // tile_rows(out), block + begin * width
+    if control[KIND] == 2:
+        gather_squares(squares, address, stride, rows, b, following, exact, begin, steps, out, target)
+    else:
+        gather_squares(squares, address, stride, rows, b, following, single, begin, steps, out, target)
+
+
+@inner_kernel
 def gather(
     tid: Any,
     threads: Any,
@@ -324,28 +352,35 @@ def gather(
 
     ``x`` becomes ``((x - s[0]) - s[1]) * s[2]``: for uint8 and float32 with s = `single` in the
     precision of `out`, which holds them, for other types in float64 with s = `exact`.  Contiguous rows
-    of uint8, float32 and float64 are read by squares, edges and the others element by element.
+    of uint8, float32 and float64 are read by squares, others and what fills no square element by
+    element.  Samples that stand behind the n in `rows` are those of the next batch: if these are few
+    bytes, they are fetched ahead.
     """
     width, square = tile_width(out), tile_rows(out)
     first, last = share((size + width - 1) // width, tid, threads)
     first, last = first * width, min(last * width, size)
-    kind, address, stride = control[KIND], control[ADDRESS], control[ROW]
-    squares = control[SQUARES]
+    squares, stride = control[SQUARES], control[ROW]
+    # The last square overlaps the one before: what both read becomes the same bits.  It must not begin in
+    # another block of samples, or be another thread's.
     samples = n // square * square if squares != 0 else 0
+    if samples > 0 and n % width >= square:
+        samples = n
+    near = len(rows) - n if n * abs(stride) <= _NEAR else 0
     for begin in range(first, last, _STRIP):
         end = min(begin + _STRIP, last)
-        steps = (end - begin) // square
-        for b in range(0, samples, square):
-            target = base + (b // width * pad + begin) * width + b % width
-            following = b + square if b + square < samples else b
-            if kind == 2:
-                gather_squares(squares, address, stride, rows, b, following, exact, begin, steps, out, target)
-            else:
-                gather_squares(
-                    squares, address, stride, rows, b, following, single, begin, steps, out, target
+        whole = begin + (end - begin) // square * square
+        for corner in range(0, samples, square):
+            b = min(corner, samples - square)
+            following = b + square if b + 2 * square <= n else b
+            if b + square <= near:
+                following = b + n
+            block = base + b // width * pad * width + b % width
+            _read_squares(squares, control, rows, b, following, exact, single, begin, whole, out, block)
+            if whole < end and end - square >= first:
+                _read_squares(
+                    squares, control, rows, b, following, exact, single, end - square, end, out, block
                 )
-        whole = begin + steps * square
-        if whole < end:
+        if whole < end and end - square < first:
             # a literal 0 would be a type of its own, and one more compiled function
             _gather_part(control, rows, np.int64(0), samples, whole, end, exact, single, out, base, pad)
     _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)

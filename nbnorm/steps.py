@@ -227,20 +227,23 @@ def _scale(
     them fewer than the rows, or a total just above 1 would make the variance as large as you like.
     """
     length = len(spread)
-    moving = control[MODE] != GRADIENTS
+    eps = hyper[EPS]
+    # plain loops over few arrays: vectors of square roots and quotients
+    for f in range(at, last):
+        put(saved, 2 * length + f, saved.dtype.type(1.0 / math.sqrt(get(spread, f) + eps)))
+    if control[MODE] == GRADIENTS:
+        return
     decay, fresh = hyper[DECAY], 1.0 - hyper[DECAY]
     samples = max(total * hyper[UNIT], float(n))
+    factor = samples / (samples - 1.0) if control[UNBIASED] == 1 else 1.0
     for f in range(at, last):
-        variance = get(spread, f)
-        put(saved, 2 * length + f, saved.dtype.type(1.0 / math.sqrt(variance + hyper[EPS])))
-        if moving:
-            if control[UNBIASED] == 1:
-                variance = variance * (samples / (samples - 1.0))
-            if control[SPREAD] == 1:
-                variance = math.sqrt(variance)
-            mean = np.float64(get(saved, f)) + np.float64(get(saved, length + f))
-            put(running, f, decay * get(running, f) + fresh * mean)
-            put(running, length + f, decay * get(running, length + f) + fresh * variance)
+        mean = np.float64(get(saved, f)) + np.float64(get(saved, length + f))
+        put(running, f, decay * get(running, f) + fresh * mean)
+    for f in range(at, last):
+        second = get(spread, f) * factor
+        if control[SPREAD] == 1:
+            second = math.sqrt(second)
+        put(running, length + f, decay * get(running, length + f) + fresh * second)
 
 
 @inner_kernel
@@ -867,7 +870,8 @@ def epoch_part(
         # A slower thread may still need the numbers of the step before.
         k = buffer * (2 * NUMBERS)
         buffer = 1 - buffer
-        rows = order[begin : begin + max(n, 0)]
+        # those of this batch, and of the next one, which are fetched ahead
+        rows = order[begin : begin + 2 * max(n, 0)]
         if n > 0 and step < control[LAST]:
             _call_gather(
                 calls[GATHER], tid, threads, control, net[0, SIZE], net[0, PAD], rows, n, exact, single, act,

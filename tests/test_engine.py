@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from numba import config
 
-from nbnorm import FNN, SGD
+from nbnorm import FNN, SGD, Standardizer, get_num_threads, set_num_threads
 from nbnorm.engine import Layout, permutation
 from nbnorm.gather import Data
 from nbnorm.simd import PEEK_DTYPES, tile
@@ -84,3 +84,20 @@ def test_permutation_is_uniform():
         counts[np.arange(6), shuffled(3, epoch, n=6)] += 1
     chi2 = ((counts - trials / 6) ** 2 / (trials / 6)).sum()
     assert chi2 < 60  # 25 degrees of freedom: exceeded by chance in 1 of 10,000 generators
+
+
+@pytest.mark.usefixtures("team")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
+def test_edges_that_fill_no_square_give_the_same_bits(kind, threads):
+    # tables in Fortran order are read element by element
+    rng = np.random.default_rng(0)
+    width = tile(np.float32).width
+    set_num_threads(min(threads, get_num_threads()))
+    for features in (3, 8, width + 1, width + 13, 2 * width - 3):
+        net = FNN([features, 6, 2], seed=0)
+        for samples in (2, 8, 13, width + 2, width + 9, 2 * width + 11):
+            X = rng.integers(0, 200, (samples, features)).astype(kind)
+            net.standardizer = Standardizer().fit(X)
+            for forward in (net.train().forward, net.eval().forward):
+                np.testing.assert_array_equal(forward(X), forward(np.asfortranarray(X)))
