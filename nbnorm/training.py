@@ -74,7 +74,8 @@ class History:
     val_loss, val_accuracy : list of float or None
         The same for the validation data after the epoch, in evaluation mode; None without them.
     seconds : list of float
-        Wall-clock time of each epoch, validation included.
+        Wall-clock time of each epoch, including the validation and the copy of the results into the
+        network's arrays.
     epochs, steps : int
         Epochs and updates done.
     stopped : str or None
@@ -473,12 +474,13 @@ class _Fit:
         values: Mapping[str, float | None],
         measured: Mapping[str, float],
         watch: Watch | None,
+        begun: float,
     ) -> None:
         """Store the parameters and record the epoch; called again, it finishes what was cut off."""
         self.run.engine.store()
         self.net.epochs_trained = self.first + epoch + 1
         history = self.history
-        for name, value in values.items():
+        for name, value in {**values, "seconds": time.perf_counter() - begun}.items():
             if value is not None:
                 if getattr(history, name) is None:
                     setattr(history, name, [])
@@ -656,11 +658,10 @@ def fit(
                 seen = measured | {f"val_{name}": value for name, value in measured.items()}
                 seen |= {name: value for name, value in values.items() if value is not None}
                 values["rates"] = float(run.rates[-1])
-                values["seconds"] = time.perf_counter() - begun
                 watch = state.watch
                 if watch is not None and early_stopping is not None:
                     watch = watch.after(epoch + 1, seen[early_stopping.monitor])
-                finish = functools.partial(state.end_epoch, epoch, values, measured, watch)
+                finish = functools.partial(state.end_epoch, epoch, values, measured, watch, begun)
                 finish()
                 rates.after(epoch + 1, seen[follows])
                 finish = None
