@@ -22,19 +22,25 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbnorm._jit import inner_kernel
+from nbnorm._jit import inner_kernel, kernel
 
-# Places in the synchronisation array, a cache line (or two) apart.
-_ARRIVED, _TURN, SYNC_SIZE = 0, 16, 32
+# Places in the synchronisation array, a cache line (or two) apart: threads at the barrier, barriers passed;
+# then for each thread how many portions of its work have been taken, of each queue, in turns by an even and
+# an odd number of barriers passed.
+_ARRIVED, _TURN, _TAKEN, _LINE = 0, 16, 32, 16
+_QUEUES = 3
+
+# A thread's work is taken in portions of at least this part of it.
+_LEAST = 16
 
 # Spins before a waiting thread offers its core to others: about 20 us, longer than any wait of a
 # balanced team and short against a time slice on a crowded machine.
 _SPINS = 500
 
 
-def new_sync() -> Any:
-    """Return the zeroed array through which a team meets."""
-    return np.zeros(SYNC_SIZE, np.int64)
+def new_sync(threads: int) -> Any:
+    """Return the zeroed array through which a team of up to so many threads meets."""
+    return np.zeros(_TAKEN + threads * _LINE, np.int64)
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
@@ -114,11 +120,13 @@ else:
 
 
 @inner_kernel
-def barrier(sync: Any, threads: Any) -> None:
+def barrier(sync: Any, tid: Any, threads: Any) -> None:
     """Wait until all `threads` threads of the team have come here."""
     if threads == 1:
         return
     turn = atomic_load(sync, _TURN)
+    for queue in range(_QUEUES):  # nobody looks at those of the next turn yet
+        sync[_TAKEN + tid * _LINE + 2 * queue + (turn + 1) % 2] = 0
     if atomic_add(sync, _ARRIVED, 1) == threads - 1:
         atomic_add(sync, _ARRIVED, -threads)
         atomic_add(sync, _TURN, 1)
@@ -129,6 +137,48 @@ def barrier(sync: Any, threads: Any) -> None:
         spins += 1
         if spins > _SPINS:
             give_way()
+
+
+@kernel(inline="always")
+def share(total: Any, tid: Any, threads: Any) -> Any:
+    """Range of the items that a thread owns."""
+    return total * tid // threads, total * (tid + 1) // threads
+
+
+@inner_kernel
+def _portion(total: Any, owner: Any, threads: Any, number: Any) -> Any:
+    """Portion `number` of a thread's items: half of those that are left, down to a least size."""
+    begin, last = share(total, owner, threads)
+    least = max((last - begin) // _LEAST, 1)
+    end = begin
+    for _ in range(number + 1):
+        begin = end
+        end = min(begin + max((last - begin + 1) // 2, least), last)
+    return begin, end
+
+
+@inner_kernel
+def claim(sync: Any, queue: Any, tid: Any, threads: Any, total: Any) -> Any:
+    """Return the next range of `total` items that this thread works on, empty if all are taken.
+
+    Between two barriers the items of a queue are divided evenly; a thread that has finished its own goes on
+    with those of others, which have been disturbed or run on a slower core.
+    """
+    if threads == 1:
+        place = _TAKEN + 2 * queue
+        taken = sync[place]
+        sync[place] = 1 - taken
+        return taken * total, total
+    odd = atomic_load(sync, _TURN) % 2
+    for k in range(threads):
+        owner = (tid + k) % threads
+        place = _TAKEN + owner * _LINE + 2 * queue + odd
+        begin, end = _portion(total, owner, threads, atomic_load(sync, place))
+        if begin < end:  # another thread may have been faster
+            begin, end = _portion(total, owner, threads, atomic_add(sync, place, 1))
+            if begin < end:
+                return begin, end
+    return total, total
 
 
 class Team:

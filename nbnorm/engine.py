@@ -326,7 +326,7 @@ class Run:
         self.order = np.arange(samples, dtype=np.int64) if selected is None else selected.copy()
         self.rates = np.zeros(number)
         self.out = np.empty((samples, layout.sizes[-1]) if mode == steps.FORWARD else (1, 1), dtype)
-        self.sync = new_sync()
+        self.sync = new_sync(config.NUMBA_NUM_THREADS)
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)
@@ -538,8 +538,8 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         ),
         "gather": (*team, place, whole, whole, place, whole, types.float64[:, ::1], table, value, whole),
         "forward_layer": (
-            *team, net, place, number, place, whole, whole, real, whole, value, value, number, value, number,
-            value,
+            net, place, number, place, whole, whole, real, whole, value, value, number, value, number, value,
+            whole, whole,
         ),
         "forward_features": (
             net, place, number, place, whole, whole, whole, whole, real, value, number, value, number, value,

@@ -17,7 +17,8 @@ from numba import config, types
 from numba.extending import intrinsic
 
 from nbnorm import _leaves
-from nbnorm._jit import inner_kernel, kernel
+from nbnorm._jit import inner_kernel
+from nbnorm._team import share
 from nbnorm.simd import (
     PEEK_DTYPES,
     data_at,
@@ -113,12 +114,6 @@ class SparseData:
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return 0: rows are not contiguous."""
         return 0
-
-
-@kernel(inline="always")
-def share(total: Any, tid: Any, threads: Any) -> Any:
-    """Range of the items that a thread owns."""
-    return total * tid // threads, total * (tid + 1) // threads
 
 
 if config.DISABLE_JIT:

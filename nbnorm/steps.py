@@ -16,7 +16,7 @@ gradient with respect to z is stored a second time, with the outputs side by sid
     data gradient    g[i, b] = sum_o W[o, i] dz[o, b]        "across",  then their backward
     weight gradient  dW[i, o] = sum_b a[i, b] dz[o, b]       "across",  then the update of W
 
-A thread owns a range of tiles (``rows`` features each), every sum runs inside one feature or one
+Threads take ranges of tiles (``rows`` features each), every sum runs inside one feature or one
 sample, and the order of all additions is fixed, so the bits do not depend on the number of threads.
 
 Kernels allocate nothing and call each other by address (see `nbnorm._leaves`), so that one that a
@@ -32,8 +32,8 @@ import numpy as np
 
 from nbnorm._jit import inner_kernel, kernel
 from nbnorm._leaves import caller
-from nbnorm._team import barrier
-from nbnorm.gather import READS, share
+from nbnorm._team import barrier, claim, share
+from nbnorm.gather import READS
 from nbnorm.rows import (
     activate_row,
     derive_row,
@@ -170,6 +170,10 @@ LOSS, CORRECT, SEEN, PROGRESSES = range(4)
 # the tiles of one group of features pass by; the group's weights stay in the second level.
 _DEPTH = 256
 _GROUP = 256
+
+# Queues of work in which a thread that has finished its own helps the others.  The updates of the first
+# two layers meet no barrier between them.
+FEATURE_TILES, WEIGHT_TILES, FIRST_WEIGHT_TILES = range(3)
 
 _call_epoch = caller(33)
 _call_gather = caller(11)
@@ -343,8 +347,6 @@ def forward_features(
 
 @inner_kernel
 def forward_layer(
-    tid: Any,
-    threads: Any,
     net: Any,
     control: Any,
     hyper: Any,
@@ -359,13 +361,14 @@ def forward_layer(
     saved: Any,
     spread: Any,
     act: Any,
+    first: Any,
+    last: Any,
 ) -> None:
-    """Compute this thread's features of layer l for the whole batch."""
+    """Compute panels [first, last) of layer l for the whole batch."""
     width, rows = tile_width(act), tile_rows(act)
     depth = net[l - 1, SIZE]
     pad_in, pad, y = net[l - 1, PAD], net[l, PAD], net[l, Y]
     blocks = (n + width - 1) // width
-    first, last = share(pad // rows, tid, threads)
     group = max(_GROUP // rows, 1)
     along = calls[ALONG]
     for begin in range(first, last, group):
@@ -637,17 +640,6 @@ def backward_layer(
 
 
 @inner_kernel
-def _tiles_before(size: Any, width: Any, tiles: Any, tid: Any, threads: Any) -> Any:
-    """Tiles of a layer's weights that belong to threads before `tid`; half a tile counts as half."""
-    whole, rest = size // width, size % width
-    if 2 * rest > width:
-        whole, rest = whole + 1, 0
-    halves = 2 * tiles * whole + (tiles if rest > 0 else 0)
-    before = halves * tid // threads
-    return before // 2 if before <= 2 * tiles * whole else before - tiles * whole
-
-
-@inner_kernel
 def weight_layer(
     net: Any,
     control: Any,
@@ -885,7 +877,7 @@ def epoch_part(
                         put(act, control[WEIGHTS] + b, get(weights, get(rows, b)))
         if tid == 0 and (control[STOP] != 0 or control[DIVERGED] != 0):
             control[HALT] = 1
-        barrier(sync, threads)
+        barrier(sync, tid, threads)
         if n <= 0 or step >= control[LAST] or control[HALT] != 0:
             break
         total = float(n)
@@ -894,11 +886,16 @@ def epoch_part(
             for b in range(n):
                 total += np.float64(get(act, control[WEIGHTS] + b))
         for l in range(1, layers + 1):
-            _call_layer(
-                calls[LAYER], tid, threads, net, control, hyper, calls, l, n, total,
-                source if l == 1 else net[l - 1, A], weight, vector, running, saved, spread, act,
-            )  # fmt: skip
-            barrier(sync, threads)
+            while True:
+                first, last = claim(sync, FEATURE_TILES, tid, threads, net[l, PAD] // rows_of_tile)
+                if first == last:
+                    break
+                _call_layer(
+                    calls[LAYER], net, control, hyper, calls, l, n, total,
+                    source if l == 1 else net[l - 1, A], weight, vector, running, saved, spread, act,
+                    first, last,
+                )  # fmt: skip
+            barrier(sync, tid, threads)
         step += 1
         if mode == FORWARD:
             _call_logits(calls[LOGITS], tid, threads, net, layers, begin, n, act, out)
@@ -909,7 +906,7 @@ def epoch_part(
             calls[LOSS_PART], tid, threads, net, control, calls, n, total, rows, labels, targets, weights,
             options, act, partial,
         )  # fmt: skip
-        barrier(sync, threads)
+        barrier(sync, tid, threads)
         first, last = share(net[layers, SIZE], tid, threads)
         _call_bias(
             calls[OUTPUT_BIAS], net, control, n, numbers, k, vector, vector_velocity,
@@ -918,29 +915,34 @@ def epoch_part(
         for l in range(layers, 0, -1):
             # The data gradient reads weights that the update changes: a barrier stands between them,
             # and the update of this layer runs beside the data gradient of the one below.
-            if l > 1:
-                first, last = share(net[l - 1, PAD] // rows_of_tile, tid, threads)
+            while l > 1:
+                first, last = claim(sync, FEATURE_TILES, tid, threads, net[l - 1, PAD] // rows_of_tile)
+                if first == last:
+                    barrier(sync, tid, threads)
+                    break
                 _call_backward(
                     calls[BACKWARD_LAYER], net, control, calls, l - 1, n, total, numbers, k,
                     weight, vector, vector_velocity, vector_square, vector_gradient, saved, gradients, act,
                     first, last,
                 )  # fmt: skip
-                barrier(sync, threads)
-            tiles = net[l - 1, PAD] // rows_of_tile
-            first = _tiles_before(net[l, SIZE], width, tiles, tid, threads)
-            last = _tiles_before(net[l, SIZE], width, tiles, tid + 1, threads)
-            _call_weight(
-                calls[WEIGHT_LAYER], net, control, calls, l, n,
-                source if l == 1 else net[l - 1, A], numbers, k, weight, weight_velocity, weight_square,
-                weight_gradient, act, first, last,
-            )  # fmt: skip
+            tiles = (net[l, SIZE] + width - 1) // width * (net[l - 1, PAD] // rows_of_tile)
+            queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
+            while True:
+                first, last = claim(sync, queue, tid, threads, tiles)
+                if first == last:
+                    break
+                _call_weight(
+                    calls[WEIGHT_LAYER], net, control, calls, l, n,
+                    source if l == 1 else net[l - 1, A], numbers, k, weight, weight_velocity, weight_square,
+                    weight_gradient, act, first, last,
+                )  # fmt: skip
         if control[CLIPPED] == 1:
-            barrier(sync, threads)
+            barrier(sync, tid, threads)
             _call_norm(
                 calls[NORM_PART], tid, threads, net, control, hyper, weight_gradient, vector_gradient, norms,
                 act,
             )  # fmt: skip
-            barrier(sync, threads)
+            barrier(sync, tid, threads)
             _call_apply(
                 calls[APPLY_PART], tid, threads, control, hyper, adam, numbers, k, norms, weight,
                 weight_gradient, weight_velocity, weight_square, vector, vector_gradient, vector_velocity,
