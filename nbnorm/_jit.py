@@ -236,6 +236,7 @@ def kernel(
     *,
     inline: str = "never",
     cache: bool = True,
+    nogil: bool = True,
 ) -> Any:
     """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL.
 
@@ -243,8 +244,8 @@ def kernel(
     process alone.
     """
     if function is None:
-        return functools.partial(kernel, inline=inline, cache=cache)
-    return _compile(function, False, inline, cache)
+        return functools.partial(kernel, inline=inline, cache=cache, nogil=nogil)
+    return _compile(function, False, inline, cache, nogil=nogil)
 
 
 def inner_kernel(function: Callable[..., Any]) -> Any:

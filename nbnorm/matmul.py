@@ -6,12 +6,13 @@ otherwise each piece of them is packed first.  Every tile of the result is compu
 stores it, or adds it to what the pieces before have left; tiles at the edges have kernels of their own.
 
 All of that is planned once for each combination of shapes and strides: a small product takes less time
-than its plan.
+than its plan, and even than a look-up in Python, so that its kernel finds the plan by itself.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from numba.extending import intrinsic as numba_intrinsic
 from nbnorm._check import readable
 from nbnorm._jit import inner_kernel, kernel, parallel_kernel
 from nbnorm.simd import (
+    borrow,
     data_at,
     peek,
     product_kernel,
@@ -43,7 +45,8 @@ from nbnorm.simd import (
 config: Any = numba_config
 intrinsic: Any = numba_intrinsic
 
-# Bytes of a block of the right operand in one piece of the sum: half of the first-level cache.
+# Bytes of a block of the right operand in one piece of the sum: the first-level cache of many processors.
+# The left operand's rows pass by, and shorter pieces, which leave room for them, were not faster.
 _BLOCK = 32768
 
 # Bytes of the left operand that pass by one block of the right one: half of the second-level cache.
@@ -59,8 +62,14 @@ _TOGETHER = 4
 # stays in the second-level cache, also where strides are powers of two.
 _SPAN = 262144
 
-# Multiplications of a product that is so small that the arguments of a call take a part of its time.
+# Rows of tiles that must read a block of the right operand to make up for packing it.
+_REUSE = 16
+
+# Multiplications of a product that is so small that its call takes a part of its time.
 _SMALL = 1 << 20
+
+# Plans of small products that are kept for each dtype: a prime number, as those of a hash table.
+_PLANS = 251
 
 # Columns of the left operand that are packed together: not fewer than the rows of a tile.
 _SQUARE = 8
@@ -81,8 +90,6 @@ _SQUARE = 8
     ROWS,  # of a tile
     LEFT_PACKED,  # whether an operand is packed
     RIGHT_PACKED,
-    RAGGED,  # whether the columns at the right edge fill no vectors: they are computed apart and copied
-    BACK,  # columns before those, of a right operand that is not packed, which fill the vectors
     INNER,  # addresses of kernels: of whole tiles, at the right, at the bottom, in the corner
     RIGHT_EDGE,
     BOTTOM,
@@ -92,8 +99,11 @@ _SQUARE = 8
     COLUMN_BLOCKS,
     LEFT_PLACE,  # in the workspace: of the packed operands, after a tile for each part of the result
     RIGHT_PLACE,
-    PLAN,
+    ROOM,  # elements of the workspace
+    SWAPPED,  # whether the transposed product is computed
+    KEY,  # m, k, n and the strides of both operands, in bytes
 ) = range(26)
+PLAN = KEY + 7
 
 
 def _emit_transpose_rows(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -205,10 +215,6 @@ def _pack_columns(plan: Any, b: Any, start: Any, first: Any, count: Any, packed:
         here = base + r // width * size + r % width
         for k in range(length):
             put(packed, here + k * width, peek(address, r * across + k * along, token))
-    for r in range(count, (count + width - 1) // width * width):
-        here = base + r // width * size + r % width
-        for k in range(length):
-            put(packed, here + k * width, token(0))
 
 
 @inner_kernel
@@ -255,7 +261,7 @@ def _tiles(
     """
     width, item, free = tile_width(room), room.itemsize, _workspace(room)
     m, n, rows, down, across = plan[M], plan[N], plan[ROWS], plan[DOWN], plan[ACROSS]
-    ragged, stride = plan[RAGGED] == 1, plan[STRIDE]
+    stride = plan[STRIDE]
     length, add = min(plan[LENGTH], plan[DEPTH] - start), 1 if start > 0 else 0
     target, here = out.ctypes.data, room.ctypes.data
     scratch, right = free + place, free + plan[RIGHT_PLACE]
@@ -268,14 +274,10 @@ def _tiles(
         for j in range(near, far):
             columns = min(width, n - j * width)
             narrow = columns < width
-            apart = across != 1 or (narrow and ragged)
-            back = 0
             if right_packed:
                 source, apace = here + (right + j * width * length) * item, width * item
             else:
-                if narrow and ragged:
-                    back = plan[BACK]
-                source, apace = first + (j * width - back) * item, plan[RIGHT_ROW]
+                source, apace = first + j * width * item, plan[RIGHT_ROW]
             for r in range(group, min(group + plan[GROUP], bottom)):
                 short = m - r * rows < rows
                 if narrow:
@@ -283,7 +285,7 @@ def _tiles(
                 else:
                     code = plan[BOTTOM] if short else plan[INNER]
                 at = r * rows * down + j * width * across
-                if not apart:
+                if across == 1:
                     product_tile(
                         code, left + r * step, source, target + at * item, length, stride, apace,
                         down * item, add,
@@ -295,7 +297,7 @@ def _tiles(
                 )  # fmt: skip
                 for c in range(columns):
                     for x in range(min(rows, m - r * rows)):
-                        value = room[scratch + x * width + back + c]
+                        value = room[scratch + x * width + c]
                         if add != 0:
                             value += out[at + x * down + c * across]
                         out[at + x * down + c * across] = value
@@ -336,28 +338,68 @@ def _product(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
 
 
 @inner_kernel
-def _whole(plan: Any, a: Any, b: Any, room: Any, out: Any) -> None:
-    """As `_product`, in one part by one thread, of operands at addresses `a` and `b`."""
+def _planned(
+    plans: Any, count: Any, a: Any, b: Any, out: Any, token: Any, m: Any, depth: Any, n: Any,
+    a_row: Any, a_column: Any, b_row: Any, b_column: Any,
+) -> Any:  # fmt: skip
+    """As `_small_product`, of what stands at addresses."""
+    place = (((((m * 31 + depth) * 31 + n) * 31 + a_row) * 31 + a_column) * 31 + b_row) * 31 + b_column
+    place %= count
+    plan = borrow(plans + place * PLAN * 8, PLAN, np.int64)
+    if (
+        plan[KEY] != m or plan[KEY + 1] != depth or plan[KEY + 2] != n
+        or plan[KEY + 3] != a_row or plan[KEY + 4] != a_column
+        or plan[KEY + 5] != b_row or plan[KEY + 6] != b_column
+    ):  # fmt: skip
+        return place
+    left, right = a, b
+    if plan[SWAPPED] == 1:
+        left, right = b, a
+    flat = borrow(out, m * n, token)
+    room = flat if plan[ROOM] == 0 else np.empty(plan[ROOM], token)
     nothing = np.int64(0)  # a literal would be a type of its own, and one more compiled function
     for start in range(0, plan[DEPTH], plan[LENGTH]):
         if plan[LEFT_PACKED] == 1:
-            _pack_rows(plan, a, start, nothing, plan[M], room)
+            _pack_rows(plan, left, start, nothing, plan[M], room)
         if plan[RIGHT_PACKED] == 1:
-            _pack_columns(plan, b, start, nothing, plan[N], room)
-        _tiles(plan, a, b, start, nothing, nothing, plan[ROW_TILES], nothing, plan[COLUMN_BLOCKS], room, out)
+            _pack_columns(plan, right, start, nothing, plan[N], room)
+        _tiles(
+            plan, left, right, start, nothing, nothing, plan[ROW_TILES], nothing, plan[COLUMN_BLOCKS], room,
+            flat,
+        )  # fmt: skip
+    return -1
 
 
-@kernel
-def _small_product(plan: Any, left: Any, right: Any, out: Any) -> None:
-    """As `_product`, of whole arrays by one thread, without a workspace."""
-    flat = out.reshape(-1)
-    _whole(plan, left.ctypes.data, right.ctypes.data, flat, flat)
+@kernel(nogil=False)
+def _small_product(plans: Any, a: Any, b: Any, out: Any) -> Any:
+    """Write the product ``a @ b`` into `out` if `plans` has a plan for it.
+
+    It keeps the GIL for these few microseconds: meanwhile no other thread changes the plans.
+
+    Returns
+    -------
+    int
+        -1, or the row of `plans` where the missing plan belongs.
+    """
+    # addresses: to count the references to arrays would take longer than the smallest products
+    return _planned(
+        plans.ctypes.data, len(plans), a.ctypes.data, b.ctypes.data, out.ctypes.data, out.dtype.type,
+        a.shape[0], a.shape[1], b.shape[1], a.strides[0], a.strides[1], b.strides[0], b.strides[1],
+    )  # fmt: skip
 
 
-@kernel
-def _small_product_apart(plan: Any, left: Any, right: Any, room: Any, out: Any) -> None:
-    """As `_product`, of whole arrays by one thread."""
-    _whole(plan, left.ctypes.data, right.ctypes.data, room, out.reshape(-1))
+@functools.cache
+def _small(dtype: np.dtype[Any]) -> Any:
+    """Return `_small_product` for operands of this type and any strides, and its plans."""
+    plans = np.zeros((_PLANS, PLAN), np.int64)
+    if config.DISABLE_JIT:
+        return _small_product, plans
+    item = numba.from_dtype(dtype)
+    operand = types.Array(item, 2, "A")
+    signature = types.Array(types.int64, 2, "C"), operand, operand, types.Array(item, 2, "C")
+    _small_product.compile(signature)
+    # called directly: Numba's choice among signatures takes as long as the rest of the call
+    return _small_product.get_overload(signature), plans
 
 
 def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
@@ -371,55 +413,60 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         Right operand, of the same dtype and any strides.
     out : ndarray, shape (m, n)
         Result, C-contiguous, of the same dtype; must not overlap the operands.
+
+    Raises
+    ------
+    ValueError
+        If an array has not two dimensions.
     """
+    if not a.ndim == b.ndim == out.ndim == 2:  # compiled code, called directly, takes it for granted
+        raise ValueError(f"operands and out must have 2 dimensions, got {a.ndim}, {b.ndim}, {out.ndim}")
+    dtype = out.dtype
+    if a.dtype is not dtype:  # of foreign byte order
+        a = a.astype(dtype, copy=False)
+    if b.dtype is not dtype:
+        b = b.astype(dtype, copy=False)
+    small, plans = _small(dtype)
+    place = small(plans, a, b, out)
+    if place < 0:
+        return
+    (m, depth), n = a.shape, b.shape[1]
+    if m * depth * n == 0:
+        out[...] = 0
+        return
+    if m * depth * n <= _SMALL:
+        plan = _plan(m, depth, n, a.strides, b.strides, dtype)
+        while small(plans, a, b, out) >= 0:  # another thread may take the place for its own plan
+            plans[place] = plan
+        return
     if not a.flags.behaved:
         a = readable(a)
     if not b.flags.behaved:
         b = readable(b)
-    depth, n = b.shape
-    if a.size == 0 or n == 0:
-        out[...] = 0
-        return
-    plan, work, room, swapped, small, flipped = _plan(len(a), depth, n, a.strides, b.strides, out.dtype)
-    if swapped:
+    plan = _plan(m, depth, n, a.strides, b.strides, dtype)
+    if plan[SWAPPED]:
         a, b = b.T, a.T
-    if small:
-        left, right = a.T if flipped & 1 else a, b.T if flipped & 2 else b
-        if room == 0:
-            _small_product(plan, left, right, out)
-        else:
-            _small_product_apart(plan, left, right, np.empty(room, out.dtype), out)
-        return
-    left, right = a[:1, 0], b[:1, 0]
-    _product(work, plan, left, right, np.empty(room, out.dtype), out)
+    # 16 multiplications take about as long as an element that `_jit` counts, 0.3 ns: threads start (with
+    # OpenMP and TBB) at 2.1 million multiplications, 40 us of one thread, beside 1-2 us of a region
+    work = m * n * depth // 16
+    _product(work, plan, a[:1, 0], b[:1, 0], np.empty(plan[ROOM], dtype), out)
 
 
 @functools.lru_cache(maxsize=1024)
 def _plan(
     m: int, depth: int, n: int, a: tuple[int, int], b: tuple[int, int], dtype: np.dtype[Any]
-) -> tuple[npt.NDArray[np.int64], int, int, bool, bool, int]:
-    """Return the plan of a product, and how to call a kernel with it.
-
-    These are the work, the elements of the workspace, whether the transposed product is computed, whether
-    it is one for `_small_product`, and which operands that one reads as transposed: 1 and 2 added.
-    """
+) -> npt.NDArray[np.int64]:
+    """Return the plan of a product of operands of these strides."""
     lanes, _, width, _ = tile(dtype)
     rows, item = product_rows(), dtype.itemsize
     swapped = 2 * n * _up(m, lanes) < m * _up(n, lanes)
     plan = np.zeros(PLAN, np.int64)
+    plan[KEY:] = m, depth, n, *a, *b
+    plan[SWAPPED] = swapped
     plan[DOWN], plan[ACROSS] = n, 1
-    # 16 multiplications take about as long as an element that `_jit` counts, 0.3 ns: threads start (with
-    # OpenMP and TBB) at 2.1 million multiplications, 40 us of one thread, beside 1-2 us of a region
-    work = m * n * depth // 16
     if swapped:
         a, b, m, n = b[::-1], a[::-1], n, m
         plan[DOWN], plan[ACROSS] = 1, m
-    ordered = (depth * item, item), (n * item, item)
-    flipped = (a != ordered[0]) + 2 * (b != ordered[1])
-    small = m * n * depth <= _SMALL and all(
-        stride in (order, (item, shape[0] * item))
-        for stride, order, shape in zip((a, b), ordered, ((m, depth), (depth, n)), strict=True)
-    )
     # what is one row or one column may have any stride
     a_row, a_column = (a[0] if m > 1 else item), (a[1] if depth > 1 else item)
     b_row, b_column = b[0], (b[1] if n > 1 else item)
@@ -431,31 +478,32 @@ def _plan(
     if left_packed:
         kind = "columns"
     last, columns = m % rows, n % width
-    vectors = width // lanes
-    edge = -(-columns // lanes)
-    right_packed = b_column != item or length * abs(b_row) > _SPAN or n < edge * lanes
+    # Bytes of the first-level cache that a piece of the operands takes: for each k a line, or all lines that
+    # its stride leaves out of a page.  Where they are too many, kernels of 32-byte vectors wait for them.
+    strides = (b_row, a_column) if kind == "columns" and not left_packed else (b_row,)
+    taken = length * sum(max(math.gcd(stride, 4096), 64) for stride in strides)
+    crowded = taken > _BLOCK and lanes * item == 32 and m > _REUSE * rows
+    right_packed = b_column != item or length * abs(b_row) > _SPAN or crowded
     plan[M], plan[N], plan[DEPTH] = m, n, depth
     plan[LEFT_ROW], plan[LEFT_COLUMN], plan[RIGHT_ROW], plan[RIGHT_COLUMN] = a_row, a_column, b_row, b_column
     plan[LENGTH], plan[ROWS] = length, rows
     plan[GROUP] = max(_GROUP // (rows * length * item), 1)
-    plan[BACK] = edge * lanes - columns
-    plan[LEFT_PACKED], plan[RIGHT_PACKED], plan[RAGGED] = left_packed, right_packed, columns % lanes != 0
+    plan[LEFT_PACKED], plan[RIGHT_PACKED] = left_packed, right_packed
     if kind == "rows":
         plan[STRIDE] = a_row
     else:
         plan[STRIDE] = rows * item if left_packed else a_column
     for place, high, wide in (
-        (INNER, rows, vectors), (RIGHT_EDGE, rows, edge), (BOTTOM, last, vectors), (CORNER, last, edge),
+        (INNER, rows, width), (RIGHT_EDGE, rows, columns), (BOTTOM, last, width), (CORNER, last, columns),
     ):  # fmt: skip
-        if high > 0 and wide > 0 and m >= high and (n >= width or wide == edge):
+        if 0 < high <= m and 0 < wide <= n:
             plan[place] = product_kernel(kind, dtype, high, wide)
     plan[ROW_TILES], plan[COLUMN_BLOCKS] = -(-m // rows), -(-n // width)
     plan[LEFT_PLACE] = _PARTS * rows * width
     plan[RIGHT_PLACE] = plan[LEFT_PLACE] + (_up(m, rows) * length if left_packed else 0)
-    room = 0
-    if left_packed or right_packed or plan[RAGGED] == 1 or swapped:
-        room = int(plan[RIGHT_PLACE]) + (_up(n, width) * length if right_packed else 0) + 64 // item
-    return plan, work, room, swapped, small, flipped
+    if left_packed or right_packed or swapped:
+        plan[ROOM] = plan[RIGHT_PLACE] + (_up(n, width) * length if right_packed else 0) + 64 // item
+    return plan
 
 
 def _up(value: int, step: int) -> int:

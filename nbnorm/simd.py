@@ -30,6 +30,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from nbnorm import _leaves
 
@@ -440,18 +441,18 @@ class _Emitter:
 
 
 @functools.cache
-def product_kernel(kind: str, dtype: Any, rows: int, vectors: int) -> int:
+def product_kernel(kind: str, dtype: Any, rows: int, columns: int) -> int:
     """Return the address of a kernel for a tile of a product of operands at any address.
 
-    The tile has `rows` x `vectors` registers.  Of the left operand either the elements of a row
-    ("rows") or those of a column ("columns") are neighbours.  All strides are bytes.
+    Of the left operand either the elements of a row ("rows") or those of a column ("columns") are
+    neighbours.  All strides are bytes.
     """
     if config.DISABLE_JIT:
-        return _leaves.interpreted((kind, np.dtype(dtype).name, rows, vectors))
-    name = f"nbnorm_product_{kind}_{rows}x{vectors}_{np.dtype(dtype)}"
+        return _leaves.interpreted((kind, np.dtype(dtype).name, rows, columns))
+    name = f"nbnorm_product_{kind}_{rows}x{columns}_{np.dtype(dtype)}"
 
     def write(module: Any) -> None:
-        _emit_product(module, name, kind, dtype, rows, vectors)
+        _emit_product(module, name, kind, dtype, rows, columns)
 
     return _leaves.emitted(name, write)
 
@@ -461,20 +462,44 @@ _BYTE = ir.IntType(8)
 _PRODUCT = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] * 3 + [_I64] * 5)
 
 
-def _emit_product(module: Any, name: str, kind: str, dtype: Any, rows: int, vectors: int) -> None:
+def _emit_product(module: Any, name: str, kind: str, dtype: Any, rows: int, columns: int) -> None:
     """Write the function of `product_kernel`."""
     lanes, item, fma = tile(dtype).lanes, np.dtype(dtype).itemsize, tile(dtype).fma
     scalar = scalar_type(dtype)
     vector = ir.VectorType(scalar, lanes)
     size = lanes * item
+    vectors = -(-columns // lanes)
+    tail = columns - (vectors - 1) * lanes  # elements of each last vector
     function = ir.Function(module, _PRODUCT, name)
     function.attributes.add("nounwind")
     left, right, out, length, left_stride, right_stride, out_stride, accumulate = function.args
     b = ir.IRBuilder(function.append_basic_block("entry"))
 
-    def load(pointer: Any, offset: int) -> Any:
-        place = b.gep(pointer, [_I64(offset)], inbounds=True)
-        return b.load(b.bitcast(place, vector.as_pointer()), align=1)
+    mask = ir.VectorType(ir.IntType(1), lanes)
+    masked_load = cgutils.get_or_insert_function(
+        module,
+        ir.FunctionType(vector, [vector.as_pointer(), ir.IntType(32), mask, vector]),
+        f"llvm.masked.load.v{lanes}{scalar.intrinsic_name}.p0",
+    )
+
+    def load(pointer: Any, v: int) -> Any:
+        place = b.bitcast(b.gep(pointer, [_I64(v * size)], inbounds=True), vector.as_pointer())
+        if v < vectors - 1 or tail == lanes:
+            return b.load(place, align=1)
+        present = ir.Constant(mask, [k < tail for k in range(lanes)])
+        return b.call(masked_load, [place, ir.IntType(32)(1), present, ir.Constant(vector, None)])
+
+    def store(value: Any, pointer: Any, v: int) -> None:
+        done, left = 0, lanes if v < vectors - 1 else tail
+        while left > 0:  # in powers of two: masked stores are slow on some processors
+            count = 1 << (left.bit_length() - 1)
+            part = value
+            if count < lanes:
+                places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(done, done + count)))
+                part = b.shuffle_vector(value, value, places)
+            place = b.gep(pointer, [_I64(v * size + done * item)], inbounds=True)
+            b.store(part, b.bitcast(place, part.type.as_pointer()), align=1)
+            done, left = done + count, left - count
 
     def splat(pointer: Any, offset: int) -> Any:
         place = b.gep(pointer, [_I64(offset)], inbounds=True)
@@ -514,7 +539,7 @@ def _emit_product(module: Any, name: str, kind: str, dtype: Any, rows: int, vect
         held = phis[-parts * tile_size :]
         lefts, right = phis[: -parts * tile_size - 1], phis[-parts * tile_size - 1]
         for k in range(unroll):
-            row = [load(right, v * size) for v in range(vectors)]
+            row = [load(right, v) for v in range(vectors)]
             first = k % parts * tile_size
             for r in range(rows):
                 x = splat(lefts[r], k * item) if kind == "rows" else splat(lefts[0], r * item)
@@ -547,9 +572,8 @@ def _emit_product(module: Any, name: str, kind: str, dtype: Any, rows: int, vect
                     for v in range(vectors):
                         value = sums[r * vectors + v]
                         if add:
-                            value = b.fadd(load(target, v * size), value)
-                        place = b.gep(target, [_I64(v * size)], inbounds=True)
-                        b.store(value, b.bitcast(place, vector.as_pointer()), align=1)
+                            value = b.fadd(load(target, v), value)
+                        store(value, target, v)
     b.ret_void()
 
 
@@ -634,7 +658,10 @@ def transpose_registers(builder: Any, rows: list[Any]) -> list[Any]:
 
 
 class _Transpose:
-    """Emits the transposition of a square of ``rows`` x ``rows`` elements in registers."""
+    """Emits the transposition of a square of ``rows`` x ``rows`` elements in registers.
+
+    Source and its stride may be any number of bytes, the target's stride is elements.
+    """
 
     def __init__(self, module: Any, dtype: Any) -> None:
         self.size = tile(np.float32 if dtype == types.float32 else np.float64).rows
@@ -644,7 +671,7 @@ class _Transpose:
         name = f"nbnorm_transpose_{dtype}"
         self.function = module.globals.get(name)
         if self.function is None:
-            signature = ir.FunctionType(ir.VoidType(), [pointer, _I64, pointer, _I64])
+            signature = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer(), _I64, pointer, _I64])
             self.function = ir.Function(module, signature, name)
             self.function.linkage = "linkonce_odr"
             self.function.attributes.add("alwaysinline")
@@ -660,7 +687,7 @@ class _Transpose:
             address = builder.gep(base, [builder.mul(stride, _I64(i))], inbounds=True)
             return builder.bitcast(address, self.vector.as_pointer())
 
-        rows = [builder.load(place(source, source_stride, i), align=4) for i in lanes]
+        rows = [builder.load(place(source, source_stride, i), align=1) for i in lanes]
         rows = transpose_registers(builder, rows)
         for i in lanes:
             builder.store(rows[i], place(target, target_stride, i), align=4)
@@ -749,18 +776,18 @@ if config.DISABLE_JIT:
         out_stride: int, add: int,
     ) -> None:  # fmt: skip
         """Compute one tile with the kernel at `place`, from and to memory at addresses."""
-        kind, dtype, rows, vectors = _leaves.piece_at(place)
-        width, item = vectors * tile(dtype).lanes, np.dtype(dtype).itemsize
+        kind, dtype, rows, width = _leaves.piece_at(place)
+        item = np.dtype(dtype).itemsize
         a = _memory(
             left, (rows, length), (left_stride, item) if kind == "rows" else (item, left_stride), dtype
         )
         b = _memory(right, (length, width), (right_stride, item), dtype)
         target = _memory(out, (rows, width), (out_stride, item), dtype)
         with np.errstate(all="ignore"):  # compiled code does not warn
-            product = a @ b
+            product = a.copy() @ b.copy()  # NumPy's rounding depends on the strides
         target[:] = target + product if add else product
 
-    def _memory(address: int, shape: tuple[int, int], strides: tuple[int, int], dtype: str) -> Any:
+    def _memory(address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Any:
         """Return the array that stands at an address."""
         interface = {
             "shape": shape, "strides": strides, "typestr": np.dtype(dtype).str, "data": (int(address), False),
@@ -798,6 +825,11 @@ if config.DISABLE_JIT:
     def put(array: Any, i: int, value: Any) -> None:
         """Store ``array[i] = value``."""
         array[i] = value
+
+    def borrow(address: int, size: int, token: Any) -> Any:
+        """Return the one-dimensional array of `size` elements of type `token` that stands at `address`."""
+        item = np.dtype(token).itemsize
+        return _memory(address, (int(size),), (item,), np.dtype(token).name)
 
     def peek(address: int, offset: int, token: Any) -> Any:
         """Return the element of type `token` that stands `offset` bytes after `address`."""
@@ -851,7 +883,10 @@ else:
             emitted = _Transpose(builder.module, sig.args[0].dtype)
             here = data_at(context, builder, sig.args[0], args[0], args[1])
             there = data_at(context, builder, sig.args[3], args[3], args[4])
-            builder.call(emitted.function, [here, args[2], there, args[5]])
+            stride = builder.mul(args[2], _I64(sig.args[0].dtype.bitwidth // 8))
+            builder.call(
+                emitted.function, [builder.bitcast(here, _BYTE.as_pointer()), stride, there, args[5]]
+            )
             return context.get_dummy_value()
 
         return types.void(source, i8, i8, target, i8, i8), codegen
@@ -865,12 +900,9 @@ else:
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             emitted = _Transpose(builder.module, sig.args[3].dtype)
-            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-            place = builder.gep(base, [args[1]])
-            here = builder.bitcast(place, emitted.scalar.as_pointer())
+            here = builder.gep(builder.inttoptr(args[0], _BYTE.as_pointer()), [args[1]])
             there = data_at(context, builder, sig.args[3], args[3], args[4])
-            item = _I64(4 if isinstance(emitted.scalar, ir.FloatType) else 8)
-            builder.call(emitted.function, [here, builder.sdiv(args[2], item), there, args[5]])
+            builder.call(emitted.function, [here, args[2], there, args[5]])
             return context.get_dummy_value()
 
         return types.void(i8, i8, i8, target, i8, i8), codegen
@@ -893,6 +925,23 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, types.int64, array.dtype), codegen
+
+    @intrinsic
+    def borrow(typingctx: Any, address: Any, size: Any, token: Any) -> Any:
+        """Return the one-dimensional array of `size` elements of type `token` that stands at `address`.
+
+        It has no owner: nothing counts references to it.
+        """
+        kind = types.Array(token.dtype, 1, "C")
+
+        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+            array = context.make_array(kind)(context, builder)
+            item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+            data = builder.inttoptr(args[0], array.data.type)
+            arrayobj.populate_array(array, data, [args[1]], [item], item, None)
+            return array._getvalue()
+
+        return kind(types.int64, types.int64, token), codegen
 
     @intrinsic
     def peek(typingctx: Any, address: Any, offset: Any, token: Any) -> Any:

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from numba import config
@@ -110,6 +112,56 @@ def test_multiply_empty(m, k, n, dtype):
     np.testing.assert_array_equal(out, np.zeros((m, n)))
 
 
+# more shapes than plans are kept, so that they take each other's places
+def test_multiply_many_shapes_from_threads(dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(3, 400)).astype(dtype), rng.normal(size=(400, 5)).astype(dtype)
+
+    def products(depths):
+        found = []
+        for k in depths:
+            found.append(np.full((3, 5), np.nan, dtype))
+            multiply(a[:, :k], b[:k], found[-1])
+        return found
+
+    depths = range(1, 401)
+    with ThreadPoolExecutor(
+        1 if config.DISABLE_JIT else 4
+    ) as pool:  # interpreted kernels do not keep the GIL
+        runs = list(pool.map(products, [depths, depths[::-1], depths, depths[::-1]]))
+    for k, *found in zip(depths, runs[0], runs[1][::-1], runs[2], runs[3][::-1], strict=True):
+        assert_product(found[0], a[:, :k], b[:k])
+        for other in found[1:]:
+            np.testing.assert_array_equal(other, found[0])
+
+
+def test_multiply_refuses_other_dimensions(dtype):
+    square = np.ones((2, 2), dtype)
+    for k in range(3):
+        arrays = [square.copy() for _ in range(3)]
+        arrays[k] = arrays[k][None]
+        with pytest.raises(ValueError, match="2 dimensions"):
+            multiply(*arrays)
+
+
+def test_multiply_foreign_byte_order_and_unaligned(dtype):
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(19, 33)).astype(dtype), rng.normal(size=(33, 21)).astype(dtype)
+    expected, got = np.empty((19, 21), dtype), np.empty((19, 21), dtype)
+    multiply(a, b, expected)
+    multiply(a.astype(a.dtype.newbyteorder()), b.astype(b.dtype.newbyteorder()), got)
+    np.testing.assert_array_equal(got, expected)
+    for order in "CF":
+        moved = []
+        for x in (a, b):
+            raw = np.zeros(x.nbytes + 1, np.uint8)
+            moved.append(raw[1:].view(dtype).reshape(x.shape, order=order))
+            moved[-1][...] = x
+            assert not moved[-1].flags.aligned
+        multiply(*moved, got)
+        np.testing.assert_array_equal(got, expected)
+
+
 # shape, memory order of the operands, whether each of them is packed
 PLANS = {
     "neither": ((61, 530, 61), "C", "C", (False, False)),
@@ -136,7 +188,7 @@ def test_multiply_gives_the_same_bits_in_parallel(name, dtype, monkeypatch):
 
         def run(work, plan, *args, twin=twin):
             assert (plan[matmul.LEFT_PACKED], plan[matmul.RIGHT_PACKED]) == packed
-            assert (plan[matmul.ACROSS] != 1) == swapped
+            assert (plan[matmul.SWAPPED] == 1) == swapped
             twin(plan, *args)
 
         monkeypatch.setattr(matmul, "_product", run)

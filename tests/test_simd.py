@@ -146,15 +146,14 @@ def test_product_tile(dtype, rng, kind, add):
     lanes, _, width, _ = simd.tile(dtype)
     item = np.dtype(dtype).itemsize
     for rows in range(1, simd.product_rows() + 1):
-        for vectors in range(1, width // lanes + 1):
+        for columns in sorted({1, lanes - 1, lanes, width - 1, width}):
             for length in (1, 4, 7):
-                columns = vectors * lanes
                 left = rng.normal(size=(rows, length + 2) if kind == "rows" else (length, rows + 2))
                 right = rng.normal(size=(length, columns + 1)).astype(dtype)
                 before = rng.normal(size=(rows, columns + 3)).astype(dtype)
                 left, out = left.astype(dtype), before.copy()
                 product_at(
-                    simd.product_kernel(kind, dtype, rows, vectors), left.reshape(-1), right.reshape(-1),
+                    simd.product_kernel(kind, dtype, rows, columns), left.reshape(-1), right.reshape(-1),
                     out.reshape(-1), length, left.shape[1] * item, (columns + 1) * item,
                     (columns + 3) * item, add,
                 )  # fmt: skip
