@@ -56,6 +56,7 @@ from nbnorm.simd import (
     SHRINK,
     get,
     put,
+    tile,
     tile_product,
     tile_rows,
     tile_update,
@@ -167,8 +168,9 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
 LOSS, CORRECT, SEEN, PROGRESSES = range(4)
 
 # Blocking of the products: the vector operand of `_DEPTH` rows stays in the first-level cache while
-# the tiles of one group of features pass by; the group's weights stay in the second level.
-_DEPTH = 256
+# the tiles of one group of features pass by; the group's weights stay in the second level.  Narrow tiles
+# take a smaller part of each line of weights, so that the line must stay for the next ones.
+_DEPTH = 256 if tile(np.float32).width >= 32 else 192
 _GROUP = 256
 
 # Queues of work in which a thread that has finished its own helps the others.  The updates of the first
