@@ -49,6 +49,9 @@ BACKWARDS = 2 << 20
 # The table repeats its first columns at the end, so that vectors may run over the end of a row.
 _WRAP = 16
 
+# Bytes of a cache line.
+_LINE = 64
+
 # ----------------------------------------------------------------------------------------------
 # Vector code
 # ----------------------------------------------------------------------------------------------
@@ -331,7 +334,16 @@ def sums_size(n_samples: Any, n_features: Any) -> Any:
 @_jit.kernel
 def factors_size(n_features: Any) -> Any:
     """Return the number of elements, of the dtype of the data, of the workspace `factors`."""
-    return (_period(n_features) + _WRAP) * FACTORS
+    return (_period(n_features) + _WRAP) * FACTORS + _LINE // 4
+
+
+@_jit.inner_kernel
+def _table(factors: Any, out: Any) -> Any:
+    """Return the workspace from where it lies in a cache line as `out` does.
+
+    The last pass writes whole lines, and its vectors of factors must not cross lines either.
+    """
+    return factors[(out.ctypes.data - factors.ctypes.data) % _LINE // out.itemsize :]
 
 
 @_jit.inner_kernel
@@ -413,12 +425,12 @@ def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
 def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factors: Any) -> None:
     """``out = (x - mean) * scale + shift``; `mean`, `scale` and `shift` are float64 vectors."""
     n, width = x.shape
-    rows, period = _block_rows(n), _period(width)
+    rows, period, table = _block_rows(n), _period(width), _table(factors, out)
     streamed = 2 * out.size * out.itemsize >= LARGE
-    _forward_factors(mean, scale, shift, factors)
+    _forward_factors(mean, scale, shift, table)
     for block in numba.prange((n + rows - 1) // rows):
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, x, factors, out, begin, end, period, streamed)
+        _forward_span(x, x, table, out, begin, end, period, streamed)
 
 
 @_jit.parallel_kernel
@@ -444,7 +456,7 @@ def forward_kernel(
     ``sums[width:2 * width]`` is left with the biased variance.
     """
     n, width = x.shape
-    rows, period = _block_rows(n), _period(width)
+    rows, period, table = _block_rows(n), _period(width), _table(factors, out)
     blocks, size = (n + rows - 1) // rows, out.size * out.itemsize
     for block in numba.prange(blocks):
         start = block * rows
@@ -455,11 +467,11 @@ def forward_kernel(
         sums[width + j] /= n
         rstd[j] = 1.0 / math.sqrt(sums[width + j] + eps)
         sums[j] = gamma[j] * rstd[j]
-    _forward_factors(mean, sums, beta, factors)
+    _forward_factors(mean, sums, beta, table)
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, x, factors, out, begin, end, period, 2 * size >= LARGE)
+        _forward_span(x, x, table, out, begin, end, period, 2 * size >= LARGE)
 
 
 @_jit.inner_kernel
@@ -515,7 +527,7 @@ def backward_kernel(
 ) -> None:
     """Gradients of `forward_kernel`, or of inference (statistics held fixed) if not `training`."""
     n, width = x.shape
-    rows, period = _block_rows(n), _period(width)
+    rows, period, table = _block_rows(n), _period(width), _table(factors, dx)
     blocks, size = (n + rows - 1) // rows, dx.size * dx.itemsize
     for block in numba.prange(blocks):
         start = block * rows
@@ -523,11 +535,11 @@ def backward_kernel(
     for block in range(1, blocks):
         for j in range(2 * width):
             sums[j] += sums[block * 2 * width + j]
-    _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, factors)
+    _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, table)
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _backward_span(x, dout, factors, dx, begin, end, period, 3 * size >= LARGE)
+        _backward_span(x, dout, table, dx, begin, end, period, 3 * size >= LARGE)
 
 
 # ----------------------------------------------------------------------------------------------
