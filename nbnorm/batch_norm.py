@@ -7,7 +7,7 @@ of 1e30 does not exist in float32.
 
 from __future__ import annotations
 
-import math
+import itertools
 from typing import Any
 
 import numba
@@ -55,6 +55,18 @@ _LINE = 64
 # ----------------------------------------------------------------------------------------------
 # Vector code
 # ----------------------------------------------------------------------------------------------
+
+
+def _for_columns(builder: Any, width: Any, shapes: Any, body: Any) -> None:
+    """Emit ``body(column, lanes, vectors)`` for all columns, in groups of one shape after the other."""
+    left = ir.Constant(_WORD, 0)
+    for lanes, vectors in shapes:
+        step = ir.Constant(_WORD, lanes * vectors)
+        count = builder.udiv(builder.sub(width, left), step)
+        stop = builder.add(left, builder.mul(count, step))
+        with cgutils.for_range_slice(builder, left, stop, step, _WORD) as (column, _):
+            body(column, lanes, vectors)
+        left = stop
 
 
 class _Emitter:
@@ -109,15 +121,9 @@ class _Emitter:
             cgutils.get_or_insert_function(self.builder.module, function, name), [a, b, c]
         )
 
-    def columns(self, left: Any, right: Any, lanes: int, vectors: int, body: Any) -> None:
-        """Emit ``body(column, lanes, vectors)`` for groups of vectors, single ones and elements."""
-        for wide, many in ((lanes, vectors), (lanes, 1), (1, 1)):
-            step = self.constant(wide * many)
-            count = self.builder.udiv(self.builder.sub(right, left), step)
-            stop = self.builder.add(left, self.builder.mul(count, step))
-            with cgutils.for_range_slice(self.builder, left, stop, step, _WORD) as (column, _):
-                body(column, wide, many)
-            left = stop
+    def width(self, array: int) -> Any:
+        """Return the columns of a matrix."""
+        return cgutils.unpack_tuple(self.builder, self.arrays[array].shape, 2)[1]
 
     def ask(self, array: int, index: Any, ahead: Any, size: int) -> None:
         """Ask for the memory that stands `ahead` elements further on."""
@@ -126,17 +132,16 @@ class _Emitter:
 
 
 def _emit_statistics(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    x, sums = 0, 7
-    start, stop, left, right, first, ahead = args[1:7]
-    at, width = args[8:]
+    x, sums = 0, 5
+    start, stop, first, ahead = args[1:5]
     emit = _Emitter(context, builder, signature, args)
+    width = emit.width(x)
 
     def body(column: Any, lanes: int, vectors: int) -> None:
         offsets = [builder.add(column, emit.constant(v * lanes)) for v in range(vectors)]
         base = builder.mul(first, width)
         shifts = [emit.load_wide(x, builder.add(base, j), lanes) for j in offsets]
-        places = [builder.add(at, j) for j in offsets]
-        places += [builder.add(place, width) for place in places]
+        places = [*offsets, *(builder.add(j, width) for j in offsets)]
         kind = emit.vector(_DOUBLE, lanes)
         held = [cgutils.alloca_once(builder, kind) for _ in places]
         for place, slot in zip(places, held, strict=True):
@@ -153,21 +158,21 @@ def _emit_statistics(context: Any, builder: Any, signature: Any, args: Any) -> A
         for place, slot in zip(places, held, strict=True):
             builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
 
-    emit.columns(left, right, emit.sum_lanes, emit.sum_vectors, body)
+    shapes = ((emit.sum_lanes, emit.sum_vectors), (emit.sum_lanes, 1), (1, 1))
+    _for_columns(builder, width, shapes, body)
     return context.get_dummy_value()
 
 
 def _emit_gradient_sums(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    x, dout, mean, sums = 0, 1, 2, 8
-    start, stop, left, right, ahead = args[3:8]
-    at, width = args[9:]
+    x, dout, mean, sums = 0, 1, 2, 6
+    start, stop, ahead = args[3:6]
     emit = _Emitter(context, builder, signature, args)
+    width = emit.width(x)
 
     def body(column: Any, lanes: int, vectors: int) -> None:
         offsets = [builder.add(column, emit.constant(v * lanes)) for v in range(vectors)]
         means = [emit.load(mean, j, _DOUBLE, lanes) for j in offsets]
-        places = [builder.add(at, j) for j in offsets]
-        places += [builder.add(place, width) for place in places]
+        places = [*offsets, *(builder.add(j, width) for j in offsets)]
         kind = emit.vector(_DOUBLE, lanes)
         held = [cgutils.alloca_once(builder, kind) for _ in places]
         for place, slot in zip(places, held, strict=True):
@@ -186,7 +191,8 @@ def _emit_gradient_sums(context: Any, builder: Any, signature: Any, args: Any) -
         for place, slot in zip(places, held, strict=True):
             builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
 
-    emit.columns(left, right, emit.sum_lanes, emit.sum_vectors, body)
+    shapes = ((emit.sum_lanes, emit.sum_vectors), (emit.sum_lanes, 1), (1, 1))
+    _for_columns(builder, width, shapes, body)
     return context.get_dummy_value()
 
 
@@ -251,9 +257,104 @@ def _emit_map(backward: bool) -> Any:
     return span
 
 
+class _Vector:
+    """Elements of a vector register with the operators of numbers."""
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def __add__(self, other: _Vector) -> _Vector:
+        return _Vector(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: _Vector) -> _Vector:
+        return _Vector(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: _Vector) -> _Vector:
+        return _Vector(self.builder, self.builder.fmul(self.value, other.value))
+
+    def __truediv__(self, other: _Vector) -> _Vector:
+        return _Vector(self.builder, self.builder.fdiv(self.value, other.value))
+
+
+class _Columns:
+    """Some columns in float64; ``columns[place]`` reads or writes them, a place being array and offset."""
+
+    def __init__(self, builder: Any, column: Any, lanes: int) -> None:
+        self.builder, self.column, self.lanes = builder, column, lanes
+        self.kind = _DOUBLE if lanes == 1 else ir.VectorType(_DOUBLE, lanes)
+        self.narrow = ir.FloatType() if lanes == 1 else ir.VectorType(ir.FloatType(), lanes)
+
+    def _pointer(self, place: Any) -> tuple[Any, bool]:
+        data, narrow, offset = place
+        pointer = self.builder.gep(data, [self.builder.add(offset, self.column)])
+        kind = self.narrow if narrow else self.kind
+        return self.builder.bitcast(pointer, kind.as_pointer()), narrow
+
+    def __getitem__(self, place: Any) -> _Vector:
+        pointer, narrow = self._pointer(place)
+        value = self.builder.load(pointer, align=4 if narrow else 8)
+        return _Vector(self.builder, self.builder.fpext(value, self.kind) if narrow else value)
+
+    def __setitem__(self, place: Any, vector: _Vector) -> None:
+        pointer, narrow = self._pointer(place)
+        value = self.builder.fptrunc(vector.value, self.narrow) if narrow else vector.value
+        self.builder.store(value, pointer, align=4 if narrow else 8)
+
+    def number(self, value: Any) -> _Vector:
+        """Return a number in all elements."""
+        value = _DOUBLE(value) if isinstance(value, float) else value
+        if self.lanes > 1:
+            first = self.builder.insert_element(
+                ir.Constant(self.kind, ir.Undefined), value, ir.IntType(32)(0)
+            )
+            whole = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
+            value = self.builder.shuffle_vector(first, first, whole)
+        return _Vector(self.builder, value)
+
+    def sqrt(self, vector: _Vector) -> _Vector:
+        name = "llvm.sqrt.f64" if self.lanes == 1 else f"llvm.sqrt.v{self.lanes}f64"
+        function = ir.FunctionType(self.kind, [self.kind])
+        root = cgutils.get_or_insert_function(self.builder.module, function, name)
+        return _Vector(self.builder, self.builder.call(root, [vector.value]))
+
+    def not_negative(self, vector: _Vector) -> _Vector:
+        """Return 0 for negative elements; NaN passes."""
+        zero = self.number(0.0).value
+        negative = self.builder.fcmp_ordered("<", vector.value, zero)
+        return _Vector(self.builder, self.builder.select(negative, zero, vector.value))
+
+    def where(self, flag: Any, vector: _Vector) -> _Vector:
+        """Return 0 where the flag is not set."""
+        return _Vector(self.builder, self.builder.select(flag, vector.value, self.number(0.0).value))
+
+
+def _emit_step(kinds: str, body: Any) -> Any:
+    """Emitter of a step over all columns; its arguments are the width and what `kinds` says."""
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def some(column: Any, lanes: int, vectors: int) -> None:
+            columns = _Columns(builder, column, lanes)
+            given: list[Any] = []
+            for kind, numba_type, value in zip(kinds, signature.args[1:], args[1:], strict=True):
+                if kind == "a":
+                    data = context.make_array(numba_type)(context, builder, value).data
+                    given.append([data, numba_type.dtype == types.float32])
+                elif kind == "i":
+                    given[-1].append(value)
+                else:
+                    given.append(columns.number(value) if kind == "f" else value)
+            body(columns, *given)
+
+        lanes = simd.tile(np.dtype(np.float64)).lanes
+        _for_columns(builder, args[0], ((lanes, 1), (1, 1)), some)
+        return context.get_dummy_value()
+
+    return emit
+
+
 def _vector_intrinsic(name: str, arrays: tuple[str, ...], emit: Any) -> Any:
-    """Intrinsic of typed arrays at the places "a" of `arrays`, integers "i" and flags "b" elsewhere."""
-    kinds = {"i": types.int64, "b": types.boolean}
+    """Intrinsic of typed arrays at the places "a" of `arrays`, integers "i", numbers "f" and flags "b"."""
+    kinds = {"i": types.int64, "f": types.float64, "b": types.boolean}
     names = ", ".join(f"a{k}" for k in range(len(arrays)))
 
     def typed(given: Any) -> Any:
@@ -265,27 +366,114 @@ def _vector_intrinsic(name: str, arrays: tuple[str, ...], emit: Any) -> Any:
     return intrinsic(space[name])
 
 
+# ----------------------------------------------------------------------------------------------
+# Steps over all columns: between the passes every thread waits for them, so they are vector code too
+# ----------------------------------------------------------------------------------------------
+
+
+def _finish_block_step(columns: Any, n: Any, first: Any, sums: Any, squares: Any) -> None:
+    """Make mean and sum of squared deviations of the sums of deviations from the first row."""
+    total = columns[sums]
+    a = total / n
+    columns[sums] = columns[first] + a
+    # rounding may leave a tiny negative number
+    columns[squares] = columns.not_negative(columns[squares] - a * total)
+
+
+def _merge_step(
+    columns: Any, share: Any, weight: Any, means: Any, squares: Any, added: Any, added_squares: Any
+) -> None:
+    delta = columns[added] - columns[means]
+    columns[means] = columns[means] + delta * share
+    columns[squares] = columns[squares] + (columns[added_squares] + delta * delta * weight)
+
+
+def _add_step(columns: Any, sums: Any, added: Any) -> None:
+    columns[sums] = columns[sums] + columns[added]
+
+
+def _scale_step(
+    columns: Any, n: Any, eps: Any, gamma: Any, sums: Any, squares: Any, mean: Any, rstd: Any
+) -> None:
+    """Set mean and rstd, and make gamma * rstd and the variance of the merged statistics."""
+    columns[mean] = columns[sums]
+    columns[squares] = columns[squares] / n
+    columns[rstd] = columns.number(1.0) / columns.sqrt(columns[squares] + eps)
+    columns[sums] = columns[gamma] * columns[rstd]
+
+
+def _forward_step(
+    columns: Any, mean: Any, scale: Any, shift: Any, means: Any, scales: Any, shifts: Any
+) -> None:
+    """Store a mean in two parts, so that x - mean is right although each part is rounded."""
+    columns[means], columns[scales] = columns[mean], columns[scale]
+    columns[shifts] = columns[shift] - (columns[mean] - columns[means]) * columns[scale]
+
+
+def _backward_step(
+    columns: Any, n: Any, training: Any, gamma: Any, mean: Any, rstd: Any, sums: Any, products: Any,
+    dgamma: Any, dbeta: Any, means: Any, scales: Any, shifts: Any, rstds: Any, slopes: Any,
+) -> None:  # fmt: skip
+    """Set dgamma and dbeta, and what dx is made of.
+
+    dx = gamma rstd (dout - mean(dout) - xhat mean(dout xhat)), means over the batch
+    """
+    product, zero = columns[products] * columns[rstd], columns.number(0.0)
+    columns[dbeta], columns[dgamma] = columns[sums], product
+    scale = columns[gamma] * columns[rstd]
+    slope = columns.where(training, (zero - scale) * (product / n))
+    shift = columns.where(training, (zero - scale) * (columns[sums] / n))
+    columns[means], columns[rstds] = columns[mean], columns[rstd]
+    columns[scales], columns[slopes] = scale, slope
+    columns[shifts] = shift - (columns[mean] - columns[means]) * columns[rstd] * slope
+
+
 if config.DISABLE_JIT:
 
-    def _add_statistics(
-        x: Any, start: int, stop: int, left: int, right: int, first: int, ahead: int, sums: Any, at: int,
-        width: int,
-    ) -> None:  # fmt: skip
+    class _InterpretedColumns:
+        """`_Columns` of all columns at once."""
+
+        def __init__(self, width: int) -> None:
+            self.width = width
+
+        def __getitem__(self, place: Any) -> Any:
+            array, offset = place
+            return array.reshape(-1)[offset : offset + self.width].astype(np.float64)
+
+        def __setitem__(self, place: Any, values: Any) -> None:
+            array, offset = place
+            array.reshape(-1)[offset : offset + self.width] = values
+
+        def number(self, value: float) -> float:
+            return value
+
+        def sqrt(self, values: Any) -> Any:
+            return np.sqrt(values)
+
+        def not_negative(self, values: Any) -> Any:
+            return np.where(values < 0.0, 0.0, values)
+
+        def where(self, flag: bool, values: Any) -> Any:
+            return np.where(flag, values, 0.0)
+
+    def _step(name: str, kinds: str, body: Any) -> Any:
+        def step(width: int, *args: Any) -> None:
+            places = [pair for pair in itertools.pairwise(args) if isinstance(pair[0], np.ndarray)]
+            body(_InterpretedColumns(width), *args[: kinds.index("a")], *places)
+
+        return step
+
+    def _add_statistics(x: Any, start: int, stop: int, first: int, ahead: int, sums: Any) -> None:
         """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
-        for j in range(left, right):
-            d = x[start:stop, j].astype(np.float64) - np.float64(x[first, j])
-            sums[at + j] += d.sum()
-            sums[at + width + j] += (d * d).sum()
+        d = x[start:stop].astype(np.float64) - x[first].astype(np.float64)
+        sums += np.concatenate((d.sum(axis=0), (d * d).sum(axis=0)))
 
     def _add_gradient_sums(
-        x: Any, dout: Any, mean: Any, start: int, stop: int, left: int, right: int, ahead: int, sums: Any,
-        at: int, width: int,
-    ) -> None:  # fmt: skip
+        x: Any, dout: Any, mean: Any, start: int, stop: int, ahead: int, sums: Any
+    ) -> None:
         """Add dout and dout * (x - mean) of some rows to the sums."""
-        for j in range(left, right):
-            d = dout[start:stop, j].astype(np.float64)
-            sums[at + j] += d.sum()
-            sums[at + width + j] += (d * (x[start:stop, j].astype(np.float64) - mean[j])).sum()
+        d = dout[start:stop].astype(np.float64)
+        sums += np.concatenate((d.sum(axis=0), (d * (x[start:stop] - mean)).sum(axis=0)))
 
     def _last_pass(x: Any, dout: Any, factors: Any, j: Any, period: int, backward: bool) -> Any:
         table = factors[: FACTORS * (period + _WRAP)].reshape(FACTORS, -1)[:, j]
@@ -307,10 +495,22 @@ if config.DISABLE_JIT:
     _forward_span, _backward_span = _interpreted(False), _interpreted(True)
 
 else:
-    _add_statistics = _vector_intrinsic("add_statistics", (*"aiiiiiiaii",), _emit_statistics)
-    _add_gradient_sums = _vector_intrinsic("add_gradient_sums", (*"aaaiiiiiaii",), _emit_gradient_sums)
+
+    def _step(name: str, kinds: str, body: Any) -> Any:
+        return _vector_intrinsic(name, (*"i", *kinds), _emit_step(kinds, body))
+
+    _add_statistics = _vector_intrinsic("add_statistics", (*"aiiiia",), _emit_statistics)
+    _add_gradient_sums = _vector_intrinsic("add_gradient_sums", (*"aaaiiia",), _emit_gradient_sums)
     _forward_span = _vector_intrinsic("forward_span", (*"aaaaiiib",), _emit_map(False))
     _backward_span = _vector_intrinsic("backward_span", (*"aaaaiiib",), _emit_map(True))
+
+# Each takes the width, numbers and flags, and places: arrays, each with an offset.
+_finish_block = _step("finish_block", "f" + "ai" * 3, _finish_block_step)
+_merge = _step("merge", "ff" + "ai" * 4, _merge_step)
+_add = _step("add", "ai" * 2, _add_step)
+_scale = _step("scale", "ff" + "ai" * 5, _scale_step)
+_forward_row = _step("forward_row", "ai" * 6, _forward_step)
+_backward_row = _step("backward_row", "fb" + "ai" * 12, _backward_step)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -362,7 +562,13 @@ def _ahead(x: Any) -> Any:
 
 
 @_jit.inner_kernel
-def _block_statistics(x: Any, start: Any, stop: Any, sums: Any, at: Any) -> None:
+def _sums_of(block: Any, width: Any, sums: Any) -> Any:
+    """Return the two sums of each column of one block."""
+    return sums[2 * block * width : 2 * (block + 1) * width]
+
+
+@_jit.inner_kernel
+def _block_statistics(x: Any, start: Any, stop: Any, sums: Any) -> None:
     """Mean and sum of squared deviations of the columns of one block.
 
     Deviations are taken from the block's first row, and the mean's own deviation is removed at the
@@ -370,18 +576,11 @@ def _block_statistics(x: Any, start: Any, stop: Any, sums: Any, at: Any) -> None
     the relative error is below n units in the last place of float64, n <= 512, wherever the data lie.
     """
     n, width = stop - start, x.shape[1]
-    squares = at + width
-    for j in range(2 * width):
-        sums[at + j] = 0.0
+    sums[:] = 0.0
     ahead = _ahead(x)
     for i in range(start, stop, STRIP):
-        _add_statistics(x, i, min(i + STRIP, stop), 0, width, start, ahead, sums, at, width)
-    for j in range(width):
-        a = sums[at + j] / n
-        # Rounding may leave a tiny negative number; NaN passes.
-        rest = sums[squares + j] - a * sums[at + j]
-        sums[at + j] = np.float64(x[start, j]) + a
-        sums[squares + j] = 0.0 if rest < 0.0 else rest
+        _add_statistics(x, i, min(i + STRIP, stop), start, ahead, sums)
+    _finish_block(width, n, x, start * width, sums, 0, sums, width)
 
 
 @_jit.inner_kernel
@@ -392,11 +591,8 @@ def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
         added = min(n_samples, before + rows) - before
         share = added / (before + added)
         weight = before * share
-        means, squares = sums[block * 2 * width :], sums[(block * 2 + 1) * width :]
-        for j in range(width):
-            delta = means[j] - sums[j]
-            sums[j] += delta * share
-            sums[j + width] += squares[j] + delta * delta * weight
+        at = block * 2 * width
+        _merge(width, share, weight, sums, 0, sums, width, sums, at, sums, at + width)
 
 
 @_jit.inner_kernel
@@ -410,14 +606,11 @@ def _repeat_factors(width: Any, factors: Any) -> None:
 
 @_jit.inner_kernel
 def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
-    """Store a mean in two parts, so that x - mean is right although each part is rounded."""
     width = mean.size
-    length = _period(width) + _WRAP
-    for j in range(width):
-        factors[MEAN * length + j] = mean[j]
-        low = mean[j] - factors[MEAN * length + j]
-        factors[SCALE * length + j] = scale[j]
-        factors[SHIFT * length + j] = shift[j] - low * scale[j]
+    row = _period(width) + _WRAP
+    _forward_row(
+        width, mean, 0, scale, 0, shift, 0, factors, MEAN * row, factors, SCALE * row, factors, SHIFT * row
+    )
     _repeat_factors(width, factors)
 
 
@@ -440,7 +633,7 @@ def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
     rows = _block_rows(n)
     for block in numba.prange((n + rows - 1) // rows):
         start = block * rows
-        _block_statistics(x, start, min(n, start + rows), sums, block * 2 * width)
+        _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
     _merge_statistics(n, rows, width, sums)
     for j in range(width):
         mean[j] = sums[j]
@@ -460,13 +653,9 @@ def forward_kernel(
     blocks, size = (n + rows - 1) // rows, out.size * out.itemsize
     for block in numba.prange(blocks):
         start = block * rows
-        _block_statistics(x, start, min(n, start + rows), sums, block * 2 * width)
+        _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
     _merge_statistics(n, rows, width, sums)
-    for j in range(width):
-        mean[j] = sums[j]
-        sums[width + j] /= n
-        rstd[j] = 1.0 / math.sqrt(sums[width + j] + eps)
-        sums[j] = gamma[j] * rstd[j]
+    _scale(width, n, eps, gamma, 0, sums, 0, sums, width, mean, 0, rstd, 0)
     _forward_factors(mean, sums, beta, table)
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn
@@ -475,39 +664,25 @@ def forward_kernel(
 
 
 @_jit.inner_kernel
-def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any, at: Any) -> None:
+def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any) -> None:
     """Sum dout and dout * (x - mean) over the rows of one block."""
-    width = x.shape[1]
-    for j in range(2 * width):
-        sums[at + j] = 0.0
+    sums[:] = 0.0
     ahead = _ahead(x)
     for i in range(start, stop, STRIP):
-        _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), 0, width, ahead, sums, at, width)
+        _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), ahead, sums)
 
 
 @_jit.inner_kernel
 def _backward_factors(
     n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, sums: Any, dgamma: Any, dbeta: Any, factors: Any
 ) -> None:
-    """Set dgamma and dbeta, and what dx is made of.
-
-    dx = gamma rstd (dout - mean(dout) - xhat mean(dout xhat)), means over the batch
-    """
     width = mean.size
-    length = _period(width) + _WRAP
-    for j in range(width):
-        product = sums[width + j] * rstd[j]
-        dbeta[j] = sums[j]
-        dgamma[j] = product
-        scale = gamma[j] * rstd[j]
-        slope = -scale * (product / n) if training else 0.0
-        shift = -scale * (sums[j] / n) if training else 0.0
-        factors[MEAN * length + j] = mean[j]
-        low = mean[j] - factors[MEAN * length + j]
-        factors[RSTD * length + j] = rstd[j]
-        factors[SCALE * length + j] = scale
-        factors[SLOPE * length + j] = slope
-        factors[SHIFT * length + j] = shift - low * rstd[j] * slope
+    row = _period(width) + _WRAP
+    _backward_row(
+        width, n, training, gamma, 0, mean, 0, rstd, 0, sums, 0, sums, width, dgamma, 0, dbeta, 0,
+        factors, MEAN * row, factors, SCALE * row, factors, SHIFT * row, factors, RSTD * row,
+        factors, SLOPE * row,
+    )  # fmt: skip
     _repeat_factors(width, factors)
 
 
@@ -531,10 +706,9 @@ def backward_kernel(
     blocks, size = (n + rows - 1) // rows, dx.size * dx.itemsize
     for block in numba.prange(blocks):
         start = block * rows
-        _block_gradient_sums(dout, x, mean, start, min(n, start + rows), sums, block * 2 * width)
+        _block_gradient_sums(dout, x, mean, start, min(n, start + rows), _sums_of(block, width, sums))
     for block in range(1, blocks):
-        for j in range(2 * width):
-            sums[j] += sums[block * 2 * width + j]
+        _add(2 * width, sums, 0, sums, block * 2 * width)
     _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, table)
     for turn in numba.prange(blocks):
         block = blocks - 1 - turn if size >= BACKWARDS else turn

@@ -88,6 +88,19 @@ def test_results_written_past_the_caches(shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(70, 64), (5, 33)])
+def test_results_do_not_depend_on_where_they_are_written(shape, dtype):
+    x, gamma, beta, dout = _data(shape, dtype, 3.0)
+    expected, mean, rstd = batch_norm_forward(x, gamma, beta)
+    dx = batch_norm_backward(dout, x, gamma, mean, rstd)[0]
+    memory = np.empty(x.size + 16, dtype)
+    for first in range(16):
+        out = memory[first : first + x.size].reshape(shape)
+        np.testing.assert_array_equal(batch_norm_forward(x, gamma, beta, out=out)[0], expected)
+        np.testing.assert_array_equal(batch_norm_backward(dout, x, gamma, mean, rstd, out=out)[0], dx)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("offset", [0, 5000, 1e6, 1e7])
 def test_output_has_mean_0_and_variance_1(offset, dtype):
     x, *_ = _data((400, 6), dtype, offset, 4.0)
