@@ -14,9 +14,9 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "
 # From the bottom upwards: a module imports only modules of earlier lines.
 LAYERS = (
     ("_jit", "_check", "storage"),
-    ("_leaves",),
+    ("_leaves", "_team"),
     ("simd",),
-    ("_team", "activations", "datasets", "gather", "matmul", "plots", "tables"),
+    ("activations", "datasets", "gather", "matmul", "plots", "tables"),
     ("moments", "batch_norm", "dense", "optimizers", "rows"),
     ("losses", "steps"),
     ("metrics",),
