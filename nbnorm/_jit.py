@@ -213,7 +213,7 @@ def _compile(
     function: Callable[..., Any], parallel: bool, inline: str, cache: bool = True, **more: Any
 ) -> Any:
     options: dict[str, Any] = {
-        # Kernels hold no Python objects; other Python threads go on while they run.
+        # Kernels hold no Python objects; other Python threads go on while they run, unless they must not.
         "nogil": True,
         "parallel": parallel,
         # No fast-math flags: each of them gives up exact order, NaN or infinity somewhere.
@@ -226,7 +226,7 @@ def _compile(
     dispatcher = numba.njit(**options)(function)
     if cache and not config.DISABLE_JIT:
         # Numba's key leaves the options out, so twins of one body would share an entry.
-        stamp = f"{parallel}|{inline}|{config.OPT!s}"
+        stamp = f"{parallel}|{inline}|{config.OPT!s}|{sorted(more.items())}"
         dispatcher._cache = _Cache(function, stamp)
     return dispatcher
 
@@ -239,6 +239,8 @@ def kernel(
     nogil: bool = True,
 ) -> Any:
     """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL.
+
+    With ``nogil=False`` it keeps the GIL, which protects what it reads from other Python threads.
 
     A kernel that calls a user's function is made with ``cache=False``: its code is that of this
     process alone.

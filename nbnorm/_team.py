@@ -159,8 +159,9 @@ def _portion(total: Any, owner: Any, threads: Any, number: Any) -> Any:
 
 @inner_kernel
 def claim(sync: Any, queue: Any, tid: Any, threads: Any, total: Any) -> Any:
-    """Return the next range of `total` items that this thread works on, empty if all are taken.
+    """Return the next range of `total` items, at least one, that a thread works on, empty if all are taken.
 
+    A thread that has begun with a queue goes on until it gets the empty range, and then leaves it alone.
     Between two barriers the items of a queue are divided evenly; a thread that has finished its own goes on
     with those of others, which have been disturbed or run on a slower core.
     """

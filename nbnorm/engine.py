@@ -15,6 +15,7 @@ import numpy.typing as npt
 from numba import config, types
 
 from nbnorm import activations, gather, rows, simd, steps
+from nbnorm._jit import MOST_THREADS
 from nbnorm._leaves import address
 from nbnorm._team import Team, new_sync
 from nbnorm.losses import Loss
@@ -326,7 +327,7 @@ class Run:
         self.order = np.arange(samples, dtype=np.int64) if selected is None else selected.copy()
         self.rates = np.zeros(number)
         self.out = np.empty((samples, layout.sizes[-1]) if mode == steps.FORWARD else (1, 1), dtype)
-        self.sync = new_sync(config.NUMBA_NUM_THREADS)
+        self.sync = new_sync(MOST_THREADS)
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numba
 import numpy as np
@@ -66,7 +66,7 @@ _SPAN = 262144
 _REUSE = 16
 
 # Multiplications of a product that is so small that its call takes a part of its time.
-_SMALL = 1 << 20
+_SMALL = 1 << 19
 
 # Plans of small products that are kept for each dtype: a prime number, as those of a hash table.
 _PLANS = 251
@@ -186,7 +186,7 @@ def _workspace(room: Any) -> Any:
 def _pack_columns(plan: Any, b: Any, start: Any, first: Any, count: Any, packed: Any) -> None:
     """Copy a piece of `count` columns of the right operand into blocks (length, width).
 
-    The piece begins in row `start`, `first` fills whole blocks.  Columns that are missing become zero.
+    The piece begins in row `start`, `first` fills whole blocks.
     """
     across, along, item = plan[RIGHT_COLUMN], plan[RIGHT_ROW], packed.itemsize
     length = min(plan[LENGTH], plan[DEPTH] - start)
@@ -374,29 +374,37 @@ def _planned(
 def _small_product(plans: Any, a: Any, b: Any, out: Any) -> Any:
     """Write the product ``a @ b`` into `out` if `plans` has a plan for it.
 
-    It keeps the GIL for these few microseconds: meanwhile no other thread changes the plans.
+    It keeps the GIL for these microseconds: meanwhile no other thread changes the plans.
 
     Returns
     -------
     int
-        -1, or the row of `plans` where the missing plan belongs.
+        -1; -2 if the shapes do not fit or `out` is not C-contiguous; or the row of `plans` where the
+        missing plan belongs.
     """
+    m, depth, n, item = a.shape[0], a.shape[1], b.shape[1], out.itemsize
+    if b.shape[0] != depth or out.shape[0] != m or out.shape[1] != n:
+        return -2
+    if m * n > 0 and ((m > 1 and out.strides[0] != n * item) or (n > 1 and out.strides[1] != item)):
+        return -2
     # addresses: to count the references to arrays would take longer than the smallest products
     return _planned(
         plans.ctypes.data, len(plans), a.ctypes.data, b.ctypes.data, out.ctypes.data, out.dtype.type,
-        a.shape[0], a.shape[1], b.shape[1], a.strides[0], a.strides[1], b.strides[0], b.strides[1],
+        m, depth, n, a.strides[0], a.strides[1], b.strides[0], b.strides[1],
     )  # fmt: skip
 
 
 @functools.cache
 def _small(dtype: np.dtype[Any]) -> Any:
     """Return `_small_product` for operands of this type and any strides, and its plans."""
-    plans = np.zeros((_PLANS, PLAN), np.int64)
+    if dtype not in (np.float32, np.float64):
+        raise TypeError(f"out must hold float32 or float64, got {dtype}")
+    plans = np.full((_PLANS, PLAN), -1, np.int64)
     if config.DISABLE_JIT:
         return _small_product, plans
     item = numba.from_dtype(dtype)
     operand = types.Array(item, 2, "A")
-    signature = types.Array(types.int64, 2, "C"), operand, operand, types.Array(item, 2, "C")
+    signature = types.Array(types.int64, 2, "C"), operand, operand, operand
     _small_product.compile(signature)
     # called directly: Numba's choice among signatures takes as long as the rest of the call
     return _small_product.get_overload(signature), plans
@@ -416,11 +424,14 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
 
     Raises
     ------
+    TypeError
+        If `out` holds neither float32 nor float64.
     ValueError
-        If an array has not two dimensions.
+        If the shapes do not fit, or `out` is not C-contiguous or read-only.
     """
-    if not a.ndim == b.ndim == out.ndim == 2:  # compiled code, called directly, takes it for granted
-        raise ValueError(f"operands and out must have 2 dimensions, got {a.ndim}, {b.ndim}, {out.ndim}")
+    # compiled code that is called directly takes both for granted
+    if not (a.ndim == b.ndim == out.ndim == 2 and out.flags.writeable):
+        raise _misfit(a, b, out)
     dtype = out.dtype
     if a.dtype is not dtype:  # of foreign byte order
         a = a.astype(dtype, copy=False)
@@ -428,16 +439,21 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
         b = b.astype(dtype, copy=False)
     small, plans = _small(dtype)
     place = small(plans, a, b, out)
-    if place < 0:
+    if place == -1:
         return
+    if place < 0:
+        raise _misfit(a, b, out)
     (m, depth), n = a.shape, b.shape[1]
     if m * depth * n == 0:
         out[...] = 0
         return
     if m * depth * n <= _SMALL:
         plan = _plan(m, depth, n, a.strides, b.strides, dtype)
+        row = slice(place * plan.nbytes, (place + 1) * plan.nbytes)
+        held, fresh = (memoryview(cast(Any, array)).cast("B") for array in (plans, plan))
         while small(plans, a, b, out) >= 0:  # another thread may take the place for its own plan
-            plans[place] = plan
+            # NumPy's own copy may let other threads run in the middle of it
+            held[row] = fresh
         return
     if not a.flags.behaved:
         a = readable(a)
@@ -450,6 +466,14 @@ def multiply(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) ->
     # OpenMP and TBB) at 2.1 million multiplications, 40 us of one thread, beside 1-2 us of a region
     work = m * n * depth // 16
     _product(work, plan, a[:1, 0], b[:1, 0], np.empty(plan[ROOM], dtype), out)
+
+
+def _misfit(a: npt.NDArray[Any], b: npt.NDArray[Any], out: npt.NDArray[Any]) -> ValueError:
+    """Return the error that says what does not fit."""
+    return ValueError(
+        "out must be a writeable C-contiguous array of shape (m, n) for operands of shapes (m, k) and "
+        f"(k, n), got shapes {a.shape}, {b.shape} and {out.shape}"
+    )
 
 
 @functools.lru_cache(maxsize=1024)

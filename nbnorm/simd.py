@@ -80,8 +80,8 @@ def instruction_set() -> str:
     """Return "avx512", "avx2", "neon" or "plain" for the processor that Numba compiles for."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return "neon"
-    if config.CPU_NAME is not None:  # NUMBA_CPU_NAME; its features cannot be asked for
-        name = str(config.CPU_NAME).lower()
+    name = str(config.CPU_NAME).lower()  # NUMBA_CPU_NAME; the features of another cannot be asked for
+    if config.CPU_NAME is not None and name != llvmlite.binding.get_host_cpu_name():
         return "avx512" if name in _AVX512 else "avx2" if name in _AVX2 else "plain"
     features = llvmlite.binding.get_host_cpu_features()
     if features.get("avx512f") and features.get("avx512vl"):

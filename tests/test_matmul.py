@@ -135,13 +135,34 @@ def test_multiply_many_shapes_from_threads(dtype):
             np.testing.assert_array_equal(other, found[0])
 
 
-def test_multiply_refuses_other_dimensions(dtype):
-    square = np.ones((2, 2), dtype)
+def test_multiply_refuses_what_does_not_fit(dtype):
+    def arrays():
+        return [np.ones(shape, dtype) for shape in ((3, 4), (4, 5), (3, 5))]
+
     for k in range(3):
-        arrays = [square.copy() for _ in range(3)]
-        arrays[k] = arrays[k][None]
-        with pytest.raises(ValueError, match="2 dimensions"):
-            multiply(*arrays)
+        for change in (lambda x: x[None], lambda x: x[0], lambda x: x[:-1]):
+            wrong = arrays()
+            wrong[k] = change(wrong[k])
+            with pytest.raises(ValueError, match="C-contiguous array of shape"):
+                multiply(*wrong)
+    a, b, out = arrays()
+    room = np.full((3, 10), 7, dtype)
+    frozen = out.copy()
+    frozen.flags.writeable = False
+    for wrong_out in (room[:, :5], room[:, ::2], np.asfortranarray(out), frozen):
+        before = wrong_out.copy()
+        with pytest.raises(ValueError, match="writeable C-contiguous"):
+            multiply(a, b, wrong_out)
+        np.testing.assert_array_equal(wrong_out, before)
+    assert (room == 7).all()
+    for kind in ("int64", "complex128", "float16"):
+        with pytest.raises(TypeError, match="float32 or float64"):
+            multiply(a, b, out.astype(kind))
+
+
+def test_multiply_nothing_by_nothing(dtype):
+    nothing = np.broadcast_to(dtype(1), (0, 0))  # strides of 0 as well
+    multiply(nothing, nothing, np.empty((0, 0), dtype))
 
 
 def test_multiply_foreign_byte_order_and_unaligned(dtype):
