@@ -257,25 +257,6 @@ def _emit_map(backward: bool) -> Any:
     return span
 
 
-class _Vector:
-    """Elements of a vector register with the operators of numbers."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    def __add__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fadd(self.value, other.value))
-
-    def __sub__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fsub(self.value, other.value))
-
-    def __mul__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fmul(self.value, other.value))
-
-    def __truediv__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fdiv(self.value, other.value))
-
-
 class _Columns:
     """Some columns in float64; ``columns[place]`` reads or writes them, a place being array and offset."""
 
@@ -290,17 +271,17 @@ class _Columns:
         kind = self.narrow if narrow else self.kind
         return self.builder.bitcast(pointer, kind.as_pointer()), narrow
 
-    def __getitem__(self, place: Any) -> _Vector:
+    def __getitem__(self, place: Any) -> simd.Emitted:
         pointer, narrow = self._pointer(place)
         value = self.builder.load(pointer, align=4 if narrow else 8)
-        return _Vector(self.builder, self.builder.fpext(value, self.kind) if narrow else value)
+        return simd.Emitted(self.builder, self.builder.fpext(value, self.kind) if narrow else value)
 
-    def __setitem__(self, place: Any, vector: _Vector) -> None:
+    def __setitem__(self, place: Any, vector: simd.Emitted) -> None:
         pointer, narrow = self._pointer(place)
         value = self.builder.fptrunc(vector.value, self.narrow) if narrow else vector.value
         self.builder.store(value, pointer, align=4 if narrow else 8)
 
-    def number(self, value: Any) -> _Vector:
+    def number(self, value: Any) -> simd.Emitted:
         """Return a number in all elements."""
         value = _DOUBLE(value) if isinstance(value, float) else value
         if self.lanes > 1:
@@ -309,23 +290,22 @@ class _Columns:
             )
             whole = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
             value = self.builder.shuffle_vector(first, first, whole)
-        return _Vector(self.builder, value)
+        return simd.Emitted(self.builder, value)
 
-    def sqrt(self, vector: _Vector) -> _Vector:
+    def sqrt(self, vector: simd.Emitted) -> simd.Emitted:
         name = "llvm.sqrt.f64" if self.lanes == 1 else f"llvm.sqrt.v{self.lanes}f64"
         function = ir.FunctionType(self.kind, [self.kind])
         root = cgutils.get_or_insert_function(self.builder.module, function, name)
-        return _Vector(self.builder, self.builder.call(root, [vector.value]))
+        return simd.Emitted(self.builder, self.builder.call(root, [vector.value]))
 
-    def not_negative(self, vector: _Vector) -> _Vector:
+    def not_negative(self, vector: simd.Emitted) -> simd.Emitted:
         """Return 0 for negative elements; NaN passes."""
-        zero = self.number(0.0).value
-        negative = self.builder.fcmp_ordered("<", vector.value, zero)
-        return _Vector(self.builder, self.builder.select(negative, zero, vector.value))
+        zero = self.number(0.0)
+        return simd.Emitted(self.builder, self.builder.select(vector < zero, zero.value, vector.value))
 
-    def where(self, flag: Any, vector: _Vector) -> _Vector:
+    def where(self, flag: Any, vector: simd.Emitted) -> simd.Emitted:
         """Return 0 where the flag is not set."""
-        return _Vector(self.builder, self.builder.select(flag, vector.value, self.number(0.0).value))
+        return simd.Emitted(self.builder, self.builder.select(flag, vector.value, self.number(0.0).value))
 
 
 def _emit_step(kinds: str, body: Any) -> Any:

@@ -40,7 +40,7 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
 from nbnorm._jit import inner_kernel, kernel, parallel_kernel
-from nbnorm.simd import emit_prefetch
+from nbnorm.simd import Emitted, emit_prefetch
 
 # Rows of a state: what is known of every feature.
 COUNT, MEAN, MEAN_LOW, M2, M2_LOW, MIN, MAX = range(7)
@@ -274,26 +274,6 @@ def _emit_open(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-class _Vector:
-    """A value in code that is being emitted, with the operators that `_closed` needs."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder = builder
-        self.value = value
-
-    def __add__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fadd(self.value, other.value))
-
-    def __sub__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fsub(self.value, other.value))
-
-    def __mul__(self, other: _Vector) -> _Vector:
-        return _Vector(self.builder, self.builder.fmul(self.value, other.value))
-
-    def __lt__(self, other: _Vector) -> Any:
-        return self.builder.fcmp_ordered("<", self.value, other.value)
-
-
 class _Joint(NamedTuple):
     """What is joined: a block's accumulators, a panel's moments so far, and numbers for all columns."""
 
@@ -374,11 +354,11 @@ def _emit_close(context: Any, builder: Any, signature: Any, args: Any) -> Any:
                 offset = builder.mul(ir.Constant(word, row), width)
                 return builder.gep(array.data, [builder.add(offset, column)])
 
-            def vector(value: Any) -> _Vector:
-                return _Vector(builder, value)
+            def vector(value: Any) -> Emitted:
+                return Emitted(builder, value)
 
-            def where(condition: Any, then: _Vector, otherwise: _Vector) -> _Vector:
-                return _Vector(builder, builder.select(condition, then.value, otherwise.value))
+            def where(condition: Any, then: Emitted, otherwise: Emitted) -> Emitted:
+                return Emitted(builder, builder.select(condition, then.value, otherwise.value))
 
             rows = [(sums, SHIFT), (sums, SUM), (sums, SQUARES)]
             rows += [(state, row) for row in (MEAN, MEAN_LOW, M2, M2_LOW)]

@@ -128,6 +128,31 @@ def _element(dtype: Any) -> Any:
     return scalar_type(str(dtype))
 
 
+class Emitted:
+    """A floating-point value, scalar or vector, in code that is being emitted, with the operators of numbers.
+
+    Steps written with operators serve the interpreter's arrays as well.
+    """
+
+    def __init__(self, builder: Any, value: Any) -> None:
+        self.builder, self.value = builder, value
+
+    def __add__(self, other: Emitted) -> Emitted:
+        return Emitted(self.builder, self.builder.fadd(self.value, other.value))
+
+    def __sub__(self, other: Emitted) -> Emitted:
+        return Emitted(self.builder, self.builder.fsub(self.value, other.value))
+
+    def __mul__(self, other: Emitted) -> Emitted:
+        return Emitted(self.builder, self.builder.fmul(self.value, other.value))
+
+    def __truediv__(self, other: Emitted) -> Emitted:
+        return Emitted(self.builder, self.builder.fdiv(self.value, other.value))
+
+    def __lt__(self, other: Emitted) -> Any:
+        return self.builder.fcmp_ordered("<", self.value, other.value)
+
+
 def emit_prefetch(
     builder: Any, pointer: Any, size: int, *, ahead: int = 0, level: int = 1, write: bool = False
 ) -> None:

@@ -678,7 +678,7 @@ def fit(
                 state.save_epoch(epochs)
                 if history.stopped is not None:
                     break
-                begun = time.perf_counter()
+                begun = time.perf_counter()  # callbacks and the checkpoint belong to no epoch
         except KeyboardInterrupt:
             if finish is not None:  # the interrupt cut the end of an epoch in two
                 finish()
