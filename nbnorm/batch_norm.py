@@ -284,13 +284,7 @@ class _Columns:
     def number(self, value: Any) -> simd.Emitted:
         """Return a number in all elements."""
         value = _DOUBLE(value) if isinstance(value, float) else value
-        if self.lanes > 1:
-            first = self.builder.insert_element(
-                ir.Constant(self.kind, ir.Undefined), value, ir.IntType(32)(0)
-            )
-            whole = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
-            value = self.builder.shuffle_vector(first, first, whole)
-        return simd.Emitted(self.builder, value)
+        return simd.Emitted(self.builder, simd.emit_splat(self.builder, value, self.lanes))
 
     def sqrt(self, vector: simd.Emitted) -> simd.Emitted:
         name = "llvm.sqrt.f64" if self.lanes == 1 else f"llvm.sqrt.v{self.lanes}f64"

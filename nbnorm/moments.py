@@ -40,7 +40,7 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
 from nbnorm._jit import inner_kernel, kernel, parallel_kernel
-from nbnorm.simd import Emitted, emit_prefetch
+from nbnorm.simd import Emitted, emit_prefetch, emit_splat
 
 # Rows of a state: what is known of every feature.
 COUNT, MEAN, MEAN_LOW, M2, M2_LOW, MIN, MAX = range(7)
@@ -87,15 +87,6 @@ def _store(builder: Any, value: Any, pointer: Any, lanes: int, size: int) -> Non
     builder.store(value, pointer, align=size)
 
 
-def _splat(builder: Any, value: Any, lanes: int) -> Any:
-    if lanes == 1:
-        return value
-    kind = ir.VectorType(value.type, lanes)
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)
-
-
 class _Rows(NamedTuple):
     """What the innermost loop works on; every pointer is that of the first column."""
 
@@ -128,7 +119,7 @@ def _emit_columns(builder: Any, given: _Rows, rows: int, extremes: bool) -> None
                 return builder.gep(base, [builder.add(offset, column)])
 
             shift = _load(builder, place(given.sums, SHIFT, given.width), double, lanes, 8)
-            one = _splat(builder, given.one, lanes)
+            one = emit_splat(builder, given.one, lanes)
             if extremes:
                 low = _load(builder, place(given.ends, 0, given.width), scalar, lanes, size)
                 high = _load(builder, place(given.ends, 1, given.width), scalar, lanes, size)
@@ -145,10 +136,10 @@ def _emit_columns(builder: Any, given: _Rows, rows: int, extremes: bool) -> None
                 if given.weights is not None:
                     weight = builder.load(builder.gep(given.weights, [ir.Constant(word, row)]))
                     counted = builder.fcmp_ordered(">", weight, ir.Constant(double, 0.0))
-                    weight = _splat(builder, weight, lanes)
+                    weight = emit_splat(builder, weight, lanes)
                     present = builder.fcmp_ordered("ord", value, value)
-                    present = builder.or_(present, _splat(builder, builder.not_(given.omit), lanes))
-                    valid = builder.and_(present, _splat(builder, counted, lanes))
+                    present = builder.or_(present, emit_splat(builder, builder.not_(given.omit), lanes))
+                    valid = builder.and_(present, emit_splat(builder, counted, lanes))
                 if extremes:
                     below = builder.fcmp_ordered("<", value, low)
                     above = builder.fcmp_ordered(">", value, high)
@@ -251,7 +242,7 @@ def _emit_open(context: Any, builder: Any, signature: Any, args: Any) -> Any:
                     pointer = builder.gep(x.data, [builder.add(offset, column)])
                     value = _load(builder, pointer, scalar, lanes, size)
                     value = builder.fpext(value, wide) if size == 4 else value
-                    share = _splat(builder, ir.Constant(double, 1.0 / rows), lanes)
+                    share = emit_splat(builder, ir.Constant(double, 1.0 / rows), lanes)
                     total = builder.fadd(total, builder.fmul(value, share))
                 # Infinity and NaN are no shift; minus themselves they are not zero.
                 finite = builder.fcmp_ordered("==", builder.fsub(total, total), ir.Constant(wide, None))
@@ -363,12 +354,12 @@ def _emit_close(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             rows = [(sums, SHIFT), (sums, SUM), (sums, SQUARES)]
             rows += [(state, row) for row in (MEAN, MEAN_LOW, M2, M2_LOW)]
             loaded = [_load(builder, place(array, row), double, lanes, 8) for array, row in rows]
-            splats = [_splat(builder, number, lanes) for number in numbers]
+            splats = [emit_splat(builder, number, lanes) for number in numbers]
             given = _Joint._make(vector(value) for value in loaded + splats)
             results = [value.value for value in _closed(given, where)]
             for row, value in zip((MEAN, MEAN_LOW, M2, M2_LOW), results, strict=True):
                 _store(builder, value, place(state, row), lanes, 8)
-            _store(builder, _splat(builder, total, lanes), place(state, COUNT), lanes, 8)
+            _store(builder, emit_splat(builder, total, lanes), place(state, COUNT), lanes, 8)
     return context.get_dummy_value()
 
 

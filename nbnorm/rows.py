@@ -25,7 +25,7 @@ from numba.extending import intrinsic
 from nbnorm import _leaves, activations
 from nbnorm._jit import callback
 from nbnorm.activations import IDENTITY, RELU, SIGMOID, TANH
-from nbnorm.simd import data_at, scalar_type, tile
+from nbnorm.simd import data_at, emit_splat, scalar_type, tile
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -49,12 +49,7 @@ class Vectors:
 
     def splat(self, value: Any) -> Any:
         """Vector with `value` in every lane."""
-        kind = ir.VectorType(value.type, self.lanes)
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = self.b.insert_element(undefined, value, _I32(0))
-        return self.b.shuffle_vector(
-            first, undefined, ir.Constant(ir.VectorType(_I32, self.lanes), [0] * self.lanes)
-        )
+        return emit_splat(self.b, value, self.lanes)
 
     def place(self, pointer: Any, offset: int) -> Any:
         """Address of the vector that stands `offset` elements after `pointer`."""

@@ -153,6 +153,17 @@ class Emitted:
         return self.builder.fcmp_ordered("<", self.value, other.value)
 
 
+def emit_splat(builder: Any, value: Any, lanes: int) -> Any:
+    """Return the vector with a value in every lane, or the value itself for a single lane."""
+    if lanes == 1:
+        return value
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(
+        first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    )
+
+
 def emit_prefetch(
     builder: Any, pointer: Any, size: int, *, ahead: int = 0, level: int = 1, write: bool = False
 ) -> None:
@@ -216,9 +227,7 @@ def _emit_update(
 
     def number(place: int) -> Any:
         value = builder.load(builder.gep(numbers, [_I64(place)], inbounds=True))
-        whole = ir.VectorType(ir.IntType(32), vector.count)
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
-        return builder.shuffle_vector(first, first, ir.Constant(whole, [0] * vector.count))
+        return emit_splat(builder, value, vector.count)
 
     def at(pointer: Any, place: int) -> Any:
         address = builder.gep(pointer, [_I64(place)], inbounds=True)
@@ -313,13 +322,6 @@ class _Emitter:
     def _load(self, builder: Any, pointer: Any, offset: int) -> Any:
         return builder.load(self._vector_at(builder, pointer, offset), align=4)
 
-    def _splat(self, builder: Any, value: Any) -> Any:
-        lanes = self.shape.lanes
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = builder.insert_element(undefined, value, ir.IntType(32)(0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
-        return builder.shuffle_vector(first, undefined, zeros)
-
     def _multiply_add(self, builder: Any, a: Any, b: Any, c: Any) -> Any:
         if not self.shape.fma:
             return builder.fadd(builder.fmul(a, b), c)
@@ -337,7 +339,7 @@ class _Emitter:
         for r in range(rows):
             offset = r * width + k if self.across else k * width + r
             address = builder.gep(broadcast, [_I64(offset)], inbounds=True)
-            splat = self._splat(builder, builder.load(address))
+            splat = emit_splat(builder, builder.load(address), lanes)
             held = sums[r * self.vectors : (r + 1) * self.vectors]
             result += [self._multiply_add(builder, splat, x, y) for x, y in zip(row, held, strict=True)]
         return result
@@ -528,9 +530,7 @@ def _emit_product(module: Any, name: str, kind: str, dtype: Any, rows: int, colu
 
     def splat(pointer: Any, offset: int) -> Any:
         place = b.gep(pointer, [_I64(offset)], inbounds=True)
-        value = b.load(b.bitcast(place, scalar.as_pointer()), align=1)
-        first = b.insert_element(ir.Constant(vector, ir.Undefined), value, ir.IntType(32)(0))
-        return b.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+        return emit_splat(b, b.load(b.bitcast(place, scalar.as_pointer()), align=1), lanes)
 
     muladd = cgutils.get_or_insert_function(
         module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}{scalar.intrinsic_name}"
