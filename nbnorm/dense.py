@@ -8,7 +8,7 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, _jit, matmul
+from nbnorm import _check, _jit
 
 # Rows and columns of one block of the column sums; fixed, they decide the order of summation.
 ROWS = 512
@@ -75,6 +75,9 @@ def dense_forward(
 
     ``z = x @ weight.T + bias``
 
+    The product is `numpy.dot`: NumPy's BLAS decides how many threads it uses, not `set_num_threads`, and
+    the last bits may depend on that.  Networks train with products of their own, whose bits do not.
+
     Parameters
     ----------
     x : array_like, shape (n_samples, n_in)
@@ -114,7 +117,7 @@ def dense_forward(
         bias = _check.floats("bias", bias, 1, dtype=x.dtype, shape=(n_out,))
     out = _check.output("out", out, (len(x), n_out), x.dtype)
     _check.apart("out", out, x=x, weight=weight)
-    matmul.multiply(x, weight.T, out)
+    np.dot(x, weight.T, out=out)
     if bias is not None:
         add_bias_kernel(out.size, out, bias)
     return out
@@ -125,7 +128,8 @@ def dense_backward(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Gradients of `dense_forward`.
 
-    ``dx = dz @ weight``, ``dweight = dz.T @ x`` and ``dbias = sum(dz)`` over the rows.
+    ``dx = dz @ weight``, ``dweight = dz.T @ x`` and ``dbias = sum(dz)`` over the rows; the products are
+    `numpy.dot`, see `dense_forward`.
 
     Parameters
     ----------
@@ -167,8 +171,8 @@ def dense_backward(
         raise ValueError(f"x must have {n_in} features as weight has columns, got shape {x.shape}")
     dz = _check.floats("dz", dz, 2, dtype=x.dtype, shape=(len(x), n_out))
     dx, dweight, dbias = np.empty_like(x), np.empty_like(weight), np.empty(n_out, x.dtype)
-    matmul.multiply(dz, weight, dx)
-    matmul.multiply(dz.T, x, dweight)
+    np.dot(dz, weight, out=dx)
+    np.dot(dz.T, x, out=dweight)
     column_sums_kernel(dz.size, dz, dbias, np.empty((sums_rows(len(dz)), n_out)))
     return dx, dweight, dbias
 

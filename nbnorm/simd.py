@@ -20,7 +20,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import platform
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import llvmlite.binding
@@ -30,7 +29,6 @@ from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from nbnorm import _leaves
 
@@ -70,11 +68,6 @@ _TILES = {
 }
 
 
-# Rows of the tile of a product whose operands are read where they lie, or packed for it alone: nothing
-# ties them to the width.  12 accumulators of 16 registers cover a latency of 5 cycles (Haswell) as well.
-_PRODUCT_ROWS = {"avx512": 8, "avx2": 6, "neon": 4, "plain": 4}
-
-
 @functools.cache
 def instruction_set() -> str:
     """Return "avx512", "avx2", "neon" or "plain" for the processor that Numba compiles for."""
@@ -96,11 +89,6 @@ def tile(dtype: Any) -> Tile:
     if np.dtype(dtype) == np.float64:
         got = Tile(got.lanes // 2, min(got.rows, got.width // 2), got.width // 2, got.fma)
     return got
-
-
-def product_rows() -> int:
-    """Return the rows of the largest tile of `product_kernel`; it is as wide as `tile`."""
-    return _PRODUCT_ROWS[instruction_set()]
 
 
 def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
@@ -467,139 +455,7 @@ class _Emitter:
         return phis
 
 
-@functools.cache
-def product_kernel(kind: str, dtype: Any, rows: int, columns: int) -> int:
-    """Return the address of a kernel for a tile of a product of operands at any address.
-
-    Of the left operand either the elements of a row ("rows") or those of a column ("columns") are
-    neighbours.  All strides are bytes.
-    """
-    if config.DISABLE_JIT:
-        return _leaves.interpreted((kind, np.dtype(dtype).name, rows, columns))
-    name = f"nbnorm_product_{kind}_{rows}x{columns}_{np.dtype(dtype)}"
-
-    def write(module: Any) -> None:
-        _emit_product(module, name, kind, dtype, rows, columns)
-
-    return _leaves.emitted(name, write)
-
-
 _BYTE = ir.IntType(8)
-# left, right, out, length, stride of the left operand, of the right one, of out, accumulate
-_PRODUCT = ir.FunctionType(ir.VoidType(), [_BYTE.as_pointer()] * 3 + [_I64] * 5)
-
-
-def _emit_product(module: Any, name: str, kind: str, dtype: Any, rows: int, columns: int) -> None:
-    """Write the function of `product_kernel`."""
-    lanes, item, fma = tile(dtype).lanes, np.dtype(dtype).itemsize, tile(dtype).fma
-    scalar = scalar_type(dtype)
-    vector = ir.VectorType(scalar, lanes)
-    size = lanes * item
-    vectors = -(-columns // lanes)
-    tail = columns - (vectors - 1) * lanes  # elements of each last vector
-    function = ir.Function(module, _PRODUCT, name)
-    function.attributes.add("nounwind")
-    left, right, out, length, left_stride, right_stride, out_stride, accumulate = function.args
-    b = ir.IRBuilder(function.append_basic_block("entry"))
-
-    mask = ir.VectorType(ir.IntType(1), lanes)
-    masked_load = cgutils.get_or_insert_function(
-        module,
-        ir.FunctionType(vector, [vector.as_pointer(), ir.IntType(32), mask, vector]),
-        f"llvm.masked.load.v{lanes}{scalar.intrinsic_name}.p0",
-    )
-
-    def load(pointer: Any, v: int) -> Any:
-        place = b.bitcast(b.gep(pointer, [_I64(v * size)], inbounds=True), vector.as_pointer())
-        if v < vectors - 1 or tail == lanes:
-            return b.load(place, align=1)
-        present = ir.Constant(mask, [k < tail for k in range(lanes)])
-        return b.call(masked_load, [place, ir.IntType(32)(1), present, ir.Constant(vector, None)])
-
-    def store(value: Any, pointer: Any, v: int) -> None:
-        done, left = 0, lanes if v < vectors - 1 else tail
-        while left > 0:  # in powers of two: masked stores are slow on some processors
-            count = 1 << (left.bit_length() - 1)
-            part = value
-            if count < lanes:
-                places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(done, done + count)))
-                part = b.shuffle_vector(value, value, places)
-            place = b.gep(pointer, [_I64(v * size + done * item)], inbounds=True)
-            b.store(part, b.bitcast(place, part.type.as_pointer()), align=1)
-            done, left = done + count, left - count
-
-    def splat(pointer: Any, offset: int) -> Any:
-        place = b.gep(pointer, [_I64(offset)], inbounds=True)
-        return emit_splat(b, b.load(b.bitcast(place, scalar.as_pointer()), align=1), lanes)
-
-    muladd = cgutils.get_or_insert_function(
-        module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}{scalar.intrinsic_name}"
-    )
-
-    def rows_of(pointer: Any, stride: Any) -> list[Any]:
-        return [b.gep(pointer, [b.mul(stride, _I64(r))]) for r in range(rows)]
-
-    # A single vector for each row makes too few sums for the latency: those of odd places are apart.
-    parts = 2 if vectors == 1 else 1
-    tile_size = rows * vectors
-    targets = rows_of(out, out_stride)
-    for target in targets:  # it arrives while the sum is made
-        emit_prefetch(b, target, vectors * size, write=True)
-    sums: list[Any] = [ir.Constant(vector, None)] * (parts * tile_size)
-    state = [*(rows_of(left, left_stride) if kind == "rows" else [left]), right, *sums]
-
-    def loop(count: Any, unroll: int, state: list[Any]) -> list[Any]:
-        before = b.block
-        head, body, after = (function.append_basic_block(x) for x in ("head", "body", "after"))
-        b.branch(head)
-        b.position_at_end(head)
-        turn = b.phi(_I64)
-        turn.add_incoming(count, before)
-        phis = []
-        for value in state:
-            phis.append(b.phi(value.type))
-            phis[-1].add_incoming(value, before)
-        b.cbranch(b.icmp_signed(">", turn, _I64(0)), body, after)
-        b.position_at_end(body)
-        held = phis[-parts * tile_size :]
-        lefts, right = phis[: -parts * tile_size - 1], phis[-parts * tile_size - 1]
-        for k in range(unroll):
-            row = [load(right, v) for v in range(vectors)]
-            first = k % parts * tile_size
-            for r in range(rows):
-                x = splat(lefts[r], k * item) if kind == "rows" else splat(lefts[0], r * item)
-                for v in range(vectors):
-                    place = first + r * vectors + v
-                    s = held[place]
-                    s = b.call(muladd, [x, row[v], s]) if fma else b.fadd(b.fmul(x, row[v]), s)
-                    held[place] = s
-            right = b.gep(right, [right_stride])
-            if kind == "columns":
-                lefts = [b.gep(lefts[0], [left_stride])]
-        if kind == "rows":
-            lefts = [b.gep(pointer, [_I64(unroll * item)]) for pointer in lefts]
-        for phi, value in zip(phis, [*lefts, right, *held], strict=True):
-            phi.add_incoming(value, b.block)
-        turn.add_incoming(b.sub(turn, _I64(1)), b.block)
-        b.branch(head)
-        b.position_at_end(after)
-        return phis
-
-    unroll = 4
-    state = loop(b.sdiv(length, _I64(unroll)), unroll, state)
-    sums = loop(b.srem(length, _I64(unroll)), 1, state)[-parts * tile_size :]
-    if parts == 2:
-        sums = [b.fadd(x, y) for x, y in zip(sums[:tile_size], sums[tile_size:], strict=True)]
-    with b.if_else(b.icmp_signed("!=", accumulate, _I64(0))) as branches:
-        for branch, add in zip(branches, (True, False), strict=True):
-            with branch:
-                for r, target in enumerate(targets):
-                    for v in range(vectors):
-                        value = sums[r * vectors + v]
-                        if add:
-                            value = b.fadd(load(target, v), value)
-                        store(value, target, v)
-    b.ret_void()
 
 
 def data_at(context: Any, builder: Any, array_type: Any, array: Any, offset: Any) -> Any:
@@ -796,30 +652,6 @@ if config.DISABLE_JIT:
         size, slopes = tile(vector.dtype).rows, gradient[g : g + tile(vector.dtype).rows]
         _update(_leaves.piece_at(place), vector, velocity, square, at, s, size, slopes, numbers, k)
 
-    def product_tile(
-        place: int, left: int, right: int, out: int, length: int, left_stride: int, right_stride: int,
-        out_stride: int, add: int,
-    ) -> None:  # fmt: skip
-        """Compute one tile with the kernel at `place`, from and to memory at addresses."""
-        kind, dtype, rows, width = _leaves.piece_at(place)
-        item = np.dtype(dtype).itemsize
-        a = _memory(
-            left, (rows, length), (left_stride, item) if kind == "rows" else (item, left_stride), dtype
-        )
-        b = _memory(right, (length, width), (right_stride, item), dtype)
-        target = _memory(out, (rows, width), (out_stride, item), dtype)
-        with np.errstate(all="ignore"):  # compiled code does not warn
-            product = a.copy() @ b.copy()  # NumPy's rounding depends on the strides
-        target[:] = target + product if add else product
-
-    def _memory(address: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: str) -> Any:
-        """Return the array that stands at an address."""
-        interface = {
-            "shape": shape, "strides": strides, "typestr": np.dtype(dtype).str, "data": (int(address), False),
-            "version": 3,
-        }  # fmt: skip
-        return np.asarray(SimpleNamespace(__array_interface__=interface))
-
     def tile_width(array: Any) -> int:
         """Return the width of a block."""
         return tile(array.dtype).width
@@ -834,15 +666,6 @@ if config.DISABLE_JIT:
             for c in range(tile(source.dtype).rows):
                 target[j + c * target_stride + r] = source[i + r * source_stride + c]
 
-    def transpose_from(
-        address: int, offset: int, stride: int, target: Any, j: int, target_stride: int
-    ) -> None:
-        """Copy a square from memory at `address`, transposed; offset and stride are bytes."""
-        for r in range(tile(target.dtype).rows):
-            for c in range(tile(target.dtype).rows):
-                place = offset + r * stride + c * target.itemsize
-                target[j + c * target_stride + r] = peek(address, place, target.dtype.type)
-
     def get(array: Any, i: int) -> Any:
         """Return ``array[i]``."""
         return array[i]
@@ -850,11 +673,6 @@ if config.DISABLE_JIT:
     def put(array: Any, i: int, value: Any) -> None:
         """Store ``array[i] = value``."""
         array[i] = value
-
-    def borrow(address: int, size: int, token: Any) -> Any:
-        """Return the one-dimensional array of `size` elements of type `token` that stands at `address`."""
-        item = np.dtype(token).itemsize
-        return _memory(address, (int(size),), (item,), np.dtype(token).name)
 
     def peek(address: int, offset: int, token: Any) -> Any:
         """Return the element of type `token` that stands `offset` bytes after `address`."""
@@ -882,20 +700,6 @@ else:
 
         return types.void(i8, vector, velocity, square, i8, i8, gradient, i8, numbers, i8), codegen
 
-    @intrinsic
-    def product_tile(
-        typingctx: Any, place: Any, left: Any, right: Any, out: Any, length: Any, left_stride: Any,
-        right_stride: Any, out_stride: Any, add: Any,
-    ) -> Any:  # fmt: skip
-        """Compute one tile with the kernel at `place`, from and to memory at addresses."""
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            pointers = [builder.inttoptr(address, _BYTE.as_pointer()) for address in args[1:4]]
-            builder.call(builder.inttoptr(args[0], _PRODUCT.as_pointer()), [*pointers, *args[4:]])
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 9), codegen
-
     tile_width = _constant_intrinsic("tile_width", "width")
     tile_rows = _constant_intrinsic("tile_rows", "rows")
 
@@ -917,22 +721,6 @@ else:
         return types.void(source, i8, i8, target, i8, i8), codegen
 
     @intrinsic
-    def transpose_from(
-        typingctx: Any, address: Any, offset: Any, stride: Any, target: Any, j: Any, sj: Any
-    ) -> Any:
-        """Copy a square from memory at `address`, transposed; offset and stride are bytes."""
-        i8 = types.int64
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            emitted = _Transpose(builder.module, sig.args[3].dtype)
-            here = builder.gep(builder.inttoptr(args[0], _BYTE.as_pointer()), [args[1]])
-            there = data_at(context, builder, sig.args[3], args[3], args[4])
-            builder.call(emitted.function, [here, args[2], there, args[5]])
-            return context.get_dummy_value()
-
-        return types.void(i8, i8, i8, target, i8, i8), codegen
-
-    @intrinsic
     def get(typingctx: Any, array: Any, i: Any) -> Any:
         """Return ``array[i]`` without Numba's handling of negative indices, which hinders vectors."""
 
@@ -950,23 +738,6 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, types.int64, array.dtype), codegen
-
-    @intrinsic
-    def borrow(typingctx: Any, address: Any, size: Any, token: Any) -> Any:
-        """Return the one-dimensional array of `size` elements of type `token` that stands at `address`.
-
-        It has no owner: nothing counts references to it.
-        """
-        kind = types.Array(token.dtype, 1, "C")
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            array = context.make_array(kind)(context, builder)
-            item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-            data = builder.inttoptr(args[0], array.data.type)
-            arrayobj.populate_array(array, data, [args[1]], [item], item, None)
-            return array._getvalue()
-
-        return kind(types.int64, types.int64, token), codegen
 
     @intrinsic
     def peek(typingctx: Any, address: Any, offset: Any, token: Any) -> Any:

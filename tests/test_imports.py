@@ -16,7 +16,7 @@ LAYERS = (
     ("_jit", "_check", "storage"),
     ("_leaves", "_team"),
     ("simd",),
-    ("activations", "datasets", "gather", "matmul", "plots", "tables"),
+    ("activations", "datasets", "gather", "plots", "tables"),
     ("moments", "batch_norm", "dense", "optimizers", "rows"),
     ("losses", "steps"),
     ("metrics",),

@@ -22,13 +22,6 @@ def product(place, a, i, b, j, out, o, length, stride, add):
 
 
 @kernel
-def product_at(place, a, b, out, length, a_stride, b_stride, out_stride, add):
-    simd.product_tile(
-        place, a.ctypes.data, b.ctypes.data, out.ctypes.data, length, a_stride, b_stride, out_stride, add
-    )
-
-
-@kernel
 def update(place, a, b, weight, velocity, square, numbers, length, stride):
     simd.tile_update(place, a, 0, b, 0, weight, velocity, square, 0, 0, numbers, 0, length, stride)
 
@@ -41,11 +34,6 @@ def update_vector(place, vector, velocity, square, gradient, numbers):
 @kernel
 def square(source, i, source_stride, target, j, target_stride):
     simd.transpose(source, i, source_stride, target, j, target_stride)
-
-
-@kernel
-def square_from(address, offset, stride, target, j, target_stride):
-    simd.transpose_from(address, offset, stride, target, j, target_stride)
 
 
 @kernel
@@ -140,31 +128,6 @@ def test_tile_across(dtype, rng, add):
             np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
 
 
-@pytest.mark.parametrize("add", [0, 1])
-@pytest.mark.parametrize("kind", ["rows", "columns"])
-def test_product_tile(dtype, rng, kind, add):
-    lanes, _, width, _ = simd.tile(dtype)
-    item = np.dtype(dtype).itemsize
-    for rows in range(1, simd.product_rows() + 1):
-        for columns in sorted({1, lanes - 1, lanes, width - 1, width}):
-            for length in (1, 4, 7):
-                left = rng.normal(size=(rows, length + 2) if kind == "rows" else (length, rows + 2))
-                right = rng.normal(size=(length, columns + 1)).astype(dtype)
-                before = rng.normal(size=(rows, columns + 3)).astype(dtype)
-                left, out = left.astype(dtype), before.copy()
-                product_at(
-                    simd.product_kernel(kind, dtype, rows, columns), left.reshape(-1), right.reshape(-1),
-                    out.reshape(-1), length, left.shape[1] * item, (columns + 1) * item,
-                    (columns + 3) * item, add,
-                )  # fmt: skip
-                matrix = left[:, :length] if kind == "rows" else left[:, :rows].T
-                expected = before.copy()
-                expected[:, :columns] *= add
-                expected[:, :columns] += matrix.astype(float) @ right[:, :columns]
-                np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
-                np.testing.assert_array_equal(out[:, columns:], before[:, columns:])
-
-
 def updated(kind, c, w, v, s, gradient):
     """Weight, velocity and squares after one of the updates, by the formulas of `simd.UPDATES`."""
     if kind == "store":
@@ -221,16 +184,11 @@ def test_vector_update(dtype, rng, kind):
 def test_transpose(dtype, rng):
     rows = simd.tile(dtype).rows
     source = rng.normal(size=(rows, rows + 3)).astype(dtype)
-    for call in ("transpose", "transpose_from"):
-        target = np.zeros((rows, rows + 5), dtype)
-        if call == "transpose":
-            square(source.reshape(-1), 2, rows + 3, target.reshape(-1), 1, rows + 5)
-        else:
-            offset = 2 * source.itemsize
-            square_from(source.ctypes.data, offset, source.strides[0], target.reshape(-1), 1, rows + 5)
-        expected = np.zeros_like(target)
-        expected[:, 1 : rows + 1] = source[:, 2 : rows + 2].T
-        np.testing.assert_array_equal(target, expected)
+    target = np.zeros((rows, rows + 5), dtype)
+    square(source.reshape(-1), 2, rows + 3, target.reshape(-1), 1, rows + 5)
+    expected = np.zeros_like(target)
+    expected[:, 1 : rows + 1] = source[:, 2 : rows + 2].T
+    np.testing.assert_array_equal(target, expected)
 
 
 def test_get_and_put(dtype, rng):
@@ -278,7 +236,7 @@ def has_avx2():
 @pytest.mark.parametrize("name", ["haswell", "x86-64"])
 def test_other_processors(name, tmp_path):
     here = Path(__file__).parent
-    chosen = ["test_simd.py", "test_rows.py", "test_matmul.py", "test_engine.py::test_one_step_in_float32"]
+    chosen = ["test_simd.py", "test_rows.py", "test_engine.py::test_one_step_in_float32"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", here.parent / "pyproject.toml",
          *(str(here / file) for file in chosen)],
