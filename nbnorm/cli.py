@@ -277,9 +277,6 @@ def _complete(args: argparse.Namespace, data: _Data) -> None:
         args.weight_decay = data.defaults.weight_decay if args.optimizer == "sgd" else _ADAMW_WEIGHT_DECAY
     if args.batch_size is None:
         args.batch_size = data.defaults.batch_size
-        # A single sample has no batch statistics, so the last batch must not be one.
-        while len(data.X_train) > args.batch_size and len(data.X_train) % args.batch_size == 1:
-            args.batch_size += 1
 
 
 def _print_epoch(epochs: int) -> Callable[[FNN, History], None]:

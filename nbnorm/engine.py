@@ -265,7 +265,7 @@ class Run:
     data : Data or SparseData
         Samples.
     batch : int
-        Samples of a step.
+        Most samples of a step: an epoch has as few steps as that allows, and their batches are even.
     mode : int
         TRAIN, GRADIENTS or FORWARD.
     training : bool
@@ -274,8 +274,10 @@ class Run:
         Classes (int64), or the targets of all outputs in one row (in the network's dtype).
     weights : ndarray, shape (n_samples,), optional
         Positive weights of the samples, in the network's dtype; those of weight 0 are not `selected`.
+    weighted_statistics : bool, optional
+        Whether the weights enter the statistics of batch norm.
     unit : float, optional
-        How many samples a weight of 1 stands for.
+        How many samples a weight of 1 then stands for there.
     selected : ndarray of int64, optional
         Rows of the data that take part; by default all.
     optimizer : SGD or AdamW, optional
@@ -295,6 +297,7 @@ class Run:
         labels: npt.NDArray[Any] | None = None,
         targets: npt.NDArray[Any] | None = None,
         weights: npt.NDArray[Any] | None = None,
+        weighted_statistics: bool = False,
         unit: float = 1.0,
         selected: npt.NDArray[np.int64] | None = None,
         optimizer: SGD | AdamW | None = None,
@@ -307,6 +310,7 @@ class Run:
         self.engine, self.data, self.mode, self._selected = engine, data, mode, selected
         samples = data.samples if selected is None else len(selected)
         number = -(-samples // batch)
+        weighed = weighted_statistics and weights is not None
         clipped = clip_norm is not None or clip_value is not None
         adam, updates = isinstance(optimizer, AdamW), mode == steps.TRAIN
         self.labels = np.zeros(1, np.int64) if labels is None else labels
@@ -331,15 +335,16 @@ class Run:
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)
-        self.hyper[steps.UNIT], self.hyper[steps.L2] = unit, l2
+        self.hyper[steps.UNIT], self.hyper[steps.L2] = unit if weighed else 1.0, l2
         for place, bound in ((steps.CLIP_NORM, clip_norm), (steps.CLIP_VALUE, clip_value)):
             self.hyper[place] = np.inf if bound is None else bound
         self.control = engine.control.copy()
         update = steps.STORE if not updates or clipped else steps.ADAM if adam else steps.SGD_UPDATE
         for place, value in (
-            (steps.SAMPLES, samples), (steps.BATCH, batch), (steps.STEPS, number), (steps.LAST, number),
-            (steps.MODE, mode), (steps.UPDATE, update), (steps.CLIPPED, int(updates and clipped)),
-            (steps.TRAINING, int(training)), (steps.WEIGHTED, int(weights is not None)),
+            (steps.SAMPLES, samples), (steps.BATCH, -(-samples // number)), (steps.STEPS, number),
+            (steps.LAST, number), (steps.MODE, mode), (steps.UPDATE, update),
+            (steps.CLIPPED, int(updates and clipped)), (steps.TRAINING, int(training)),
+            (steps.WEIGHTED, int(weights is not None)), (steps.WEIGHTED_STATISTICS, int(weighed)),
             (gather.ADDRESS, data.address), (gather.KIND, data.kind), (gather.ROW, data.strides[0]),
             (gather.COLUMN, data.strides[1]),
         ):  # fmt: skip
@@ -361,7 +366,7 @@ class Run:
         """Find the addresses of all pieces that this run needs."""
         engine, layout, calls = self.engine, self.engine.layout, self.calls
         net, dtype, control = layout.net, layout.dtype, self.control
-        training, weighted = control[steps.TRAINING] == 1, control[steps.WEIGHTED] == 1
+        training, weighted = control[steps.TRAINING] == 1, control[steps.WEIGHTED_STATISTICS] == 1
         backward = self.mode != steps.FORWARD
         names = {steps.GATHER: "gather", steps.LAYER: "forward_layer", steps.FEATURES: "forward_features"}
         if not backward:

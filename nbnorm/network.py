@@ -111,6 +111,10 @@ class FNN:
         Whether the variance or the standard deviation is averaged.
     unbiased : bool, default True
         Whether the averaged variance is the unbiased one.
+    weighted_statistics : bool, default False
+        Whether weights of samples and classes enter the statistics of batch norm, and those of classes
+        the standardizer, so that an integer weight is the same as a repeated sample.  Weights that
+        depend on the target then tell it to the network while it trains: see the page on weights.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights; biases and beta begin at 0, gamma at 1.
     dtype : {float32, float64}, default float32
@@ -166,6 +170,7 @@ class FNN:
         decay: float = 0.9,
         running: str = "var",
         unbiased: bool = True,
+        weighted_statistics: bool = False,
         init: str = "he",
         dtype: Any = np.float32,
         seed: int | None = None,
@@ -208,6 +213,7 @@ class FNN:
         self.decay = _check.number("decay", decay, least=0.0, below=1.0)
         self.running = str(_check.choice("running", running, ("var", "std")))
         self.unbiased = _check.flag("unbiased", unbiased)
+        self.weighted_statistics = _check.flag("weighted_statistics", weighted_statistics)
         self.init = str(_check.choice("init", init, INITS))
         self.dtype = _check.float_dtype("dtype", dtype)
         # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
@@ -253,9 +259,10 @@ class FNN:
         return tuple(activations.resolve(one, argument=f"{name}[{l}]") for l, one in enumerate(given))
 
     def __repr__(self) -> str:
+        weighted = ", weighted_statistics=True" if self.weighted_statistics else ""
         return (
             f"FNN({list(self.sizes)}, activation={self.activation!r}, norm={self.norm!r}, "
-            f"output={self.output!r}, dtype={self.dtype.name}, parameters={self.n_parameters})"
+            f"output={self.output!r}{weighted}, dtype={self.dtype.name}, parameters={self.n_parameters})"
         )
 
     @property
@@ -589,7 +596,7 @@ class FNN:
             self._check_batch(used, "give more samples, or call eval() first")
         run = self._run(
             self._data(x), GRADIENTS, used, labels=labels, targets=targets, weights=weights,
-            selected=selected,
+            weighted_statistics=self.weighted_statistics, selected=selected,
         )  # fmt: skip
         gradients = {name: np.empty_like(values) for name, values in self._parameters.items()}
         run.engine.export(run.weight_gradient, run.vector_gradient, gradients)
@@ -680,6 +687,7 @@ class FNN:
             decay=self.decay,
             running=self.running,
             unbiased=self.unbiased,
+            weighted_statistics=self.weighted_statistics,
             dtype=np.float64,
             seed=self.seed,
         )
@@ -729,7 +737,8 @@ class FNN:
         epochs : int, default 10
             Passes over the data.
         batch_size : int, default 128
-            Samples of a mini-batch; the last batch of an epoch may be smaller.
+            Most samples of a mini-batch.  The batches of an epoch are even: their sizes differ by at most
+            one, the larger ones first, in as few steps as `batch_size` allows.
         optimizer : SGD or AdamW, optional
             By default ``SGD(lr=0.1, momentum=0.9)``.  Each call begins anew: the momentum and the averages
             of Adam are those of this call.
@@ -737,14 +746,15 @@ class FNN:
             Learning rate over the steps of this call: "constant", "step", "cosine", "one_cycle",
             "plateau", the same with options, or ``schedule(step)``, with steps counted from 0.
         sample_weight : array_like, shape (n_samples,), optional
-            Weights, not negative: a weight of 2 counts as the same sample twice in the loss, in the
-            statistics of batch norm and in those of the standardizers.  Samples of weight 0 are left out,
-            and so are those whose weight the network's dtype cannot tell from 0 beside the largest.
-            A common factor matters only to the unbiased variance, where the samples of a batch count as
-            many as their weights add up to, but never fewer than there are.
+            Weights, not negative: a weight of 2 counts as the same sample twice in the loss and in the
+            statistics of the standardizers, but once in those of batch norm, unless the network has
+            `weighted_statistics`.  Samples of weight 0 are left out, and so are those whose weight the
+            network's dtype cannot tell from 0 beside the largest.  A common factor matters only to the
+            unbiased variance with `weighted_statistics`, where the samples of a batch count as many as
+            their weights add up to, but never fewer than there are.
         class_weight : dict or "balanced", optional
-            Weights of the classes by number (1 for those not named), which multiply those of the samples;
-            "balanced" gives all classes the same total weight.
+            Weights of the classes by number (1 for those not named), which multiply those of the samples
+            in the loss; "balanced" gives all classes the same total weight.
         clip_norm : float, optional
             Greatest norm of the gradients of all parameters together; longer ones are scaled down.
         clip_value : float, optional
@@ -980,20 +990,22 @@ class FNN:
         weights = None
         if sample_weight is not None:
             weights = _check.weights("sample_weight", sample_weight, x.shape[0])
-        if class_weight is not None:
-            share = training.class_weights(
+        shares = None
+        if isinstance(class_weight, training.Shares):
+            shares = class_weight.values
+        elif class_weight is not None:
+            shares = training.class_weights(
                 class_weight, self._classes(truth), max(self.sizes[-1], 2), weights
             )
-            with np.errstate(over="ignore"):  # refused below
-                weights = share if weights is None else share * weights
-        samples = training.Samples(x, truth, weights, batch_size, self.dtype)
-        used = samples.used
-        batch = min(batch_size, used)
-        rest = used % batch
+        combined = training.Weights(
+            len(truth), weights, shares, self.dtype, weighted_statistics=self.weighted_statistics
+        )
+        samples = training.Samples(x, truth, combined, batch_size)
         self._check_batch(
-            min(batch, rest or batch),
-            f"{used} samples in batches of {batch_size} leave a last batch of one; choose another batch_size"
-            if batch > 1 and used > 1
+            samples.least,
+            f"{samples.used} samples in batches of {batch_size} leave a last batch of one; "
+            "choose another batch_size"
+            if samples.batch > 1
             else "choose a larger batch_size, or norm=None",
         )
         return samples
@@ -1028,9 +1040,9 @@ class FNN:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
         self._check_finite()
         if self.standardize and self.standardizer is None:
-            self.standardizer = _standardizer("X", samples.x, samples.weights)
+            self.standardizer = _standardizer("X", samples.x, samples.weights.of_standardizers)
         if self.standardize_targets and self.target_standardizer is None:
-            self.target_standardizer = _standardizer("y", samples.truth, samples.weights)
+            self.target_standardizer = _standardizer("y", samples.truth, samples.weights.of_standardizers)
         labels, targets = self._encoded("y", samples.truth)
         return Run(
             self._engine(samples.batch, gradients=True),
@@ -1040,9 +1052,10 @@ class FNN:
             training=True,
             labels=labels,
             targets=targets,
-            weights=samples.rounded,
-            unit=samples.unit,
-            selected=samples.selected,
+            weights=samples.weights.rounded,
+            weighted_statistics=self.weighted_statistics,
+            unit=samples.weights.unit,
+            selected=samples.weights.selected,
             optimizer=optimizer,
             **bounds,
         )
@@ -1266,6 +1279,7 @@ class FNN:
             "decay": self.decay,
             "running": self.running,
             "unbiased": self.unbiased,
+            "weighted_statistics": self.weighted_statistics,
             "init": self.init,
             "dtype": self.dtype.name,
             "seed": self.seed,

@@ -102,8 +102,8 @@ NO_NORM, AFTER, BEFORE = 0, 1, 2
     HALT,  # set inside: what thread 0 made of STOP and DIVERGED, the same for all threads
     DIVERGED,  # set inside: the loss is not finite
     SAMPLES,  # samples of an epoch
-    BATCH,  # samples of a mini-batch
-    STEPS,  # steps of the epoch; the last batch may be smaller
+    BATCH,  # samples of the largest mini-batch
+    STEPS,  # steps of the epoch, in batches whose sizes differ by at most one
     LAYERS,  # hidden layers and the output
     TRAINING,  # statistics of the mini-batch, or the moving averages
     MODE,  # one of the modes below
@@ -114,11 +114,12 @@ NO_NORM, AFTER, BEFORE = 0, 1, 2
     PADDED,  # samples of a batch rounded up to whole blocks
     ZEROS,  # offset in vector of zeros
     WEIGHTS,  # offset in act of the samples' weights
-    WEIGHTED,
+    WEIGHTED,  # whether samples have weights
+    WEIGHTED_STATISTICS,  # whether these enter the statistics of batch norm
     KEY,  # of the random numbers of dropout in this epoch
     UPDATES,  # updates that the optimizer has made
     CONTROLS,
-) = range(READS, READS + 22)
+) = range(READS, READS + 23)
 
 TRAIN, GRADIENTS, FORWARD = 0, 1, 2
 STORE, SGD_UPDATE, ADAM = 0, 1, 2
@@ -135,7 +136,7 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
     CLIP_VALUE,
     DECAY,
     EPS,
-    UNIT,  # how many samples a weight of 1 stands for
+    UNIT,  # how many samples a weight of 1 stands for in the statistics
     HYPERS,
 ) = range(12)
 
@@ -211,12 +212,12 @@ def wide_statistics(
         shift = get(saved, at + r)
         center = 0.0
         for b in range(n):
-            weight = np.float64(get(act, weights + b)) if control[WEIGHTED] == 1 else 1.0
+            weight = np.float64(get(act, weights + b)) if control[WEIGHTED_STATISTICS] == 1 else 1.0
             center += weight * np.float64(get(act, row + b // width * stride + b % width) - shift)
         center = center / total
         square = 0.0
         for b in range(n):
-            weight = np.float64(get(act, weights + b)) if control[WEIGHTED] == 1 else 1.0
+            weight = np.float64(get(act, weights + b)) if control[WEIGHTED_STATISTICS] == 1 else 1.0
             e = np.float64(get(act, row + b // width * stride + b % width) - shift) - center
             square += weight * (e * e)
         put(saved, length + at + r, act.dtype.type(center))
@@ -852,20 +853,22 @@ def epoch_part(
     """
     width, rows_of_tile = tile_width(act), tile_rows(act)
     layers = control[LAYERS]
-    batch, samples, mode = control[BATCH], control[SAMPLES], control[MODE]
+    mode = control[MODE]
+    # the first `longer` batches have one sample more than the others
+    least, longer = control[SAMPLES] // control[STEPS], control[SAMPLES] % control[STEPS]
     adam = len(vector_square) == len(vector)
     step = control[STEP]
     buffer = 0
     while True:
-        begin = step * batch
-        n = min(batch, samples - begin)
+        begin = step * least + min(step, longer)
+        n = least + (1 if step < longer else 0) if step < control[STEPS] else 0
         # The next batch is read into the other input buffer, beside the last update.
         source = net[0, A] if buffer == 0 else net[0, Y]
         # A slower thread may still need the numbers of the step before.
         k = buffer * (2 * NUMBERS)
         buffer = 1 - buffer
         # those of this batch, and of the next one, which are fetched ahead
-        rows = order[begin : begin + 2 * max(n, 0)]
+        rows = order[begin : begin + 2 * n]
         if n > 0 and step < control[LAST]:
             _call_gather(
                 calls[GATHER], tid, threads, control, net[0, SIZE], net[0, PAD], rows, n, exact, single, act,
@@ -880,20 +883,21 @@ def epoch_part(
         if tid == 0 and (control[STOP] != 0 or control[DIVERGED] != 0):
             control[HALT] = 1
         barrier(sync, tid, threads)
-        if n <= 0 or step >= control[LAST] or control[HALT] != 0:
+        if n == 0 or step >= control[LAST] or control[HALT] != 0:
             break
         total = float(n)
         if control[WEIGHTED] == 1:
             total = 0.0
             for b in range(n):
                 total += np.float64(get(act, control[WEIGHTS] + b))
+        counted = total if control[WEIGHTED_STATISTICS] == 1 else float(n)
         for l in range(1, layers + 1):
             while True:
                 first, last = claim(sync, FEATURE_TILES, tid, threads, net[l, PAD] // rows_of_tile)
                 if first == last:
                     break
                 _call_layer(
-                    calls[LAYER], net, control, hyper, calls, l, n, total,
+                    calls[LAYER], net, control, hyper, calls, l, n, counted,
                     source if l == 1 else net[l - 1, A], weight, vector, running, saved, spread, act,
                     first, last,
                 )  # fmt: skip
@@ -923,7 +927,7 @@ def epoch_part(
                     barrier(sync, tid, threads)
                     break
                 _call_backward(
-                    calls[BACKWARD_LAYER], net, control, calls, l - 1, n, total, numbers, k,
+                    calls[BACKWARD_LAYER], net, control, calls, l - 1, n, counted, numbers, k,
                     weight, vector, vector_velocity, vector_square, vector_gradient, saved, gradients, act,
                     first, last,
                 )  # fmt: skip

@@ -298,46 +298,11 @@ def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array 
     return result
 
 
-# ----------------------------------------------------------------------------------------------
-# The loop
-# ----------------------------------------------------------------------------------------------
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """A `class_weight` that says for each sample what its class brings, where a dict cannot."""
 
-
-class Samples:
-    """Checked training data: which rows are used, in how many steps.
-
-    Parameters
-    ----------
-    x : ndarray, shape (n_samples, n_features)
-    truth : ndarray
-        Classes or targets in the user's units.
-    weights : ndarray of float64, shape (n_samples,), or None
-    batch_size : int
-    dtype : dtype
-        Of the network: what is 0 in it, beside the largest weight, is left out.
-    """
-
-    def __init__(
-        self, x: Any, truth: Array, weights: Array | None, batch_size: int, dtype: np.dtype[Any]
-    ) -> None:
-        self.x, self.truth, self.weights = x, truth, weights
-        if weights is not None:
-            if not weights.any():
-                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
-            _check.finite_sum("sample_weight times class_weight", weights)
-        self.rounded, self.unit, self.selected = used_weights(weights, dtype)
-        self.used = len(truth) if self.selected is None else len(self.selected)
-        self.batch = min(batch_size, self.used)
-        self.steps = -(-self.used // self.batch)
-
-    def describe(self) -> dict[str, str]:
-        """Return what a checkpoint knows the data by."""
-        weights = "None" if self.weights is None else checkpoints.digest([self.weights])
-        return {
-            "X": checkpoints.describe(self.x),
-            "y": checkpoints.digest([self.truth]),
-            "sample_weight or class_weight": weights,
-        }
+    values: Array
 
 
 def used_weights(
@@ -355,6 +320,94 @@ def used_weights(
     rounded = np.ldexp(weights, -exponent)
     rounded = np.where(rounded < np.finfo(dtype).tiny, 0.0, rounded).astype(dtype)
     return rounded, math.ldexp(1.0, exponent), None if rounded.all() else np.flatnonzero(rounded)
+
+
+def products(of_samples: Array | None, shares: Array | None) -> Array | None:
+    """Return the weights of the samples times what their classes bring, or None where all are 1."""
+    if of_samples is None or shares is None:
+        return shares if of_samples is None else of_samples
+    with np.errstate(over="ignore"):  # `Weights` refuses it
+        return np.asarray(shares * of_samples)
+
+
+class Weights:
+    """Weights of samples and classes, and which of their products a training uses where.
+
+    The loss takes the products.  The statistics of hidden features are those of the mini-batch, and
+    weights that depend on the target would tell it to the network through them: they count every row
+    once.  The standardizers, whose statistics are those of all data, take the weights of the samples.
+    With `weighted_statistics` all three take the products.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    of_samples, shares : ndarray of float64, shape (n,), or None
+        Weights of the samples, and what their classes bring.
+    dtype : dtype
+        Of the network: what is 0 in it, beside the largest weight, is left out.
+    weighted_statistics : bool
+    """
+
+    def __init__(
+        self,
+        n: int,
+        of_samples: Array | None,
+        shares: Array | None,
+        dtype: np.dtype[Any],
+        *,
+        weighted_statistics: bool,
+    ) -> None:
+        self.products = products(of_samples, shares)
+        if self.products is not None:
+            if not self.products.any():
+                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+            _check.finite_sum("sample_weight times class_weight", self.products)
+        self.rounded, self.unit, self.selected = used_weights(self.products, dtype)
+        self.used = n if self.selected is None else len(self.selected)
+        self.of_standardizers = self.products if weighted_statistics else of_samples
+        if self.selected is not None and not weighted_statistics:
+            self.of_standardizers = np.zeros(n)
+            self.of_standardizers[self.selected] = 1.0 if of_samples is None else of_samples[self.selected]
+
+
+# ----------------------------------------------------------------------------------------------
+# The loop
+# ----------------------------------------------------------------------------------------------
+
+
+class Samples:
+    """Checked training data: which rows are used, in how many steps.
+
+    The batches of an epoch are even: `steps` batches, as few as `batch_size` allows, of `least` samples or
+    one more.  `batch` is the size of the largest.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_samples, n_features)
+    truth : ndarray
+        Classes or targets in the user's units.
+    weights : Weights
+    batch_size : int
+    """
+
+    def __init__(self, x: Any, truth: Array, weights: Weights, batch_size: int) -> None:
+        self.x, self.truth, self.weights = x, truth, weights
+        self.used = weights.used
+        self.steps = -(-self.used // batch_size)
+        self.least, self.batch = self.used // self.steps, -(-self.used // self.steps)
+
+    def describe(self) -> dict[str, str]:
+        """Return what a checkpoint knows the data by."""
+        held = [
+            values for values in (self.weights.products, self.weights.of_standardizers) if values is not None
+        ]
+        weights = checkpoints.digest(held) if held else "None"
+        return {
+            "X": checkpoints.describe(self.x),
+            "y": checkpoints.digest([self.truth]),
+            "sample_weight or class_weight": weights,
+        }
 
 
 @dataclasses.dataclass

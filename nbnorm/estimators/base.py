@@ -25,7 +25,7 @@ from nbnorm.network import FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import NAMED as SCHEDULES
 from nbnorm.schedules import Cosine, OneCycle, Plateau, Schedule
-from nbnorm.training import DivergenceError, EarlyStopping, History
+from nbnorm.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
 
 Array = npt.NDArray[Any]
 _Self = TypeVar("_Self", bound="Network")
@@ -46,7 +46,7 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "validation_fraction": {"above": 0, "below": 1},
     "decay": {"least": 0, "below": 1},
 }
-_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "standardize")
+_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "standardize", "weighted_statistics")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("after", "before", None),
     "solver": ("adamw", "adam", "sgd"),
@@ -80,8 +80,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         if that is less, 0.025 / `learning_rate_init`; a `learning_rate` that is a function and rises
         above that may need a number here.
     batch_size : int or "auto", default "auto"
-        Samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  Where a last
-        batch of one sample would be left, which has no variance, batches are made larger.
+        Most samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  The batches
+        of an epoch are even: their sizes differ by at most one.  Batch norm needs two samples in each:
+        where `batch_size` does not allow that (1, or 2 for an odd number of samples), it is made larger.
     learning_rate : str, schedule or callable, default "@learning_rate@"
         Course of the learning rate: "constant"; "invscaling", divided by samples seen to the power of
         `power_t`; "adaptive", divided by 5 whenever there is no improvement; "step", "cosine",
@@ -106,7 +107,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     warm_start : bool, default False
         Whether `fit` goes on from the network of the last call.  What the network was built with stays,
         there and in `partial_fit`: `hidden_layer_sizes`, `activation`, `norm`, `decay`, `dropout`, `init`,
-        `standardize`, `dtype` and all about loss and targets.
+        `standardize`, `weighted_statistics`, `dtype` and all about loss and targets.
     momentum : float, default 0.9
         Momentum of "sgd".
     nesterovs_momentum : bool, default True
@@ -133,7 +134,11 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights.
     standardize : bool, default True
-        Whether to standardize the features inside: no `StandardScaler` is needed in front."""
+        Whether to standardize the features inside: no `StandardScaler` is needed in front.
+    weighted_statistics : bool, default False
+        Whether weights of samples and classes enter the statistics of batch norm, and those of classes the
+        standardization, so that an integer weight is the same as a repeated sample.  Weights that depend on
+        the target then tell it to the network while it trains."""
 
 _DTYPE = """\
 dtype : {"auto", "float32", "float64"} or dtype, default "auto"
@@ -214,6 +219,7 @@ class Network(BaseEstimator):
     dropout: Any
     init: Any
     standardize: Any
+    weighted_statistics: Any
     loss: Any
     dtype: Any
 
@@ -232,6 +238,7 @@ class Network(BaseEstimator):
         "dropout",
         "init",
         "standardize",
+        "weighted_statistics",
         "loss",
         "dtype",
     )
@@ -300,9 +307,9 @@ class Network(BaseEstimator):
         """Return what the targets determine: outputs, out_activation, and options of the network."""
         raise NotImplementedError
 
-    def _weights(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
-        """Return the weights of the samples."""
-        return sample_weight
+    def _shares(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+        """Return what the classes of the samples bring to their weights."""
+        return None
 
     # ------------------------------------------------------------------------------------------
     # Training
@@ -326,8 +333,8 @@ class Network(BaseEstimator):
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like of shape (n_samples,), optional
-            Weights, not negative.  They reach the loss, the standardization and the statistics of batch
-            norm; an integer weight is the same as a repeated sample.
+            Weights, not negative.  They reach the loss and the standardization, and with
+            `weighted_statistics` batch norm too: then an integer weight is the same as a repeated sample.
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
             Measured after each epoch, and used for early stopping in place of a part of the training data.
         checkpoint : path-like, optional
@@ -375,8 +382,9 @@ class Network(BaseEstimator):
         if first:
             self._learn_targets(y, classes)
         targets = self._targets(y)
-        weights = self._weights(y, weights, incremental)
-        if weights is not None and not weights.any():
+        shares = self._shares(y, weights, incremental)
+        combined = products(weights, shares)
+        if combined is not None and not combined.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
         held = validation_data
         if held is not None:
@@ -384,8 +392,8 @@ class Network(BaseEstimator):
         rng = check_random_state(self.random_state)
         net = self._network_for(X, rng, first)
         if self._watched() is not None and held is None:
-            X, targets, weights, held = self._split(X, targets, weights, rng)
-        self._train(net, X, targets, weights, held, first, incremental, checkpoint)
+            X, targets, weights, shares, held = self._split(X, targets, weights, shares, rng)
+        self._train(net, X, targets, weights, shares, held, first, incremental, checkpoint)
 
     def _data(self, name: str, X: Any, target: str, y: Any, *, reset: bool) -> tuple[Any, Array]:
         _check.unmasked(name, X)
@@ -436,6 +444,7 @@ class Network(BaseEstimator):
             norm=self.norm,
             dropout=self._dropout(len(hidden)),
             standardize=self.standardize,
+            weighted_statistics=self.weighted_statistics,
             decay=self.decay,
             init=self.init,
             dtype=self._dtype_for(X),
@@ -495,9 +504,7 @@ class Network(BaseEstimator):
                 )
         size = min(size, samples)
         if self.norm is not None:
-            size = max(size, 2)
-            while size < samples and samples % size == 1:
-                size += 1
+            size = max(size, 2 + samples % 2)  # even batches of at least two
         return size
 
     def _optimizer(self) -> SGD | AdamW:
@@ -554,14 +561,20 @@ class Network(BaseEstimator):
         X: Any,
         targets: Array,
         weights: Array | None,
+        shares: Array | None,
         held: tuple[Any, ...] | None,
         first: bool,
         incremental: bool,
         checkpoint: Any,
     ) -> None:
-        samples = X.shape[0] if weights is None else int(np.count_nonzero(weights))
-        total = samples if weights is None else float(weights.sum())
+        combined = Weights(
+            len(targets), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
+        )
+        samples = combined.used
+        total = samples if combined.products is None else float(combined.products.sum())
+        by_class: Any = None if shares is None else Shares(shares)
         batch = self._batch(samples)
+        steps = math.ceil(samples / batch)
         stopping = None if incremental else self._stopping()
         seen = 0 if first else self.t_
         metrics = [] if incremental else list(_sequence("metrics", self.metrics))
@@ -573,7 +586,7 @@ class Network(BaseEstimator):
         if incremental:
             net._carried = net._carried or {}  # the optimizer goes on where it was
             if statistics is not None:
-                net.standardizer = copy.deepcopy(statistics).partial_fit(X, weights=weights)
+                net.standardizer = copy.deepcopy(statistics).partial_fit(X, weights=combined.of_standardizers)
         else:
             net._carried = None
         adaptive = self.learning_rate == "adaptive" and not incremental
@@ -592,11 +605,12 @@ class Network(BaseEstimator):
                 epochs=1 if incremental else int(self.max_iter),
                 batch_size=batch,
                 optimizer=self._optimizer(),
-                schedule=self._schedule(math.ceil(samples / batch), samples, seen, incremental, stopping),
+                schedule=self._schedule(steps, samples, seen, incremental, stopping),
                 sample_weight=weights,
+                class_weight=by_class,
                 clip_norm=self.clip_norm,
                 # of the whole weight of a batch, as scikit-learn has it
-                l2=float(self.alpha) * samples / (total * batch),
+                l2=float(self.alpha) * samples / (total * (samples / steps)),
                 validation_data=held,
                 metrics=metrics,
                 early_stopping=stopping,
@@ -648,10 +662,16 @@ class Network(BaseEstimator):
                 self.best_validation_score_ = self.validation_scores_[history.best_epoch - 1]
 
     def _split(
-        self, X: Any, targets: Array, weights: Array | None, rng: np.random.RandomState
-    ) -> tuple[Array, Array, Array | None, tuple[Any, ...]]:
+        self,
+        X: Any,
+        targets: Array,
+        weights: Array | None,
+        shares: Array | None,
+        rng: np.random.RandomState,
+    ) -> tuple[Array, Array, Array | None, Array | None, tuple[Any, ...]]:
         """Hold out some of the samples, of each class alike."""
-        rows = np.arange(X.shape[0]) if weights is None else np.flatnonzero(weights)
+        combined = products(weights, shares)
+        rows = np.arange(X.shape[0]) if combined is None else np.flatnonzero(combined)
         stratify = targets[rows] if is_classifier(self) and targets.ndim == 1 else None
         train, test = train_test_split(
             rows, random_state=rng, test_size=self.validation_fraction, stratify=stratify
@@ -660,10 +680,9 @@ class Network(BaseEstimator):
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
-        both = [
-            (X[part], targets[part], None if weights is None else weights[part]) for part in (train, test)
-        ]
-        return *both[0], both[1]
+        kept = (None if values is None else values[train] for values in (weights, shares))
+        held = X[test], targets[test], None if combined is None else combined[test]
+        return X[train], targets[train], *kept, held
 
     # ------------------------------------------------------------------------------------------
     # Results

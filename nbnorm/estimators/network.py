@@ -45,7 +45,7 @@ class FNNClassifier(ClassifierMixin, Network):
     label_smoothing : float, default 0.0
         Share of the targets that is spread over all classes.
     class_weight : dict, "balanced" or None, default None
-        Weights of the classes, which multiply those of the samples; for several labels as in
+        Weights of the classes, which multiply those of the samples in the loss; for several labels as in
         ``sklearn.utils.class_weight.compute_sample_weight``.
     <dtype>
 
@@ -110,6 +110,7 @@ class FNNClassifier(ClassifierMixin, Network):
         dropout: float | Sequence[float] = 0.0,
         init: str = "he",
         standardize: bool = True,
+        weighted_statistics: bool = False,
         loss: str | Loss = "log_loss",
         label_smoothing: float = 0.0,
         class_weight: Mapping[Any, float] | list[Any] | str | None = None,
@@ -166,10 +167,10 @@ class FNNClassifier(ClassifierMixin, Network):
             "loss": loss,
         }
 
-    def _weights(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+    def _shares(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
         chosen = self.class_weight
         if chosen is None:
-            return sample_weight
+            return None
         if incremental and chosen == "balanced":
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit: the classes of the other parts "
@@ -187,7 +188,7 @@ class FNNClassifier(ClassifierMixin, Network):
             share[rows] = compute_sample_weight(chosen, y[rows])
         if not (np.isfinite(share) & (share >= 0)).all():
             raise ValueError(f"class_weight must hold finite numbers >= 0, got {chosen}.")
-        return share if sample_weight is None else share * sample_weight
+        return share
 
     def partial_fit(
         self,
@@ -374,6 +375,7 @@ class FNNRegressor(RegressorMixin, Network):
         dropout: float | Sequence[float] = 0.0,
         init: str = "he",
         standardize: bool = True,
+        weighted_statistics: bool = False,
         loss: str | Loss = "squared_error",
         standardize_targets: bool = True,
         dtype: Any = "auto",
