@@ -288,19 +288,22 @@ def _network_rows() -> Iterator[Row]:
         ("identity", Huber(delta=0.3), "after"),
         ("identity", Poisson(), "after"),
     )
-    for output, loss, norm in mixed:
-        net = FNN(
-            [4, 6, 5, 3], activation=["tanh", "silu"], norm=norm, output=output, loss=loss, seed=4, **same
-        )
+    for weighted in (False, True):
+        ending = "sample_weight, weighted_statistics" if weighted else "sample_weight"
+        same["weighted_statistics"] = weighted
+        for output, loss, norm in mixed:
+            net = FNN(
+                [4, 6, 5, 3], activation=["tanh", "silu"], norm=norm, output=output, loss=loss, seed=4, **same
+            )
+            net.train()
+            y = np.abs(targets[output]) if isinstance(loss, Poisson) else targets[output]
+            errors = net.check_gradients(X, y, sample_weight=weights)
+            label = f"{output}, norm={norm}, {loss or 'default loss'}, {ending}"
+            yield Row("FNN.loss_and_gradients", label, max(errors.values()))
+        net = FNN([4, 6, 5, 3], activation="tanh", dropout=0.3, seed=4, **same)
         net.train()
-        y = np.abs(targets[output]) if isinstance(loss, Poisson) else targets[output]
-        errors = net.check_gradients(X, y, sample_weight=weights)
-        label = f"{output}, norm={norm}, {loss or 'default loss'}, sample_weight"
-        yield Row("FNN.loss_and_gradients", label, max(errors.values()))
-    net = FNN([4, 6, 5, 3], activation="tanh", dropout=0.3, seed=4, **same)
-    net.train()
-    errors = net.check_gradients(X, targets["softmax"], sample_weight=weights)
-    yield Row("FNN.loss_and_gradients", "softmax, dropout=0.3, sample_weight", max(errors.values()))
+        errors = net.check_gradients(X, targets["softmax"], sample_weight=weights)
+        yield Row("FNN.loss_and_gradients", f"softmax, dropout=0.3, {ending}", max(errors.values()))
 
 
 def table() -> list[Row]:

@@ -10,6 +10,11 @@ ACTIVATIONS = {
 }
 
 
+def batches(samples, size):
+    """Rows of the even batches of an epoch without shuffling, the larger ones first."""
+    return np.array_split(np.arange(samples), -(-samples // size))
+
+
 def loss_and_slope(output, z, y):
     """Mean loss of logits z and its gradient."""
     n = len(z)

@@ -176,14 +176,16 @@ def test_an_interrupted_network_goes_on(blobs, path):
         ({"metrics": []}, "metrics was"),
         ({"validation_data": None, "schedule": "cosine"}, "early_stopping|validation_data|metrics|schedule"),
         ({"sample_weight": np.arange(90)}, "weight was None"),
+        ({"network": {"weighted_statistics": True}}, "weighted_statistics was False, now True"),
     ],
 )
 def test_another_training_is_refused(blobs, path, options, setting):
     fitted(blobs, path, epochs=6)
-    before, net = path.read_bytes(), FNN(SIZES, seed=0)
+    before, options = path.read_bytes(), dict(options)
+    net = FNN(SIZES, seed=0, **options.pop("network", {}))
     kept = state(net)
     if options.get("validation_data", 0) is None:
-        options = {**options, "metrics": [], "early_stopping": None}
+        options |= {"metrics": [], "early_stopping": None}
     with pytest.raises(ValueError, match=f"run.npz holds another training: .*({setting})"):
         fitted(blobs, path, net, **options)
     assert state(net) == kept

@@ -183,8 +183,8 @@ def test_fit_fifty_steps(norm, optimizer):
     history = net.fit(X, y, epochs=10, batch_size=8, shuffle=False, optimizer=SGD(lr=0.05, **options))
     losses = []
     for _ in range(10):
-        slices = [slice(i, i + 8) for i in range(0, 37, 8)]  # the last batch has five samples
-        losses.append([reference.step(X[s], y[s], 0.05, **options) * len(y[s]) for s in slices])
+        parts = naive_network.batches(37, 8)  # 8, 8, 7, 7 and 7 samples
+        losses.append([reference.step(X[s], y[s], 0.05, **options) * len(s) for s in parts])
     assert history.steps == 50
     np.testing.assert_allclose(history.loss, np.sum(losses, axis=1) / 37, rtol=1e-10)
     assert_close(net.parameters(), reference.p, 1e-10)
@@ -212,10 +212,31 @@ def test_fit_standardizes_with_the_statistics_of_the_whole_training_set(norm):
     net.fit(X, y, epochs=2, batch_size=8, shuffle=False, optimizer=SGD(lr=0.05, momentum=0.9))
     U = (X - X.mean(axis=0)) / X.std(axis=0)
     for _ in range(2):
-        for i in range(0, 37, 8):
-            reference.step(U[i : i + 8], y[i : i + 8], 0.05, 0.9, False, 0.0)
+        for s in naive_network.batches(37, 8):
+            reference.step(U[s], y[s], 0.05, 0.9, False, 0.0)
     assert_close(net.parameters(), reference.p, 1e-9)
     np.testing.assert_allclose(net.forward(X), reference.forward(U, False)[0], rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("samples", "batch_size", "steps"), [(129, 128, 2), (33, 16, 3), (7, 3, 3), (40, 8, 5), (9, 100, 1)]
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_batches_are_even(samples, batch_size, steps, dtype):
+    X, y = np.random.default_rng(0).normal(size=(samples, 5)), targets("softmax", samples, 3)
+    net = network(activation="tanh", dtype=dtype)
+    reference = naive_network.Network(net)
+    sizes = [len(s) for s in naive_network.batches(samples, batch_size)]
+    assert max(sizes) <= min(batch_size, min(sizes) + 1)
+    assert min(sizes) >= 2
+    history = net.fit(X, y, epochs=2, batch_size=batch_size, shuffle=False, optimizer=SGD(lr=0.05))
+    assert history.steps == 2 * steps == 2 * len(sizes)
+    for _ in range(2):
+        for s in naive_network.batches(samples, batch_size):
+            reference.step(X[s], y[s], 0.05, 0.0, False, 0.0)
+    tolerance = 1e-4 if dtype == np.float32 else 1e-10
+    assert_close(net.parameters(), reference.p, tolerance)
+    assert_close(net.buffers(), reference.buffers, tolerance)
 
 
 def test_fit_keeps_the_standardizer_of_the_first_call(blobs):
@@ -441,6 +462,8 @@ def test_names_and_shapes():
         "dense2.bias": (3,),
     }
     assert list(net.buffers()) == ["norm1.running_mean", "norm1.running_std"]
+    assert "weighted_statistics" not in repr(net)
+    assert "weighted_statistics=True" in repr(FNN([5, 4, 3], weighted_statistics=True))
     assert net.n_parameters == sum(int(np.prod(shape)) for shape in shapes.values())
     assert FNN([5, 4, 3], norm=None).buffers() == {}
 
@@ -457,7 +480,13 @@ def test_initial_weights(init):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, dict(norm="before", running="std", dtype=np.float64), dict(norm=None)]
+    "options",
+    [
+        {},
+        dict(norm="before", running="std", dtype=np.float64),
+        dict(norm=None),
+        dict(weighted_statistics=True),
+    ],
 )
 def test_save_and_load(options, tmp_path, blobs):
     X, y = blobs
@@ -477,12 +506,13 @@ def test_save_and_load(options, tmp_path, blobs):
         "decay",
         "running",
         "unbiased",
+        "weighted_statistics",
         "seed",
     ):
         assert getattr(got, name) == getattr(net, name)
     np.testing.assert_array_equal(got.forward(X), net.forward(X))
     for model in (net, got):  # training goes on in the same way
-        model.fit(X, y, epochs=1, batch_size=30)
+        model.fit(X, y, epochs=1, batch_size=30, class_weight={0: 9.0})
     assert state(got) == state(net)
 
 
@@ -852,7 +882,6 @@ SETTINGS = {
     "negative batch": (dict(batch_size=-5), ValueError, "batch_size"),
     "float batch": (dict(batch_size=32.0), TypeError, "batch_size"),
     "batch of one": (dict(batch_size=1), ValueError, "batch_size"),
-    "last batch of one": (dict(batch_size=89), ValueError, "batch_size"),
     "optimizer": (dict(optimizer=0.1), TypeError, "optimizer"),
     "schedule": (dict(schedule="linear"), ValueError, "schedule"),
     "schedule number": (dict(schedule=0.1), ValueError, "schedule"),
@@ -898,6 +927,14 @@ def test_a_single_sample_is_refused_in_training_mode_only():
             call()
     assert net.eval().forward(x).shape == (1, 3)
     assert network(norm=None).fit(x, [0], epochs=1).steps == 1
+
+
+@pytest.mark.parametrize("samples", [5, 67])
+def test_an_odd_number_of_samples_in_batches_of_two_is_refused(samples):
+    X, y = np.random.default_rng(0).normal(size=(samples, 5)), targets("softmax", samples, 3)
+    with pytest.raises(ValueError, match=f"{samples} samples in batches of 2 leave a last batch of one"):
+        network().fit(X, y, epochs=1, batch_size=2)
+    assert network(norm=None).fit(X, y, epochs=1, batch_size=2).steps == -(-samples // 2)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -959,6 +996,46 @@ def test_dropout_may_be_an_array():
     assert FNN((3, 4, 4, 2), dropout=np.array(0.25)).dropout == (0.25, 0.25)
     with pytest.raises(ValueError, match="dropout must have one value for each of 2 hidden layers, got 1"):
         FNN((3, 4, 4, 2), dropout=np.array([0.25]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("norm", ["after", None])
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.7])
+def test_dropout_leaves_out_its_share_and_keeps_the_mean(share, norm, dtype):
+    # the output copies the hidden layer, which is 1 everywhere (as beta, behind batch norm)
+    net = FNN(
+        [1, 64, 64], activation="identity", norm=norm, output="identity", dropout=share, dtype=dtype,
+        standardize=False, seed=1,
+    )  # fmt: skip
+    p = net.parameters()
+    p["dense1.weight"][:], p["dense1.bias"][:], p["dense2.weight"][:] = 0, 1, np.eye(64)
+    if norm is not None:
+        p["norm1.beta"][:] = 1
+    got = net.train().forward(np.ones((3000, 1)))
+    kept = got != 0
+    np.testing.assert_allclose(got[kept], 1 / (1 - share), rtol=1e-6)
+    assert abs(1 - kept.mean() - share) < 4 * np.sqrt(share * (1 - share) / kept.size)
+    for axis in (0, 1):  # of every unit and of every sample
+        most = 6 * np.sqrt(share * (1 - share) / kept.shape[axis])
+        assert np.abs(1 - kept.mean(axis=axis) - share).max() < most
+    net.buffers().get("norm1.running_mean", np.ones(1))[:] = 1
+    np.testing.assert_allclose(net.eval().forward(np.ones((3, 1))), 1, rtol=1e-6)
+
+
+def test_each_layer_has_its_own_dropout():
+    net = FNN(
+        [1, 64, 64, 64], activation="identity", norm=None, output="identity", dropout=[0.0, 0.5], seed=1
+    )
+    p = net.parameters()
+    for l in (1, 2, 3):
+        p[f"dense{l}.weight"][:], p[f"dense{l}.bias"][:] = (0 if l == 1 else np.eye(64)), l == 1
+    assert sorted(set(net.train().forward(np.ones((500, 1))).ravel())) == [0, 2]
+    again = FNN([1, 64, 64, 64], activation="identity", norm=None, output="identity", dropout=0.5, seed=1)
+    for name, values in again.parameters().items():
+        values[:] = p[name]
+    got = again.train().forward(np.ones((2000, 1)))
+    assert sorted(set(got.ravel())) == [0, 4]  # the layers leave out other elements
+    assert abs((got == 4).mean() - 0.25) < 0.01
 
 
 def test_masked_targets_are_refused():
