@@ -680,7 +680,7 @@ def test_balanced_classes_do_not_leak_labels_of_chance(norm):
     options = {"norm": norm, "class_weight": "balanced", "solver": "sgd", "max_iter": 1, "batch_size": 64}
     assert small(hidden_layer_sizes=(32, 32), **options).fit(X, y).loss_ > 0.68
     leaky = small(hidden_layer_sizes=(32, 32), weighted_statistics=True, **options).fit(X, y)
-    assert leaky.loss_ < 0.65
+    assert leaky.loss_ < 0.67
 
 
 @pytest.mark.parametrize("tiny", [1e-30, np.exp(-100.0), 0.0])

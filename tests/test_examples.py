@@ -18,8 +18,10 @@ WRITES = {
     "derivation_check": ["derivation_check.txt"],
     "diabetes": ["diabetes.png", "diabetes.txt"],
     "digits_stream": ["digits_stream.txt"],
+    "even_batches": ["even_batches.txt"],
     "feature_drift": ["feature_drift.png", "feature_drift.txt"],
     "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
+    "weights": ["weights.png", "weights.txt"],
 }
 
 
