@@ -127,7 +127,7 @@ def draw(
         right.scatter(values, range(len(names)), color=color, marker=marker, label=label)
     right.set_yticks(range(len(names)), names)
     right.invert_yaxis()
-    right.set_xlabel("area under the ROC curve, test data")
+    right.set(xlabel="area under the ROC curve, test data", xlim=(0.5, 1))
     right.legend(fontsize="small", loc="lower left")
     figure.savefig(path, dpi=85)
     plt.close(figure)
