@@ -12,10 +12,11 @@ with AVX-512.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -25,6 +26,7 @@ from numba.core import types
 from numba.extending import lower_builtin, type_callable
 
 from nbnorm import _check, _jit
+from nbnorm._signatures import REAL, check
 
 CODES = {
     "identity": 0,
@@ -46,6 +48,7 @@ LEAK = 0.01
 BLOCK = 16_384
 
 Real = TypeVar("Real", float, np.float32, np.float64)
+F = TypeVar("F", bound=Callable[..., Any])
 
 # ----------------------------------------------------------------------------------------------
 # Elementary functions as vectorisable arithmetic
@@ -417,23 +420,35 @@ class Arithmetic:
         return self.sigmoid(z)
 
 
-def _compiled_as(function: Any, method: str) -> None:
-    """Make compiled code that calls `function` contain the instructions of `Arithmetic.method`."""
+def _elementary(function: F) -> F:
+    """Let compiled code that calls `function` contain the instructions of `Arithmetic`'s method of its name.
+
+    Both ways of calling it take float32 and float64 only.
+    """
+    name, argument = function.__name__, next(iter(inspect.signature(function).parameters))
+    public, method = f"nbnorm.kernels.{name}", name.lstrip("_")
+
+    @functools.wraps(function)
+    def checked(*args: Any, **named: Any) -> Any:
+        for x in (*args, *named.values()):
+            if not isinstance(x, (float, np.float32)):  # float64 is a float
+                raise TypeError(f"{public}: {argument} must be {REAL.text}, got {type(x).__name__}")
+        return function(*args, **named)
 
     def typer(x: Any) -> Any:
-        return x if isinstance(x, types.Float) else None
-
-    def typed(context: Any) -> Any:
-        return typer
+        check(public, {argument: REAL}, (x,))
+        return x
 
     def lowered(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return getattr(Arithmetic(builder, args[0].type), method)(args[0])
 
-    type_callable(function)(typed)
-    lower_builtin(function, types.float32)(lowered)
-    lower_builtin(function, types.float64)(lowered)
+    type_callable(checked)(lambda context: typer)
+    lower_builtin(checked, types.float32)(lowered)
+    lower_builtin(checked, types.float64)(lowered)
+    return cast(F, checked)
 
 
+@_elementary
 def exp(x: Real) -> Real:
     """Exponential function for compiled loops.
 
@@ -460,6 +475,7 @@ def exp(x: Real) -> Real:
         return type(x)(np.exp(x))
 
 
+@_elementary
 def sigmoid(x: Real) -> Real:
     """Logistic function ``1 / (1 + exp(-x))`` for compiled loops.
 
@@ -484,6 +500,7 @@ def sigmoid(x: Real) -> Real:
         return type(x)((e if x < 0 else 1) / (1 + e))
 
 
+@_elementary
 def tanh(x: Real) -> Real:
     """Hyperbolic tangent for compiled loops.
 
@@ -506,6 +523,7 @@ def tanh(x: Real) -> Real:
     return type(x)(np.tanh(x))
 
 
+@_elementary
 def relu(x: Real) -> Real:
     """Positive part of `x`, of its type, for compiled loops; NaN stays NaN.
 
@@ -537,6 +555,7 @@ def _normal(z: float) -> tuple[float, float]:
     return 0.5 * math.erfc(-z * math.sqrt(0.5)), math.exp(-0.5 * z * z)
 
 
+@_elementary
 def leaky_relu(z: Real) -> Real:
     """Leaky relu for compiled loops: z where it is positive, 0.01 z elsewhere.
 
@@ -559,6 +578,7 @@ def leaky_relu(z: Real) -> Real:
     return type(z)(LEAK * z) if z <= 0 else z
 
 
+@_elementary
 def elu(z: Real) -> Real:
     """Exponential linear unit for compiled loops: z where it is positive, ``exp(z) - 1`` elsewhere.
 
@@ -581,6 +601,7 @@ def elu(z: Real) -> Real:
     return z if z >= 0 else type(z)(np.expm1(z))
 
 
+@_elementary
 def gelu(z: Real) -> Real:
     """Gaussian error linear unit for compiled loops: ``z P(z)`` with the normal distribution function P.
 
@@ -604,6 +625,7 @@ def gelu(z: Real) -> Real:
     return type(z)(max(float(z), -_FAR) * below)
 
 
+@_elementary
 def silu(z: Real) -> Real:
     """Sigmoid linear unit for compiled loops: ``z / (1 + exp(-z))``.
 
@@ -626,6 +648,7 @@ def silu(z: Real) -> Real:
     return type(z)(max(float(z), -_FAR) * sigmoid(float(z)))
 
 
+@_elementary
 def softplus(z: Real) -> Real:
     """Smooth relu for compiled loops: ``log(1 + exp(z))``.
 
@@ -649,6 +672,7 @@ def softplus(z: Real) -> Real:
         return type(z)(np.logaddexp(0.0, float(z)))
 
 
+@_elementary
 def leaky_relu_slope(z: Real) -> Real:
     """Slope of `leaky_relu` at z, for compiled loops; 0.01 at 0.
 
@@ -671,6 +695,7 @@ def leaky_relu_slope(z: Real) -> Real:
     return type(z)(LEAK) if z <= 0 else type(z)(1)
 
 
+@_elementary
 def elu_slope(z: Real) -> Real:
     """Slope of `elu` at z, for compiled loops.
 
@@ -693,6 +718,7 @@ def elu_slope(z: Real) -> Real:
     return type(z)(1) if z >= 0 else exp(z)
 
 
+@_elementary
 def gelu_slope(z: Real) -> Real:
     """Slope of `gelu` at z, for compiled loops.
 
@@ -716,6 +742,7 @@ def gelu_slope(z: Real) -> Real:
     return type(z)(below + min(max(float(z), -_FAR), _FAR) * bell * 0.3989422804014327)
 
 
+@_elementary
 def silu_slope(z: Real) -> Real:
     """Slope of `silu` at z, for compiled loops.
 
@@ -739,6 +766,7 @@ def silu_slope(z: Real) -> Real:
     return type(z)(s + min(max(float(z), -_FAR), _FAR) * s * t)
 
 
+@_elementary
 def softplus_slope(z: Real) -> Real:
     """Slope of `softplus` at z, for compiled loops: the sigmoid.
 
@@ -761,35 +789,30 @@ def softplus_slope(z: Real) -> Real:
     return sigmoid(z)
 
 
+@_elementary
 def _one(y: Real) -> Real:
     return type(y)(1)
 
 
+@_elementary
 def _relu_slope(y: Real) -> Real:
     return type(y)(0) if y <= 0 else type(y)(1)
 
 
+@_elementary
 def _sigmoid_slope(y: Real) -> Real:
     return type(y)(y * (1 - y))
 
 
+@_elementary
 def _tanh_slope(y: Real) -> Real:
     return type(y)(1 - y * y)
 
 
+@_elementary
 def _no_slope(y: Real) -> Real:
     return type(y)(np.nan)
 
-
-_compiled_as(exp, "exp")
-_compiled_as(sigmoid, "sigmoid")
-_compiled_as(tanh, "tanh")
-_compiled_as(relu, "relu")
-_compiled_as(_one, "one")
-_compiled_as(_relu_slope, "relu_slope")
-_compiled_as(_sigmoid_slope, "sigmoid_slope")
-_compiled_as(_tanh_slope, "tanh_slope")
-_compiled_as(_no_slope, "no_slope")
 
 # Value and slope of the functions whose slope is computed from z.
 FROM_Z: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -799,9 +822,6 @@ FROM_Z: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "silu": (silu, silu_slope),
     "softplus": (softplus, softplus_slope),
 }
-for _pair in FROM_Z.values():
-    for _function in _pair:
-        _compiled_as(_function, _function.__name__)
 
 # ----------------------------------------------------------------------------------------------
 # Kernels
@@ -929,11 +949,11 @@ def backward_row(dy: Any, y: Any, code: Any, dz: Any) -> None:
 
 
 @_jit.parallel_kernel
-def forward_kernel(z: Any, code: Any, out: Any) -> None:
+def forward_kernel(z: Any, code: Any, y: Any) -> None:
     """`activate_row` over fixed blocks of vectors."""
     for block in numba.prange((z.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(z.size, (block + 1) * BLOCK)
-        activate_row(z[start:stop], code, out[start:stop])
+        activate_row(z[start:stop], code, y[start:stop])
 
 
 @_jit.parallel_kernel

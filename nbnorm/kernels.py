@@ -2,10 +2,13 @@
 
 The functions under their plain names run on the thread that calls them, except for `dense_forward` and
 `dense_backward`, whose matrix product is SciPy's BLAS with its own threads; `parallel` holds twins that
-divide their work among Numba's threads and give the same bits.  They check nothing and allocate
-nothing: every array has to exist with the right shape, C-contiguous and writeable, and all arrays have
-the dtype of the first, float32 or float64, except where the table says float64.  Output arrays come
-behind the inputs and must not overlap them; workspaces come last and may hold anything.
+divide their work among Numba's threads and give the same bits.  They allocate nothing: every array has
+to exist, C-contiguous, and what is written to writeable.  All arrays have the dtype of the first, float32
+or float64, except where the table says float64 or int64.  Other arrays and numbers of other types are
+refused when the call is compiled, with a `numba.errors.TypingError` that names the kernel, the argument,
+what was got and what is expected; called from Python, a kernel raises it as a `TypeError`.  Shapes and
+values are not checked.  Output arrays come behind the inputs and must not overlap them; workspaces come
+last and may hold anything.
 
 Scalars
     ``exp(x)``, ``sigmoid(x)``, ``tanh(x)``, ``relu(x)``
@@ -37,7 +40,7 @@ Batch normalization of x (n, f); `mean`, `rstd` and `var` are float64 (f,)
         are float64 (f,).
     ``moments(x, mean, var, sums)``
         Mean and biased variance of the columns.
-    ``sums_size(n, f)``, ``factors_size(f)``
+    ``sums_size(n_samples, n_features)``, ``factors_size(n_features)``
         Lengths of the workspaces `sums` (float64) and `factors` (dtype of x).
 
 Affine layers, x (n, n_in), weight (n_out, n_in)
@@ -46,7 +49,7 @@ Affine layers, x (n, n_in), weight (n_out, n_in)
         the number of threads of SciPy's BLAS, which ``OPENBLAS_NUM_THREADS`` or threadpoolctl set.
     ``dense_backward(dz, x, weight, dx, dweight, dbias, rows)``
         Gradients, by the same product; workspace `rows` is float64 of shape ``(rows_size(n), n_out)``.
-    ``rows_size(n)``
+    ``rows_size(n_samples)``
         Number of rows of that workspace.
 
 Losses; each returns the loss as float64
@@ -69,7 +72,7 @@ Losses; each returns the loss as float64
         `targets` has the shape of `pred`, (n, outputs).
     ``poisson_loss(logits, targets, weights, gradient, partial)``
         `targets` has the shape of `logits`, (n, outputs).
-    ``partial_size(n)``
+    ``partial_size(n_samples)``
         Length of the workspace `partial` (float64).
 
 Others
@@ -105,8 +108,10 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numba import types
 
 from nbnorm import _jit, activations, batch_norm, dense, losses, optimizers
+from nbnorm._signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only
 from nbnorm.activations import (
     activate,
     derivative_from_output,
@@ -240,3 +245,71 @@ def standardize(x: Any, mean: Any, std: Any, out: Any) -> None:
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
             out[i, j] = (x[i, j] - mean[j]) / std[j]
+
+
+# ----------------------------------------------------------------------------------------------
+# What each kernel is compiled for
+# ----------------------------------------------------------------------------------------------
+
+_VECTOR, _MATRIX = Array(1), Array(2)
+_DOUBLES, _DOUBLE_ROWS = Array(1, types.float64), Array(2, types.float64)
+_LABELS = Array(1, types.int64)
+_LOSS: dict[str, Array | Scalar] = {"gradient": _MATRIX.out, "partial": _DOUBLES.out}
+_WEIGHTED_LOSS: dict[str, Array | Scalar] = {"weights": _DOUBLES, **_LOSS}
+
+ARGUMENTS: dict[str, dict[str, Array | Scalar]] = {
+    "activate": {"x": REAL, "code": INTEGER},
+    "derivative_from_output": {"y": REAL, "code": INTEGER},
+    "activation_forward": {"z": _VECTOR, "code": INTEGER, "y": _VECTOR.out},
+    "activation_backward": {"dy": _VECTOR, "y": _VECTOR, "code": INTEGER, "dz": _VECTOR.out},
+    "batch_norm_forward": {
+        "x": _MATRIX, "gamma": _VECTOR, "beta": _VECTOR, "eps": NUMBER, "out": _MATRIX.out,
+        "mean": _DOUBLES.out, "rstd": _DOUBLES.out, "sums": _DOUBLES.out, "factors": _VECTOR.out,
+    },
+    "batch_norm_backward": {
+        "dout": _MATRIX, "x": _MATRIX, "gamma": _VECTOR, "mean": _DOUBLES, "rstd": _DOUBLES,
+        "training": FLAG, "dx": _MATRIX.out, "dgamma": _VECTOR.out, "dbeta": _VECTOR.out,
+        "sums": _DOUBLES.out, "factors": _VECTOR.out,
+    },
+    "batch_norm_inference": {
+        "x": _MATRIX, "mean": _DOUBLES, "scale": _DOUBLES, "shift": _DOUBLES, "out": _MATRIX.out,
+        "factors": _VECTOR.out,
+    },
+    "moments": {"x": _MATRIX, "mean": _DOUBLES.out, "var": _DOUBLES.out, "sums": _DOUBLES.out},
+    "sums_size": {"n_samples": INTEGER, "n_features": INTEGER},
+    "factors_size": {"n_features": INTEGER},
+    "dense_forward": {"x": _MATRIX, "weight": _MATRIX, "bias": _VECTOR, "z": _MATRIX.out},
+    "dense_backward": {
+        "dz": _MATRIX, "x": _MATRIX, "weight": _MATRIX, "dx": _MATRIX.out, "dweight": _MATRIX.out,
+        "dbias": _VECTOR.out, "rows": _DOUBLE_ROWS.out,
+    },
+    "rows_size": {"n_samples": INTEGER},
+    "softmax_cross_entropy": {"logits": _MATRIX, "labels": _LABELS, **_LOSS},
+    "binary_cross_entropy": {"logits": _MATRIX, "targets": _MATRIX, **_LOSS},
+    "mean_squared_error": {"pred": _MATRIX, "targets": _MATRIX, **_LOSS},
+    "weighted_softmax_cross_entropy": {
+        "logits": _MATRIX, "labels": _LABELS, "smoothing": NUMBER, **_WEIGHTED_LOSS
+    },
+    "weighted_binary_cross_entropy": {
+        "logits": _MATRIX, "targets": _MATRIX, "smoothing": NUMBER, **_WEIGHTED_LOSS
+    },
+    "weighted_mean_squared_error": {"pred": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "mean_absolute_error": {"pred": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "huber_loss": {"pred": _MATRIX, "targets": _MATRIX, "delta": NUMBER, **_WEIGHTED_LOSS},
+    "poisson_loss": {"logits": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "partial_size": {"n_samples": INTEGER},
+    "standardize": {"x": _MATRIX, "mean": _DOUBLES, "std": _DOUBLES, "out": _MATRIX.out},
+    "sgd_step": {
+        "param": _VECTOR.out, "grad": _VECTOR, "velocity": _VECTOR.out, "lr": NUMBER, "momentum": NUMBER,
+        "nesterov": FLAG, "weight_decay": NUMBER,
+    },
+    "adamw_step": {
+        "param": _VECTOR.out, "grad": _VECTOR, "mean": _VECTOR.out, "square": _VECTOR.out, "step": NUMBER,
+        "lr": NUMBER, "beta1": NUMBER, "beta2": NUMBER, "eps": NUMBER, "weight_decay": NUMBER,
+    },
+}  # fmt: skip
+
+for _name, _arguments in ARGUMENTS.items():
+    accept_only(globals()[_name], f"nbnorm.kernels.{_name}", _arguments)
+for _name in _PAIRS:
+    accept_only(getattr(parallel, _name), f"nbnorm.kernels.parallel.{_name}", ARGUMENTS[_name])

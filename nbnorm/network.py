@@ -220,7 +220,7 @@ class FNN:
         self.eps = _check.number("eps", eps, least=float(np.finfo(self.dtype).tiny))
         self._seeded = seed is not None
         if seed is None:
-            self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+            self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
         else:
             self.seed = _check.integer("seed", seed, least=0, most=2**63 - 1)
         self.training = True

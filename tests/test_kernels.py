@@ -1,9 +1,11 @@
+import inspect
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numba import config, njit
+from numba import config, njit, types
+from numba.core.errors import TypingError
 
 from nbnorm import (
     activation_backward,
@@ -19,6 +21,7 @@ from nbnorm import (
     sgd_step,
     softmax_cross_entropy,
 )
+from nbnorm._signatures import Array, check
 from nbnorm.activations import CODES
 
 PAGE = Path(__file__).parents[1] / "docs" / "embedding.md"
@@ -154,3 +157,132 @@ def test_the_documentation_names_every_kernel():
         assert f"`{name}" in kernels.__doc__
         assert hasattr(kernels, name)
     assert sorted(vars(kernels.parallel).keys() & set(kernels.__all__)) == sorted(kernels._PAIRS)
+
+
+needs_compiler = pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
+CHOICES = {name: getattr(kernels, name) for name in kernels.ARGUMENTS}
+CHOICES |= {f"parallel.{name}": getattr(kernels.parallel, name) for name in kernels._PAIRS}
+ELEMENTARY = sorted(set(kernels.__all__) - set(kernels.ARGUMENTS) - {"parallel"})
+
+
+def arguments_of(name):
+    return kernels.ARGUMENTS[name.removeprefix("parallel.")]
+
+
+def right_type(kind, real, **changes):
+    """Type of Numba that an argument may have in a call for the dtype `real`."""
+    if isinstance(kind, Array):
+        options = {"dtype": kind.dtype or real, "ndim": kind.ndim, "layout": "C", **changes}
+        return types.Array(**options)
+    return {"a bool": types.boolean, "an integer": types.int64}.get(kind.text, real)
+
+
+def wrong_types(kind, dtype, first):
+    """Types that an argument must not have in a call for `dtype`."""
+    if not isinstance(kind, Array):
+        yield from (types.complex128, types.float16, types.unicode_type, types.float64[::1])
+        if kind.text in ("a bool", "an integer"):
+            yield types.float64
+        return
+    yield right_type(kind, dtype, layout="A")
+    yield right_type(kind, dtype, layout="F")
+    yield right_type(kind, dtype, ndim=kind.ndim + 1)
+    yield right_type(kind, dtype, ndim=kind.ndim - 1)
+    yield right_type(kind, dtype, aligned=False)
+    yield types.float64
+    yield types.List(types.float64)
+    for other in (types.float16, types.int32, types.uint8, types.complex64, types.complex128, types.boolean):
+        yield right_type(kind, dtype, dtype=other)
+    if not first:
+        yield right_type(
+            kind, dtype, dtype=types.float32 if (kind.dtype or dtype) != types.float32 else types.float64
+        )
+    if kind.written:
+        yield right_type(kind, dtype, readonly=True)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [types.float32, types.float64], ids=str)
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_kernel_refuses_wrong_types_and_names_them(name, dtype):
+    arguments = arguments_of(name)
+    right = [right_type(kind, dtype) for kind in arguments.values()]
+    check(name, arguments, tuple(right))
+    compiled = set(CHOICES[name].overloads)
+    for place, (argument, kind) in enumerate(arguments.items()):
+        for wrong in wrong_types(kind, dtype, place == 0):
+            given = (*right[:place], wrong, *right[place + 1 :])
+            with pytest.raises(TypingError, match=rf"^nbnorm\.kernels\.{name}: {argument} must be .*, got "):
+                CHOICES[name].compile(given)
+    assert set(CHOICES[name].overloads) == compiled
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_kernel_reads_what_is_read_only(name):
+    arguments = arguments_of(name)
+    given = [
+        right_type(kind, types.float64, readonly=not getattr(kind, "written", True))
+        for kind in arguments.values()
+    ]
+    check(name, arguments, tuple(given))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_users_compiled_code_gets_the_error(name):
+    kernel, arguments = CHOICES[name], arguments_of(name)
+    argument, kind = next(iter(arguments.items()))
+    given = [right_type(kind, types.float64) for kind in arguments.values()]
+    given[0] = right_type(kind, types.float64, layout="A") if isinstance(kind, Array) else types.complex128
+
+    @njit
+    def own(args):
+        kernel(*args)
+
+    with pytest.raises(TypingError, match=rf"nbnorm\.kernels\.{name}: {argument} must be .*, got "):
+        own.compile((types.Tuple(given),))
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ELEMENTARY)
+def test_elementary_functions_refuse_other_types(name):
+    function = getattr(kernels, name)
+
+    @njit
+    def own(x):
+        return function(x)
+
+    message = rf"nbnorm\.kernels\.{name}: [xz] must be float32 or float64, got "
+    for wrong in (types.int64, types.float16, types.complex128, types.boolean, types.float64[::1]):
+        with pytest.raises(TypingError, match=message):
+            own.compile((wrong,))
+    for wrong in (1, 1j, np.float16(1), np.ones(2), True, "1", None):
+        with pytest.raises(TypeError, match=message):
+            function(wrong)
+
+
+@needs_compiler
+@pytest.mark.parametrize("change", [lambda x: x[::2], lambda x: x[:, 1:4], np.asfortranarray, np.int64])
+def test_called_from_python_a_kernel_raises_a_type_error(change):
+    x = change(np.arange(60.0).reshape(12, 5))
+    n, width = x.shape
+    mean, var, sums = np.full(width, 7.0), np.full(width, 7.0), np.empty(kernels.sums_size(n, width))
+    for moments in (kernels.moments, kernels.parallel.moments):
+        with pytest.raises(TypeError, match=r"moments: x must be a C-contiguous array of float32 or float64"):
+            moments(x, mean, var, sums)
+    assert (mean == 7).all()
+
+
+@pytest.mark.parametrize("name", kernels.ARGUMENTS)
+def test_the_table_of_arguments_is_that_of_the_kernels_and_of_the_documentation(name):
+    kernel = getattr(kernels, name)
+    names = list(kernels.ARGUMENTS[name])
+    assert names == list(inspect.signature(getattr(kernel, "py_func", kernel)).parameters)
+    documented = re.search(rf"``{name}\((.*?)\)``", kernels.__doc__).group(1)
+    assert documented.split(", ") == names
+
+
+def test_every_kernel_is_checked():
+    assert set(kernels.__all__) == {*kernels.ARGUMENTS, *ELEMENTARY, "parallel"}
+    assert all(not hasattr(getattr(kernels, name), "overloads") for name in ELEMENTARY)
