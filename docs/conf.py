@@ -84,7 +84,7 @@ def _write_help(app):
     for command in ("train", "predict", "standardize", "gradcheck"):
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
             nbnorm.cli.main([command, "--help"])
-        (folder / f"help-{command}.txt").write_text(text.getvalue())
+        (folder / f"help-{command}.txt").write_text(text.getvalue(), "utf-8")
 
 
 def setup(app):

@@ -2,6 +2,21 @@
 
 Every compiled function of the package is made by `kernel`, `inner_kernel` or `parallel_kernel`.
 No other module imports `njit`.
+
+Numba promises nothing about these parts of it, so `pyproject.toml` allows only releases that have been tried:
+
+- here, ``numba.core.caching`` (`FunctionCache`, `CompileResultCacheImpl`, `_CacheLocator`) and
+  ``numba.core.serialize.dumps``, for a cache whose files are bound to the whole package; a dispatcher's
+  ``_cache``, ``add_overload`` and ``_compile_for_args``; ``numba.np.ufunc.parallel._is_initialized``, which
+  tells whether threads have been started;
+- in `_signatures`, that a dispatcher's ``compile`` is asked for every new signature, and
+  ``numba.core.sigutils``;
+- in `_leaves`, the code generator of ``numba.core.registry.cpu_target`` with its ``magic_tuple``, libraries
+  and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention
+  ``call_conv``;
+- in `_check`, the class ``numba.core.dispatcher.Dispatcher``;
+- where instructions are emitted, ``numba.core.cgutils`` and in `simd` ``numba.np.arrayobj``, beside the
+  documented ``numba.extending`` and llvmlite's ``ir``.
 """
 
 from __future__ import annotations

@@ -130,12 +130,18 @@ class StepDecay(Schedule):
         return Rates(lambda at: lr * self.factor ** (at // length))
 
 
+def _rising(warmup: float, total: int) -> int:
+    """Return how many of `total` steps come before the peak: the nearest whole number, or the even one."""
+    return min(round(warmup * total), total - 1)
+
+
 @dataclass(frozen=True)
 class Cosine(Schedule):
     """Half a cosine from the optimizer's rate down to `final` times it, after a linear warm-up.
 
-    With T steps of which the first w = round(warmup T) warm up, step t has the rate ``lr (t + 1) / (w + 1)``
-    for t < w, and ``lr (final + (1 - final) (1 + cos(pi (t - w) / (T - w))) / 2)`` from then on [1]_.
+    With T steps of which the first w warm up, step t has the rate ``lr (t + 1) / (w + 1)`` for t < w, and
+    ``lr (final + (1 - final) (1 + cos(pi (t - w) / (T - w))) / 2)`` from then on [1]_.  Here w is warmup T
+    rounded to the nearest whole number, halves to the even one, and at most T - 1.
 
     Parameters
     ----------
@@ -172,7 +178,7 @@ class Cosine(Schedule):
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
         """Begin a training of `epochs` epochs of `steps` steps."""
         total = epochs * steps
-        rising = min(round(self.warmup * total), total - 1)
+        rising = _rising(self.warmup, total)
 
         def function(at: Array) -> Array:
             # at least 0: the cosine of what comes before is not used
@@ -187,8 +193,8 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """One cycle: from `start` times the optimizer's rate up to it, then down to `final` times it.
 
-    The rate peaks after a share `warmup` of the steps; rise and fall are half cosines.  A large peak
-    trains fast and regularizes [1]_ (there the two parts are straight lines).
+    The rate peaks after a share `warmup` of the steps, rounded as by `Cosine`; rise and fall are half
+    cosines.  A large peak trains fast and regularizes [1]_ (there the two parts are straight lines).
 
     Parameters
     ----------
@@ -230,7 +236,7 @@ class OneCycle(Schedule):
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
         """Begin a training of `epochs` epochs of `steps` steps."""
         total = epochs * steps
-        rising = min(round(self.warmup * total), total - 1)
+        rising = _rising(self.warmup, total)
 
         def part(begin: float, end: float, done: Array) -> Array:
             return np.asarray(lr * (end + (begin - end) * 0.5 * (1.0 + np.cos(np.pi * done))))

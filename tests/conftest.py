@@ -21,6 +21,13 @@ MNIST_FILES = (
 )
 
 
+def pytest_runtest_setup(item):
+    """Leave out what is marked as needing POSIX where that is missing."""
+    marker = item.get_closest_marker("posix")
+    if marker and os.name != "posix":
+        pytest.skip(f"needs POSIX: {marker.args[0]}")
+
+
 @pytest.fixture(scope="session")
 def mnist_folder():
     """Folder with the four IDX files: NBNORM_MNIST, or shared/data/mnist beside the checkout."""

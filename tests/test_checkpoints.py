@@ -305,7 +305,7 @@ net.save(sys.argv[2])
 
 @pytest.mark.slow
 @pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted training takes too long")
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.posix("sends SIGKILL")
 def test_kill_at_random_moments(tmp_path):
     path, rng = tmp_path / "run.npz", np.random.default_rng(0)
 

@@ -496,7 +496,7 @@ def test_interrupted_before_training(run, folder, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.posix("sends SIGINT to another process")
 def test_ctrl_c(folder):
     words = [sys.executable, "-m", "nbnorm", "train", "--hidden", "8", "--epochs", "1000000", "--no-plot"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -11,11 +11,15 @@ import nbnorm
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [path for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))] if "```python" in path.read_text()]
+PAGES = [
+    path
+    for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+    if "```python" in path.read_text("utf-8")
+]
 
 
 def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
@@ -30,7 +34,7 @@ def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("what", ["train", "test"])
 def test_readme_has_the_command_that_ci_runs(what):
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "README.md").read_text("utf-8")
     found = re.search(rf"<!-- {what} -->\n+```sh\n(.+?)\n```\n+<!-- end -->", text, flags=re.DOTALL)
     assert found is not None
     assert "\n" not in found[1], "one command, to be pasted at once"
@@ -89,12 +93,12 @@ def test_docstring_has_an_example(name):
 
 
 def test_reference_lists_every_public_name():
-    got = re.findall(r"^ {4}(\w+)$", (DOCS / "api.md").read_text(), flags=re.MULTILINE)
+    got = re.findall(r"^ {4}(\w+)$", (DOCS / "api.md").read_text("utf-8"), flags=re.MULTILINE)
     assert sorted(got) == sorted(nbnorm.__all__)
 
 
 def test_references_to_names_exist():
-    text = "".join(page.read_text() for page in PAGES)
+    text = "".join(page.read_text("utf-8") for page in PAGES)
     names = re.findall(r"\{(?:func|class|meth|data)\}`nbnorm\.([\w.]+)`", text)
     assert names
     for name in names:
@@ -104,7 +108,7 @@ def test_references_to_names_exist():
 
 
 def test_figures_and_tables_exist_and_are_small():
-    text = "".join(page.read_text() for page in DOCS.glob("*.md"))
+    text = "".join(page.read_text("utf-8") for page in DOCS.glob("*.md"))
     files = re.findall(r"^```\{(?:image|literalinclude|figure)\} (\S+)", text, flags=re.MULTILINE)
     files = [file for file in files if not file.startswith("generated/")]  # written by the build
     assert files

@@ -50,7 +50,7 @@ def test_example_runs(name, tmp_path):
 
 def test_hard_statistics_runs(tmp_path):
     run("hard_statistics", "--out", str(tmp_path / "table.txt"))
-    assert (tmp_path / "table.txt").read_text()
+    assert (tmp_path / "table.txt").read_text("utf-8")
 
 
 def test_derivation_check_tells_right_from_wrong():

@@ -2,9 +2,12 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import nbnorm
 
@@ -51,7 +54,7 @@ def modules():
 
 def imports(path):
     """Yield the modules of nbnorm that a file imports, and whether a function does it."""
-    tree = ast.parse(path.read_text())
+    tree = ast.parse(path.read_text("utf-8"))
     inside = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -87,12 +90,28 @@ def test_modules_import_downwards_only():
 
 def test_only_jit_compiles():
     def compiles(path):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
+        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
         names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         names |= {a.name for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names}
         return names & {"njit", "jit", "vectorize", "guvectorize"}
 
     assert [name for name, path in modules().items() if compiles(path)] == ["_jit"]
+
+
+def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
+    root = PACKAGE.parent
+    if not (root / ".ci" / "oldest.txt").exists():
+        pytest.skip("needs a checkout")
+    project = (root / "pyproject.toml").read_text("utf-8")
+    listed = re.search(r"^dependencies = .*?^docs = ", project, flags=re.MULTILINE | re.DOTALL).group()
+    listed += re.search(r"^test = .*$", project, flags=re.MULTILINE).group()
+    allowed = dict(re.findall(r'"([\w-]+)(?:\[[\w,]+\])?>=([\d.]+)', listed))
+    lines = (root / ".ci" / "oldest.txt").read_text("utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    tools = {"pytest", "pytest-cov", "hypothesis"}
+    assert tested.keys() == allowed.keys() - tools
+    for name, version in tested.items():
+        assert f"{version}.".startswith(f"{allowed[name]}."), name
 
 
 def fresh(code):

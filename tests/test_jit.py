@@ -155,13 +155,11 @@ def test_a_read_only_installation_uses_the_home(run, package, tmp_path):
 @compiled
 def test_nothing_writable_compiles_in_memory(run, package, tmp_path):
     (package / "nbnorm" / "__pycache__").write_text("")
-    for place in ("a file", "no home"):
-        (tmp_path / "home").unlink(missing_ok=True)
-        if place == "a file":
-            (tmp_path / "home").write_text("")
-        home = tmp_path / "home" if place == "a file" else "/dev/null/nowhere"
-        assert run(HOME=home) == ["21", "0"]
-    assert run(NUMBA_CACHE_DIR="/dev/null/nowhere") == ["21", "0"]
+    home = tmp_path / "home"
+    home.write_text("")
+    assert run(HOME=home) == ["21", "0"]
+    assert run(HOME=home / "nowhere") == ["21", "0"]
+    assert run(NUMBA_CACHE_DIR=home / "nowhere") == ["21", "0"]
     assert not files(tmp_path)
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import pickle
-import sys
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -384,9 +384,7 @@ def test_features_with_other_names_do_not_merge():
     assert a.mean[0] == 1.0
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="resource is missing")
 def test_little_extra_memory():
-    tracemalloc = pytest.importorskip("tracemalloc")
     arrays = [
         np.ones((200_000, 30)),
         np.ones((200_000, 30), np.uint8),

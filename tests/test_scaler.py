@@ -8,6 +8,7 @@ import scipy.sparse
 
 pytest.importorskip("sklearn")
 
+from sklearn import __version__ as release
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -17,7 +18,19 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from nbnorm.estimators import StandardScaler
 
 
-@parametrize_with_checks([StandardScaler(), StandardScaler(with_mean=False), StandardScaler(with_std=False)])
+def expected_to_fail(scaler):
+    """Return the checks that a release of scikit-learn runs by mistake, with the reason."""
+    if release.startswith("1.6.") and scaler.with_mean:
+        return {
+            "check_sample_weight_equivalence_on_sparse_data": "1.6 asks it of what refuses sparse data too"
+        }
+    return {}
+
+
+@parametrize_with_checks(
+    [StandardScaler(), StandardScaler(with_mean=False), StandardScaler(with_std=False)],
+    expected_failed_checks=expected_to_fail,
+)
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
 

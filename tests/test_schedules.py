@@ -35,6 +35,28 @@ def test_one_cycle():
     assert got[-1] == pytest.approx(0.05 + 0.45 * 0.5 * (1 + math.cos(math.pi * 5 / 6)))
 
 
+@pytest.mark.parametrize(
+    ("warmup", "total", "peak"),
+    [
+        (0.25, 5, 1),  # of 1.25 steps
+        (0.35, 5, 2),  # of 1.75
+        (0.25, 10, 2),  # of 2.5: the even one
+        (0.75, 2, 1),  # of 1.5: one step is left for the peak
+        (0.375, 4, 2),  # of 1.5: the even one
+        (0.9, 1, 0),
+        (0.0, 3, 0),
+        (0.1, 4, 0),
+    ],
+)
+@pytest.mark.parametrize("kind", [Cosine, OneCycle])
+def test_the_warm_up_is_the_nearest_number_of_steps(kind, warmup, total, peak):
+    rates = kind(warmup=warmup).rates(1.0, epochs=1, steps=total)
+    assert rates.argmax() == peak
+    assert rates[peak] == 1.0
+    if kind is Cosine:
+        np.testing.assert_allclose(rates[:peak], np.arange(1, peak + 1) / (peak + 1))
+
+
 @pytest.mark.parametrize("schedule", [Constant(), StepDecay(), Cosine(warmup=0.3), OneCycle()])
 @pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 7), (5, 3)])
 def test_epochs_put_together_are_the_whole(schedule, epochs, steps):

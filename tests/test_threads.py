@@ -225,7 +225,7 @@ def _send(pipe):
     pipe.send([train(0), train(1), normalize(0)])
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+@pytest.mark.posix("forks")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_fit_in_forked_children(team):
     expected = [train(0), train(1), normalize(0)]  # the parent's threads and layer have been started

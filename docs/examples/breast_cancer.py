@@ -74,7 +74,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "breast_cancer.txt").write_text(text + "\n")
+        (options.out / "breast_cancer.txt").write_text(text + "\n", "utf-8")
         at = int(np.flatnonzero(np.unique(y) == MALIGNANT)[0])
         probability = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, at]
         draw(y, probability, options.out / "breast_cancer.png")

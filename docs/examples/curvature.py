@@ -164,7 +164,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "curvature.txt").write_text(text + "\n")
+        (options.out / "curvature.txt").write_text(text + "\n", "utf-8")
         draw(inputs, targets, options.out / "curvature.png")
 
 

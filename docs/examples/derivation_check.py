@@ -114,7 +114,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "derivation_check.txt").write_text(text + "\n")
+        (options.out / "derivation_check.txt").write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "diabetes.txt").write_text(text + "\n")
+        (options.out / "diabetes.txt").write_text(text + "\n", "utf-8")
         draw(model.validation_scores_, options.out / "diabetes.png")
 
 

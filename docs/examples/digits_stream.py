@@ -42,7 +42,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "digits_stream.txt").write_text(text + "\n")
+        (options.out / "digits_stream.txt").write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":

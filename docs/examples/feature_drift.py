@@ -102,7 +102,7 @@ def main() -> None:
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / "feature_drift.txt").write_text(text + "\n")
+        (options.out / "feature_drift.txt").write_text(text + "\n", "utf-8")
         draw(runs, options.out / "feature_drift.png")
 
 

@@ -147,7 +147,7 @@ def main() -> None:
     if args.out is None:
         print(text, end="")
     else:
-        args.out.write_text(text)
+        args.out.write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def main() -> None:
     text = "\n".join(lines)
     print(text)
     if options.out:
-        (options.out / "ioffe_szegedy.txt").write_text(text + "\n")
+        (options.out / "ioffe_szegedy.txt").write_text(text + "\n", "utf-8")
 
 
 if __name__ == "__main__":
