@@ -5,7 +5,7 @@ The functions under their plain names run on the thread that calls them, except 
 divide their work among Numba's threads and give the same bits.  They allocate nothing: every array has
 to exist, C-contiguous, and what is written to writeable.  All arrays have the dtype of the first, float32
 or float64, except where the table says float64 or int64.  Other arrays and numbers of other types are
-refused when the call is compiled, with a `numba.errors.TypingError` that names the kernel, the argument,
+refused when the call is compiled, with a `numba.core.errors.TypingError` that names the kernel, the argument,
 what was got and what is expected; called from Python, a kernel raises it as a `TypeError`.  Shapes and
 values are not checked.  Output arrays come behind the inputs and must not overlap them; workspaces come
 last and may hold anything.
