@@ -203,3 +203,9 @@ def test_parameters_of_any_shape(shape):
             ValueError, match=rf"^grad must have shape {re.escape(str(shape))}, got shape \(5,\)"
         ):
             step(param, np.zeros(5), *state, lr=0.1)
+
+
+def test_adamw_adds_epsilon_after_the_bias_has_been_corrected():
+    param, mean, square = np.zeros((3, 1))
+    adamw_step(param, np.array([1e-3]), mean, square, 1, lr=1.0, eps=1e-3, weight_decay=0.0)
+    np.testing.assert_allclose(param, -0.5, rtol=1e-12)  # with epsilon beside the biased root it were -0.03
