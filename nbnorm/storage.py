@@ -3,24 +3,34 @@
 A stored file is an uncompressed ZIP archive.  Its first member, ``nbnorm.json``, holds the format
 version, the kind of object, its configuration and the names of the arrays; each array follows as
 one ``.npy`` member, so that `numpy.load` opens the file too.  Equal contents give equal bytes.
+
+NPY and NPZ files of others are read here too: the sizes that they claim are checked before memory is
+allocated, and whatever is wrong with them is a `ValueError` with the file's name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
+import re
 import secrets
 import stat
+import sys
+import time
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib import format as npy
+
+if sys.platform != "win32":  # where an open file can be neither removed nor renamed
+    import fcntl
 
 FORMAT = "nbnorm"
 VERSION = 1
@@ -31,19 +41,195 @@ PathLike = str | os.PathLike[str]
 _KINDS = "fiub"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that ZIP can hold: the time of writing is no content
 
+# What deflate can make of a byte at the most.
+_DEFLATE_LIMIT = 1032
+# An archive that unpacks to more than this many bytes, and to more than this many times its size, is refused.
+MOST_UNPACKED = 1 << 28
+MOST_EXPANSION = 100
+
+# Bytes of an array that are unpacked at a time.
+_PART = 1 << 20
+# Waits in seconds between attempts to replace a file that another process holds open, as virus scanners do on
+# Windows.
+_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4)
+# Age in seconds of a temporary file that nobody has locked, after which its writer is taken to be gone
+# although a process has its number.
+_STALE = 60.0
+_TEMPORARY = re.compile(r"\.nbnorm-(\d+)-[0-9a-f]{16}\.tmp")
+
+
+# ----------------------------------------------------------------------------------------------
+# Input
+# ----------------------------------------------------------------------------------------------
+
+
+class MalformedError(Exception):
+    """What is wrong with the content of a file; `reading` adds the path."""
+
+
+def _named(error: OSError, path: PathLike) -> OSError:
+    """Return the same error about `path`, instead of a temporary file or of none."""
+    return type(error)(error.errno, error.strerror, os.fspath(path))
+
+
+def open_input(path: PathLike) -> IO[bytes]:
+    """Open a file for reading.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    file object
+        Binary.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        If it is a pipe or a device, which can be read only once and might never end.
+
+    Examples
+    --------
+    >>> import os
+    >>> open_input(os.devnull)
+    Traceback (most recent call last):
+        ...
+    ValueError: ... must be a regular file, got a pipe or a device
+    """
+    # Before it is opened, because opening a pipe waits for a writer.
+    if is_device(path):
+        raise ValueError(f"{os.fspath(path)} must be a regular file, got a pipe or a device")
+    return open(path, "rb")
+
+
+@contextlib.contextmanager
+def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
+    """Open a file, and name it in every error that its content causes.
+
+    Parameters
+    ----------
+    path : str or path
+    what : str
+        What the file should be, for the message.
+
+    Yields
+    ------
+    file object
+        Binary.
+
+    Raises
+    ------
+    ValueError
+        In place of any exception that comes from damaged content.
+    OSError
+        If the file cannot be opened or read.
+    MemoryError
+        If its content is larger than the memory.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "x.npz")
+    >>> open(path, "wb").close()
+    >>> with reading(path, "an archive") as file:
+    ...     _ = zipfile.ZipFile(file)
+    Traceback (most recent call last):
+        ...
+    ValueError: ...x.npz is not an archive: it is no NPZ archive, or it is truncated
+    """
+    name = os.fspath(path)
+    with open_input(path) as file:
+        try:
+            yield file
+        except MalformedError as error:
+            reason = str(error)
+        except zipfile.BadZipFile as error:
+            reason = str(error)
+            if "not a zip" in reason:
+                reason = "it is no NPZ archive, or it is truncated"
+        except MemoryError as error:
+            raise MemoryError(f"{name}: not enough memory to read it. {error}") from None
+        # zipfile, zlib, json, numpy and pyarrow raise nearly every kind of error on damaged input, among them
+        # OSError without a number and, after a seek to nowhere, with EINVAL.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise _named(error, path) from None
+            reason = f"it is damaged ({type(error).__name__}: {error})"
+        else:
+            return
+    raise ValueError(f"{name} is not {what}: {reason}")
+
 
 # ----------------------------------------------------------------------------------------------
 # Atomic replacement
 # ----------------------------------------------------------------------------------------------
 
 
-def _create(folder: Path) -> tuple[int, Path]:
-    """Create a new file beside the final one; rights follow the user's umask."""
+def _temporary(folder: Path) -> Path:
+    """Return the name of a new temporary file, from which its writer is known."""
+    return folder / f".nbnorm-{os.getpid()}-{secrets.token_hex(8)}.tmp"
+
+
+def _create(temporary: Path) -> int:
+    """Create a new file, locked as long as it is open; rights follow the user's umask."""
     flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-    while True:
-        temporary = folder / f".nbnorm-{secrets.token_hex(8)}.tmp"
-        with contextlib.suppress(FileExistsError):
-            return os.open(temporary, flags, 0o666), temporary
+    handle = os.open(temporary, flags, 0o666)
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of this machine has that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _is_orphan(path: Path, pid: int) -> bool:
+    """Whether the writer of a temporary file is gone.
+
+    Its number alone does not tell: a container or another machine with the same folder has numbers of its
+    own, and a number is used again.  The lock does, but for the moment between creation and locking.
+    """
+    old = time.time() - path.stat().st_mtime > _STALE
+    if sys.platform == "win32":
+        return old
+    if not old and _lives(pid):
+        return False
+    with open(path, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove temporary files that killed processes have left."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
+        for match in filter(None, map(_TEMPORARY.fullmatch, names)):
+            path = folder / match[0]
+            # BlockingIOError: somebody writes it; others: it is not ours to remove.
+            with contextlib.suppress(OSError):
+                if _is_orphan(path, int(match[1])):
+                    path.unlink()
+
+
+def _replace(temporary: Path, target: Path) -> None:
+    """Rename a file, and try again for a moment while another process holds the target open."""
+    for wait in _WAITS:
+        with contextlib.suppress(PermissionError):
+            os.replace(temporary, target)
+            return
+        time.sleep(wait)
+    os.replace(temporary, target)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -56,18 +242,49 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _is_device(path: Path) -> bool:
-    """Whether `path` is a pipe, a terminal or the like, which cannot be replaced."""
+def is_device(path: PathLike) -> bool:
+    """Whether `path` is a pipe, a terminal or the like, which cannot be replaced or read twice.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Returns
+    -------
+    bool
+        False for files, folders and what does not exist.
+
+    Examples
+    --------
+    >>> import os
+    >>> is_device(os.devnull), is_device(os.curdir)
+    (True, False)
+    """
     try:
-        mode = path.stat().st_mode
+        mode = os.stat(path).st_mode
     except OSError:
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def _named(error: OSError, path: PathLike) -> OSError:
-    """Return the same error about `path` instead of a temporary file."""
-    return type(error)(error.errno, error.strerror, os.fspath(path))
+def _open_device(path: PathLike) -> int:
+    """Open a device or a pipe for writing; a pipe that nobody reads is an error, not endless waiting."""
+    handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "set_blocking"):
+        os.set_blocking(handle, True)
+    return handle
+
+
+@contextlib.contextmanager
+def _writing(path: PathLike) -> Iterator[None]:
+    """Name the file in errors of writing it, which know of no file or of a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        known = error.filename is not None and not _TEMPORARY.fullmatch(os.path.basename(str(error.filename)))
+        if known or error.errno is None:
+            raise
+        raise _named(error, path) from None
 
 
 @contextlib.contextmanager
@@ -89,11 +306,12 @@ def replace(path: PathLike, mode: str = "wb", *, newline: str | None = None) -> 
     file object
         A temporary file in the same directory.  When the block ends it is flushed to the disk and
         takes the place of `path`; when the block raises, it is removed and `path` is untouched.
+        What a killed process could not remove is removed by the next one that writes to the directory.
 
     Raises
     ------
     OSError
-        If the directory is missing or cannot be written.
+        If the directory is missing or cannot be written, the disk is full, or nobody reads the pipe.
 
     Examples
     --------
@@ -107,31 +325,38 @@ def replace(path: PathLike, mode: str = "wb", *, newline: str | None = None) -> 
     if mode not in ("wb", "w"):
         raise ValueError(f"mode must be 'wb' or 'w', got {mode!r}")
     encoding = None if mode == "wb" else "utf-8"
-    target = Path(os.path.realpath(path))
-    if _is_device(target):
-        with open(target, mode, encoding=encoding, newline=newline) as file:
+    if is_device(path):
+        with (
+            _writing(path),
+            open(_open_device(path), mode, encoding=encoding, newline=newline) as file,
+        ):
             yield file
         return
-    try:
+    target = Path(os.path.realpath(path))
+    with _writing(path):
         if target.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
-        handle, temporary = _create(target.parent)
-    except OSError as error:
-        raise _named(error, path) from None
-    try:
-        with open(handle, mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(OSError):  # a new file keeps what the umask gave it
-            os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _remove_orphans(target.parent)
+        temporary = _temporary(target.parent)
+        handle = -1
         try:
-            os.replace(temporary, target)
-        except OSError as error:
-            raise _named(error, path) from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            handle = _create(temporary)
+            # Where there are locks the file stays open, and so locked, until it has its final name.
+            with open(
+                handle, mode, encoding=encoding, newline=newline, closefd=sys.platform == "win32"
+            ) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(OSError):  # a new file keeps what the umask gave it
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            _replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            if sys.platform != "win32" and handle >= 0:
+                os.close(handle)
     _sync_folder(target.parent)
 
 
@@ -155,17 +380,152 @@ def check_writable(path: PathLike) -> None:
         ...
     FileNotFoundError: [Errno 2] No such file or directory: 'no/such/folder/model.npz'
     """
-    target = Path(os.path.realpath(path))
-    if _is_device(target):
+    if is_device(path):
         return
-    try:
+    target = Path(os.path.realpath(path))
+    with _writing(path):
         if target.is_dir():
-            raise IsADirectoryError(21, "Is a directory")
-        handle, temporary = _create(target.parent)
-    except OSError as error:
-        raise _named(error, path) from None
-    os.close(handle)
-    temporary.unlink(missing_ok=True)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        _remove_orphans(target.parent)
+        temporary = _temporary(target.parent)
+        try:
+            os.close(_create(temporary))
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+# ----------------------------------------------------------------------------------------------
+# NPY and NPZ
+# ----------------------------------------------------------------------------------------------
+
+
+class Layout(NamedTuple):
+    """How the elements of an NPY file lie."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+def read_layout(file: Any, name: str, size: int) -> Layout:
+    """Read the header of an NPY file; the elements follow.
+
+    Parameters
+    ----------
+    file : binary file
+        At its beginning.
+    name : str
+        What messages call it.
+    size : int
+        Bytes of the whole file: a header that claims more or fewer is refused.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    MalformedError
+        If it is no such header, or the elements are Python objects.
+    """
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise MalformedError(f"{name} has NPY version {version}, expected (1, 0) or (2, 0)")
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise MalformedError(f"{name} holds Python objects, which are never loaded")
+    if any(type(length) is not int or length < 0 for length in shape):
+        raise MalformedError(f"{name} has dtype {dtype}, shape {shape}, fortran_order {fortran}")
+    expected, got = math.prod(shape) * dtype.itemsize, size - file.tell()
+    if got != expected:
+        raise MalformedError(f"{name} has {got} bytes, expected {expected}")
+    return Layout(shape, fortran, dtype)
+
+
+@contextlib.contextmanager
+def open_npz(path: PathLike) -> Iterator[zipfile.ZipFile]:
+    """Open an NPZ file that anybody may have written, after checking the sizes that it claims.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Yields
+    ------
+    ZipFile
+        Its errors, and `MalformedError`, become `ValueError` with the file's name.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or would unpack to far more than its size.
+    OSError
+        If the file cannot be opened.
+
+    Examples
+    --------
+    >>> import os, tempfile, numpy as np
+    >>> path = os.path.join(tempfile.mkdtemp(), "x.npz")
+    >>> np.savez(path, X=np.ones((2, 3)))
+    >>> with open_npz(path) as archive:
+    ...     read_array(archive, "X").shape
+    (2, 3)
+    """
+    with reading(path, "an NPZ file") as file, zipfile.ZipFile(file) as archive:
+        size = os.fstat(file.fileno()).st_size
+        members = archive.infolist()
+        if len({info.filename for info in members}) != len(members):
+            raise MalformedError("two of its members have the same name")
+        for info in members:
+            if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise MalformedError(f"{info.filename} is encrypted or not compressed as NumPy does")
+            if info.compress_type == zipfile.ZIP_STORED and info.file_size != info.compress_size:
+                raise MalformedError(f"{info.filename} has two sizes")
+        unpacked = sum(info.file_size for info in members)
+        if unpacked > max(size, min(MOST_UNPACKED, _DEFLATE_LIMIT * size), MOST_EXPANSION * size):
+            raise MalformedError(
+                f"it would unpack to {unpacked:,} bytes from {size:,}; where that is right, write it "
+                "uncompressed, with numpy.savez"
+            )
+        yield archive
+
+
+def read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
+    """Return an array of an NPZ file, of numbers or text.
+
+    Parameters
+    ----------
+    archive : ZipFile
+        From `open_npz`.
+    name : str
+        Of the array, without ``.npy``.
+
+    Returns
+    -------
+    ndarray
+        Writeable, in native byte order.
+
+    Raises
+    ------
+    MalformedError
+        If its size is not what its header says, or it holds Python objects.
+    """
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as member:
+        # The length is checked before memory is allocated.
+        shape, fortran, dtype = read_layout(member, f"array {name!r}", info.file_size)
+        data = np.empty(math.prod(shape) * dtype.itemsize, np.uint8)
+        filled = 0
+        while filled < data.size:  # reading to the end checks the CRC
+            part = member.read(min(data.size - filled, _PART))
+            if not part:
+                raise MalformedError(f"array {name!r} is truncated")
+            data[filled : filled + len(part)] = np.frombuffer(part, np.uint8)
+            filled += len(part)
+    array = data.view(dtype).reshape(shape, order="F" if fortran else "C")
+    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -229,23 +589,19 @@ def write(
                 npy.write_array(member, array, version=(1, 0), allow_pickle=False)
 
 
-class _MalformedError(Exception):
-    """What is wrong with a file; `read` adds the path."""
-
-
 def _no_constant(name: str) -> NoReturn:
-    raise _MalformedError(f"{HEADER} holds {name}")
+    raise MalformedError(f"{HEADER} holds {name}")
 
 
 def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
     header = json.loads(archive.read(HEADER).decode("utf-8"), parse_constant=_no_constant)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise _MalformedError(f"{HEADER} does not describe one")
+        raise MalformedError(f"{HEADER} does not describe one")
     version = header.get("version")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise _MalformedError(f"format version {version!r} is unknown")
+        raise MalformedError(f"format version {version!r} is unknown")
     if version > VERSION:
-        raise _MalformedError(f"format version {version} is newer than {VERSION}, which this nbnorm reads")
+        raise MalformedError(f"format version {version} is newer than {VERSION}, which this nbnorm reads")
     names = header.get("arrays")
     if (
         not isinstance(header.get("kind"), str)
@@ -253,7 +609,7 @@ def _read_header(archive: zipfile.ZipFile) -> dict[str, Any]:
         or not isinstance(names, list)
         or not all(isinstance(name, str) for name in names)
     ):
-        raise _MalformedError(f"{HEADER} is incomplete")
+        raise MalformedError(f"{HEADER} is incomplete")
     return header
 
 
@@ -265,32 +621,19 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     """
     members = archive.infolist()
     if HEADER not in archive.namelist():
-        raise _MalformedError(f"it has no {HEADER}")
+        raise MalformedError(f"it has no {HEADER}")
     if any(info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 for info in members):
-        raise _MalformedError("it has compressed or encrypted members")
+        raise MalformedError("it has compressed or encrypted members")
     if sum(info.file_size for info in members) > size:
-        raise _MalformedError("its members are larger than the file")
+        raise MalformedError("its members are larger than the file")
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    info = archive.getinfo(f"{name}.npy")
-    with archive.open(info) as member:
-        version = npy.read_magic(member)
-        if version != (1, 0):
-            raise _MalformedError(f"array {name!r} has NPY version {version}, expected (1, 0)")
-        shape, fortran, dtype = npy.read_array_header_1_0(member)
-        if dtype.hasobject:
-            raise _MalformedError(f"array {name!r} holds Python objects, which are never loaded")
-        if dtype.kind not in _KINDS or fortran or any(length < 0 for length in shape):
-            raise _MalformedError(f"array {name!r} has dtype {dtype}, shape {shape}, fortran_order {fortran}")
-        # The length is checked before memory is asked for.
-        expected = math.prod(shape) * dtype.itemsize
-        got = info.file_size - member.tell()
-        if got != expected:
-            raise _MalformedError(f"array {name!r} has {got} bytes, expected {expected}")
-        data = bytearray(member.read())  # reading to the end checks the CRC
-    array = np.frombuffer(data, dtype).reshape(shape)
-    return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
+    array = read_array(archive, name)
+    if array.dtype.kind not in _KINDS or not array.flags.c_contiguous:
+        fortran = not array.flags.c_contiguous
+        raise MalformedError(f"array {name!r} has dtype {array.dtype}, fortran_order {fortran}")
+    return array
 
 
 def _read(file: IO[bytes], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -298,10 +641,10 @@ def _read(file: IO[bytes], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDA
         _check_members(archive, os.fstat(file.fileno()).st_size)
         header = _read_header(archive)
         if header["kind"] != kind:
-            raise _MalformedError(f"it holds a {header['kind']!r}, expected a {kind!r}")
+            raise MalformedError(f"it holds a {header['kind']!r}, expected a {kind!r}")
         expected = [HEADER, *(f"{name}.npy" for name in header["arrays"])]
         if sorted(archive.namelist()) != sorted(expected):
-            raise _MalformedError("its members are not the arrays that it lists")
+            raise MalformedError("its members are not the arrays that it lists")
         return header["config"], {name: _read_array(archive, name) for name in header["arrays"]}
 
 
@@ -339,16 +682,5 @@ def read(path: PathLike, kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArr
         ...
     ValueError: ...empty.npz is not a readable nbnorm file: it is no NPZ archive, or it is truncated
     """
-    with open(path, "rb") as file:
-        try:
-            return _read(file, kind)
-        except _MalformedError as error:
-            reason = str(error)
-        except zipfile.BadZipFile as error:
-            reason = str(error)
-            if "not a zip" in reason:
-                reason = "it is no NPZ archive, or it is truncated"
-        # zipfile, json and numpy raise nearly every kind of error on damaged input.
-        except Exception as error:
-            reason = f"it is damaged ({type(error).__name__}: {error})"
-    raise ValueError(f"{os.fspath(path)} is not a readable nbnorm file: {reason}")
+    with reading(path, "a readable nbnorm file") as file:
+        return _read(file, kind)
