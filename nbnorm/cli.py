@@ -580,6 +580,8 @@ def _standardize(args: argparse.Namespace) -> int:
             raise ValueError(
                 f"{args.destination} would be overwritten while it is needed: choose another name"
             )
+    if args.stats is not None and _same_file(args.source, args.stats):
+        raise ValueError(f"--stats {args.stats} is the data: choose another name for the statistics")
     standardize_file(
         args.source,
         args.destination,

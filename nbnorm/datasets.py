@@ -71,8 +71,8 @@ def load_digits() -> tuple[Images, Labels]:
     >>> X.shape, y[:5]
     ((1797, 64), array([0, 1, 2, 3, 4]))
     """
-    with as_file(files("nbnorm") / "data" / "digits.npz") as path, np.load(path, allow_pickle=False) as data:
-        return data["images"], data["labels"].astype(np.int64)
+    with as_file(files("nbnorm") / "data" / "digits.npz") as path, storage.open_npz(path) as archive:
+        return storage.read_array(archive, "images"), storage.read_array(archive, "labels").astype(np.int64)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -64,7 +64,18 @@ _TEMPORARY = re.compile(r"\.nbnorm-(\d+)-[0-9a-f]{16}\.tmp")
 
 
 class MalformedError(Exception):
-    """What is wrong with the content of a file; `reading` adds the path."""
+    """What is wrong with the content of a file; `reading` adds the path, and what the file is not.
+
+    Parameters
+    ----------
+    reason : str
+    what : str, optional
+        What the file is not, by default what `reading` expects.
+    """
+
+    def __init__(self, reason: str, what: str | None = None) -> None:
+        super().__init__(reason)
+        self.what = what
 
 
 def _named(error: OSError, path: PathLike) -> OSError:
@@ -145,7 +156,7 @@ def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
         try:
             yield file
         except MalformedError as error:
-            reason = str(error)
+            reason, what = str(error), error.what or what
         except zipfile.BadZipFile as error:
             reason = str(error)
             if "not a zip" in reason:
@@ -160,7 +171,7 @@ def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
             reason = f"it is damaged ({type(error).__name__}: {error})"
         else:
             return
-    raise ValueError(f"{name} is not {what}: {reason}")
+    raise ValueError(f"{name} is not {what}: {reason}") from None
 
 
 # ----------------------------------------------------------------------------------------------
@@ -285,6 +296,8 @@ def _writing(path: PathLike) -> Iterator[None]:
         if known or error.errno is None:
             raise
         raise _named(error, path) from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{os.fspath(path)}: the text cannot be written as UTF-8: {error.reason}") from None
 
 
 @contextlib.contextmanager

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import json
 import math
 import os
-import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, storage, tables
+from nbnorm import _check, _csv, storage
 from nbnorm._jit import kernel
 from nbnorm.moments import (
     COUNT,
@@ -376,19 +376,27 @@ class _Source:
 
     def keep(self, names: Sequence[str]) -> None:
         """Leave columns out of the rows of the chunks; called once, before they are read."""
+        apart, counts = set(names), Counter(self.names)
         for name in names:
             if self.names is None:
                 raise ValueError(f"keep names the column {name!r}, and {self.name} has no column names")
-            tables._known(self.name, self.names, name, "column")
-            if self.names.count(name) > 1:
+            if name not in counts:
+                listed = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
+                raise ValueError(f"{self.name} has no column {name!r}; it has {listed}")
+            if counts[name] > 1:
                 raise ValueError(f"{self.name} has several columns {name!r}: none of them can be kept")
         if self.names is None:
             return
-        apart = set(names)
         self.kept = [at for at, name in enumerate(self.names) if name in apart]
         self.features = [name for name in self.names if name not in apart]
         if self.kept and not self.features:
             raise ValueError(f"keep must leave a column to standardize, {self.name} has no other")
+
+    def count(self) -> int:
+        """Return the number of rows, for which a CSV file has to be read."""
+        if self.rows is None:
+            self.rows = sum(len(part.rows) for part in self.chunks(with_kept=False))
+        return self.rows
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         """Read through the file, with or without the columns that are kept."""
@@ -411,81 +419,25 @@ class _Source:
 class _CsvSource(_Source):
     def __init__(self, path: storage.PathLike) -> None:
         super().__init__(path)
-        with self._open() as file:
-            self.names = tables._header(self.name, file)[0]
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[Any]:
-        with open(self.path, encoding="utf-8-sig", newline="") as file:
-            try:
-                yield file
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{self.name} is not UTF-8 text: {error.reason} at byte {error.start}"
-                ) from None
-            except csv.Error as error:
-                raise ValueError(f"{self.name} is not CSV: {error}") from None
+        self._reader = _csv.Reader(path)
+        self.names = self._reader.columns
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
-        with self._open() as file:
-            columns, reader, line = tables._header(self.name, file)
-            some: list[list[str]] = []
-            lines: list[int] = []
-            size = 0
-            for row in reader:
-                if not row:
-                    continue
-                if len(row) != len(columns):
-                    raise ValueError(
-                        f"{self.name}, line {line()}: got {len(row)} fields, expected {len(columns)}"
-                    )
-                some.append(row)
-                lines.append(line())
-                # A number takes some 64 bytes as text; text can be of any length.
-                size += 64 * len(row) + sum(len(row[at]) for at in self.kept)
-                if size >= CHUNK:
-                    yield self._chunk(some, lines, with_kept)
-                    some, lines, size = [], [], 0
-            if some:
-                yield self._chunk(some, lines, with_kept)
-
-    def _chunk(self, some: list[list[str]], lines: list[int], with_kept: bool) -> _Chunk:
-        columns = self.features or []
-        kept = [[row[at] for row in some] for at in self.kept] if with_kept else []
-        if self.kept:
-            apart = set(self.kept)
-            chosen = [at for at in range(len(some[0])) if at not in apart]
-            some = [[row[at] for at in chosen] for row in some]
-        try:
-            numbers = np.fromiter(map(float, chain.from_iterable(some)), np.float64, len(some) * len(columns))
-        except ValueError:
-            numbers = None
-        if numbers is None or not np.isfinite(numbers).all():
-            raise ValueError(self._complaint(columns, some, lines))
-        return _Chunk(numbers.reshape(-1, len(columns)), kept)
-
-    def _complaint(self, columns: list[str], some: list[list[str]], lines: list[int]) -> str:
-        for row, line in zip(some, lines, strict=True):
-            for column, text in zip(columns, row, strict=True):
-                place = f"{self.name}, line {line}, column {column!r}"
-                value = tables._number(text.strip())
-                if value is None:
-                    return f"{place}: {tables._shown(text)} is not a number"
-                if not math.isfinite(value):
-                    return f"{place}: " + ("missing value" if math.isnan(value) else f"got {value}")
-        raise AssertionError("unreachable")  # pragma: no cover
+        apart = set(self.kept)
+        chosen = [at for at in range(len(self._reader.columns)) if at not in apart]
+        for part in self._reader.rows(chosen, self.kept if with_kept else [], CHUNK):
+            yield _Chunk(part.numbers, part.texts)
 
 
 class _NpySource(_Source):
     def __init__(self, path: storage.PathLike) -> None:
         super().__init__(path)
-        try:
-            self._data = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise ValueError(f"{self.name} is not an array file: {error}") from None
-        if not isinstance(self._data, np.ndarray):
-            raise ValueError(f"{self.name} must hold one array")
-        _check.rank(self.name, _check.numeric(self.name, self._data), 2)
+        with storage.reading(path, "an array file") as file:
+            layout = storage.read_layout(file, "the array", os.fstat(file.fileno()).st_size)
+            start = file.tell()
+        _check_layout(self.name, layout)
+        order: Literal["F", "C"] = "F" if layout.fortran else "C"
+        self._data = np.memmap(path, layout.dtype, "r", start, layout.shape, order)
         self.rows = len(self._data)
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
@@ -501,89 +453,82 @@ class _NpzSource(_Source):
 
     def __init__(self, path: storage.PathLike) -> None:
         super().__init__(path)
-        try:
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-                self.member = "X.npy" if "X.npy" in members or len(members) != 1 else members[0]
-                if self.member not in members:
-                    raise ValueError(
-                        f"{self.name} must hold an array X, it has {', '.join(members) or 'none'}"
-                    )
-                with archive.open(self.member) as file:
-                    self._shape, self._fortran, self._dtype = _npy_header(file)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.name} is not an NPZ file: {error}") from None
-        _check.rank(
-            f"{self.name}: X", _check.numeric("X", np.broadcast_to(self._dtype.type(0), self._shape)), 2
-        )
-        if self._fortran:
+        with storage.open_npz(path) as archive:
+            members = archive.namelist()
+            self.member = "X.npy" if "X.npy" in members or len(members) != 1 else members[0]
+            if self.member not in members:
+                raise storage.MalformedError(
+                    f"it must hold an array X, and has {', '.join(members) or 'none'}"
+                )
+            with archive.open(self.member) as file:
+                self._layout = storage.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
+        _check_layout(f"{self.name}: X", self._layout)
+        if self._layout.fortran:
             raise ValueError(f"{self.name}: X must be stored in C order to be read in parts")
-        self.rows = self._shape[0]
+        self.rows = self._layout.shape[0]
+
+    def _blocks(self) -> Iterator[Array]:
+        (n, width), _, dtype = self._layout
+        step = _rows(width, dtype.itemsize)
+        with storage.open_npz(self.path) as archive, archive.open(self.member) as file:
+            storage.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
+            for start in range(0, n, step):
+                count = min(step, n - start)
+                yield np.frombuffer(file.read(count * width * dtype.itemsize), dtype).reshape(count, width)
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
-        width = self._shape[1]
-        step = _rows(width, self._dtype.itemsize)
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                _npy_header(file)
-                for start in range(0, self._shape[0], step):
-                    count = min(step, self._shape[0] - start)
-                    block = file.read(count * width * self._dtype.itemsize)
-                    if len(block) != count * width * self._dtype.itemsize:
-                        raise ValueError(f"{self.name} is truncated")
-                    rows = np.frombuffer(block, self._dtype).reshape(count, width)
-                    self._refuse_missing(rows, start)
-                    yield _Chunk(rows, [])
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.name} is damaged: {error}") from None
+        before = 0
+        for rows in self._blocks():
+            self._refuse_missing(rows, before)
+            before += len(rows)
+            yield _Chunk(rows, [])
 
-    def copy_others(self, archive: zipfile.ZipFile) -> None:
-        """Copy all other members of the file."""
-        with zipfile.ZipFile(self.path) as given:
-            for member in given.namelist():
+    def others(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the contents of all other members in parts."""
+        with storage.open_npz(self.path) as archive:
+            for member in archive.namelist():
                 if member != self.member:
-                    with given.open(member) as source, archive.open(member, "w", force_zip64=True) as target:
-                        shutil.copyfileobj(source, target)
+                    with archive.open(member) as file:
+                        yield member, b""
+                        while part := file.read(CHUNK):
+                            yield member, part
 
 
-def _npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("arrays of Python objects are not read")
-    return shape, fortran, dtype
+def _check_layout(name: str, layout: storage.Layout) -> None:
+    """Refuse an array that is no table of real numbers."""
+    scalar = np.zeros((), layout.dtype)
+    _check.rank(name, _check.numeric(name, np.broadcast_to(scalar, layout.shape)), 2)
 
 
 class _ParquetSource(_Source):
     def __init__(self, path: storage.PathLike) -> None:
         super().__init__(path)
         pa = _arrow()
-        try:
-            with pa.parquet.ParquetFile(path) as file:
-                self._schema = file.schema_arrow
-                self.rows = file.metadata.num_rows
-                self._row_bytes = _row_bytes(file.metadata)
-        except pa.lib.ArrowInvalid as error:
-            raise ValueError(f"{self.name} is not a Parquet file: {error}") from None
+        with storage.reading(path, "a Parquet file"), pa.parquet.ParquetFile(path) as file:
+            self._schema = file.schema_arrow
+            self.rows = file.metadata.num_rows
+            self._row_bytes = _row_bytes(file.metadata)
         self.names = list(self._schema.names)
+
+    def _read(self, columns: list[str] | None) -> Iterator[Any]:
+        step = _rows(max(1, len(self._schema)))
+        if self.kept:
+            step = min(step, max(1, CHUNK // self._row_bytes))
+        pa = _arrow()
+        with storage.reading(self.path, "a Parquet file"), pa.parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=step, columns=columns)
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         before = 0
         kept = {self._schema.names[at] for at in self.kept}
-        read = None if with_kept or not kept else list(dict.fromkeys(self.features or []))
-        step = _rows(max(1, len(self._schema)))
-        if kept:
-            step = min(step, max(1, CHUNK // self._row_bytes))
-        with _arrow().parquet.ParquetFile(self.path) as file:
-            for batch in file.iter_batches(batch_size=step, columns=read):
-                # By place, because two columns may have one name.
-                chosen = [at for at, name in enumerate(batch.schema.names) if name not in kept]
-                rows = _columns(batch.select(chosen))
-                if len(rows):
-                    self._refuse_missing(rows, before)
-                    before += len(rows)
-                    yield _Chunk(rows, [batch.column(at) for at in self.kept] if with_kept else [])
+        for batch in self._read(None if with_kept or not kept else list(dict.fromkeys(self.features or []))):
+            # By place, because two columns may have one name.
+            chosen = [at for at, name in enumerate(batch.schema.names) if name not in kept]
+            rows = _columns(batch.select(chosen))
+            if len(rows):
+                self._refuse_missing(rows, before)
+                before += len(rows)
+                yield _Chunk(rows, [batch.column(at) for at in self.kept] if with_kept else [])
 
     def arrow_field(self, at: int) -> Any:
         return self._schema.field(at)
@@ -609,23 +554,15 @@ _SOURCES: dict[str, Callable[[storage.PathLike], _Source]] = {
 }
 
 
-def _quoted(text: str) -> str:
-    """Return a field for a CSV file, in quotes if it needs them."""
-    # csv.writer leaves a lone carriage return bare, which csv.reader refuses.
-    if any(mark in text for mark in ',"\r\n'):
-        return '"' + text.replace('"', '""') + '"'
-    return text
-
-
 def _texts(name: str, column: Any) -> list[str]:
-    """Return a kept column as text; a null becomes an empty field."""
+    """Return a kept column as fields of a CSV file; a null becomes an empty one."""
     if isinstance(column, list):
         return column
     pa = _arrow()
     try:
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
-        return [text or "" for text in column.cast(pa.string()).to_pylist()]
+        return [_csv.protected(text or "") for text in column.cast(pa.string()).to_pylist()]
     except pa.lib.ArrowException as error:
         raise ValueError(f"column {name!r} of {column.type} cannot be written as text: {error}") from None
 
@@ -633,26 +570,28 @@ def _texts(name: str, column: Any) -> list[str]:
 def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
     names = source.names or [f"x{j}" for j in range(first.shape[1])]
-    csv.writer(file, lineterminator="\n").writerow(names)
+    file.write(_csv.header(source.name, names))
     for rows, kept in parts:
-        fields = [map(repr, column) for column in rows.T.tolist()]
-        for at, column in zip(source.kept, kept, strict=True):
-            fields.insert(at, map(_quoted, _texts(names[at], column)))
+        texts = dict(zip(source.kept, kept, strict=True))
+        numbers = iter(rows.T.tolist())
+        fields = [
+            map(_csv.field, _texts(name, texts[at])) if at in texts else map(repr, next(numbers))
+            for at, name in enumerate(names)
+        ]
         file.write("".join(",".join(row) + "\n" for row in zip(*fields, strict=True)))
 
 
-def _write_rows(file: Any, parts: Iterator[_Chunk]) -> tuple[tuple[int, int], np.dtype[Any]]:
-    count, width, dtype = 0, 0, np.dtype(np.float64)
+def _write_rows(file: Any, parts: Iterator[_Chunk]) -> None:
+    known = None
     for rows, _ in parts:
-        if count and rows.dtype != dtype:
-            raise ValueError(f"chunks must have one dtype, got {dtype} and {rows.dtype}")
+        known = known or rows.dtype
+        if rows.dtype != known:
+            raise ValueError(f"chunks must have one dtype, got {known} and {rows.dtype}")
         file.write(np.ascontiguousarray(rows).data)
-        count, width, dtype = count + len(rows), rows.shape[1], rows.dtype
-    return (count, width), dtype
 
 
 def _header_bytes(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
-    """Return the header of an NPY file; NumPy leaves room for any number of rows."""
+    """Return the header of an NPY file."""
     buffer = io.BytesIO()
     description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(buffer, description)
@@ -668,37 +607,44 @@ def _peeked(parts: Iterator[_Chunk], source: _Source) -> tuple[Array, Iterator[_
 
 def _write_npy(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
-    file.write(_header_bytes((0, first.shape[1]), first.dtype))
-    shape, dtype = _write_rows(file, parts)
-    file.seek(0)
-    file.write(_header_bytes(shape, dtype))
+    file.write(_header_bytes((source.count(), first.shape[1]), first.dtype))
+    _write_rows(file, parts)
 
 
 def _write_npz(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
-        if source.rows is None:  # the header comes first, so the rows are counted first
-            source.rows = sum(len(part.rows) for part in source.chunks(with_kept=False))
         with archive.open("X.npy", "w", force_zip64=True) as member:
-            member.write(_header_bytes((source.rows, first.shape[1]), first.dtype))
+            member.write(_header_bytes((source.count(), first.shape[1]), first.dtype))
             _write_rows(member, parts)
         if isinstance(source, _NpzSource):
-            source.copy_others(archive)
+            for name, group in groupby(source.others(), itemgetter(0)):
+                with archive.open(name, "w", force_zip64=True) as member:
+                    for _, content in group:
+                        member.write(content)
+
+
+def _arrow_texts(column: Any) -> Any:
+    """Return a kept column for Arrow."""
+    pa = _arrow()
+    return pa.array(map(str, column), pa.string()) if isinstance(column, list) else column
 
 
 def _write_parquet(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     pa = _arrow()
     first, parts = _peeked(parts, source)
-    names = source.features or [f"x{j}" for j in range(first.shape[1])]
-    fields = [pa.field(name, pa.from_numpy_dtype(first.dtype)) for name in names]
-    for at in source.kept:
-        fields.insert(at, source.arrow_field(at))
+    names = source.names or [f"x{j}" for j in range(first.shape[1])]
+    apart, dtype = set(source.kept), pa.from_numpy_dtype(first.dtype)
+    fields = [source.arrow_field(at) if at in apart else pa.field(n, dtype) for at, n in enumerate(names)]
     schema = pa.schema(fields)
     with pa.parquet.ParquetWriter(file, schema) as writer:
         for rows, kept in parts:
-            columns = [pa.array(np.ascontiguousarray(column)) for column in rows.T]
-            for at, column in zip(source.kept, kept, strict=True):
-                columns.insert(at, pa.array(column, pa.string()) if isinstance(column, list) else column)
+            beside = dict(zip(source.kept, kept, strict=True))
+            numbers = iter(rows.T)
+            columns = [
+                _arrow_texts(beside[at]) if at in beside else pa.array(np.ascontiguousarray(next(numbers)))
+                for at in range(len(names))
+            ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
@@ -733,6 +679,23 @@ def _counted(
             bar.update(len(part.rows))
 
 
+def _applied(source: _Source, parts: Iterator[_Chunk], apply: Callable[[Array], Array]) -> Iterator[_Chunk]:
+    """Yield the chunks with transformed rows; values that the floating type cannot hold are refused."""
+    before = 0
+    for rows, kept in parts:
+        result = apply(rows)
+        good = np.isfinite(result)
+        if not good.all():
+            row, column = (int(i) for i in np.argwhere(~good)[0])
+            where = repr(source.features[column]) if source.features else str(column)
+            raise ValueError(
+                f"{source.name}: row {before + row}, column {where} holds {rows[row, column]:g}, which "
+                f"becomes {result[row, column]} in {result.dtype}: use another unit, or other statistics"
+            )
+        before += len(rows)
+        yield _Chunk(result, kept)
+
+
 def read_statistics(path: storage.PathLike) -> Moments:
     """Read the statistics that `standardize_file` saved.
 
@@ -763,10 +726,10 @@ def read_statistics(path: storage.PathLike) -> Moments:
     ...
     ValueError: ...stats.json: statistics must have format 'nbnorm moments 1', got 'list'
     """
-    with open(path, encoding="utf-8") as file:
+    with storage.open_input(path) as file:
         try:
-            return Moments.from_dict(json.load(file))
-        except (ValueError, TypeError, RecursionError) as error:
+            return Moments.from_dict(json.loads(file.read().decode()))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from None
 
 
@@ -794,7 +757,7 @@ def standardize_file(
     stats : str, path or Moments, optional
         Statistics to use instead of the source's own.
     save_stats : str or path, optional
-        JSON file for the statistics.
+        JSON file for the statistics; it is replaced together with the destination or not at all.
     inverse : bool, default: False
         Turn standardized data back; needs `stats`.
     keep : iterable of str, default: ()
@@ -859,11 +822,11 @@ def standardize_file(
         raise ValueError("stats must be given for inverse=True, got None")
     if stats is None:
         moments = Moments()
+        moments.feature_names = given.features
         for part in _counted(given.chunks(with_kept=False), "reading", given.rows, progress):
             moments.update(part.rows)
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
-        moments.feature_names = given.features
         if given.rows is None:
             given.rows = int(moments.count)
     else:
@@ -875,14 +838,14 @@ def standardize_file(
             )
     standardizer = Standardizer.from_moments(moments)
     apply = standardizer.inverse_transform if inverse else standardizer.transform
-    parts = (
-        _Chunk(apply(rows), kept)
-        for rows, kept in _counted(given.chunks(with_kept=True), "writing", given.rows, progress)
-    )
-    with storage.replace(destination, mode, newline="" if mode == "w" else None) as file:
-        write(file, given, parts)
-    if save_stats is not None:
-        with storage.replace(save_stats, "w") as file:
-            json.dump(moments.to_dict(), file, indent=1)
-            file.write("\n")
+    parts = _counted(given.chunks(with_kept=True), "writing", given.rows, progress)
+    # Both files are complete, on temporary ones, before either takes its place.
+    with contextlib.ExitStack() as files:
+        if save_stats is not None:
+            notes = files.enter_context(storage.replace(save_stats, "w"))
+            json.dump(moments.to_dict(), notes, indent=1)
+            notes.write("\n")
+            notes.flush()
+        with storage.replace(destination, mode, newline="" if mode == "w" else None) as file:
+            write(file, given, _applied(given, parts, apply))
     return moments

@@ -8,26 +8,27 @@ An NPZ file has an array ``X`` of samples and, unless there is nothing to compar
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-import zipfile
+import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, storage
+from nbnorm import _check, _csv, storage
 
 # A numeric target is taken for classes when it has no more distinct values than this, all whole.
 MOST_CLASSES = 20
 TASKS = ("auto", "classification", "regression")
-_MISSING = {"", "na", "n/a", "nan", "null", "none", "?"}
+# Bytes of a CSV file that are held as text at a time.
+CHUNK = 8 << 20
+# A label that stays the same when it is made an integer.
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,14}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Target:
         Class numbers, int64 of shape (n_samples,), or float64 values of shape (n_samples,) or
         (n_samples, n_outputs).
     classes : tuple of str or tuple of int, or None
-        The label of each class number, sorted; None for regression.
+        The label of each class number, sorted by value if all are numbers, otherwise as text; None for
+        regression.
     """
 
     task: str
@@ -81,8 +83,11 @@ class Table:
         Parameters
         ----------
         task : {"auto", "classification", "regression"}
-            With "auto", a target of text is classification, and so is one of at most
-            `MOST_CLASSES` distinct whole numbers; every other target is regression.
+            With "auto", a target that holds anything but numbers is classification, and so is one of whole
+            numbers with at most `MOST_CLASSES` different labels; every other target is regression.
+
+            The labels of a CSV file are the text that stands there: ``7``, ``07``, ``7.0`` and ``7e0`` are
+            four classes.  Classes that are all written as Python writes integers are given as integers.
 
         Returns
         -------
@@ -101,19 +106,30 @@ class Table:
         return self._encode_array(self.values, task)
 
     def _encode_text(self, values: list[str], task: str) -> Target:
-        stripped = [value.strip() for value in values]
-        numbers = _numbers(stripped)
+        texts = [_csv.plain(value) for value in values]
+        numbers = _csv.numbers(texts)
         if task == "regression" and numbers is None:
-            row = next(i for i, value in enumerate(stripped) if _number(value) is None)
-            raise ValueError(f"{self._place(row)}: expected a number, got {_shown(stripped[row])}")
+            row = next(i for i, text in enumerate(texts) if _csv.number(text) is None)
+            raise ValueError(f"{self._place(row)}: expected a number, got {_csv.shown(texts[row])}")
         # A missing number is no class, while in text "none" and the like may be one.
-        for row, value in enumerate(stripped):
-            if not value or (numbers is not None and math.isnan(numbers[row])):
+        for row, text in enumerate(texts):
+            if not text or (numbers is not None and math.isnan(numbers[row])):
                 raise ValueError(f"{self._place(row)}: the target is missing")
-        if numbers is not None:
-            return self._encode_array(numbers, task)
-        classes, y = np.unique(np.array(stripped), return_inverse=True)
-        return Target("classification", y.astype(np.int64), tuple(classes.tolist()))
+        labels = set(texts)
+        few = len(labels) <= MOST_CLASSES
+        if numbers is not None and (
+            task == "regression" or (task == "auto" and not (few and _are_whole(numbers)))
+        ):
+            if not np.isfinite(numbers).all():
+                row = int(np.argmin(np.isfinite(numbers)))
+                raise ValueError(f"{self._place(row)}: must be finite, got {numbers[row]}")
+            return self._encode_array(numbers, "regression")
+        classes = _sorted(labels)
+        codes = {label: code for code, label in enumerate(classes)}
+        y = np.array([codes[text] for text in texts], np.int64)
+        if all(_WHOLE.fullmatch(label) for label in classes):
+            return Target("classification", y, tuple(int(label) for label in classes))
+        return Target("classification", y, tuple(classes))
 
     def _encode_array(self, values: npt.NDArray[Any], task: str) -> Target:
         if values.dtype.kind == "U":
@@ -122,8 +138,7 @@ class Table:
             classes, y = np.unique(values, return_inverse=True)
             return Target("classification", y.astype(np.int64), tuple(classes.tolist()))
         _check.finite(self.target or "y", values)
-        # Beyond 2**53 a float is whole whatever was meant.
-        whole = values.ndim == 1 and bool(np.all((values == np.floor(values)) & (np.abs(values) < 2.0**53)))
+        whole = values.ndim == 1 and _are_whole(values)
         if task == "classification" and not whole:
             raise ValueError(
                 f"{self.path}: classes must be text or whole numbers in one column, "
@@ -149,10 +164,12 @@ class Table:
         """
         known = {label: number for number, label in enumerate(classes)}
         values = [] if self.values is None else self.values
-        labels: list[Any] = [v.strip() for v in values] if isinstance(values, list) else values.tolist()
-        if classes and isinstance(classes[0], int):
-            labels = [_number(label) if isinstance(label, str) else label for label in labels]
-        elif not isinstance(values, list):
+        if isinstance(values, list):
+            labels: list[Any] = [_csv.plain(value) for value in values]
+        else:
+            labels = values.tolist()
+        if isinstance(values, list) or not (classes and isinstance(classes[0], int)):
+            known = {str(label): number for label, number in known.items()}
             labels = [str(label) for label in labels]
         return np.array([known.get(label, -1) for label in labels], dtype=np.int64)
 
@@ -165,39 +182,24 @@ class Table:
         """
         if isinstance(self.values, np.ndarray) and self.values.dtype.kind != "U":
             return self.values.astype(np.float64)
-        got = [_number(str(value).strip()) for value in ([] if self.values is None else self.values)]
+        got = [_csv.number(str(value)) for value in ([] if self.values is None else self.values)]
         return np.array([math.nan if value is None else value for value in got], dtype=np.float64)
 
     def _place(self, row: int) -> str:
-        return _place(self.path, self.lines[row], str(self.target))
+        return _csv.place(self.path, self.lines[row], str(self.target))
 
 
-def _place(name: str, line: int, column: str) -> str:
-    return f"{name}, line {line}, column {column!r}"
+def _are_whole(values: npt.NDArray[Any]) -> bool:
+    # Beyond 2**53 a float is whole whatever was meant.
+    return bool(np.all((values == np.floor(values)) & (np.abs(values) < 2.0**53)))
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _number(text: str) -> float | None:
-    """Return a field as a number, NaN when it is missing, None when it is neither."""
-    if text.lower() in _MISSING:
-        return math.nan
-    try:
-        return float(text)
-    except ValueError:
-        return None
-
-
-def _numbers(values: list[str]) -> npt.NDArray[np.float64] | None:
-    got = array("d")
-    for value in values:
-        number = _number(value)
-        if number is None:
-            return None
-        got.append(number)
-    return np.frombuffer(got, np.float64)
+def _sorted(labels: set[str]) -> list[str]:
+    """Return labels in order: by value if all are numbers, otherwise as text."""
+    values = {label: _csv.number(label) for label in labels}
+    if any(value is None for value in values.values()):
+        return sorted(labels)
+    return sorted(labels, key=lambda label: (values[label], label))
 
 
 def read_table(
@@ -257,103 +259,33 @@ def read_table(
 # ----------------------------------------------------------------------------------------------
 
 
-def _header(name: str, file: TextIO) -> tuple[list[str], Iterator[list[str]], Callable[[], int]]:
-    """Read the header line; return the column names, the rows below and their line counter."""
-    line = file.readline()
-    delimiter = next((mark for mark in ",;\t" if mark in line), ",")
-    columns = [column.strip() for column in next(csv.reader([line], delimiter=delimiter), [])]
-    if not columns:
-        raise ValueError(f"{name} has no header line with column names")
-    if all(_number(column) is not None for column in columns):
-        raise ValueError(f"{name} must begin with a header line of column names, got numbers")
-    for at, column in enumerate(columns):
-        if not column:
-            raise ValueError(f"{name}: column {at + 1} has no name in the header line")
-        if column in columns[:at]:
-            raise ValueError(f"{name}: two columns are named {column!r}")
-    reader = csv.reader(file, delimiter=delimiter)
-    return columns, reader, lambda: reader.line_num + 1
-
-
-def _known(name: str, columns: list[str], wanted: str, role: str) -> int:
-    if wanted not in columns:
-        shown = ", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "")
-        raise ValueError(f"{name} has no {role} {wanted!r}; it has {shown}")
-    return columns.index(wanted)
-
-
 def _read_csv(
     path: storage.PathLike, target: str | None, features: Sequence[str] | None, need_target: bool
 ) -> Table:
-    name = os.fspath(path)
-    # newline="" is what the csv module asks for; a byte order mark is no part of the first name.
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            columns, rows, line = _header(name, file)
-            if target is None and need_target:
-                target = columns[-1]
-            at = None
-            if target is not None and (need_target or target in columns):
-                at = _known(name, columns, target, "target column")
-            if features is None:
-                chosen = [i for i in range(len(columns)) if i != at]
-            else:
-                chosen = [_known(name, columns, feature, "feature column") for feature in features]
-            if not chosen:
-                raise ValueError(f"{name} needs a feature column beside the target {target!r}")
-            data, values, lines = _parse(name, columns, rows, line, chosen, at)
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-        except csv.Error as error:
-            raise ValueError(f"{name} is not CSV: {error}") from None
-    if not lines:
-        raise ValueError(f"{name} has no rows below its header line")
-    X = np.frombuffer(data, np.float64).reshape(-1, len(chosen))
-    if not np.isfinite(X).all():
-        row, column = (int(i) for i in np.argwhere(~np.isfinite(X))[0])
-        place = f"{name}, line {lines[row]}, column {columns[chosen[column]]!r}"
-        got = X[row, column]
-        raise ValueError(
-            f"{place}: " + ("missing value" if math.isnan(got) else f"must be finite, got {got}")
-        )
-    names = tuple(columns[i] for i in chosen)
-    return Table(name, X, names, None if at is None else target, values, lines)
-
-
-def _parse(
-    name: str,
-    columns: list[str],
-    rows: Iterator[list[str]],
-    line: Callable[[], int],
-    chosen: list[int],
-    target: int | None,
-) -> tuple[array[float], list[str] | None, array[int]]:
-    """Return the features row after row, the target's text and the line of each row."""
+    reader = _csv.Reader(path)
+    if target is None and need_target:
+        target = reader.columns[-1]
+    at = None
+    if target is not None and (need_target or target in reader.places):
+        at = reader.place_of(target, "target column")
+    if features is None:
+        chosen = [i for i in range(len(reader.columns)) if i != at]
+    else:
+        chosen = [reader.place_of(feature, "feature column") for feature in features]
+    if not chosen:
+        raise ValueError(f"{reader.name} needs a feature column beside the target {target!r}")
     data, lines = array("d"), array("q")
-    values: list[str] | None = None if target is None else []
-    # itemgetter of a single place gives no tuple.
-    pick = itemgetter(*chosen) if len(chosen) > 1 else lambda row: (row[chosen[0]],)
-    for row in rows:
-        if not row:  # an empty line
-            continue
-        if len(row) != len(columns):
-            raise ValueError(f"{name}, line {line()}: got {len(row)} fields, expected {len(columns)}")
-        fields = pick(row)
-        try:
-            data.extend(map(float, fields))
-        except ValueError:
-            for at, field in zip(chosen, fields, strict=True):
-                number = _number(field.strip())
-                if number is None or math.isnan(number):
-                    place = f"{name}, line {line()}, column {columns[at]!r}"
-                    what = (
-                        "missing value" if number is not None else f"expected a number, got {_shown(field)}"
-                    )
-                    raise ValueError(f"{place}: {what}") from None
-        lines.append(line())
-        if values is not None and target is not None:
-            values.append(row[target])
-    return data, values, lines
+    values: list[str] | None = None if at is None else []
+    for part in reader.rows(chosen, [] if at is None else [at], CHUNK):
+        data.frombytes(part.numbers.tobytes())
+        lines.extend(part.lines)
+        if values is not None:
+            values += part.texts[0]
+    if not lines:
+        raise ValueError(f"{reader.name} has no rows below its header line")
+    X = np.frombuffer(data, np.float64).reshape(-1, len(chosen))
+    names = tuple(reader.columns[i] for i in chosen)
+    return Table(reader.name, X, names, None if at is None else target, values, lines)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -361,30 +293,15 @@ def _parse(
 # ----------------------------------------------------------------------------------------------
 
 
-def _load(name: str, archive: Any, key: str) -> npt.NDArray[Any]:
-    try:
-        got = archive[key]
-    # Damaged or hostile archives bring nearly every kind of error out of zipfile and numpy.
-    except Exception as error:
-        raise ValueError(f"{name}: array {key!r} cannot be read: {error}") from None
-    if not isinstance(got, np.ndarray):
-        raise ValueError(f"{name}: {key!r} is not an array")
-    return got
-
-
 def _read_npz(path: storage.PathLike, need_target: bool) -> Table:
     name = os.fspath(path)
-    with open(path, "rb") as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except (ValueError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
-            raise ValueError(f"{name} is not an NPZ file: {error}") from None
-        keys = list(getattr(archive, "files", ()))
-        for key in ("X", "y") if need_target else ("X",):
-            if key not in keys:
-                raise ValueError(f"{name} must hold an array {key!r}; it holds {', '.join(keys) or 'none'}")
-        X = _load(name, archive, "X")
-        y = _load(name, archive, "y") if "y" in keys else None
+    with storage.open_npz(path) as archive:
+        keys = [member.removesuffix(".npy") for member in archive.namelist()]
+        missing = [key for key in (("X", "y") if need_target else ("X",)) if key not in keys]
+        X = None if missing else storage.read_array(archive, "X")
+        y = storage.read_array(archive, "y") if "y" in keys and not missing else None
+    if X is None:
+        raise ValueError(f"{name} must hold an array {missing[0]!r}; it holds {', '.join(keys) or 'none'}")
     X = _check.numeric(f"{name}: X", X)
     if X.ndim < 2 or X.size == 0:
         raise ValueError(f"{name}: X must have shape (n_samples, n_features), got shape {X.shape}")
@@ -422,6 +339,6 @@ def write_csv(file: IO[str], columns: dict[str, Sequence[Any]]) -> None:
     cat,0.5
     dog,1.0
     """
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    file.write(_csv.header("the table", list(columns)))
+    for row in zip(*columns.values(), strict=True):
+        file.write(_csv.line(_csv.protected(v) if isinstance(v, str) else repr(v) for v in row))

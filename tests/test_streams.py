@@ -254,9 +254,9 @@ def test_statistics_of_other_features_are_refused(tmp_path):
 
 BAD_ROWS = [
     ("a,b\n1,2\n3\n", "line 3: got 1 fields, expected 2"),
-    ("a,b\n1,2\n\n3,x\n", "line 4, column 'b': 'x' is not a number"),
+    ("a,b\n1,2\n\n3,x\n", "line 4, column 'b': expected a number, got 'x'"),
     ("a,b\n1,\n", "line 2, column 'b': missing value"),
-    ("a,b\n1,2\n1,inf\n", "line 3, column 'b': got inf"),
+    ("a,b\n1,2\n1,inf\n", "line 3, column 'b': must be finite, got inf"),
     ("a,b\n", "has no rows"),
 ]
 
@@ -385,7 +385,7 @@ def test_columns_that_cannot_be_kept(tmp_path):
         standardize_file(*files, keep=["kind", "a"])
     with pytest.raises(TypeError, match="keep must be column names in a list or tuple, got 'kind'"):
         standardize_file(*files, keep="kind")
-    with pytest.raises(ValueError, match=r"line 2, column 'kind': 'x' is not a number"):
+    with pytest.raises(ValueError, match=r"line 2, column 'kind': expected a number, got 'x'"):
         standardize_file(*files, keep=["a"])
     for suffix in (".npy", ".npz"):
         with pytest.raises(ValueError, match=r"destination must end in \.csv or \.parquet to keep .*'kind'"):

@@ -102,7 +102,7 @@ def test_read_csv_many_rows(csv_file):
         ("a,b,c\n1,-inf,3\n", "line 2, column 'b': must be finite, got -inf"),
         ("a,b,c\n1,2,3\n1,Paris,3\n", "line 3, column 'b': expected a number, got 'Paris'"),
         (f"a,b,c\n1,{'x' * 99},3\n", r"got 'x{37}\.\.\.'"),
-        (f"a,b\n1,{'9' * 200_000}\n", "is not CSV: field larger than field limit"),
+        (f"a,b\n{'9' * 200_000},1\n", "line 2, column 'a': must be finite, got inf"),
     ],
 )
 def test_read_csv_bad_input(csv_file, text, expected):
@@ -140,7 +140,7 @@ def test_read_table_suffix(tmp_path):
     [
         ("red red blue", "auto", "classification", ("blue", "red")),
         ("3 1 1", "auto", "classification", (1, 3)),
-        ("3.0 1.0 1.0", "auto", "classification", (1, 3)),
+        ("3.0 1.0 1.0", "auto", "classification", ("1.0", "3.0")),
         ("1e300 1 1", "auto", "regression", None),
         ("0.5 1 1", "auto", "regression", None),
         ("3 1 1", "regression", "regression", None),
@@ -158,7 +158,7 @@ def test_encode_task(csv_file, values, task, expected, classes):
     if classes is None:
         np.testing.assert_array_equal(got.y, [float(value) for value in values.split()])
     else:
-        assert [str(classes[i]) for i in got.y] == [value.removesuffix(".0") for value in values.split()]
+        assert [str(classes[i]) for i in got.y] == values.split()
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,7 @@ def test_encode_task(csv_file, values, task, expected, classes):
         (["x", ""], "auto", "line 3, column 'b': the target is missing"),
         (["1", "NA"], "auto", "line 3, column 'b': the target is missing"),
         (["1", "x"], "regression", "line 3, column 'b': expected a number, got 'x'"),
-        (["1", "inf"], "regression", "b must be finite"),
-        (["0.5", "1"], "classification", "train with --task regression"),
+        (["1", "inf"], "regression", "line 3, column 'b': must be finite, got inf"),
         (["0", "1"], "other", "task must be one of 'auto'"),
     ],
 )
@@ -183,7 +182,8 @@ def test_class_numbers(csv_file):
     table = tables.read_table(csv_file("a,b\n1,x\n2, y\n3,\n4,z\n"))
     np.testing.assert_array_equal(table.class_numbers(("x", "y")), [0, 1, -1, -1])
     table = tables.read_table(csv_file("a,b\n1,7\n2,5.0\n3,\n4,6\n"))
-    np.testing.assert_array_equal(table.class_numbers((5, 7)), [1, 0, -1, -1])
+    np.testing.assert_array_equal(table.class_numbers((5, 7)), [1, -1, -1, -1])
+    np.testing.assert_array_equal(table.class_numbers(("5.0", "7")), [1, 0, -1, -1])
 
 
 def test_numbers(csv_file, npz_file):
@@ -244,8 +244,8 @@ X = np.ones((2, 3))
         ({"X": X * np.nan, "y": np.ones(2)}, ValueError, r"X must be finite, got nan at \[0, 0\]"),
         ({"X": X * 1j, "y": np.ones(2)}, TypeError, "X must hold real numbers, got dtype complex128"),
         ({"X": np.array([["a"]]), "y": np.ones(1)}, TypeError, "X must hold real numbers"),
-        ({"X": np.array([[{}]]), "y": np.ones(1)}, ValueError, "'X' cannot be read: Object arrays"),
-        ({"X": X, "y": np.array([1, {}])}, ValueError, "'y' cannot be read: Object arrays"),
+        ({"X": np.array([[{}]]), "y": np.ones(1)}, ValueError, "'X' holds Python objects"),
+        ({"X": X, "y": np.array([1, {}])}, ValueError, "'y' holds Python objects"),
         ({"X": X, "y": X * 1j}, ValueError, "y must hold numbers or text"),
         ({"X": X, "y": np.ones((2, 2, 2))}, ValueError, "y must have shape"),
         ({"X": X, "y": np.array([["a", "b"]] * 2)}, ValueError, "y must have shape"),
