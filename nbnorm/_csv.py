@@ -51,11 +51,10 @@ def number(text: str) -> float | None:
 
     A number is what Python's `float` reads, in ASCII and without underscores.
     """
-    text = text.strip()
-    if text.lower() in _MISSING:
-        return math.nan
     if "_" in text or not text.isascii():
         return None
+    if text.strip().lower() in _MISSING:
+        return math.nan
     try:
         return float(text)
     except ValueError:

@@ -85,6 +85,8 @@ def _plural(count: int, thing: str) -> str:
 
 
 def _same_file(a: storage.PathLike, b: storage.PathLike) -> bool:
+    if os.path.exists(a) and os.path.exists(b):
+        return os.path.samefile(a, b)
     return os.path.realpath(a) == os.path.realpath(b)
 
 
@@ -503,7 +505,10 @@ def _predict(args: argparse.Namespace) -> int:
     if table.X.shape[1] != net.sizes[0]:
         width = _plural(table.X.shape[1], "feature")
         raise ValueError(f"{args.file} has {width}, and {args.model} was trained on {net.sizes[0]}")
-    columns, score = _classify(net, model, table) if model.classes is not None else _regress(net, table)
+    try:
+        columns, score = _classify(net, model, table) if model.classes is not None else _regress(net, table)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_farthest(net, table)}") from None
     if args.out is not None:
         with storage.replace(args.out, "w", newline="") as file:
             tables.write_csv(file, columns)
@@ -514,6 +519,17 @@ def _predict(args: argparse.Namespace) -> int:
     if args.out is not None:
         _say(f"Predictions: {args.out}")
     return 0
+
+
+def _farthest(net: FNN, table: tables.Table) -> str:
+    """Return which value lies farthest from the training data."""
+    X = table.X.astype(np.float64)
+    if net.standardizer is not None:
+        X = (X - net.standardizer.mean_) / net.standardizer.scale_
+    row, column = (int(i) for i in np.unravel_index(np.argmax(np.abs(X)), X.shape))
+    return (
+        f"the value farthest from the training data is {table.X[row, column]:g} in {table.place(row, column)}"
+    )
 
 
 def _left_out(count: int, why: str) -> str:
@@ -679,7 +695,8 @@ def _command(
 _TRAIN_MORE = """\
 A CSV file has a header line with column names, numbers in every feature column, and
 text or numbers in the target column. An NPZ file has arrays X and y. A target of text,
-or of at most 20 different whole numbers, is classification; any other is regression.
+or of whole numbers with at most 20 different labels, is classification; any other is
+regression; --task says which. Labels stay as they are written: 7, 07 and 7.0 differ.
 A fifth of the samples is held out, the same ones in every run, to test the network.
 
 Ctrl-C ends the training early and keeps the epochs done so far. With --checkpoint the

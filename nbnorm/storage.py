@@ -161,8 +161,8 @@ def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
             reason = str(error)
             if "not a zip" in reason:
                 reason = "it is no NPZ archive, or it is truncated"
-        except MemoryError as error:
-            raise MemoryError(f"{name}: not enough memory to read it. {error}") from None
+        except MemoryError:
+            raise MemoryError(f"{name} is larger than the memory that is free") from None
         # zipfile, zlib, json, numpy and pyarrow raise nearly every kind of error on damaged input, among them
         # OSError without a number and, after a seek to nowhere, with EINVAL.
         except Exception as error:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, _csv, storage
+from nbnorm import _check, _csv, storage, tables
 from nbnorm._jit import kernel
 from nbnorm.moments import (
     COUNT,
@@ -763,7 +763,7 @@ def standardize_file(
     keep : iterable of str, default: ()
         Names of columns to copy unchanged, each in its place, and to leave out of the statistics: text, a
         target, any type of Parquet.  Source and destination must be CSV or Parquet.  The text of a CSV file
-        stays as it is, in quotes only where it needs them; from Parquet to CSV a null becomes an empty field.
+        stays as it is; from Parquet to CSV a null becomes an empty field.
     progress : bool, optional
         Show progress bars (with tqdm); by default on a terminal.
 
@@ -780,8 +780,8 @@ def standardize_file(
         If `keep` is a string, or a column of a Parquet file that is not kept holds no real numbers.
     ValueError
         If the source has no rows, a value is missing or no number (named by line and column), the statistics
-        are of other features, a file is of an unknown kind, a column in `keep` does not exist or cannot be
-        written to the destination, or no other column is left.
+        are of other features, a file is damaged or of an unknown kind, a result is beyond its type, a
+        column in `keep` does not exist or cannot be written to the destination, or no other column is left.
 
     Examples
     --------
@@ -827,6 +827,8 @@ def standardize_file(
             moments.update(part.rows)
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
+        labels = given.features or [str(j) for j in range(moments.n_features)]
+        tables.refuse_range(given.name, labels, np.array([moments.min, moments.max]))
         if given.rows is None:
             given.rows = int(moments.count)
     else:

@@ -27,6 +27,8 @@ MOST_CLASSES = 20
 TASKS = ("auto", "classification", "regression")
 # Bytes of a CSV file that are held as text at a time.
 CHUNK = 8 << 20
+# Values whose squares, and sums of them, float64 holds without loss lie between this and its reciprocal.
+LARGEST = 1e145
 # A label that stays the same when it is made an integer.
 _WHOLE = re.compile("0|-?[1-9][0-9]{0,14}")
 
@@ -148,6 +150,10 @@ class Table:
             classes, y = np.unique(values.astype(np.int64), return_inverse=True)
             if task == "classification" or len(classes) <= MOST_CLASSES:
                 return Target("classification", y.astype(np.int64), tuple(classes.tolist()))
+        columns = values.reshape(len(values), -1)
+        name = self.target or "y"
+        outputs = [name] if values.ndim == 1 else [f"{name}[:, {j}]" for j in range(columns.shape[1])]
+        refuse_range(self.path, outputs, columns)
         return Target("regression", values.astype(np.float64), None)
 
     def class_numbers(self, classes: Sequence[str | int]) -> npt.NDArray[np.int64]:
@@ -185,6 +191,21 @@ class Table:
         got = [_csv.number(str(value)) for value in ([] if self.values is None else self.values)]
         return np.array([math.nan if value is None else value for value in got], dtype=np.float64)
 
+    def place(self, row: int, column: int) -> str:
+        """Return where an element of `X` stands in the file, for a message.
+
+        Parameters
+        ----------
+        row, column : int
+
+        Returns
+        -------
+        str
+        """
+        if self.features is None:
+            return f"{self.path}: X[{row}, {column}]"
+        return _csv.place(self.path, self.lines[row], self.features[column])
+
     def _place(self, row: int) -> str:
         return _csv.place(self.path, self.lines[row], str(self.target))
 
@@ -192,6 +213,40 @@ class Table:
 def _are_whole(values: npt.NDArray[Any]) -> bool:
     # Beyond 2**53 a float is whole whatever was meant.
     return bool(np.all((values == np.floor(values)) & (np.abs(values) < 2.0**53)))
+
+
+def refuse_range(name: str, columns: Sequence[str], X: npt.NDArray[Any]) -> None:
+    """Refuse columns whose variance might overflow or underflow float64.
+
+    Parameters
+    ----------
+    name : str
+        The file.
+    columns : sequence of str
+    X : ndarray, shape (n, n_columns)
+        Their values, or the smallest and the largest of each.
+
+    Raises
+    ------
+    ValueError
+        If the values of a column are too large or too small.
+
+    Examples
+    --------
+    >>> refuse_range("x.csv", ["a"], np.array([[-1e200], [1.0]]))
+    Traceback (most recent call last):
+        ...
+    ValueError: x.csv: column 'a' has values up to 1e+200, whose variance is beyond float64: use a larger unit
+    """
+    if X.dtype.kind != "f":
+        return
+    for column, largest in zip(columns, np.maximum(X.max(axis=0), -X.min(axis=0)), strict=True):
+        if largest > LARGEST or 0 < largest < 1 / LARGEST:
+            unit = "larger" if largest > 1 else "smaller"
+            raise ValueError(
+                f"{name}: column {_csv.shown(column)} has values up to {largest:g}, whose variance is beyond "
+                f"float64: use a {unit} unit"
+            )
 
 
 def _sorted(labels: set[str]) -> list[str]:
@@ -232,7 +287,7 @@ def read_table(
     ------
     ValueError
         If the file is not such a table; a value that is missing or no number is named by line and
-        column.
+        column, and so is a column with values above 1e145.
     OSError
         If the file cannot be read.
 
@@ -285,6 +340,7 @@ def _read_csv(
         raise ValueError(f"{reader.name} has no rows below its header line")
     X = np.frombuffer(data, np.float64).reshape(-1, len(chosen))
     names = tuple(reader.columns[i] for i in chosen)
+    refuse_range(reader.name, names, X)
     return Table(reader.name, X, names, None if at is None else target, values, lines)
 
 
@@ -307,6 +363,7 @@ def _read_npz(path: storage.PathLike, need_target: bool) -> Table:
         raise ValueError(f"{name}: X must have shape (n_samples, n_features), got shape {X.shape}")
     X = X.reshape(len(X), -1)
     _check.finite(f"{name}: X", X)
+    refuse_range(name, [f"X[:, {j}]" for j in range(X.shape[1])], X)
     if y is None:
         return Table(name, X, None, None, None)
     if y.dtype.kind == "S":

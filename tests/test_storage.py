@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import json
 import os
 import pickle
+import signal
 import stat
 import struct
+import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pytest
 
-from nbnorm import storage
+from nbnorm import FNN, Moments, datasets, storage, tables
+from nbnorm.streams import read_statistics, standardize_file
 
 posix = pytest.mark.posix("permissions, links and devices")
 not_root = pytest.mark.skipif(
@@ -284,3 +289,309 @@ def test_check_writable_leaves_nothing(path):
 def test_replace_mode():
     with pytest.raises(ValueError, match="mode must be 'wb' or 'w', got 'a'"), storage.replace("x", "a"):
         pass
+
+
+# ----------------------------------------------------------------------------------------------
+# What is left behind, and what stands in the way
+# ----------------------------------------------------------------------------------------------
+
+HALF_WRITTEN = """
+import sys
+from nbnorm import storage
+with storage.replace(sys.argv[1]) as file:
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def writer(path):
+    """Run a process that has half written a file."""
+    command = [sys.executable, "-c", HALF_WRITTEN, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"writing\n"
+        yield process
+
+
+def names(folder):
+    return sorted(item.name for item in folder.iterdir())
+
+
+@posix
+def test_temporary_files_of_killed_processes_are_removed(path):
+    path.write_bytes(b"before")
+    others = [".nbnorm-notes.tmp", ".nbnorm-1-0.tmp", "nbnorm-1-0123456789abcdef.tmp"]
+    for name in others:
+        path.with_name(name).touch()
+    kept = sorted([*others, path.name])
+    with writer(path) as process:
+        assert len(names(path.parent)) == 5
+        storage.check_writable(path)  # the writer lives
+        assert len(names(path.parent)) == 5
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(names(path.parent)) == 5
+        assert path.read_bytes() == b"before"
+        with storage.replace(path) as file:
+            file.write(b"after")
+    assert names(path.parent) == kept
+    assert path.read_bytes() == b"after"
+
+
+@posix
+def test_a_lock_protects_a_temporary_file_whose_writer_has_another_number(path):
+    """As seen from another container or machine, where that number means nothing."""
+    import fcntl
+
+    unused = subprocess.Popen([sys.executable, "-c", ""])
+    unused.wait()
+    temporary = path.with_name(f".nbnorm-{unused.pid}-0123456789abcdef.tmp")
+    with open(temporary, "wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        storage.check_writable(path)
+        assert names(path.parent) == [temporary.name]
+    storage.check_writable(path)
+    assert names(path.parent) == []
+
+
+@posix
+def test_an_old_temporary_file_without_a_lock_is_removed_although_its_number_is_used_again(path):
+    temporary = path.with_name(f".nbnorm-{os.getpid()}-0123456789abcdef.tmp")
+    temporary.touch()
+    storage.check_writable(path)
+    assert names(path.parent) == [temporary.name]
+    os.utime(temporary, (0, 0))
+    storage.check_writable(path)
+    assert names(path.parent) == []
+
+
+@pytest.mark.parametrize("times", [3, 99])
+def test_replace_waits_for_a_file_that_another_process_holds(path, monkeypatch, times):
+    path.write_bytes(b"before")
+    attempts, waits = [], []
+
+    def refuse(source, target):
+        attempts.append(target)
+        if len(attempts) <= times:
+            raise PermissionError(errno.EACCES, "Permission denied", str(source), None, str(target))
+        os.rename(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    monkeypatch.setattr("time.sleep", waits.append)
+    if times == 3:
+        storage.write(path, "network", {}, {})
+        assert storage.read(path, "network") == ({}, {})
+        assert len(waits) == 3
+    else:
+        with pytest.raises(PermissionError, match=r"model\.npz'$"):
+            storage.write(path, "network", {}, {})
+        assert path.read_bytes() == b"before"
+        assert 0.5 < sum(waits) < 3.0
+    assert names(path.parent) == ["model.npz"]
+
+
+full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without room")
+
+
+@full
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_full_disk_is_named(mode):
+    with (
+        pytest.raises(OSError, match=r"\[Errno 28\] .*: '/dev/full'$"),
+        storage.replace("/dev/full", mode) as file,
+    ):
+        file.write("x" if mode == "w" else b"x")
+
+
+@posix
+def test_pipes_are_no_input(tmp_path):
+    for suffix in (".csv", ".npz", ".npy", ".json"):
+        os.mkfifo(tmp_path / f"x{suffix}")
+    readers = [
+        lambda: tables.read_table(tmp_path / "x.csv"),
+        lambda: tables.read_table(tmp_path / "x.npz"),
+        lambda: standardize_file(tmp_path / "x.csv", tmp_path / "y.csv"),
+        lambda: standardize_file(tmp_path / "x.npy", tmp_path / "y.csv"),
+        lambda: standardize_file(tmp_path / "x.npz", tmp_path / "y.csv"),
+        lambda: read_statistics(tmp_path / "x.json"),
+        lambda: FNN.load(tmp_path / "x.npz"),
+    ]
+    for read in readers:
+        with pytest.raises(ValueError, match=r"x\.\w+ must be a regular file, got a pipe or a device"):
+            read()
+
+
+@posix
+def test_a_pipe_is_an_output_if_somebody_reads_it(tmp_path):
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match=r"pipe\.npy"), storage.replace(pipe) as file:
+        file.write(b"x")
+    np.save(tmp_path / "x.npy", [[1.0], [3.0]])
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        standardize_file(tmp_path / "x.npy", pipe)
+        np.testing.assert_array_equal(np.load(io.BytesIO(reader.read())), [[-1.0], [1.0]])
+
+
+# ----------------------------------------------------------------------------------------------
+# Files that anybody may have written
+# ----------------------------------------------------------------------------------------------
+
+
+def claiming(path, member, shape, content, size=None):
+    """Write an NPZ file with one compressed member; return the path."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr(member, npy_header("<f8", shape) + content)
+    if size is not None:  # what the directory at the end says of the unpacked size
+        data = bytearray(path.read_bytes())
+        at = data.index(b"PK\x01\x02")
+        data[at + 24 : at + 28] = struct.pack("<I", size)
+        path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: tables.read_table(path, need_target=False),
+        lambda path: standardize_file(path, path.with_suffix(".npy")),
+    ],
+)
+@pytest.mark.parametrize(
+    ("shape", "content", "size", "expected"),
+    [
+        ((1 << 40, 8), bytes(64), None, "has 64 bytes, expected 70368744177664"),
+        ((2, 4), bytes(1 << 20), None, "has 1048576 bytes, expected 64"),
+        ((1 << 26, 4), bytes(64), (1 << 31) + 128, "it would unpack to 2,147,483,776 bytes"),
+        ((1 << 17, 1), bytes(1 << 20), 1 << 29, "it would unpack to 536,870,912 bytes"),
+    ],
+)
+def test_claims_are_checked_before_memory_is_allocated(tmp_path, read, shape, content, size, expected):
+    path = claiming(tmp_path / "x.npz", "X.npy", shape, content, size)
+    with pytest.raises(ValueError, match=rf"x\.npz is not an NPZ file: .*{expected}"):
+        read(path)
+    assert names(tmp_path) == ["x.npz"]
+
+
+def test_a_compressed_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MOST_UNPACKED", 1 << 20)
+    rng = np.random.default_rng(0)
+    np.savez_compressed(tmp_path / "zeros.npz", X=np.zeros((1 << 10, 1 << 8)), y=np.arange(1 << 10))
+    np.savez_compressed(
+        tmp_path / "one_hot.npz", X=np.eye(8)[rng.integers(8, size=1 << 15)], y=np.arange(1 << 15)
+    )
+    monkeypatch.setattr(zipfile.ZipFile, "open", None)
+    for read in (tables.read_table, lambda path: standardize_file(path, tmp_path / "y.npz")):
+        with pytest.raises(
+            ValueError, match=r"zeros\.npz is not an NPZ file: it would unpack to 2,10\d,\d+ bytes from"
+        ):
+            read(tmp_path / "zeros.npz")
+    monkeypatch.undo()
+    assert tables.read_table(tmp_path / "one_hot.npz").X.shape == (1 << 15, 8)
+
+
+def damaged(data, generator):
+    """Yield damaged versions of a file: cut, with a bit turned, with two parts exchanged."""
+    for _ in range(12):
+        yield data[: generator.integers(len(data))]
+    for _ in range(60):
+        changed = bytearray(data)
+        changed[generator.integers(len(data))] ^= 1 << generator.integers(8)
+        yield bytes(changed)
+    for _ in range(12):
+        a, b, c = np.sort(generator.integers(len(data), size=3))
+        yield data[:a] + data[b:c] + data[a:b] + data[c:]
+
+
+def exchanged(path):
+    """Return the bytes of an NPZ file whose members have each other's content, with the right checksums."""
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, other in zip(contents, [*contents][1:] + [*contents][:1], strict=True):
+            archive.writestr(name, contents[other])
+    return file.getvalue()
+
+
+def resume(path):
+    X = np.arange(12.0).reshape(6, 2)
+    net = FNN([2, 2, 1], output="identity", seed=0)
+    net.fit(X, X[:, 0], epochs=1, batch_size=3, seed=0, checkpoint=path)
+    return net.parameters()
+
+
+def load_digits_from(path):
+    return datasets.load_digits()
+
+
+@pytest.fixture
+def loaders(tmp_path, monkeypatch):
+    """Files of every kind, with what reads them."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(6, 3)), np.arange(6)
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "stored.npz", X=X, y=y)
+    np.savez_compressed(tmp_path / "packed.npz", X=X, y=y)
+    FNN([3, 2, 1], output="identity", seed=0).save(tmp_path / "network.npz")
+    resume(tmp_path / "checkpoint.npz")
+    (tmp_path / "stats.json").write_text(json.dumps(Moments().update(X).to_dict()))
+    (tmp_path / "data").mkdir()
+    np.savez_compressed(
+        tmp_path / "data" / "digits.npz", images=np.zeros((2, 4), np.uint8), labels=np.arange(2)
+    )
+    monkeypatch.setattr(datasets, "files", lambda package: tmp_path)
+
+    def standardized(path):
+        standardize_file(path, tmp_path / "out.npz", progress=False)
+        with np.load(tmp_path / "out.npz") as archive:
+            return {name: archive[name] for name in archive.files}
+
+    def table(path):
+        got = tables.read_table(path)
+        return got.X, got.values
+
+    return {
+        "x.npy": [standardized],
+        "stored.npz": [standardized, table],
+        "packed.npz": [standardized, table],
+        "network.npz": [lambda path: FNN.load(path).parameters()],
+        "checkpoint.npz": [resume],
+        "stats.json": [lambda path: read_statistics(path).to_dict()],
+        "data/digits.npz": [load_digits_from],
+    }
+
+
+def flat(value):
+    """Return nested containers of arrays as a list that can be compared."""
+    if isinstance(value, dict):
+        return [(name, flat(item)) for name, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [flat(item) for item in value]
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def test_damaged_files_are_value_errors_with_their_name(tmp_path, loaders):
+    generator = np.random.default_rng(0)
+    for name, readers in loaders.items():
+        path = tmp_path / name
+        data = path.read_bytes()
+        checked = name.endswith(".npz")  # only a ZIP archive has checksums
+        versions = [*damaged(data, generator), *([exchanged(path)] if checked else [])]
+        for read in readers:
+            expected = flat(read(path))
+            messages = []
+            for version in versions:
+                path.write_bytes(version)
+                try:
+                    got = flat(read(path))
+                except ValueError as error:
+                    messages.append(str(error))
+                else:
+                    assert not checked or got == expected
+            assert len(messages) > 12
+            assert all(path.name in message for message in messages)
+            path.write_bytes(data)
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
