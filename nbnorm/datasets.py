@@ -72,7 +72,10 @@ def load_digits() -> tuple[Images, Labels]:
     ((1797, 64), array([0, 1, 2, 3, 4]))
     """
     with as_file(files("nbnorm") / "data" / "digits.npz") as path, storage.open_npz(path) as archive:
-        return storage.read_array(archive, "images"), storage.read_array(archive, "labels").astype(np.int64)
+        X, y = storage.read_array(archive, "images"), storage.read_array(archive, "labels").astype(np.int64)
+        if X.shape != (1797, 64) or y.shape != (1797,):
+            raise storage.MalformedError(f"the digits have shapes {X.shape} and {y.shape}")
+        return X, y
 
 
 # ----------------------------------------------------------------------------------------------

@@ -820,6 +820,11 @@ def standardize_file(
         )
     if inverse and stats is None:
         raise ValueError("stats must be given for inverse=True, got None")
+    if save_stats is not None and os.path.realpath(save_stats) == os.path.realpath(destination):
+        raise ValueError(f"save_stats must be another file than the destination {os.fspath(destination)!r}")
+    for path in (destination, save_stats):
+        if path is not None:
+            storage.check_writable(path)  # before a long source is read
     if stats is None:
         moments = Moments()
         moments.feature_names = given.features

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import nbnorm
-from nbnorm import cli, datasets
+from nbnorm import cli, datasets, tables
+from nbnorm.streams import standardize_file
 
 QUICK = ["--hidden", "8", "--epochs", "2", "--no-plot"]
 
@@ -566,6 +567,73 @@ def test_standardize_except(run, folder):
     status, _, err = run("standardize", "new.csv", "c.csv", "--stats", "s.json")
     assert status == 2
     assert "must have the features ['size'] of the statistics" in err
+
+
+@pytest.mark.parametrize("stats", ["missing/s.json", ".", "/dev/full"])
+def test_standardize_replaces_both_files_or_none(run, folder, stats):
+    if stats == "/dev/full" and not os.path.exists(stats):
+        pytest.skip("needs /dev/full, a disk without room")
+    (folder / "a.csv").write_text("height\n0\n4\n")
+    (folder / "b.csv").write_text("before")
+    status, _, err = run("standardize", "a.csv", "b.csv", "--stats", stats)
+    assert status == 2
+    assert stats in err
+    assert err.count("\n") == 1
+    assert (folder / "b.csv").read_text() == "before"
+    assert sorted(os.listdir()) == ["a.csv", "b.csv"]
+    with pytest.raises(ValueError, match="save_stats must be another file"):
+        standardize_file("a.csv", "b.csv", save_stats=folder / "b.csv")
+
+
+def test_standardize_refuses_values_beyond_floats(run, folder):
+    (folder / "a.csv").write_text("x,y\n1e200,2\n3e200,4\n")
+    status, _, err = run("standardize", "a.csv", "b.csv")
+    assert status == 2
+    assert "a.csv: column 'x' has values up to 3e+200" in err
+    (folder / "a.csv").write_text("x,y\n1e-20,2\n3e-20,4\n")
+    assert run("standardize", "a.csv", "b.csv", "--stats", "s.json")[0] == 0
+    np.save("c.npy", np.array([[1.0, 2.0], [1e30, 3.0]], np.float32))
+    (folder / "s.json").write_text(
+        (folder / "s.json").read_text().replace('"x"', '"u"').replace('"y"', '"v"')
+    )
+    status, _, err = run("standardize", "c.npy", "d.npy", "--stats", "s.json")
+    assert status == 2
+    assert "c.npy: row 1, column 0 holds 1e+30, which becomes inf in float32" in err
+    assert sorted(os.listdir()) == ["a.csv", "b.csv", "c.npy", "s.json"]
+
+
+def test_train_and_predict_refuse_values_beyond_floats(run, flowers, folder):
+    text = flowers.read_text()
+    (folder / "large.csv").write_text(text.replace("setosa", "1").replace("virginica", "2") + "1,1e200,1\n")
+    for command in (["train", "large.csv", *QUICK], ["train", "large.csv", "--target", "width", *QUICK]):
+        status, _, err = run(*command)
+        assert status == 2
+        assert "column 'width'" in err
+    assert run("train", flowers, *QUICK)[0] == 0
+    (folder / "far.csv").write_text("length,width\n1,2\n1,1e100\n")
+    status, _, err = run("predict", "nbnorm-flowers.npz", "far.csv", "--out", "out.csv")
+    assert status == 2
+    assert "the value farthest from the training data is 1e+100 in far.csv, line 3, column 'width'" in err
+    assert not (folder / "out.csv").exists()
+
+
+def test_labels_are_predicted_as_they_are_written(run, folder):
+    labels = ["007", "01", "1", "1e0", "1_0", '"a, ""b"""', '" 1"', '"two\nlines"']
+    rows = [f"{5 * number + row % 3},{label}\n" for row in range(12) for number, label in enumerate(labels)]
+    (folder / "a.csv").write_text('"x;\n(m)",code\n' + "".join(rows))
+    quick = ["--hidden", "16", "--epochs", "150", "--no-plot"]
+    assert run("train", "a.csv", "--save", "a.npz", *quick)[0] == 0
+    status, out, _ = run("predict", "a.npz", "a.csv", "--out", "out.csv")
+    assert status == 0
+    assert "left out" not in out
+    got = tables.read_table("out.csv", target="prediction")
+    expected = tables.read_table("a.csv").encode().classes
+    assert set(got.encode().classes) <= set(expected)
+    assert len(set(got.encode().classes) & {"007", "01", "1", "1e0", "1_0"}) > 1
+    # what was predicted can be trained on
+    assert run("train", "out.csv", "--target", "prediction", "--save", "b.npz", *QUICK)[0] == 0
+    assert run("standardize", "out.csv", "again.csv", "--except", "prediction")[0] == 0
+    assert tables.read_table("again.csv", target="prediction").encode().classes == got.encode().classes
 
 
 def test_predict_finds_the_held_out_digits_again(run):

@@ -6,12 +6,14 @@ import io
 import json
 import os
 import pickle
+import shutil
 import signal
 import stat
 import struct
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -494,13 +496,13 @@ def test_a_compressed_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatc
 
 def damaged(data, generator):
     """Yield damaged versions of a file: cut, with a bit turned, with two parts exchanged."""
-    for _ in range(12):
+    for _ in range(8):
         yield data[: generator.integers(len(data))]
-    for _ in range(60):
+    for _ in range(40):
         changed = bytearray(data)
         changed[generator.integers(len(data))] ^= 1 << generator.integers(8)
         yield bytes(changed)
-    for _ in range(12):
+    for _ in range(8):
         a, b, c = np.sort(generator.integers(len(data), size=3))
         yield data[:a] + data[b:c] + data[a:b] + data[c:]
 
@@ -539,9 +541,7 @@ def loaders(tmp_path, monkeypatch):
     resume(tmp_path / "checkpoint.npz")
     (tmp_path / "stats.json").write_text(json.dumps(Moments().update(X).to_dict()))
     (tmp_path / "data").mkdir()
-    np.savez_compressed(
-        tmp_path / "data" / "digits.npz", images=np.zeros((2, 4), np.uint8), labels=np.arange(2)
-    )
+    shutil.copy(Path(datasets.__file__).parent / "data" / "digits.npz", tmp_path / "data")
     monkeypatch.setattr(datasets, "files", lambda package: tmp_path)
 
     def standardized(path):
@@ -591,7 +591,7 @@ def test_damaged_files_are_value_errors_with_their_name(tmp_path, loaders):
                     messages.append(str(error))
                 else:
                     assert not checked or got == expected
-            assert len(messages) > 12
+            assert len(messages) > 8
             assert all(path.name in message for message in messages)
             path.write_bytes(data)
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
