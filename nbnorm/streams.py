@@ -829,7 +829,10 @@ def standardize_file(
         moments = Moments()
         moments.feature_names = given.features
         for part in _counted(given.chunks(with_kept=False), "reading", given.rows, progress):
-            moments.update(part.rows)
+            try:
+                moments.update(part.rows)
+            except ValueError as error:
+                raise ValueError(f"{given.name}: {error}") from None
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
         labels = given.features or [str(j) for j in range(moments.n_features)]

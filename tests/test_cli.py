@@ -589,7 +589,7 @@ def test_standardize_refuses_values_beyond_floats(run, folder):
     (folder / "a.csv").write_text("x,y\n1e200,2\n3e200,4\n")
     status, _, err = run("standardize", "a.csv", "b.csv")
     assert status == 2
-    assert "a.csv: column 'x' has values up to 3e+200" in err
+    assert all(word in err for word in ("a.csv", "column 'x'", "3e+200"))
     (folder / "a.csv").write_text("x,y\n1e-20,2\n3e-20,4\n")
     assert run("standardize", "a.csv", "b.csv", "--stats", "s.json")[0] == 0
     np.save("c.npy", np.array([[1.0, 2.0], [1e30, 3.0]], np.float32))
