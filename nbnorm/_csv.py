@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
@@ -88,21 +89,19 @@ def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[s
     A quote counts where a field begins.  Every line is looked at once, whatever it is part of.
     """
     source = iter(lines)
-    number = 0
+    current = 0
     for line in source:
-        number += 1
-        if "\0" in line:
-            raise storage.MalformedError(f"line {number} has a NUL byte: it may be UTF-16, save it as UTF-8")
+        current += 1
         if '"' not in line:
             text = line.rstrip("\r\n")
             if text.strip(" "):
-                yield number, text.split(delimiter)
+                yield current, text.split(delimiter)
             continue
-        first, at = number, 0
+        first, at = current, 0
         fields: list[str] = []
         while True:
             if line.startswith('"', at):
-                began, at = number, at + 1
+                began, at = current, at + 1
                 parts: list[str] = []
                 while True:
                     end = line.find('"', at)
@@ -115,7 +114,7 @@ def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[s
                     else:
                         parts.append(line[at:])
                         line, at = next(source, ""), 0
-                        number += 1
+                        current += 1
                         if not line:
                             raise storage.MalformedError(
                                 f"the quote that opens in line {began} is never closed"
@@ -126,7 +125,7 @@ def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[s
                 rest = line[at:] if end < 0 else line[at:end]
                 if rest.strip():
                     raise storage.MalformedError(
-                        f"the quote that opens in line {began} is closed in line {number} with text behind "
+                        f"the quote that opens in line {began} is closed in line {current} with text behind "
                         f"it, {shown(rest.strip())}; a quote inside a field is written twice"
                     )
             else:
@@ -176,7 +175,7 @@ class Reader:
 
     def __init__(self, path: storage.PathLike) -> None:
         self._path = path
-        self.name = str(path)
+        self.name = os.fspath(path)
         self._delimiter = self._find_delimiter()
         header = next(self._records(self._delimiter), (0, []))[1]
         # Some programs end every line with a delimiter.
@@ -287,7 +286,12 @@ def _decoded(raw: IO[bytes]) -> Iterator[str]:
     """Yield the lines of a file, which end with any of the three line breaks."""
     with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
         try:
-            yield from text
+            for number, line in enumerate(text, 1):
+                if "\0" in line:
+                    raise storage.MalformedError(
+                        f"line {number} has a NUL byte: it may be UTF-16, save it as UTF-8"
+                    )
+                yield line
         except UnicodeDecodeError:
             # The decoder works on blocks, so only a second look tells where it is.
             raw.seek(0)

@@ -679,6 +679,14 @@ def _counted(
             bar.update(len(part.rows))
 
 
+def _add(moments: Moments, name: str, rows: Array) -> None:
+    """Add rows of a file, which is named in errors."""
+    try:
+        moments.update(rows)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
 def _applied(source: _Source, parts: Iterator[_Chunk], apply: Callable[[Array], Array]) -> Iterator[_Chunk]:
     """Yield the chunks with transformed rows; values that the floating type cannot hold are refused."""
     before = 0
@@ -829,10 +837,7 @@ def standardize_file(
         moments = Moments()
         moments.feature_names = given.features
         for part in _counted(given.chunks(with_kept=False), "reading", given.rows, progress):
-            try:
-                moments.update(part.rows)
-            except ValueError as error:
-                raise ValueError(f"{given.name}: {error}") from None
+            _add(moments, given.name, part.rows)
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
         labels = given.features or [str(j) for j in range(moments.n_features)]

@@ -79,6 +79,7 @@ def test_headers(names_of, text, name, expected):
         ("x,y,\n1,2,3\n", "x.csv, line 2: got 3 fields, expected 2"),
         ('x,y\n"1\n",2\n3\n', "x.csv, line 4: got 1 fields, expected 2"),
         ("x,y\n1,2\n3,\0\n", "line 3 has a NUL byte"),
+        ('x,y\n1,2\n3,"\n\0"\n', "line 4 has a NUL byte"),
         ("x,y\n1,2\n".encode("utf-16"), "x.csv is not UTF-8 text: invalid start byte at byte 1 of line 1"),
         ("x,y\n1,2\n".encode("utf-16-le"), "line 1 has a NUL byte: it may be UTF-16"),
         (b"x,y\n1,2\n" * 3000 + b"3,\xe4\n", "UTF-8 text: .* at byte 3 of line 6001; save it as UTF-8"),
