@@ -1,9 +1,8 @@
 """Tables of samples in CSV and NPZ files, for the command line.
 
-A CSV file has a header line with the names of its columns.  Fields are separated by the first of
-comma, semicolon and tab that the header contains; text is UTF-8; every feature is a number.
-An NPZ file has an array ``X`` of samples and, unless there is nothing to compare with, an array
-``y`` of targets.
+A CSV file has a header line with the names of its columns, and numbers in every feature column; `docs/cli.md`
+states its rules.  An NPZ file has an array ``X`` of samples and, unless there is nothing to compare with, an
+array ``y`` of targets.
 """
 
 from __future__ import annotations
