@@ -280,9 +280,10 @@ def is_device(path: PathLike) -> bool:
 
 def _open_device(path: PathLike) -> int:
     """Open a device or a pipe for writing; a pipe that nobody reads is an error, not endless waiting."""
-    handle = os.open(path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
-    if hasattr(os, "set_blocking"):
-        os.set_blocking(handle, True)
+    if sys.platform == "win32":
+        return os.open(path, os.O_WRONLY | os.O_BINARY)
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
     return handle
 
 

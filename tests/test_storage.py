@@ -407,6 +407,13 @@ def test_a_full_disk_is_named(mode):
         file.write("x" if mode == "w" else b"x")
 
 
+def test_text_that_is_no_unicode_is_refused_with_the_file(path):
+    expected = r"model\.npz: the text cannot be written as UTF-8"
+    with pytest.raises(ValueError, match=expected), storage.replace(path, "w") as file:
+        tables.write_csv(file, {"prediction": ["\udc80"]})
+    assert names(path.parent) == []
+
+
 @posix
 def test_pipes_are_no_input(tmp_path):
     for suffix in (".csv", ".npz", ".npy", ".json"):
