@@ -134,6 +134,9 @@ def _load(args: argparse.Namespace) -> _Data:
             _refuse_options(args, args.data, "target")
         table = tables.read_table(args.data, target=args.target)
         target = table.encode(args.task or "auto")
+        if target.classes is None:
+            y = target.y.reshape(len(target.y), -1)
+            tables.refuse_range(table.path, [str(table.target)] * y.shape[1], y)
         X = table.X
         metadata = {
             "data": Path(args.data).name,

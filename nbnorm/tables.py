@@ -149,10 +149,6 @@ class Table:
             classes, y = np.unique(values.astype(np.int64), return_inverse=True)
             if task == "classification" or len(classes) <= MOST_CLASSES:
                 return Target("classification", y.astype(np.int64), tuple(classes.tolist()))
-        columns = values.reshape(len(values), -1)
-        name = self.target or "y"
-        outputs = [name] if values.ndim == 1 else [f"{name}[:, {j}]" for j in range(columns.shape[1])]
-        refuse_range(self.path, outputs, columns)
         return Target("regression", values.astype(np.float64), None)
 
     def class_numbers(self, classes: Sequence[str | int]) -> npt.NDArray[np.int64]:
@@ -239,7 +235,8 @@ def refuse_range(name: str, columns: Sequence[str], X: npt.NDArray[Any]) -> None
     """
     if X.dtype.kind != "f":
         return
-    for column, largest in zip(columns, np.maximum(X.max(axis=0), -X.min(axis=0)), strict=True):
+    # as Python's floats, because float32 cannot be compared with what it cannot hold
+    for column, largest in zip(columns, np.maximum(X.max(axis=0), -X.min(axis=0)).tolist(), strict=True):
         if largest > LARGEST or 0 < largest < 1 / LARGEST:
             unit = "larger" if largest > 1 else "smaller"
             raise ValueError(
