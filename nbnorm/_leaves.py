@@ -18,7 +18,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from nbnorm._jit import CodeFiles
+from nbnorm._jit import CodeFiles, compiling
 
 # What has an address must stay in memory: name -> (library, address).
 _held: dict[str, tuple[Any, int]] = {}
@@ -31,7 +31,7 @@ def emitted(name: str, write: Callable[[Any], None]) -> int:
     """Return the address of the function `name` that ``write(module)`` adds to an LLVM module."""
     if name in _held:
         return _held[name][1]
-    with global_compiler_lock:
+    with compiling(), global_compiler_lock:
         if name in _held:  # another thread was faster
             return _held[name][1]
         codegen = cpu_target.target_context.codegen()

@@ -1,36 +1,46 @@
 """The command line: ``nbnorm train``, ``predict``, ``standardize`` and ``gradcheck``.
 
-Exit status: 0 done, 1 failed (training diverged, a gradient is wrong), 2 bad input, 130 interrupted.
+Exit status: 0 done; 1 failed (training diverged, a gradient is wrong, memory was short, nobody reads the
+output any more); 2 bad input (options, or a file that cannot be read or written); 130 ended by Ctrl-C; 143
+ended by SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import copy
 import importlib.util
+import io
 import json
 import math
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, _jit, activations, datasets, metrics, plots, storage, tables
+from nbnorm import __version__, _check, _jit, activations, datasets, metrics, plots, storage, tables
 
 if TYPE_CHECKING:
     from nbnorm.network import FNN
     from nbnorm.training import History
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 TEST_SIZE, SPLIT_SEED = 0.2, 0
 VALIDATION_SIZE = 0.1
 GRADIENT_BAR = 1e-6
+
+
+# How often a training that diverges begins anew, each time at a tenth of the learning rate.
+RETRIES = 3
 
 
 @dataclass(frozen=True)
@@ -38,19 +48,43 @@ class _Defaults:
     hidden: tuple[int, ...]
     epochs: int
     batch_size: int
-    weight_decay: float  # of SGD
+    optimizer: str
+    sgd: tuple[float, float]  # learning rate and weight decay
+    adamw: tuple[float, float, float]  # the same, and epsilon
 
 
-# Chosen by measurement, with SGD at a learning rate of 0.1 along a cosine and momentum 0.9.  The digits then
-# stay above an accuracy of 0.97 for seeds 0 to 7.  MNIST needs the weight decay: it takes back the
-# initial weights of pixels that hardly ever differ from 0, which standardization makes large; without
-# it, 0.981 instead of 0.983.
-_DIGITS = _Defaults((128, 128), 40, 64, 0.03)
-_MNIST = _Defaults((512, 512), 10, 128, 0.01)
-_TABLE = _Defaults((128, 128), 40, 64, 0.03)
-_SGD_LR, _MOMENTUM = 0.1, 0.9
-# With the same epochs and batches: 0.986 on the digits (mean of the seeds 0 to 7), 0.984 on MNIST.
-_ADAMW_LR, _ADAMW_WEIGHT_DECAY = 0.002, 5.0
+# Chosen by measurement, along a cosine and for SGD with momentum 0.9.  The digits then stay above an
+# accuracy of 0.97 for seeds 0 to 7.  MNIST needs the weight decay: it takes back the initial weights of
+# pixels that hardly ever differ from 0, which standardization makes large; without it, 0.981 instead of
+# 0.983.  With AdamW, 0.986 on the digits (mean of the seeds 0 to 7), 0.984 on MNIST.
+_DIGITS = _Defaults((128, 128), 40, 64, "sgd", (0.1, 0.03), (0.002, 5.0, 1e-8))
+_MNIST = _Defaults((512, 512), 10, 128, "sgd", (0.1, 0.01), (0.002, 5.0, 1e-8))
+_MOMENTUM = 0.9
+
+# Few rows make few steps: epochs are added until there are so many.
+_LEAST_STEPS = 500
+
+
+def _of_a_table(rows: int) -> _Defaults:
+    """Return the defaults for a table of so many training samples: those of the estimators."""
+    batch_size = min(max(rows // 50, 32), 256)
+    epochs = max(50, -(-_LEAST_STEPS // -(-rows // batch_size)))
+    return _Defaults((100,), epochs, batch_size, "adamw", (0.01, 0.0), (0.005, 5.0, 1e-3))
+
+
+# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  These three
+# settings come within 0.01 R2 of a ridge whose penalty is chosen in thirteen steps, on all but tables with
+# about as many columns as rows (docs/examples/table_defaults.py).
+_LINEAR_LR, _LINEAR_L2 = 0.02, (0.001, 0.03, 0.3)
+
+# A network is compared with linear models up to so many training samples, by cross-validation in so many
+# folds; above, it has enough to learn from.
+_COMPARED, _FOLDS = 5000, 5
+# Its other candidate is a network with so many times the weight decay.
+_STRONGER = 4.0
+
+# Above so many epochs, not each of them gets a line.
+_MOST_LINES = 60
 
 
 @dataclass(frozen=True)
@@ -63,7 +97,7 @@ class _Data:
     X_test: npt.NDArray[Any]
     y_test: npt.NDArray[Any]
     task: str
-    defaults: _Defaults
+    defaults: _Defaults | None  # None for a table, where they depend on its size
     classes: tuple[Any, ...] | None
     metadata: dict[str, Any]
     note: str = ""
@@ -76,8 +110,23 @@ class _Data:
         return 1 if self.y_train.ndim == 1 else self.y_train.shape[1]
 
 
+class _OutputError(Exception):
+    """Standard output takes no more: its reader has gone, or the disk is full."""
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[Any]:
+    """Write to standard output, now and not when Python ends."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        raise _OutputError(error) from error
+
+
 def _say(line: str) -> None:
-    print(line, flush=True)
+    with _output() as out:
+        print(line, file=out)
 
 
 def _plural(count: int, thing: str) -> str:
@@ -128,7 +177,8 @@ def _load(args: argparse.Namespace) -> _Data:
         X, y = datasets.load_digits()
         target = tables.Target("classification", y, tuple(range(10)))
         metadata = {"data": "digits"}
-        defaults, note = _DIGITS, ""
+        defaults: _Defaults | None = _DIGITS
+        note = ""
     else:
         if _is_npz(args.data):
             _refuse_options(args, args.data, "target")
@@ -143,7 +193,7 @@ def _load(args: argparse.Namespace) -> _Data:
             "features": None if table.features is None else list(table.features),
             "target": table.target,
         }
-        defaults = _TABLE
+        defaults = None
         note = f"Target: {table.target}, {target.task}"
         if args.target is None and table.features is not None:
             note += " (the last column; --target names another)"
@@ -218,13 +268,16 @@ def _result(scores: dict[str, Any], count: int) -> str:
     return f"{r2}root mean squared error {scores['test_rmse']:.6g}"
 
 
-def _describe(args: argparse.Namespace, data: _Data, net: FNN) -> None:
+def _describe_data(data: _Data) -> None:
     aside = "" if data.validation is None else f", {len(data.validation[1]):,} validation"
     rows = f"{len(data.X_train):,} training{aside} and {len(data.X_test):,} held-out samples"
     kinds = "" if data.classes is None else f", {_plural(len(data.classes), 'class')}"
     _say(f"Data: {data.name}, {rows}, {_plural(data.X_train.shape[1], 'feature')}{kinds}")
     if data.note:
         _say(data.note)
+
+
+def _describe(args: argparse.Namespace, net: FNN) -> None:
     layers = "no hidden layer"
     if args.hidden:
         norm = "no batch norm" if args.norm == "none" else f"batch norm {args.norm} the activation"
@@ -233,13 +286,12 @@ def _describe(args: argparse.Namespace, data: _Data, net: FNN) -> None:
     _say(f"Network: {sizes}, {layers}, {_plural(net.n_parameters, 'parameter')}")
     threads = _plural(_jit.get_num_threads(), "thread")
     momentum = "" if args.momentum is None else f"momentum {args.momentum:g}, "
+    penalty = f", l2 {args.l2:g}" if args.l2 else ""
     _say(
         f"Training: {_plural(args.epochs, 'epoch')}, batches of {args.batch_size}, "
         f"{args.optimizer}, lr {args.lr:g} ({args.schedule}), {momentum}"
-        f"weight decay {args.weight_decay:g}, seed {args.seed}, {threads}"
+        f"weight decay {args.weight_decay:g}{penalty}, seed {args.seed}, {threads}"
     )
-    if args.checkpoint is not None and os.path.exists(args.checkpoint):
-        _say(f"Going on from {args.checkpoint}")
 
 
 def _with_validation(args: argparse.Namespace, data: _Data) -> _Data:
@@ -260,9 +312,11 @@ def _with_validation(args: argparse.Namespace, data: _Data) -> _Data:
 
 
 def _complete(args: argparse.Namespace, data: _Data) -> None:
-    """Fill in the options whose default depends on the data."""
+    """Fill in the options whose default depends on the data or on other options."""
+    rows = len(data.X_train)
+    given = data.defaults or _of_a_table(rows)
     if args.hidden is None:
-        args.hidden = data.defaults.hidden
+        args.hidden = given.hidden
     elif args.hidden == [0]:
         args.hidden = []
     elif 0 in args.hidden:
@@ -270,53 +324,114 @@ def _complete(args: argparse.Namespace, data: _Data) -> None:
         raise ValueError(f"--hidden must be 0 alone, for no hidden layer, or hold no 0, got {words}")
     if args.dropout and not args.hidden:
         raise ValueError("--dropout needs a hidden layer, and --hidden 0 leaves none")
+    args.optimizer = args.optimizer or given.optimizer
+    l2, args.epsilon = 0.0, None
     if args.optimizer == "sgd":
-        args.lr = _SGD_LR if args.lr is None else args.lr
+        lr, weight_decay = given.sgd
         args.momentum = _MOMENTUM if args.momentum is None else args.momentum
     else:
         _refuse_options(args, "--optimizer adamw", "momentum")
-        args.lr = _ADAMW_LR if args.lr is None else args.lr
-    if args.epochs is None:
-        args.epochs = data.defaults.epochs
-    if args.weight_decay is None:
-        args.weight_decay = data.defaults.weight_decay if args.optimizer == "sgd" else _ADAMW_WEIGHT_DECAY
-    if args.batch_size is None:
-        args.batch_size = data.defaults.batch_size
+        lr, weight_decay, args.epsilon = given.adamw
+        if not args.hidden and data.defaults is None:
+            lr, weight_decay, l2 = _LINEAR_LR, 0.0, _LINEAR_L2[0]
+    for name, value in (
+        ("activation", "relu"),
+        ("norm", "after"),
+        ("dropout", 0.0),
+        ("schedule", "cosine"),
+        ("label_smoothing", 0.0),
+        ("lr", lr),
+        ("weight_decay", weight_decay),
+        ("l2", l2),
+        ("epochs", given.epochs),
+        ("batch_size", given.batch_size),
+    ):
+        if getattr(args, name) is None:
+            setattr(args, name, value)
 
 
-def _print_epoch(epochs: int) -> Callable[[FNN, History], None]:
-    """Return a callback that prints a line for each epoch, in place of a progress bar."""
-
-    def show(_: FNN, history: History) -> None:
-        parts = [f"epoch {history.epochs:{len(str(epochs))}}/{epochs}", f"loss {history.loss[-1]:.4f}"]
-        if history.accuracy:
-            parts.append(f"accuracy {history.accuracy[-1]:.4f}")
-        if history.val_accuracy:
-            parts.append(f"held out {history.val_accuracy[-1]:.4f}")
-        elif history.val_loss:
-            parts.append(f"held out {history.val_loss[-1]:.4f}")
-        _say("  ".join(parts))
-
-    return show
+# Who names one of these wants it as it is: what is left open is not chosen by cross-validation then.
+_CHOSEN = (
+    "hidden", "activation", "norm", "dropout", "optimizer", "lr", "momentum", "weight_decay", "l2",
+    "schedule", "early_stopping", "loss", "label_smoothing", "balanced",
+)  # fmt: skip
 
 
-def _train(args: argparse.Namespace) -> int:
+def _candidates(args: argparse.Namespace, data: _Data) -> list[argparse.Namespace]:
+    """Return the settings to choose from, complete, the default first."""
+    settled = any(getattr(args, name) is not None for name in _CHOSEN)
+    compared = data.defaults is None and not settled and 4 <= len(data.X_train) <= _COMPARED
+
+    def variant(**options: Any) -> argparse.Namespace:
+        one = copy.copy(args)
+        vars(one).update(options)
+        _complete(one, data)
+        return one
+
+    default = variant()
+    if not compared:
+        return [default]
+    linear = [variant(hidden=[0], l2=l2) for l2 in _LINEAR_L2]
+    return [default, variant(weight_decay=_STRONGER * default.weight_decay), *linear]
+
+
+def _choose(
+    candidates: Sequence[argparse.Namespace], data: _Data
+) -> tuple[argparse.Namespace, dict[str, Any]]:
+    """Return the settings that do best in cross-validation, and what the report says of it."""
+    if len(candidates) == 1:
+        return candidates[0], {"cross_validation": None}
+    start = _jit.clock()
+    classifies = data.task == "classification"
+    folds = datasets.folds(data.y_train, _FOLDS, seed=candidates[0].seed, stratify=classifies)
+    scores = [_cross_validate(one, data, folds) for one in candidates]
+    best = max(range(len(scores)), key=lambda number: scores[number])  # the first of equals
+    measure = "accuracy" if classifies else "R2"
+    network, linear = (
+        max(score for one, score in zip(candidates, scores, strict=True) if bool(one.hidden) == hidden)
+        for hidden in (True, False)
+    )
+    _say(
+        f"Cross-validation: {measure} {network:.4f} of a network, {linear:.4f} of a linear model: "
+        + ("the network is taken" if candidates[best].hidden else "no hidden layer")
+    )
+    outcome = {
+        "folds": int(folds.max()) + 1,
+        "network": network if math.isfinite(network) else None,
+        "linear": linear if math.isfinite(linear) else None,
+        "seconds": _jit.clock() - start,
+    }
+    return candidates[best], {"cross_validation": outcome}
+
+
+def _cross_validate(args: argparse.Namespace, data: _Data, folds: npt.NDArray[np.int64]) -> float:
+    """Return accuracy or R2 of predictions for samples that were left out; -inf if it diverges."""
+    from nbnorm.training import DivergenceError
+
+    got = np.empty(data.y_train.shape, data.y_train.dtype)
+    for fold in range(int(folds.max()) + 1):
+        held = folds == fold
+        net = _network(args, data)
+        try:
+            history = _fit(args, net, data.X_train[~held], data.y_train[~held], progress=False)
+        except DivergenceError:
+            return -math.inf
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt
+        got[held] = net.predict(data.X_train[held])
+    if data.task == "classification":
+        return float(np.mean(got == data.y_train))
+    r2 = _measure(got, data.y_train)["test_r2"]
+    return -math.inf if r2 is None else r2
+
+
+def _network(args: argparse.Namespace, data: _Data) -> FNN:
+    """Return a new network for the data."""
     from nbnorm.losses import CrossEntropy
     from nbnorm.network import FNN
-    from nbnorm.optimizers import SGD, AdamW
-    from nbnorm.training import DivergenceError, EarlyStopping
 
-    name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem
-    files = _outputs(args, name)
-    data = _with_validation(args, _load(args))
-    _complete(args, data)
     classifies = data.task == "classification"
-    optimizer: SGD | AdamW
-    if args.optimizer == "sgd":
-        optimizer = SGD(lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    else:
-        optimizer = AdamW(lr=args.lr, weight_decay=args.weight_decay)
-    net = FNN(
+    return FNN(
         [data.X_train.shape[1], *args.hidden, data.outputs],
         activation=args.activation,
         norm=args.norm if args.norm != "none" and args.hidden else None,
@@ -327,42 +442,115 @@ def _train(args: argparse.Namespace) -> int:
         standardize_targets=not classifies and args.loss != "poisson",
         seed=args.seed,
     )
-    net.metadata = data.metadata
-    _describe(args, data, net)
+
+
+def _fit(
+    args: argparse.Namespace, net: FNN, X: npt.NDArray[Any], y: npt.NDArray[Any], **options: Any
+) -> History:
+    from nbnorm.optimizers import SGD, AdamW
+
+    optimizer: SGD | AdamW
+    if args.optimizer == "sgd":
+        optimizer = SGD(lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    else:
+        optimizer = AdamW(lr=args.lr, eps=args.epsilon, weight_decay=args.weight_decay)
+    return net.fit(
+        X,
+        y,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        optimizer=optimizer,
+        schedule=args.schedule,
+        class_weight="balanced" if args.balanced else None,
+        l2=args.l2,
+        seed=args.seed,
+        **options,
+    )
+
+
+def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
+    """Return a callback that prints a line for each epoch, or for each second of many, in place of a bar."""
+    from nbnorm.training import brief
+
+    last = -math.inf
+
+    def show(_: FNN, history: History) -> None:
+        nonlocal last
+        many = epochs > _MOST_LINES and 1 < history.epochs < epochs
+        if many and time.perf_counter() - last < 1.0:
+            return
+        last = time.perf_counter()
+        parts = [f"epoch {history.epochs:{len(str(epochs))}}/{epochs}", f"loss {brief(history.loss[-1])}"]
+        if history.accuracy:
+            parts.append(f"accuracy {history.accuracy[-1]:.4f}")
+        if history.val_accuracy:
+            parts.append(f"{held_out} {history.val_accuracy[-1]:.4f}")
+        elif history.val_loss:
+            parts.append(f"{held_out} {brief(history.val_loss[-1])}")
+        _say("  ".join(parts))
+
+    return show
+
+
+def _train(args: argparse.Namespace) -> int:
+    from nbnorm.training import DivergenceError, EarlyStopping
+
+    name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem
+    files = _outputs(args, name)
+    data = _with_validation(args, _load(args))
+    _describe_data(data)
+    args, choice = _choose(_candidates(args, data), data)
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
-    start = time.perf_counter()
-    try:
-        history = net.fit(
-            data.X_train,
-            data.y_train,
-            epochs=args.epochs,
-            batch_size=args.batch_size,
-            optimizer=optimizer,
-            schedule=args.schedule,
-            class_weight="balanced" if args.balanced else None,
-            validation_data=data.validation or (data.X_test, data.y_test),
-            early_stopping=None
-            if args.early_stopping is None
-            else EarlyStopping(patience=args.early_stopping),
-            checkpoint=args.checkpoint,
-            seed=args.seed,
-            progress=bar and not args.quiet,
-            callbacks=() if bar or args.quiet else (_print_epoch(args.epochs),),
-        )
-    except DivergenceError as error:
-        return _error(str(error), FAILED)
-    seconds = time.perf_counter() - start
+    lines = _print_epoch(args.epochs, "held out" if data.validation is None else "validation")
+    start, compiled, retries = _jit.clock(), _jit.compile_seconds(), 0
+    while True:
+        net = _network(args, data)
+        net.metadata = data.metadata
+        checkpoint = args.checkpoint
+        if checkpoint is not None and retries:
+            checkpoint += f".{retries}"  # that of the run that diverged is another training
+        if retries == 0:
+            _describe(args, net)
+        if checkpoint is not None and os.path.exists(checkpoint):
+            _say(f"Going on from {checkpoint}")
+        try:
+            history = _fit(
+                args,
+                net,
+                data.X_train,
+                data.y_train,
+                validation_data=data.validation or (data.X_test, data.y_test),
+                early_stopping=None
+                if args.early_stopping is None
+                else EarlyStopping(patience=args.early_stopping),
+                checkpoint=checkpoint,
+                progress=bar and not args.quiet,
+                callbacks=() if bar or args.quiet else (lines,),
+            )
+            break
+        except DivergenceError as error:
+            if retries == RETRIES or error.row is not None:
+                return _error(str(error), FAILED)
+            retries += 1
+            args.lr /= 10
+            _say(
+                f"Diverged after {_plural(error.history.epochs, 'epoch')}: "
+                f"once more at a tenth of the learning rate, {args.lr:g}"
+            )
+    seconds, compiled = _jit.clock() - start, _jit.compile_seconds() - compiled
     if history.epochs == 0:
-        return _error("interrupted before the end of the first epoch: nothing was saved", INTERRUPTED)
+        return _error("interrupted before the end of the first epoch: nothing was saved", args.ending.status)
     if history.stopped == "interrupted":
         _say(f"Interrupted: the {_plural(history.epochs, 'epoch')} done so far are kept")
     if history.best_epoch is not None:
         _say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
     scores = _evaluate(net, data)
-    done = f"after {_plural(history.epochs, 'epoch')} in {seconds:.1f} s"
+    beside = f", and {compiled:.1f} s of compilation" if compiled else ""
+    done = f"after {_plural(history.epochs, 'epoch')} in {seconds:.1f} s{beside}"
     _say(f"Test: {_result(scores, len(data.X_test))} {done}")
-    _write_results(args, data, net, history, seconds, scores, files)
-    return INTERRUPTED if history.stopped == "interrupted" else 0
+    times = {"retries": retries, **choice, "train_seconds": seconds, "compile_seconds": compiled}
+    _write_results(args, data, net, history, times, scores, files)
+    return args.ending.status if history.stopped == "interrupted" else 0
 
 
 def _write_results(
@@ -370,7 +558,7 @@ def _write_results(
     data: _Data,
     net: FNN,
     history: History,
-    seconds: float,
+    times: dict[str, Any],
     scores: dict[str, Any],
     files: dict[str, str | None],
 ) -> None:
@@ -384,7 +572,7 @@ def _write_results(
         _say(f"Learning curve: {files['plot']}")
     if files["report"] is not None:
         report = {
-            "nbnorm": version("nbnorm"),
+            "nbnorm": __version__,
             "data": data.name,
             "task": data.task,
             "train_samples": len(data.X_train),
@@ -401,13 +589,14 @@ def _write_results(
             "schedule": args.schedule,
             "momentum": args.momentum,
             "weight_decay": args.weight_decay,
+            "l2": args.l2,
             "early_stopping": args.early_stopping,
-            "balanced": args.balanced,
+            "balanced": bool(args.balanced),
             "seed": args.seed,
             "threads": _jit.get_num_threads(),
             "parameters": int(net.n_parameters),
             **scores,
-            "train_seconds": seconds,
+            **times,
             **curves,
             "model": files["save"],
             "plot": files["plot"],
@@ -516,7 +705,8 @@ def _predict(args: argparse.Namespace) -> int:
         with storage.replace(args.out, "w", newline="") as file:
             tables.write_csv(file, columns)
     elif score is None:  # nothing else to show
-        tables.write_csv(sys.stdout, columns)
+        with _output() as out:
+            tables.write_csv(out, columns)
     if score is not None:
         _say(f"Predicted {what}: {score}")
     if args.out is not None:
@@ -770,25 +960,23 @@ def _add_train(commands: Any) -> None:
         metavar="N",
         nargs="+",
         type=_integer(0),
-        help="features of each hidden layer, 0 for none (default: 512 512 for mnist, otherwise 128 128)",
+        help="features of each hidden layer, 0 for none (default: 512 512 for mnist, 128 128 for digits, "
+        "for tables 100, or none where a linear model does better in cross-validation)",
     )
     network.add_argument(
         "--activation",
         choices=sorted(activations.CODES),
-        default="relu",
         help="of the hidden layers (default: relu)",
     )
     network.add_argument(
         "--norm",
         choices=("after", "before", "none"),
-        default="after",
         help="batch norm after the activation, before it, or none (default: after)",
     )
     network.add_argument(
         "--dropout",
         metavar="X",
         type=_real(least=0, below=1),
-        default=0.0,
         help="share of each hidden layer's units that a step leaves out (default: 0)",
     )
     training = train.add_argument_group("training")
@@ -796,13 +984,15 @@ def _add_train(commands: Any) -> None:
         "--epochs",
         metavar="N",
         type=_integer(1),
-        help="passes over the training samples (default: 10 for mnist, otherwise 40)",
+        help="passes over the training samples (default: 10 for mnist, 40 for digits, for tables 50, or as "
+        f"many as make {_LEAST_STEPS} steps)",
     )
     training.add_argument(
         "--batch-size",
         metavar="N",
         type=_integer(2),
-        help="samples in each step (default: 128 for mnist, otherwise 64)",
+        help="most samples in a step (default: 128 for mnist, 64 for digits, for tables a fiftieth of them, "
+        "from 32 to 256)",
     )
     training.add_argument(
         "--loss",
@@ -813,20 +1003,21 @@ def _add_train(commands: Any) -> None:
         "--label-smoothing",
         metavar="X",
         type=_real(least=0, below=1),
-        default=0.0,
         help="share of the targets that is spread over all classes (default: 0)",
     )
-    training.add_argument("--optimizer", choices=("sgd", "adamw"), default="sgd", help="(default: sgd)")
+    training.add_argument(
+        "--optimizer", choices=("sgd", "adamw"), help="(default: adamw for tables, otherwise sgd)"
+    )
     training.add_argument(
         "--lr",
         metavar="X",
         type=_real(above=0),
-        help=f"learning rate at the start (default: {_SGD_LR} for sgd, {_ADAMW_LR} for adamw)",
+        help="learning rate at the start (default: 0.1 for sgd, 0.002 for adamw, for tables 0.01 and 0.005, "
+        f"with no hidden layer {_LINEAR_LR}); a training that diverges begins again at a tenth",
     )
     training.add_argument(
         "--schedule",
         choices=("cosine", "constant", "step", "one_cycle", "plateau"),
-        default="cosine",
         help="of the learning rate: falling to 0 along half a cosine, constant, a tenth after each third of "
         "the epochs, up and down, or a tenth where it helps no more (default: cosine)",
     )
@@ -841,7 +1032,9 @@ def _add_train(commands: Any) -> None:
         metavar="FILE",
         help="keep the state of the training in FILE, and go on from it if it exists",
     )
-    training.add_argument("--balanced", action="store_true", help="give every class the same total weight")
+    training.add_argument(
+        "--balanced", action="store_true", default=None, help="give every class the same total weight"
+    )
     training.add_argument(
         "--momentum", metavar="X", type=_real(least=0, below=1), help=f"of sgd (default: {_MOMENTUM})"
     )
@@ -849,8 +1042,15 @@ def _add_train(commands: Any) -> None:
         "--weight-decay",
         metavar="X",
         type=_real(least=0),
-        help="decoupled, on weights only (default: for sgd 0.01 with mnist, otherwise 0.03; "
-        f"for adamw {_ADAMW_WEIGHT_DECAY:g})",
+        help="decoupled, on weights only (default: for adamw 5, with no hidden layer 0; for sgd 0.03 with "
+        "digits, 0.01 with mnist, 0 with tables)",
+    )
+    training.add_argument(
+        "--l2",
+        metavar="X",
+        type=_real(least=0),
+        help="penalty X / 2 times the sum of the squared weights (default: 0; for tables with no hidden "
+        f"layer {_LINEAR_L2[0]:g})",
     )
     training.add_argument(
         "--seed", metavar="N", type=_integer(0), default=0, help="of weights and order (default: 0)"
@@ -873,7 +1073,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Standardize data, train batch-normalised networks, predict with them.",
         epilog="Begin with: nbnorm train",
     )
-    parser.add_argument("--version", action="version", version=f"nbnorm {version('nbnorm')}")
+    parser.add_argument("--version", action="version", version=f"nbnorm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_train(commands)
 
@@ -920,6 +1120,89 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def _utf8() -> Iterator[None]:
+    """Write UTF-8, whatever the console or the locale says, and what is no text as escapes."""
+    before = []
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            before.append((stream, stream.encoding, stream.errors))
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+    try:
+        yield
+    finally:
+        for stream, encoding, errors in before:
+            with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+                stream.reconfigure(encoding=encoding, errors=errors)
+
+
+class _Ending:
+    """Within its block SIGTERM ends a command as Ctrl-C does: files are whole, temporary ones removed.
+
+    Attributes
+    ----------
+    status : int
+        Exit status of a command that a signal has ended.
+    """
+
+    def __init__(self) -> None:
+        self.status = INTERRUPTED
+        self._takes = False
+
+    def __enter__(self) -> None:
+        # handlers belong to the main thread, and one that the caller has set is his own
+        self._takes = (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        )
+        if self._takes:
+            signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, number: int, frame: Any) -> NoReturn:
+        self.status = TERMINATED
+        raise KeyboardInterrupt
+
+    def __exit__(self, *error: object) -> None:
+        if self._takes:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _announcement(args: argparse.Namespace) -> Callable[[bool], None]:
+    """Return what says that code is compiled, on the stream where a command shows its progress."""
+
+    def say(kept: bool) -> None:
+        text = "Compiling for this processor, which takes about 10 seconds and happens once"
+        if not kept:
+            text = (
+                "Compiling for this processor, about 10 seconds, in every run: no folder for the code can be "
+                "written; set NUMBA_CACHE_DIR to one"
+            )
+        if args.command == "train":
+            if not args.quiet:
+                _say(text)
+        elif not getattr(args, "quiet", False):
+            print(text, file=sys.stderr, flush=True)
+
+    return say
+
+
+def _subject(args: argparse.Namespace) -> str:
+    """Return the data that a command works on."""
+    names = (getattr(args, name, None) for name in ("data", "file", "source", "command"))
+    return str(next(name for name in names if name is not None))
+
+
+def _lost_output(error: _OutputError) -> int:
+    """Report that standard output takes no more; a reader that has gone wants to hear nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        # Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    cause = error.args[0]
+    return (
+        FAILED if isinstance(cause, BrokenPipeError) else _error(f"standard output: {cause.strerror}", FAILED)
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -931,7 +1214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+        Exit status: 0 done, 1 failed, 2 bad input, 130 ended by Ctrl-C, 143 by SIGTERM.
 
     Raises
     ------
@@ -943,22 +1226,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     >>> main(["predict", "no-such-model.npz", "digits"])
     2
     """
-    args = _parser().parse_args(argv)
-    try:
-        if args.threads is not None:
-            _jit.set_num_threads(min(args.threads, _jit.MOST_THREADS))
-        return int(args.run(args))
-    except KeyboardInterrupt:
-        return _error("interrupted", INTERRUPTED)
-    except BrokenPipeError:
-        # Whoever read our output has gone; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except OSError as error:
-        named = error.filename is not None and error.strerror
-        return _error(f"{error.filename}: {error.strerror}" if named else str(error), BAD_INPUT)
-    except (ValueError, TypeError, ImportError) as error:
-        return _error(str(error), BAD_INPUT)
-    finally:
-        if args.threads is not None:
-            _jit.set_num_threads(None)
+    with _utf8():
+        args = _parser().parse_args(argv)
+        args.ending = _Ending()
+        try:
+            with args.ending, _jit.announced(_announcement(args)):
+                if args.threads is not None:
+                    _jit.set_num_threads(min(args.threads, _jit.MOST_THREADS))
+                return int(args.run(args))
+        except KeyboardInterrupt:
+            return _error("interrupted", args.ending.status)
+        except _OutputError as error:
+            return _lost_output(error)
+        except MemoryError as error:
+            return _error(f"{_subject(args)}: out of memory" + (f": {error}" if str(error) else ""), FAILED)
+        except OSError as error:
+            named = error.filename is not None and error.strerror
+            return _error(f"{error.filename}: {error.strerror}" if named else str(error), BAD_INPUT)
+        except (ValueError, TypeError, ImportError) as error:
+            return _error(str(error), BAD_INPUT)
+        finally:
+            if args.threads is not None:
+                _jit.set_num_threads(None)

@@ -322,6 +322,39 @@ def split_rows(
     return np.sort(shuffled[~held]), np.sort(shuffled[held])
 
 
+def folds(y: npt.NDArray[Any], count: int, *, seed: int = 0, stratify: bool = False) -> npt.NDArray[np.int64]:
+    """Return the fold of each row for a cross-validation: folds of equal size, to one row.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n_samples,) or (n_samples, n_outputs)
+        Targets.
+    count : int
+        Number of folds; no more than there are rows.
+    seed : int
+        The same seed gives the same folds.
+    stratify : bool
+        Whether each class is spread evenly over the folds.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_samples,)
+        Numbers from 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> np.bincount(folds(np.arange(7), 3)).tolist()
+    [3, 2, 2]
+    """
+    order = _permutation(len(y), np.random.PCG64(seed))
+    if stratify:
+        order = order[np.argsort(y[order], kind="stable")]
+    numbers = np.empty(len(y), np.int64)
+    numbers[order] = np.arange(len(y)) % min(count, len(y))
+    return numbers
+
+
 def train_test_split(
     X: npt.NDArray[Any],
     y: npt.NDArray[Any],

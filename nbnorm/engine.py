@@ -396,6 +396,8 @@ class Run:
         self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
+        else:  # now, and not in the first step
+            run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
         for place, name in names.items():
             piece = self.data.kernel if name == "gather" else getattr(steps, name)
             calls[place] = _piece(piece, name, dtype)

@@ -867,6 +867,7 @@ class FNN:
             if done.epochs:
                 fresh = self.standardizer, self.target_standardizer
         before = self.epochs_trained
+        run = None
         try:
             run = self._training_run(samples, optimizer, **bounds)
             if self._carried:
@@ -890,12 +891,16 @@ class FNN:
                 progress=progress,
                 callbacks=calls,
             )
+        except KeyboardInterrupt:
+            if run is not None:  # one more while the epochs done were kept
+                raise
+            history = training.interrupted(self, saved, samples.steps)
         finally:
             if self.epochs_trained == before:  # no epoch used the statistics
                 self.standardizer, self.target_standardizer = fresh
             if self.epochs_trained != trained:
                 self.eval()
-        if self._carried is not None:
+        if self._carried is not None and run is not None:
             self._carried = run.optimizer_state()
         self.eval()
         return history

@@ -19,7 +19,7 @@ from numba import config
 
 from nbnorm import _check, checkpoints
 from nbnorm import metrics as _metrics
-from nbnorm._jit import get_num_threads
+from nbnorm._jit import clock, get_num_threads
 from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
@@ -54,11 +54,14 @@ class DivergenceError(ArithmeticError):
     ----------
     history : History
         The epochs done before.
+    row : int or None
+        A row of the samples that the network's dtype cannot hold, where there is one: then no smaller
+        learning rate helps.
     """
 
-    def __init__(self, message: str, history: History) -> None:
+    def __init__(self, message: str, history: History, row: int | None = None) -> None:
         super().__init__(message)
-        self.history = history
+        self.history, self.row = history, row
 
 
 @dataclasses.dataclass
@@ -75,7 +78,7 @@ class History:
         The same for the validation data after the epoch, in evaluation mode; None without them.
     seconds : list of float
         Wall-clock time of each epoch, including the validation and the copy of the results into the
-        network's arrays.
+        network's arrays; the time that code takes to compile in the first run is left out.
     epochs, steps : int
         Epochs and updates done.
     stopped : str or None
@@ -217,12 +220,15 @@ def stopping(value: Any) -> EarlyStopping | None:
 
 
 class _Progress:
-    """A bar on the terminal, or nothing."""
+    """A bar on the terminal, within 80 columns, or nothing."""
+
+    _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
 
     def __init__(self, wanted: bool | None, epochs: int, steps: int) -> None:
         self._bar: Any = None
         self._steps = steps
         self._epochs = epochs
+        self._rest = ""
         if wanted is False or (wanted is None and not sys.stderr.isatty()):
             return
         try:
@@ -232,17 +238,27 @@ class _Progress:
                 raise ImportError('progress=True needs tqdm: pip install "nbnorm[progress]"') from None
             return
         self._bar = tqdm(
-            total=epochs * steps, unit="step", file=sys.stderr, dynamic_ncols=True, mininterval=0.1
+            desc=f"epoch 1/{epochs}",
+            total=epochs * steps,
+            bar_format=self._FORMAT,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.1,
         )
 
-    def show(self, epoch: int, step: int, loss: float, accuracy: float | None, rest: str = "") -> None:
+    def show(self, epoch: int, step: int, loss: float, accuracy: float | None) -> None:
         """Move the bar to a step of an epoch (both from 0)."""
         if self._bar is None:
             return
-        text = f"loss {loss:.4f}" + (f", accuracy {accuracy:.4f}" if accuracy is not None else "")
-        self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}", refresh=False)
-        self._bar.set_postfix_str(text + rest, refresh=False)
+        text = f"loss {brief(loss)}" + ("" if accuracy is None else f", accuracy {accuracy:.4f}")
+        epoch_text = f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}"
+        self._bar.set_description_str(epoch_text, refresh=False)
+        self._bar.set_postfix_str(text + self._rest, refresh=False)
         self._bar.update(epoch * self._steps + step - self._bar.n)
+
+    def validated(self, loss: float, accuracy: float | None) -> None:
+        """Show from now on what the validation data have given, accuracy rather than loss."""
+        self._rest = f", validation {brief(loss) if accuracy is None else f'{accuracy:.4f}'}"
 
     def __enter__(self) -> _Progress:
         return self
@@ -252,6 +268,11 @@ class _Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def brief(value: float) -> str:
+    """Return a number in at most nine characters, with four digits behind the point where they fit."""
+    return f"{value:.4f}" if abs(value) < 1e4 else f"{value:.3g}"
 
 
 def operations(sizes: Iterable[int], samples: int) -> float:
@@ -460,6 +481,23 @@ def saved_history(saved: Saved, steps: int) -> History:
     return history
 
 
+def interrupted(net: FNN, saved: Saved | None, steps: int) -> History:
+    """End a training that an interrupt has met before its first step, most likely amid compilation."""
+    history = History(accuracy=None if net.output == "identity" else [])
+    if saved is not None:
+        history = saved_history(saved, steps)
+        _put(saved.group("best"), net)
+    history.stopped = "interrupted"
+    return history
+
+
+def _put(arrays: Mapping[str, Array], net: FNN) -> None:
+    """Copy arrays, if there are any, into those of the network."""
+    held = net._arrays()
+    for name, values in arrays.items():
+        held[name][:] = values
+
+
 class _Fit:
     """One call of `fit`: the run through the engine, the history, the bar and the file."""
 
@@ -533,7 +571,7 @@ class _Fit:
         self.run.engine.store()
         self.net.epochs_trained = self.first + epoch + 1
         history = self.history
-        for name, value in {**values, "seconds": time.perf_counter() - begun}.items():
+        for name, value in {**values, "seconds": clock() - begun}.items():
             if value is not None:
                 if getattr(history, name) is None:
                     setattr(history, name, [])
@@ -595,18 +633,15 @@ class _Fit:
 
     def restore_best(self) -> None:
         """Leave the network with the parameters of its best epoch."""
-        for name, array in self.net._arrays().items():
-            if name in self.best:
-                array[:] = self.best[name]
+        _put(self.best, self.net)
 
 
 # Targets of which one is larger make gradients that the usual learning rates do not suit.
 _USUAL = 10.0
 
 
-def _advice(net: FNN, run: Run, optimizer: SGD | AdamW, history: History) -> str:
-    """Return what a user may do against divergence."""
-    row = run.beyond() if history.epochs == 0 else None  # later, all rows have been read
+def _advice(net: FNN, run: Run, optimizer: SGD | AdamW, row: int | None) -> str:
+    """Return what a user may do against divergence; `row` is one beyond the dtype, if there is one."""
     if row is not None:
         how = "" if net.standardizer is None else " once standardized"
         return f"Row {row} of X is beyond {net.dtype}{how}"
@@ -653,7 +688,6 @@ def fit(
     control = run.control
     threads = threads_for(net.sizes, int(control[BATCH]))
     steps = int(control[STEPS])
-    validation = None if held is None else _Validation(net, run, held, threads)
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
     if isinstance(schedule, Plateau) and schedule.monitor is not None:
@@ -667,16 +701,17 @@ def fit(
             rates.restore(saved.config["schedule"])
             elapsed = float(saved.config["elapsed"])
         history = state.history
-        begun = time.perf_counter() - elapsed
+        begun = clock() - elapsed
         state.config = lambda: {
             **notes,
             "schedule": rates.state(),
-            "elapsed": time.perf_counter() - begun,
+            "elapsed": clock() - begun,
             "epochs_trained": net.epochs_trained,
         }
         team = stack.enter_context(Team(threads)) if threads > 1 else None
         finish: Callable[[], None] | None = None
         try:
+            validation = None if held is None else _Validation(net, run, held, threads)
             for epoch in range(history.epochs, epochs):
                 run.begin(seed, first_epoch + epoch, shuffle)
                 if saved is not None:
@@ -691,22 +726,21 @@ def fit(
                     )
                 state.epoch(team)
                 if control[DIVERGED] or not run.engine.finite():
+                    row = run.beyond() if history.epochs == 0 else None  # later, all rows have been read
                     raise DivergenceError(
                         f"training diverged in epoch {epoch + 1}, step {int(control[STEP])}: "
                         f"the loss is no longer finite; the network keeps the parameters of "
-                        f"{state.kept()}. {_advice(net, run, optimizer, history)}",
+                        f"{state.kept()}. {_advice(net, run, optimizer, row)}",
                         history,
+                        row,
                     )
                 _, loss, accuracy = state.present()
                 values: dict[str, float | None] = {"loss": loss, "accuracy": accuracy}
                 measured: dict[str, float] = {}
-                text = ""
                 if validation is not None:
                     held_values, measured = validation.measure()
                     values.update(held_values)
-                    text = f", validation loss {values['val_loss']:.4f}"
-                    if accuracy is not None:
-                        text += f", accuracy {values['val_accuracy']:.4f}"
+                    bar.validated(held_values["val_loss"], held_values.get("val_accuracy"))
                 # an entry of the history comes before a metric of the same name
                 seen = measured | {f"val_{name}": value for name, value in measured.items()}
                 seen |= {name: value for name, value in values.items() if value is not None}
@@ -718,8 +752,8 @@ def fit(
                 finish()
                 rates.after(epoch + 1, seen[follows])
                 finish = None
-                begun = time.perf_counter()
-                bar.show(epoch, steps, loss, accuracy, text)
+                begun = clock()
+                bar.show(epoch, steps, loss, accuracy)
                 # every callback is called, whatever the one before has said
                 answers = [callback(net, history) for callback in callbacks]
                 if answers:
@@ -731,7 +765,7 @@ def fit(
                 state.save_epoch(epochs)
                 if history.stopped is not None:
                     break
-                begun = time.perf_counter()  # callbacks and the checkpoint belong to no epoch
+                begun = clock()  # callbacks and the checkpoint belong to no epoch
         except KeyboardInterrupt:
             if finish is not None:  # the interrupt cut the end of an epoch in two
                 finish()
