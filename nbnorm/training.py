@@ -222,7 +222,7 @@ def stopping(value: Any) -> EarlyStopping | None:
 class _Progress:
     """A bar on the terminal, within 80 columns, or nothing."""
 
-    _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining}{postfix}"
 
     def __init__(self, wanted: bool | None, epochs: int, steps: int) -> None:
         self._bar: Any = None
@@ -250,7 +250,7 @@ class _Progress:
         """Move the bar to a step of an epoch (both from 0)."""
         if self._bar is None:
             return
-        text = f"loss {brief(loss)}" + ("" if accuracy is None else f", accuracy {accuracy:.4f}")
+        text = f"loss {brief(loss)}" + ("" if accuracy is None else f" accuracy {accuracy:.4f}")
         epoch_text = f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}"
         self._bar.set_description_str(epoch_text, refresh=False)
         self._bar.set_postfix_str(text + self._rest, refresh=False)
@@ -258,7 +258,7 @@ class _Progress:
 
     def validated(self, loss: float, accuracy: float | None) -> None:
         """Show from now on what the validation data have given, accuracy rather than loss."""
-        self._rest = f", validation {brief(loss) if accuracy is None else f'{accuracy:.4f}'}"
+        self._rest = f" validation {brief(loss) if accuracy is None else f'{accuracy:.4f}'}"
 
     def __enter__(self) -> _Progress:
         return self

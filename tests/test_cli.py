@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -477,7 +478,7 @@ def test_interrupted_training_keeps_its_epochs(run, folder, monkeypatch):
         if history.epochs == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_print_epoch", lambda epochs: show)
+    monkeypatch.setattr(cli, "_print_epoch", lambda epochs, held_out: show)
     status, out, _ = run("train", "--hidden", "8", "--epochs", "9", "--no-plot", "--report", "r.json")
     assert status == 130
     assert "Interrupted: the 2 epochs done so far are kept" in out
@@ -497,20 +498,40 @@ def test_interrupted_before_training(run, folder, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.posix("sends SIGINT to another process")
-def test_ctrl_c(folder):
+@pytest.mark.posix("sends signals to another process")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_a_training(folder, number, status):
     words = [sys.executable, "-m", "nbnorm", "train", "--hidden", "8", "--epochs", "1000000", "--no-plot"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("epoch"):
             break
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == status
     assert "Interrupted: the " in out
     assert err == ""
+    assert [path.name for path in folder.iterdir()] == ["nbnorm-digits.npz"]
     assert nbnorm.FNN.load("nbnorm-digits.npz").epochs_trained >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_amid_compilation(folder, number, status):
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
+    words = [sys.executable, "-m", "nbnorm", "train", "--hidden", "8", "--epochs", "1000000", "--no-plot"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    for line in process.stdout:
+        if line.startswith("Compiling"):
+            break
+    process.send_signal(number)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status
+    assert "epoch" not in out
+    assert err == "nbnorm: error: interrupted before the end of the first epoch: nothing was saved\n"
+    assert [path.name for path in folder.iterdir()] == ["cache"]
 
 
 def test_closed_output():
@@ -644,3 +665,181 @@ def test_predict_finds_the_held_out_digits_again(run):
     _, test = datasets.split_rows(y, test_size=0.004, seed=0, stratify=True)
     net = nbnorm.FNN.load("nbnorm-digits.npz")
     assert net.metadata["test_accuracy"] == net.score(X[test], y[test])
+
+
+def write_table(path, X, y):
+    names = [*(f"x{k}" for k in range(X.shape[1])), "target"]
+    rows = [",".join(map(repr, [*x, t])) for x, t in zip(X.tolist(), y.tolist(), strict=True)]
+    path.write_text("\n".join([",".join(names), *rows]) + "\n")
+
+
+def regression_table(name):
+    random = np.random.default_rng(7)
+    x = random.uniform(0.0, 1.0, (200, 1))
+    X = random.normal(size=(60, 5))
+    return {
+        "line": (x, 3.0 * x[:, 0] + 1.0 + 0.05 * random.normal(size=200)),
+        "line, tiny": (x * 1e-12, 1e-12 * (3.0 * x[:, 0] + 0.1 * random.normal(size=200))),
+        "line, huge": (x * 1e12 + 1e15, 1e12 * (3.0 * x[:, 0] + 0.1 * random.normal(size=200))),
+        "60 rows": (X, X @ [1.0, -2.0, 0.5, 0.0, 0.0] + 0.5 * random.normal(size=60)),
+        "noise": (X, random.normal(size=60)),
+        "parabola": (2.0 * x - 1.0, (2.0 * x[:, 0] - 1.0) ** 2 + 0.02 * random.normal(size=200)),
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["line", "line, tiny", "line, huge", "60 rows", "noise", "parabola"])
+def test_defaults_lose_to_no_ridge(run, folder, name):
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    X, y = regression_table(name)
+    write_table(folder / "t.csv", X, y)
+    assert run("train", "t.csv", "--no-plot", "--no-save", "--quiet", "--report", "r.json")[0] == 0
+    report = json.loads((folder / "r.json").read_text())
+    X_train, X_test, y_train, y_test = datasets.train_test_split(X, y, stratify=False)
+    scaler = nbnorm.Standardizer().fit(X_train)
+    ridge = linear_model.RidgeCV(np.logspace(-3, 3, 13)).fit(scaler.transform(X_train), y_train)
+    assert report["test_r2"] > ridge.score(scaler.transform(X_test), y_test) - 0.02
+    assert report["retries"] == 0
+    chosen = report["cross_validation"]
+    assert (report["sizes"][1:] == [1]) == (chosen["linear"] > chosen["network"])
+
+
+def test_tables_train_as_the_estimators_do(run, folder):
+    X, y = regression_table("parabola")
+    write_table(folder / "t.csv", X, y)
+    status, out, _ = run("train", "t.csv", "--no-plot", "--no-save", "--report", "r.json")
+    assert status == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert (report["sizes"], report["optimizer"], report["lr"]) == ([1, 100, 1], "adamw", 0.005)
+    assert (report["batch_size"], report["epochs"], report["steps"]) == (32, 100, 500)
+    chosen = report["cross_validation"]
+    assert chosen["network"] > chosen["linear"] + 0.5
+    assert f"R2 {chosen['network']:.4f} of a network, {chosen['linear']:.4f} of a linear model" in out
+
+
+@pytest.mark.parametrize("option", [["--hidden", "8"], ["--lr", "0.01"], ["--weight-decay", "0"]])
+def test_what_is_named_is_not_chosen(run, line_file, folder, option):
+    words = ["--epochs", "2", "--no-plot", "--no-save", "--report", "r.json"]
+    assert run("train", line_file, *option, *words)[0] == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert report["cross_validation"] is None
+    assert len(report["sizes"]) == 3
+
+
+def test_diverged_training_begins_again(run, folder):
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    np.savez(folder / "x.npz", X=X, y=X[:, 0])
+    words = ["--hidden", "8", "--norm", "none", "--optimizer", "sgd", "--lr", "30", "--epochs", "20"]
+    words += ["--checkpoint", "c.npz", "--no-plot"]
+    status, out, _ = run("train", "x.npz", *words, "--report", "r.json")
+    assert status == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert report["retries"] >= 1
+    assert report["lr"] == pytest.approx(30 * 0.1 ** report["retries"])
+    assert "Diverged after 0 epochs: once more at a tenth of the learning rate, 3" in out
+    assert len(report["loss"]) == report["epochs"] == 20
+    model = (folder / "nbnorm-x.npz").read_bytes()
+    status, out, _ = run("train", "x.npz", *words)
+    assert status == 0
+    assert f"Going on from c.npz.{report['retries']}" in out
+    assert (folder / "nbnorm-x.npz").read_bytes() == model
+
+
+def test_a_row_beyond_the_dtype_is_not_tried_again(run, folder):
+    X = np.random.default_rng(0).normal(size=(40000, 1))
+    X[:32] = 1e300  # one in training is enough
+    np.savez(folder / "x.npz", X=X, y=X[:, 0] > 0)
+    status, out, err = run("train", "x.npz", *QUICK)
+    assert (status, "Diverged" in out) in ((1, False), (0, False), (2, False))
+    assert err.count("\n") <= 1
+
+
+def test_many_epochs_get_few_lines(run):
+    status, out, _ = run("train", "--hidden", "2", "--epochs", "70", "--no-plot", "--no-save")
+    assert status == 0
+    lines = [line for line in out.splitlines() if line.startswith("epoch")]
+    assert (lines[0].split()[1], lines[-1].split()[1]) == ("1/70", "70/70")
+    assert len(lines) < 70
+
+
+def test_labels_are_predicted_as_utf8(run, folder, python):
+    rows = [f"{k % 2 + 0.01 * k},{('größe', '漢字')[k % 2]}" for k in range(40)]
+    (folder / "länge.csv").write_text("\n".join(["x,art", *rows]) + "\n", encoding="utf-8")
+    assert run("train", "länge.csv", *QUICK, "--save", "m.npz")[0] == 0
+    (folder / "x.csv").write_text("x\n0\n1\n")
+    words = [sys.executable, "-m", "nbnorm", "predict", "m.npz"]
+    strict = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for encoding in ("ascii", "cp1252"):
+        env = {**strict, "PYTHONIOENCODING": encoding}
+        done = subprocess.run([*words, "x.csv"], capture_output=True, env=env)
+        assert done.returncode == 0
+        labels = [line.split(",")[0] for line in done.stdout.decode("utf-8").splitlines()]
+        assert labels[0] == "prediction"
+        assert set(labels[1:]) <= {"größe", "漢字"}
+        done = subprocess.run([*words, "länge.csv"], capture_output=True, env=env)
+        assert "Predicted 40 samples of länge.csv" in done.stdout.decode("utf-8")
+        done = subprocess.run([*words, "größe.csv"], capture_output=True, env=env)
+        assert done.stderr.decode("utf-8") == "nbnorm: error: größe.csv: No such file or directory\n"
+
+
+def test_output_keeps_its_encoding(run, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="replace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli.main(["predict", "no-such-model.npz", "digits"]) == 2
+    assert (stream.encoding, stream.errors) == ("latin-1", "replace")
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_out_of_memory_names_the_file(run, flowers, monkeypatch, command):
+    def read(*args, **options):
+        raise MemoryError("Unable to allocate 9 TiB")
+
+    nbnorm.FNN([2, 2], seed=0).save("m.npz")
+    monkeypatch.setattr(cli.tables, "read_table", read)
+    status, _, err = run(command, *(["m.npz"] if command == "predict" else ["--no-plot"]), flowers)
+    assert (status, err) == (1, f"nbnorm: error: {flowers}: out of memory: Unable to allocate 9 TiB\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_output(folder):
+    nbnorm.FNN([2, 2], seed=0).save("m.npz")
+    (folder / "x.csv").write_text("a,b\n1,2\n")
+    with open("/dev/full", "w") as full:
+        words = [sys.executable, "-m", "nbnorm", "predict", "m.npz", "x.csv"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        1,
+        "nbnorm: error: standard output: No space left on device",
+    )
+
+
+def test_gradcheck_needs_networks(run, monkeypatch):
+    module = sys.modules["nbnorm.gradcheck"]
+    for name in ("_function_rows", "_optimizer_rows", "_layer_rows"):
+        monkeypatch.setattr(module, name, lambda: [module.Row("dense", "bias", 0.0)])
+    monkeypatch.setitem(sys.modules, "nbnorm.network", None)
+    status, out, err = run("gradcheck")
+    assert status == 2
+    assert "within" not in out
+    assert "nbnorm.network" in err
+
+
+def test_compilation_is_said_once(folder):
+    (folder / "a.csv").write_text("height\n0\n4\n")
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(folder / "cache")}
+    words = [sys.executable, "-m", "nbnorm", "standardize", "a.csv", "b.csv"]
+    said = [subprocess.run(words, capture_output=True, text=True, env=env).stderr for _ in range(2)]
+    assert said[0] == "Compiling for this processor, which takes about 10 seconds and happens once\n"
+    assert said[1] == ""
+    env["NUMBA_CACHE_DIR"] = str(folder / "a.csv")  # no folder can be made there
+    err = subprocess.run(words, capture_output=True, text=True, env=env).stderr
+    assert "in every run: no folder for the code can be written; set NUMBA_CACHE_DIR" in err
+    assert err.count("\n") == 1
+
+
+def test_report_keeps_compilation_apart(run, folder, monkeypatch):
+    times = iter([1.0, 8.5])
+    monkeypatch.setattr(cli._jit, "compile_seconds", lambda: next(times))
+    status, out, _ = run("train", *QUICK, "--no-save", "--report", "r.json")
+    assert status == 0
+    assert ", and 7.5 s of compilation\n" in out
+    assert json.loads((folder / "r.json").read_text())["compile_seconds"] == 7.5

@@ -22,6 +22,7 @@ WRITES = {
     "feature_drift": ["feature_drift.png", "feature_drift.txt"],
     "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
     "weights": ["weights.png", "weights.txt"],
+    "table_defaults": ["table_defaults.txt"],
 }
 
 

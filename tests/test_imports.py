@@ -16,7 +16,7 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "
 
 # From the bottom upwards: a module imports only modules of earlier lines.
 LAYERS = (
-    ("_jit", "_check", "_signatures", "storage"),
+    ("_jit", "_check", "_signatures", "defaults", "storage"),
     ("_csv", "_leaves", "_team"),
     ("simd",),
     ("activations", "datasets", "gather", "plots", "tables"),

@@ -1,11 +1,13 @@
 """`nbnorm train FILE` with defaults, beside a ridge and a logistic regression on the same held-out rows.
 
 Each table is trained on by the command line, for several splits; the linear models see the same training
-rows, standardized, and choose their penalty by cross-validation.  R2 and accuracy are those of all held-out rows of
-all splits together, because the few held-out rows of a small table say little.
+rows, standardized, and choose their penalty by cross-validation.  R2 and accuracy are those of all held-out
+rows of all splits together, because the few held-out rows of a small table say little.
 """
 
 import argparse
+import contextlib
+import io
 import json
 import tempfile
 import warnings
@@ -107,21 +109,29 @@ def classifications() -> Iterator[tuple[str, Array, Array]]:
     X = rng.normal(size=(600, 5))
     yield "5 % positives", X, (X[:, 0] + 0.5 * rng.normal(size=600) > 1.8).astype(int)
     yield "moons", *datasets.make_moons(400, noise=0.25, random_state=0)
-    yield "hardly more than chance", *datasets.make_classification(
-        300, 20, n_informative=2, flip_y=0.6, random_state=0
+    yield (
+        "hardly more than chance",
+        *datasets.make_classification(300, 20, n_informative=2, flip_y=0.6, random_state=0),
     )
 
 
 def compare(folder: Path, X: Array, y: Array, splits: int, task: str) -> tuple[float, float, int, int]:
-    """Return the score of the command line and of the linear model, and how often it was linear or repeated."""
+    """Return the scores of the command line and the linear model; how often it was linear, and repeated."""
     names = [f"x{k}" for k in range(X.shape[1])]
     table, model, report = (str(folder / name) for name in ("table.csv", "model.npz", "report.json"))
     # repr: every digit
-    lines = [",".join(repr(value) for value in [*row, target]) for row, target in zip(X.tolist(), y.tolist(), strict=True)]
+    lines = [
+        ",".join(repr(value) for value in [*row, target])
+        for row, target in zip(X.tolist(), y.tolist(), strict=True)
+    ]
     Path(table).write_text("\n".join([",".join([*names, "target"]), *lines]) + "\n")
     classifies = task == "classification"
     rival: Callable[[], Any] = (
-        (lambda: LogisticRegressionCV(np.logspace(-3, 3, 7), max_iter=2000, use_legacy_attributes=False, l1_ratios=(0,)))
+        (
+            lambda: LogisticRegressionCV(
+                np.logspace(-3, 3, 7), max_iter=2000, use_legacy_attributes=False, l1_ratios=(0,)
+            )
+        )
         if classifies
         else (lambda: RidgeCV(np.logspace(-3, 3, 13)))
     )
@@ -163,23 +173,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for table_defaults.txt")
     options = parser.parse_args()
 
-    import contextlib
-    import io
-
     lines = []
     for task, tables, measure, rival in (
         ("regression", regressions(), "R2", "ridge"),
         ("classification", classifications(), "accuracy", "logistic"),
     ):
-        lines += [f"{measure:30} {'rows':>5} {'columns':>7} {'nbnorm':>8} {rival:>8} {'diff.':>7}  linear repeated"]
+        lines += [
+            f"{measure:30} {'rows':>5} {'columns':>7} {'nbnorm':>8} {rival:>8} {'diff.':>7}  linear repeated"
+        ]
         for number, (name, X, y) in enumerate(tables):
             if options.short and number == 3:
                 break
             splits = 1 if options.short else options.splits * (4 if len(y) < 100 else 1)
-            with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of the linear models
-                    ours, theirs, chosen, repeated = compare(Path(folder), X, y, splits, task)
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                contextlib.redirect_stdout(io.StringIO()),
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # of the linear models
+                ours, theirs, chosen, repeated = compare(Path(folder), X, y, splits, task)
             lines += [
                 f"{name:30} {len(y):5} {X.shape[1]:7} {ours:8.3f} {theirs:8.3f} {ours - theirs:+7.3f}  "
                 f"{chosen:3}/{splits:2} {repeated:8}"

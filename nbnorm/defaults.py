@@ -1,0 +1,124 @@
+"""What an estimator's automatic settings stand for: one function for each.
+
+They were chosen by measurement; `benchmarks/peers/defaults.py` repeats it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+# With these, batch normalization behind the activation takes the scale of a hidden layer's weights out again.
+_HOMOGENEOUS = ("relu", "leaky_relu", "identity")
+
+# Rows up to which weight decay is greatest.
+_FEW = 500
+
+# The most that decay takes from a weight in a step.
+_MOST_DECAY = 0.025
+
+
+def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
+    """Return whether the scale of the hidden weights is without effect, so that decay cannot do harm there.
+
+    Parameters
+    ----------
+    norm : {"after", "before", None}
+        Placement of batch normalization.
+    activations : sequence of str or Activation
+        Activation of each hidden layer.
+
+    Returns
+    -------
+    bool
+
+    Notes
+    -----
+    A relu of half the input is half the relu, which the normalization behind it doubles again.  Of tanh and
+    other smooth functions small weights leave the straight part around 0 alone, and without normalization
+    they leave too little to the output layer.  With ``norm="before"`` the hidden weights have no scale
+    either, but the measurements ask for little decay all the same.
+
+    Examples
+    --------
+    >>> scale_free("after", ["relu", "leaky_relu"]), scale_free("after", ["tanh"]), scale_free(None, ["relu"])
+    (True, False, False)
+    """
+    return norm == "after" and all(isinstance(one, str) and one in _HOMOGENEOUS for one in activations)
+
+
+def learning_rate(solver: str, norm: str | None, activations: Sequence[Any]) -> float:
+    """Return the learning rate: 0.005 for "adamw" on a scale-free network, otherwise 0.02.
+
+    Parameters
+    ----------
+    solver : {"adamw", "adam", "sgd"}
+        Optimizer.
+    norm, activations
+        As for `scale_free`.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> learning_rate("adamw", "after", ["relu"]), learning_rate("adamw", "after", ["tanh"])
+    (0.005, 0.02)
+    """
+    return 0.005 if solver == "adamw" and scale_free(norm, activations) else 0.02
+
+
+def weight_decay(solver: str, norm: str | None, activations: Sequence[Any], rows: int, rate: float) -> float:
+    """Return the decoupled weight decay: 5 on a scale-free network and 0.2 elsewhere, less for many rows.
+
+    It falls with the root of the rows from 500 on, takes at most 2.5 % of a weight in a step and is 0 for
+    "adam" and "sgd".
+
+    Parameters
+    ----------
+    solver : {"adamw", "adam", "sgd"}
+        Optimizer.
+    norm, activations
+        As for `scale_free`.
+    rows : int
+        Training samples.
+    rate : float
+        Learning rate.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> [weight_decay("adamw", "after", ["relu"], rows, 0.005) for rows in (400, 2000)]
+    [5.0, 2.5]
+    >>> weight_decay("adamw", "after", ["tanh"], 2000, 0.02)
+    0.1
+    """
+    if solver != "adamw":
+        return 0.0
+    most = 5.0 if scale_free(norm, activations) else 0.2
+    return min(most * math.sqrt(min(1.0, _FEW / rows)), _MOST_DECAY / rate)
+
+
+def batch_size(rows: int) -> int:
+    """Return the samples of a mini-batch: a fiftieth of all, but from 32 to 256.
+
+    Parameters
+    ----------
+    rows : int
+        Training samples.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> batch_size(100), batch_size(5000), batch_size(60_000)
+    (32, 100, 256)
+    """
+    return min(max(rows // 50, 32), 256)
