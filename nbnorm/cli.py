@@ -76,10 +76,10 @@ def _of_a_table(rows: int) -> _Defaults:
 # The estimators' epsilon of AdamW.
 _EPSILON = 1e-3
 
-# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  These three
+# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  These five
 # settings come within 0.01 R2 of a ridge whose penalty is chosen in thirteen steps, on all but tables with
 # about as many columns as rows (docs/examples/table_defaults.py).
-_LINEAR_LR, _LINEAR_L2 = 0.02, (0.001, 0.03, 0.3)
+_LINEAR_LR, _LINEAR_L2 = 0.02, (0.001, 0.03, 0.1, 0.5, 3.0)
 
 # A network is compared with linear models up to so many training samples, by cross-validation in so many
 # folds; above, it has enough to learn from.
@@ -394,28 +394,42 @@ def _choose(
     start = _jit.clock()
     classifies = data.task == "classification"
     folds = datasets.folds(data.y_train, _FOLDS, seed=candidates[0].seed, stratify=classifies)
-    scores = [_cross_validate(one, data, folds) for one in candidates]
-    best = max(range(len(scores)), key=lambda number: scores[number])  # the first of equals
-    measure = "accuracy" if classifies else "R2"
+    errors = [_cross_validate(one, data, folds) for one in candidates]
     network, linear = (
-        max(score for one, score in zip(candidates, scores, strict=True) if bool(one.hidden) == hidden)
+        min(
+            (number for number, one in enumerate(candidates) if bool(one.hidden) == hidden),
+            key=lambda number: errors[number].mean(),
+        )
         for hidden in (True, False)
     )
-    _say(
-        f"Cross-validation: {measure} {network:.4f} of a network, {linear:.4f} of a linear model: "
-        + ("the network is taken" if candidates[best].hidden else "no hidden layer")
-    )
+    # One standard error: the simpler model where chance may have made the difference.
+    with np.errstate(invalid="ignore"):  # where training diverges
+        gain = errors[linear] - errors[network]
+        better = gain.mean() > gain.std() / math.sqrt(len(gain)) or not np.isfinite(errors[linear]).all()
+    measure = "accuracy" if classifies else "R2"
+    scores = {
+        name: float(1.0 - errors[number].mean())
+        for name, number in (("network", network), ("linear", linear))
+    }
+    compared = f"{scores['network']:.4f} of a network, {scores['linear']:.4f} of a linear model"
+    taken = "the network is taken" if better else "no hidden layer"
+    _say(f"Cross-validation: {measure} {compared}: {taken}")
     outcome = {
         "folds": int(folds.max()) + 1,
-        "network": network if math.isfinite(network) else None,
-        "linear": linear if math.isfinite(linear) else None,
+        **{name: score if math.isfinite(score) else None for name, score in scores.items()},
         "seconds": _jit.clock() - start,
     }
-    return candidates[best], {"cross_validation": outcome}
+    return candidates[network if better else linear], {"cross_validation": outcome}
 
 
-def _cross_validate(args: argparse.Namespace, data: _Data, folds: npt.NDArray[np.int64]) -> float:
-    """Return accuracy or R2 of predictions for samples that were left out; -inf if it diverges."""
+def _cross_validate(
+    args: argparse.Namespace, data: _Data, folds: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the error for each sample of what is predicted when it is left out; inf if training diverges.
+
+    Of classes it is 1 for a wrong one, of numbers the squared error as a part of the variance, so that the
+    mean over the samples is 1 - accuracy or 1 - R2.
+    """
     from nbnorm.training import DivergenceError
 
     got = np.empty(data.y_train.shape, data.y_train.dtype)
@@ -425,14 +439,15 @@ def _cross_validate(args: argparse.Namespace, data: _Data, folds: npt.NDArray[np
         try:
             history = _fit(args, net, data.X_train[~held], data.y_train[~held], progress=False)
         except DivergenceError:
-            return -math.inf
+            return np.full(len(got), np.inf)
         if history.stopped == "interrupted":
             raise KeyboardInterrupt
         got[held] = net.predict(data.X_train[held])
     if data.task == "classification":
-        return float(np.mean(got == data.y_train))
-    r2 = _measure(got, data.y_train)["test_r2"]
-    return -math.inf if r2 is None else r2
+        return np.asarray(got != data.y_train, np.float64)
+    spread = data.y_train.std(axis=0)
+    error = (got - data.y_train) / np.where(spread > 0, spread, 1.0)
+    return np.asarray((error**2).reshape(len(error), -1).mean(axis=1))
 
 
 def _network(args: argparse.Namespace, data: _Data) -> FNN:

@@ -129,7 +129,7 @@ def compare(folder: Path, X: Array, y: Array, splits: int, task: str) -> tuple[f
     rival: Callable[[], Any] = (
         (
             lambda: LogisticRegressionCV(
-                np.logspace(-3, 3, 7), max_iter=2000, use_legacy_attributes=False, l1_ratios=(0,)
+                Cs=np.logspace(-3, 3, 7), max_iter=2000, use_legacy_attributes=False, l1_ratios=(0,)
             )
         )
         if classifies
