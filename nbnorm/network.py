@@ -902,7 +902,6 @@ class FNN:
                 self.eval()
         if self._carried is not None and run is not None:
             self._carried = run.optimizer_state()
-        self.eval()
         return history
 
     def find_learning_rate(

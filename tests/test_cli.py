@@ -844,3 +844,12 @@ def test_report_keeps_compilation_apart(run, folder, monkeypatch):
     assert status == 0
     assert ", and 7.5 s of compilation\n" in out
     assert json.loads((folder / "r.json").read_text())["compile_seconds"] == 7.5
+
+
+def test_hardly_any_rows_train_a_linear_model(run, folder):
+    X = np.random.default_rng(0).normal(size=(6, 2))
+    np.savez(folder / "x.npz", X=X, y=X @ [2.0, -1.0] + 5.0)
+    assert run("train", "x.npz", "--no-plot", "--report", "r.json")[0] == 0
+    report = json.loads((folder / "r.json").read_text())
+    assert (report["sizes"], report["cross_validation"]) == ([2, 1], None)
+    assert report["test_rmse"] < 0.1

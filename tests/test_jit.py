@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import numpy as np
@@ -291,3 +293,56 @@ def test_digest_depends_on_names_and_contents_of_all_files(tmp_path, monkeypatch
         path.write_text(content)
         seen.add(_jit.package_digest.__wrapped__())
     assert len(seen) == 4
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("interrupts", "expected"), [(1, ["inner", "outer"]), (2, [])])
+def test_an_interrupt_waits_for_a_compilation_and_a_second_does_not(interrupts, expected):
+    done = []
+
+    def outer():
+        with _jit.compiling():
+            for _ in range(interrupts):
+                os.kill(os.getpid(), signal.SIGINT)
+            with _jit.compiling():  # of a function that is called
+                done.append("inner")
+            done.append("outer")
+
+    with pytest.raises(KeyboardInterrupt):
+        outer()
+    assert done == expected
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@compiled
+def test_compilation_has_a_clock_of_its_own():
+    said = []
+    begun = time.perf_counter()
+    seconds, clock = _jit.compile_seconds(), _jit.clock()
+    with _jit.announced(said.append):
+
+        @_jit.kernel(cache=False)
+        def twice(x):
+            return 2.0 * x
+
+        assert twice(1.5) == 3.0
+    passed, spent = _jit.clock() - clock, _jit.compile_seconds() - seconds
+    assert spent > 0
+    assert 0 <= passed <= time.perf_counter() - begun - spent + 1e-9
+    assert said == []  # such code is never kept, so it would not be compiled once
+
+
+@compiled
+def test_missing_code_is_announced_once(tmp_path, python):
+    code = """
+    import numpy as np
+    from nbnorm import _jit, sgd_step
+    said = []
+    with _jit.announced(said.append):
+        for dtype in (np.float32, np.float64):
+            sgd_step(*(np.ones(3, dtype) for _ in range(3)), lr=0.1)
+    print(said, _jit.compile_seconds() > 0)
+    """
+    cache = tmp_path / "cache"
+    assert python(textwrap.dedent(code), NUMBA_CACHE_DIR=cache) == "[True] True\n"
+    assert python(textwrap.dedent(code), NUMBA_CACHE_DIR=cache) == "[] False\n"

@@ -1074,7 +1074,7 @@ def test_progress_bar_on_a_terminal(blobs, monkeypatch):
     frames = shown.split("\r")
     assert max(map(len, map(str.rstrip, frames))) <= 80
     assert re.search(
-        r"epoch 1000/1000 100%\|.+\| 00:00, loss \d\.\d{4} accuracy 1\.0000 validation 1\.0000", shown
+        r"epoch 1000/1000 100%\|.+\| 00:00, loss \d\.\d{4} accuracy \d\.\d{4} validation \d\.\d{4}", shown
     )
 
 
@@ -1095,3 +1095,49 @@ def test_a_rate_that_turns_weights_around_is_refused(blobs):
 def test_find_learning_rate_stays_below_the_decay_of_all_weights(blobs):
     found = FNN(SIZES, seed=0).find_learning_rate(*blobs, optimizer=AdamW(weight_decay=5.0))
     assert max(found.rates) <= 0.2
+
+
+def test_interrupt_before_the_first_step(blobs, monkeypatch):
+    net = FNN(SIZES, seed=0)
+    before = state(net)
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FNN, "_training_run", interrupt)
+    history = net.fit(*blobs, epochs=2)
+    monkeypatch.undo()
+    assert (history.stopped, history.epochs, history.loss, history.accuracy) == ("interrupted", 0, [], [])
+    assert state(net) == before
+    assert (net.standardizer, net.epochs_trained) == (None, 0)
+    # amid the compilation of what validation needs
+    monkeypatch.setattr(training, "_Validation", interrupt)
+    history = net.fit(*blobs, epochs=2, validation_data=blobs)
+    monkeypatch.undo()
+    assert (history.stopped, history.epochs) == ("interrupted", 0)
+    assert state(net) == before
+
+
+def test_interrupt_before_a_resumed_step_keeps_the_best_epoch(blobs, tmp_path, monkeypatch):
+    options = {
+        "checkpoint": tmp_path / "c.npz",
+        "validation_data": blobs,
+        "early_stopping": EarlyStopping("val_loss", patience=9),
+        "optimizer": SGD(lr=0.5, momentum=0.9),
+        "epochs": 9,
+    }
+
+    def stop(_, history):
+        if history.epochs == 6:
+            raise KeyboardInterrupt
+
+    net, history = fitted(blobs, **options, callbacks=[stop])
+    assert history.epochs == 6
+
+    def interrupt(*args, **given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FNN, "_training_run", interrupt)
+    again, resumed = fitted(blobs, **options)
+    assert (resumed.stopped, resumed.epochs, resumed.best_epoch) == ("interrupted", 6, history.best_epoch)
+    assert state(again) == state(net)
