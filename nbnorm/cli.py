@@ -8,6 +8,7 @@ ended by SIGTERM.
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import copy
 import importlib.util
@@ -76,10 +77,10 @@ def _of_a_table(rows: int) -> _Defaults:
 # The estimators' epsilon of AdamW.
 _EPSILON = 1e-3
 
-# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  These five
+# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  These six
 # settings come within 0.01 R2 of a ridge whose penalty is chosen in thirteen steps, on all but tables with
 # about as many columns as rows (docs/examples/table_defaults.py).
-_LINEAR_LR, _LINEAR_L2 = 0.02, (0.001, 0.03, 0.1, 0.5, 3.0)
+_LINEAR_LR, _LINEAR_L2 = 0.02, (0.001, 0.03, 0.1, 0.5, 3.0, 30.0)
 
 # A network is compared with linear models up to so many training samples, by cross-validation in so many
 # folds; above, it has enough to learn from.
@@ -1153,14 +1154,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _as_bytes(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Write what Python could not read of a file's name as it is, if that is UTF-8, otherwise escaped."""
+    assert isinstance(error, UnicodeEncodeError)
+    try:
+        found = error.object[error.start : error.end].encode("utf-8", "surrogateescape")
+        found.decode("utf-8")
+    except UnicodeError:
+        return codecs.backslashreplace_errors(error)
+    return found, error.end
+
+
+codecs.register_error("nbnorm", _as_bytes)
+
+
 @contextlib.contextmanager
 def _utf8() -> Iterator[None]:
-    """Write UTF-8, whatever the console or the locale says, and what is no text as escapes."""
+    """Write UTF-8, whatever the console or the locale says."""
     before = []
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             before.append((stream, stream.encoding, stream.errors))
-            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+            stream.reconfigure(encoding="utf-8", errors="nbnorm")
     try:
         yield
     finally:
