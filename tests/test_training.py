@@ -1000,6 +1000,7 @@ def test_divergence_names_the_row_that_is_too_large(form, standardize, blobs):
     with pytest.raises(DivergenceError) as caught:
         net.fit(far, y, epochs=1, batch_size=20, sample_weight=weights)
     assert "Row 37 of X is beyond float32" in str(caught.value)
+    assert caught.value.row == 37
     assert ("once standardized" in str(caught.value)) == standardize
 
 
