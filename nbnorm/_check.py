@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,25 +52,166 @@ def _described(x: object) -> str:
     return type(x).__name__
 
 
-def _unboxed(x: Any) -> npt.NDArray[Any] | None:
-    """Return the numbers of a pandas object with nullable columns, NaN where there is none.
+def is_arrow(x: object) -> bool:
+    """Whether `x` is one of Arrow's objects, found out without importing it."""
+    return type(x).__module__.partition(".")[0] == "pyarrow"
 
-    None stands for everything else: what `x` holds is then said by its own types, not guessed.
+
+def _is_polars(x: object) -> bool:
+    return type(x).__module__.partition(".")[0] == "polars"
+
+
+def _floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type in which values of `dtype` stand beside NaN."""
+    return dtype if dtype.kind == "f" else np.dtype(np.float64)
+
+
+def _arrow_numbers(column: Any) -> npt.NDArray[Any] | None:
+    """Return the numbers of an Arrow column, NaN where there is none; None if it holds something else.
+
+    Integers and decimals become the nearest float64, bool becomes 0 and 1.
     """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kinds, kind = pa.types, column.type
+    if kinds.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    elif not any(
+        known(kind) for known in (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_null)
+    ):
+        return None
+    if not kinds.is_floating(kind):
+        # Unsafe only in that integers beyond 2^53 are rounded, which a null would make an error.
+        column = column.cast(pa.float64(), safe=False)
+    return np.asarray(column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(False))
+
+
+def _polars_columns(x: Any) -> list[Any]:
+    """Return the columns of a frame or series; none of what has to be collected first."""
+    if hasattr(x, "get_columns"):
+        return list(x.get_columns())
+    return [x] if hasattr(x, "to_numpy") else []
+
+
+def _polars_numbers(column: Any) -> npt.NDArray[Any] | None:
+    """Do the same for a Polars series."""
+    polars = sys.modules["polars"]
+    kind = column.dtype
+    if not (kind.is_numeric() or kind == polars.Boolean):
+        return None
+    if kind.is_float() or (kind.is_integer() and not column.null_count()):
+        return np.asarray(column.to_numpy())
+    return np.asarray(column.cast(polars.Float64).to_numpy())
+
+
+def _pandas_numbers(column: Any) -> npt.NDArray[Any] | None:
+    """Do the same for a pandas series, by what its type says; objects are not guessed at."""
+    dtype = column.dtype
+    if isinstance(dtype, np.dtype):
+        return np.asarray(column) if dtype.kind in _REAL else None
+    if hasattr(dtype, "pyarrow_dtype"):
+        import pyarrow as pa
+
+        return _arrow_numbers(pa.array(column.array))
+    if hasattr(dtype, "categories"):
+        values = np.asarray(dtype.categories)
+        if values.dtype.kind not in _REAL:
+            return None
+        codes = np.asarray(column.cat.codes)
+        if (codes >= 0).all():
+            return np.asarray(values[codes])
+        return np.append(values.astype(_floating(values.dtype)), np.nan)[codes]
+    inner = getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", None))  # nullable, sparse
+    if not isinstance(inner, np.dtype) or inner.kind not in _REAL:
+        return None
+    if inner.kind != "f":
+        if not column.isna().any():
+            return np.asarray(column.to_numpy(dtype=inner))
+        inner = np.dtype(np.float64)
+    return np.asarray(column.to_numpy(dtype=inner, na_value=np.nan))
+
+
+def _boxed(x: Any) -> tuple[list[Any], Any] | None:
+    """Return the columns of a frame, a table or a series, and what gives their numbers."""
+    if is_arrow(x):
+        if hasattr(x, "schema"):
+            return (list(x.columns), _arrow_numbers) if hasattr(x, "columns") else None
+        return ([x], _arrow_numbers) if hasattr(x, "to_numpy") else None
+    if _is_polars(x):
+        columns = _polars_columns(x)
+        return (columns, _polars_numbers) if columns else None
+    if hasattr(x, "iloc") and hasattr(x, "to_numpy"):
+        columns = [x] if x.ndim == 1 else [x.iloc[:, j] for j in range(x.shape[1])]
+        return columns, _pandas_numbers
+    return None
+
+
+def unboxed(x: Any) -> npt.NDArray[Any] | None:
+    """Return the numbers of a frame, table or series whose types say that they are numbers.
+
+    What is missing becomes NaN.  None stands for everything else: what `x` holds is then said by its own
+    types, not guessed.  The result is in Fortran order, of the type that holds all columns.
+    """
+    boxed = _boxed(x)
+    if boxed is None:
+        return None
+    columns, numbers = boxed
+    parts = []
+    for column in columns:
+        part = numbers(column)
+        if part is None:
+            return None
+        parts.append(part)
+    if getattr(x, "ndim", 2) == 1 or len(columns) == 0 or columns[0] is x:
+        return parts[0] if parts else None
+    result = np.empty((len(parts), len(parts[0])), np.result_type(*{part.dtype for part in parts}))
+    for row, part in zip(result, parts, strict=True):
+        row[:] = part
+    return result.T
+
+
+def has_types_of_its_own(x: Any) -> bool:
+    """Whether the conversion to an array, left to the container, could lose what is missing."""
+    if is_arrow(x):
+        return True
+    if _is_polars(x):
+        kinds = [column.dtype for column in _polars_columns(x)]
+        return not all(kind.is_float() or kind.is_integer() for kind in kinds)
     dtypes = [x.dtype] if hasattr(x, "dtype") else list(getattr(x, "dtypes", ()))
-    if not dtypes or not all(getattr(dtype, "kind", "O") in _REAL for dtype in dtypes):
-        return None
-    # those of nullable and of sparse columns
-    inner = [getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", dtype)) for dtype in dtypes]
-    if not all(isinstance(dtype, np.dtype) for dtype in inner):
-        return None
-    common = np.result_type(*inner)
-    if common.kind != "f":
-        try:
-            return np.asarray(x.to_numpy(dtype=common))
-        except (TypeError, ValueError):  # something is missing, and integers have no NaN
-            common = np.dtype(np.float64)
-    return np.asarray(x.to_numpy(dtype=common, na_value=np.nan))
+    return not all(isinstance(dtype, np.dtype) for dtype in dtypes)
+
+
+def unboxed_frame(x: Any) -> Any:
+    """Return a frame or table whose columns have types of their own as one of the same kind, of floats.
+
+    Everything else is returned as it is.
+    """
+    if not has_types_of_its_own(x) or len(getattr(x, "shape", ())) != 2:
+        return x
+    if hasattr(x, "sparse"):  # all columns of a pandas frame are: it is read as a sparse matrix
+        return x
+    numbers, labels = unboxed(x), labels_of(x)
+    if numbers is None or labels is None:
+        return x
+    if is_arrow(x):
+        import pyarrow as pa
+
+        return pa.table([pa.array(column) for column in numbers.T], names=labels)
+    return type(x)(numbers, labels) if _is_polars(x) else type(x)(numbers, x.index, labels)
+
+
+def _other_column(x: Any) -> str:
+    """Return which column of a frame holds no numbers, as the end of a sentence."""
+    boxed, labels = _boxed(x), labels_of(x)
+    if boxed is None or labels is None:
+        return ""
+    for label, column in zip(labels, boxed[0], strict=True):
+        if boxed[1](column) is None:
+            kind = column.type if is_arrow(x) else column.dtype
+            return f"; column {label!r} must hold real numbers, got {kind}"
+    return ""
 
 
 def unmasked(name: str, x: object) -> None:
@@ -83,22 +225,154 @@ def unmasked(name: str, x: object) -> None:
 
 
 def plain(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
-    """Return `x` as an array, of numbers if it has nullable columns of pandas; refuse masked elements."""
+    """Return `x` as an array, of numbers if the types of its columns say so; refuse masked elements."""
     unmasked(name, x)
+    numbers = unboxed(x) if has_types_of_its_own(x) else None
+    if numbers is not None:
+        return numbers
     try:
         got = np.asarray(x)
     except ValueError as error:
         raise ValueError(f"{name} must be a rectangular array of numbers: {error}") from None
-    numbers = _unboxed(x) if got.dtype.kind == "O" else None
-    return got if numbers is None else numbers
+    return got
 
 
 def numeric(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
     """Return `x` as an array of real numbers; refuse objects, text, complex numbers and masked elements."""
     got = plain(name, x)
     if got.dtype.kind not in _REAL:
-        raise TypeError(f"{name} must hold real numbers, got dtype {got.dtype}")
+        raise TypeError(f"{name} must hold real numbers, got dtype {got.dtype}{_other_column(x)}")
     return got
+
+
+# ----------------------------------------------------------------------------------------------
+# Names of columns
+# ----------------------------------------------------------------------------------------------
+
+
+def labels_of(x: Any) -> list[Any] | None:
+    """Return the labels of the columns of a frame, an Arrow object or a Dask frame, or None without any."""
+    if is_arrow(x):
+        schema = getattr(x, "schema_arrow", None)
+        schema = getattr(x, "schema", None) if schema is None else schema
+        return None if schema is None else list(schema.names)
+    if not hasattr(x, "shape"):
+        return None
+    columns = getattr(x, "columns", None)
+    return None if columns is None or callable(columns) else list(columns)
+
+
+def _numbered(labels: Sequence[Any]) -> bool:
+    """Whether labels only number the columns: 0, 1, 2, ... in any order."""
+    if not all(isinstance(label, (int, np.integer)) and not isinstance(label, bool) for label in labels):
+        return False
+    return sorted(labels) == list(range(len(labels)))
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:10]))
+    return f"[{shown}{', ...' if len(names) > 10 else ''}]"
+
+
+def places(name: str, got: Sequence[str], expected: Sequence[str]) -> list[int] | None:
+    """Return where each of the expected columns stands among those that were got.
+
+    This is the one rule for names, wherever data have them and statistics know them: columns are taken
+    by name, in any order; one that is missing, additional or there twice is an error.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    got, expected : sequence of str
+        Names of columns.
+
+    Returns
+    -------
+    list of int or None
+        None where the order is the same.
+    """
+    if list(got) == list(expected):
+        return None
+    at = {label: j for j, label in enumerate(got)}
+    known = set(expected)
+    missing = [label for label in expected if label not in at]
+    extra = [label for label in got if label not in known]
+    if missing or extra:
+        lists = (("missing", missing), ("not known", extra))
+        said = " and ".join(f"{_enumerated(some)} {word}" for word, some in lists if some)
+        raise ValueError(
+            f"{name} must have the features {_enumerated(expected)}, got {_enumerated(got)}: {said}"
+        )
+    distinct(name, got)
+    distinct(name, expected)
+    return [at[label] for label in expected]
+
+
+def distinct(name: str, labels: Sequence[Any]) -> None:
+    """Refuse names that several columns have."""
+    if len(set(labels)) == len(labels):
+        return
+    twice = next(label for j, label in enumerate(labels) if label in labels[:j])
+    raise ValueError(f"{name} must have distinct names of columns, got {twice!r} {labels.count(twice)} times")
+
+
+def header(name: str, x: Any, expected: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None]:
+    """Return the names of the columns of `x` as they will stand, and their places if they stand otherwise.
+
+    Labels that only number the columns are no names: column 1 is the second one.
+
+    Raises
+    ------
+    ValueError
+        If two columns have one name, or the names are not those `expected`.
+    """
+    labels = labels_of(x)
+    if labels is None:
+        return None, None
+    if _numbered(labels):
+        order = np.argsort(np.array(labels, dtype=np.int64)).tolist()
+        return None, None if order == list(range(len(labels))) else order
+    names = [str(label) for label in labels]
+    distinct(name, names)
+    if expected is None:
+        return names, None
+    return list(expected), places(name, names, expected)
+
+
+def table(
+    name: str, x: Any, expected: Sequence[str] | None = None
+) -> tuple[npt.NDArray[Any], list[str] | None]:
+    """Return a table of numbers and the names of its columns, in the order of the `expected` ones.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    x : array_like of shape (n_samples, n_features), frame or Arrow table
+    expected : sequence of str, optional
+        Names of features that are known.
+
+    Returns
+    -------
+    array : ndarray
+    names : list of str or None
+
+    Raises
+    ------
+    TypeError
+        If `x` does not hold real numbers.
+    ValueError
+        If elements are masked, or the names of the columns are not those expected.
+    """
+    names, order = header(name, x, expected)
+    data = numeric(name, x)
+    return (data if order is None else data[:, order]), names
+
+
+# ----------------------------------------------------------------------------------------------
+# Shapes and kinds of arrays
+# ----------------------------------------------------------------------------------------------
 
 
 def rank(name: str, x: npt.NDArray[Any], ndim: int, expected: str | None = None) -> None:

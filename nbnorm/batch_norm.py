@@ -287,10 +287,7 @@ class _Columns:
         return simd.Emitted(self.builder, simd.emit_splat(self.builder, value, self.lanes))
 
     def sqrt(self, vector: simd.Emitted) -> simd.Emitted:
-        name = "llvm.sqrt.f64" if self.lanes == 1 else f"llvm.sqrt.v{self.lanes}f64"
-        function = ir.FunctionType(self.kind, [self.kind])
-        root = cgutils.get_or_insert_function(self.builder.module, function, name)
-        return simd.Emitted(self.builder, self.builder.call(root, [vector.value]))
+        return simd.Emitted(self.builder, simd.emit_sqrt(self.builder, vector.value, self.lanes))
 
     def not_negative(self, vector: simd.Emitted) -> simd.Emitted:
         """Return 0 for negative elements; NaN passes."""

@@ -10,6 +10,14 @@ data in no particular order, and because c is a mean of the block's own values i
 of Chan, Golub and LeVeque [1]_, with every mean and every sum of squares held as an unevaluated sum of two
 doubles, so that neither the number nor the grouping of joins shows in the result.
 
+How far off they can be
+-----------------------
+Beside the sums stands a bound of their rounding errors, carried to first order through every join and every
+part that is taken away.  With u = 2^-53, n rows and S = sum(d^2), a sum over a block's d is off by
+at most U sqrt(n S), and that over d^2 by U S, where U = u (n/2 + 16): two chains of additions, and the
+rounding of each term.  While data are only added, the bound stays far below the sums.  Where parts are taken
+away the sums shrink and the bound grows, and what is no longer good to ten digits is refused.
+
 How they stay fast
 ------------------
 A few rows at a time are added into accumulators that live in the first cache, sixteen features to a
@@ -40,10 +48,12 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
 from nbnorm._jit import inner_kernel, kernel, parallel_kernel
-from nbnorm.simd import Emitted, emit_prefetch, emit_splat
+from nbnorm.simd import Emitted, emit_prefetch, emit_splat, emit_sqrt
 
 # Rows of a state: what is known of every feature.
-COUNT, MEAN, MEAN_LOW, M2, M2_LOW, MIN, MAX = range(7)
+# COUNT_ERROR, SUM_ERROR and M2_ERROR bound the errors of the count, of count * mean and of M2.
+COUNT, MEAN, MEAN_LOW, M2, M2_LOW, MIN, MAX, COUNT_ERROR, SUM_ERROR, M2_ERROR = range(10)
+ROWS = 10
 # Rows of the accumulators of a block.
 SHIFT, SUM, SQUARES, WEIGHT = range(4)
 
@@ -54,6 +64,11 @@ TILE = 1024  # columns whose accumulators fit into the first cache
 WIDE = 128  # columns from which vectors are full
 CHUNK = 1 << 20  # bytes that are converted at a time
 SCRATCH = 6 << 20  # bytes of partial results
+
+UNIT = 2.0**-53  # relative error of one rounding
+_WHOLE = 2.0**44  # of weights below it, 512 have an exact sum if they are whole numbers
+_PAIR = 2.0**-98  # relative error of a join of two states, in pairs of doubles, of what goes into it
+STEPS = 16  # roundings of a term, or of the join of a block, with some to spare
 
 Array = npt.NDArray[Any]
 
@@ -275,15 +290,34 @@ class _Joint(NamedTuple):
     mean_low: Any
     m2: Any
     m2_low: Any
+    sum_error: Any
+    m2_error: Any
+    rows: Any  # rows of the block
     inverse: Any  # 1 / rows of the block
     share: Any  # rows of the block / all rows
+    rest: Any  # rows before / all rows
     factor: Any  # rows before * share
+    unit: Any  # relative error of the block's sums
+    join: Any  # relative error of a join
+    two: Any
     zero: Any
     infinity: Any
 
 
-def _closed(given: _Joint, where: Callable[[Any, Any, Any], Any]) -> tuple[Any, Any, Any, Any]:
-    """Return mean and sum of squared deviations of a panel and a further block, as pairs.
+def _numbers(before: Any, rows: Any, constant: Callable[[float], Any]) -> list[Any]:
+    """Return the numbers of a `_Joint` that are the same for all columns."""
+    total = before + rows
+    share = rows / total
+    unit = (rows * constant(0.5) + constant(STEPS)) * constant(UNIT)
+    one, join = constant(1.0), constant(STEPS * UNIT)
+    numbers = [rows, one / rows, share, before / total, before * share, unit, join]
+    return [*numbers, constant(2.0), constant(0.0), constant(math.inf)]
+
+
+def _closed(
+    given: _Joint, where: Callable[[Any, Any, Any], Any], root: Callable[[Any], Any]
+) -> tuple[Any, Any, Any, Any, Any, Any]:
+    """Return mean and sum of squared deviations of a panel and a further block, as pairs, and error bounds.
 
     Written once, for arrays and for code that is being emitted: compiled from a plain loop it stays scalar,
     because too many rows of the accumulators might overlap, and takes a third of all the time.
@@ -315,8 +349,22 @@ def _closed(given: _Joint, where: Callable[[Any, Any, Any], Any]) -> tuple[Any, 
     # An infinite mean stays infinite; opposite infinities give NaN.
     mean, low = finite(mean, mean, given.mean + (given.shift + offset)), finite(mean, low, zero)
     m2, m2_low = add_low(given.m2, given.m2_low, part)
-    m2, m2_low = add_low(m2, m2_low, delta * (delta * given.factor))
-    return mean, low, m2, m2_low
+    between = delta * (delta * given.factor)
+    m2, m2_low = add_low(m2, m2_low, between)
+
+    def size(value: Any) -> Any:
+        return where(value < zero, zero - value, value)
+
+    lost = given.unit * root(given.rows * given.squares)  # of the sum of the block's deviations
+    moved = size(delta)
+    sum_error = given.sum_error + lost + given.join * (moved * given.rows)
+    within = given.unit * given.squares + given.two * (size(offset) * lost)
+    pull = given.two * (moved * (lost * given.rest + given.sum_error * given.share))
+    m2_error = given.m2_error + within + pull + given.join * between
+    return mean, low, m2, m2_low, sum_error, m2_error
+
+
+_JOINED = (MEAN, MEAN_LOW, M2, M2_LOW, SUM_ERROR, M2_ERROR)  # what `_closed` takes of a state, and gives
 
 
 def _emit_close(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -327,15 +375,13 @@ def _emit_close(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     state = context.make_array(signature.args[1])(context, builder, args[1])
     before, count, first, last = args[2:]
     width = cgutils.unpack_tuple(builder, sums.shape)[1]
-    total = builder.fadd(before, count)
-    share = builder.fdiv(count, total)
-    numbers = [
-        builder.fdiv(ir.Constant(double, 1.0), count),
-        share,
-        builder.fmul(before, share),
-        ir.Constant(double, 0.0),
-        ir.Constant(double, math.inf),
-    ]
+
+    def constant(value: float) -> Emitted:
+        return Emitted(builder, ir.Constant(double, value))
+
+    rows_before, rows_here = Emitted(builder, before), Emitted(builder, count)
+    total = (rows_before + rows_here).value
+    numbers = [number.value for number in _numbers(rows_before, rows_here, constant)]
     whole = builder.and_(builder.sub(last, first), ir.Constant(word, -_LANES))
     middle = builder.add(first, whole)
     for lanes, begin, end in ((_LANES, first, middle), (1, middle, last)):
@@ -351,13 +397,16 @@ def _emit_close(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             def where(condition: Any, then: Emitted, otherwise: Emitted) -> Emitted:
                 return Emitted(builder, builder.select(condition, then.value, otherwise.value))
 
+            def root(value: Emitted, lanes: int = lanes) -> Emitted:
+                return Emitted(builder, emit_sqrt(builder, value.value, lanes))
+
             rows = [(sums, SHIFT), (sums, SUM), (sums, SQUARES)]
-            rows += [(state, row) for row in (MEAN, MEAN_LOW, M2, M2_LOW)]
+            rows += [(state, row) for row in _JOINED]
             loaded = [_load(builder, place(array, row), double, lanes, 8) for array, row in rows]
             splats = [emit_splat(builder, number, lanes) for number in numbers]
             given = _Joint._make(vector(value) for value in loaded + splats)
-            results = [value.value for value in _closed(given, where)]
-            for row, value in zip((MEAN, MEAN_LOW, M2, M2_LOW), results, strict=True):
+            results = [value.value for value in _closed(given, where, root)]
+            for row, value in zip(_JOINED, results, strict=True):
                 _store(builder, value, place(state, row), lanes, 8)
             _store(builder, emit_splat(builder, total, lanes), place(state, COUNT), lanes, 8)
     return context.get_dummy_value()
@@ -388,12 +437,12 @@ if config.DISABLE_JIT:
     def _close_block(sums: Array, state: Array, before: float, count: float, first: int, last: int) -> None:
         """Join a block of `count` full rows to a panel that holds `before` rows."""
         part = slice(first, last)
-        share = count / (before + count)
         rows = [sums[row, part] for row in (SHIFT, SUM, SQUARES)]
-        rows += [state[row, part] for row in (MEAN, MEAN_LOW, M2, M2_LOW)]
-        given = _Joint._make([*rows, 1.0 / count, share, before * share, 0.0, math.inf])
-        with np.errstate(invalid="ignore"):
-            state[MEAN : M2_LOW + 1, part] = _closed(given, np.where)
+        rows += [state[row, part] for row in _JOINED]
+        given = _Joint._make([*rows, *_numbers(before, count, float)])
+        with np.errstate(invalid="ignore", over="ignore"):
+            for row, values in zip(_JOINED, _closed(given, np.where, np.sqrt), strict=True):
+                state[row, part] = values
         state[COUNT, part] = before + count
 
     def _add_weighted_rows(
@@ -478,7 +527,7 @@ else:
 
 
 @kernel(inline="always")
-def _two_sum(a: float, b: float) -> tuple[float, float]:
+def two_sum(a: float, b: float) -> tuple[float, float]:
     """Return the rounded sum of two doubles and its rounding error."""
     total = a + b
     part = total - a
@@ -486,9 +535,37 @@ def _two_sum(a: float, b: float) -> tuple[float, float]:
 
 
 @kernel(inline="always")
+def _two_product(a: float, b: float) -> tuple[float, float]:
+    """Return the rounded product of two doubles and its rounding error, by halves of their digits."""
+    part = 134217729.0 * a  # 2^27 + 1
+    a_high = part - (part - a)
+    a_low = a - a_high
+    part = 134217729.0 * b
+    b_high = part - (part - b)
+    b_low = b - b_high
+    result = a * b
+    return result, a_low * b_low - (((result - a_high * b_high) - a_low * b_high) - a_high * b_low)
+
+
+@kernel(inline="always")
+def _times(a: float, a_low: float, b: float, b_low: float) -> tuple[float, float]:
+    """Return the product of two pairs."""
+    result, error = _two_product(a, b)
+    return result, error + (a * b_low + a_low * b)
+
+
+@kernel(inline="always")
+def _ratio(a: float, b: float) -> tuple[float, float]:
+    """Return a / b as a pair."""
+    result = a / b
+    product, error = _two_product(result, b)
+    return result, ((a - product) - error) / b
+
+
+@kernel(inline="always")
 def _add_low(high: float, low: float, more: float) -> tuple[float, float]:
     """Return the pair high + low + more, normalized; an infinite result has no low part."""
-    total, error = _two_sum(high, more)
+    total, error = two_sum(high, more)
     error += low
     result = total + error
     rest = error - (result - total)
@@ -498,7 +575,18 @@ def _add_low(high: float, low: float, more: float) -> tuple[float, float]:
 
 
 @kernel(inline="always")
-def _join(state: Array, j: int, count: float, mean: float, mean_low: float, m2: float, m2_low: float) -> None:
+def _join(
+    state: Array,
+    j: int,
+    count: float,
+    mean: float,
+    mean_low: float,
+    m2: float,
+    m2_low: float,
+    count_error: float,
+    sum_error: float,
+    m2_error: float,
+) -> None:
     """Join the moments of a further part to feature `j` of `state`."""
     old = state[COUNT, j]
     if count > 0.0:
@@ -508,22 +596,36 @@ def _join(state: Array, j: int, count: float, mean: float, mean_low: float, m2: 
             state[MEAN_LOW, j] = mean_low
             state[M2, j] = m2
             state[M2_LOW, j] = m2_low
+            state[COUNT_ERROR, j] = count_error
+            state[SUM_ERROR, j] = sum_error
+            state[M2_ERROR, j] = m2_error
         else:
-            total = old + count
+            total, lost = two_sum(old, count)
             before = state[MEAN, j]
-            high, error = _two_sum(mean, -before)
-            delta = high + (error + (mean_low - state[MEAN_LOW, j]))
-            share = count / total
-            high, low = _add_low(before, state[MEAN_LOW, j], delta * share)
+            high, error = two_sum(mean, -before)
+            delta, delta_low = two_sum(high, error + (mean_low - state[MEAN_LOW, j]))
+            share, share_low = _ratio(count, total)
+            step, step_low = _times(delta, delta_low, share, share_low)
+            high, low = _add_low(before, state[MEAN_LOW, j] + step_low, step)
             finite = abs(high) < math.inf
             # An infinite mean stays infinite; opposite infinities give NaN.
             state[MEAN, j] = high if finite else before + mean
             state[MEAN_LOW, j] = low if finite else 0.0
-            high, low = _add_low(state[M2, j], state[M2_LOW, j], delta * (delta * (old * share)))
+            # delta^2 n_a n_b / n, beginning with what cannot overflow before the result does
+            between, between_low = _times(step, step_low, old, 0.0)
+            between, between_low = _times(between, between_low, delta, delta_low)
+            high, low = _add_low(state[M2, j], state[M2_LOW, j] + between_low, between)
             high, low = _add_low(high, low + m2_low, m2)
             state[M2, j] = high
             state[M2_LOW, j] = low
             state[COUNT, j] = total
+            # First order in the errors of both parts, and the rounding of the join itself.
+            moved, size = abs(delta), max(abs(before), abs(mean))
+            counts = state[COUNT_ERROR, j] / old + count_error / count
+            pull = 2.0 * moved * (sum_error * (old / total) + state[SUM_ERROR, j] * share)
+            state[M2_ERROR, j] += m2_error + pull + 2.0 * counts * between + _PAIR * state[M2, j]
+            state[SUM_ERROR, j] += sum_error + moved * count * counts + _PAIR * total * size
+            state[COUNT_ERROR, j] += count_error + abs(lost)
 
 
 @kernel(inline="always")
@@ -535,12 +637,29 @@ def _join_extremes(state: Array, j: int, low: float, high: float) -> None:
         state[MAX, j] = high
 
 
+@kernel(inline="always")
+def _join_column(state: Array, j: int, part: Array, k: int) -> None:
+    """Join column `k` of another state to feature `j` of `state`."""
+    _join(
+        state,
+        j,
+        part[COUNT, k],
+        part[MEAN, k],
+        part[MEAN_LOW, k],
+        part[M2, k],
+        part[M2_LOW, k],
+        part[COUNT_ERROR, k],
+        part[SUM_ERROR, k],
+        part[M2_ERROR, k],
+    )
+    _join_extremes(state, j, part[MIN, k], part[MAX, k])
+
+
 @kernel
 def merge_states(state: Array, other: Array) -> None:
-    """Join `other` to `state`; both have shape (7, n_features)."""
+    """Join `other` to `state`; both have shape (10, n_features)."""
     for j in range(state.shape[1]):
-        _join(state, j, other[COUNT, j], other[MEAN, j], other[MEAN_LOW, j], other[M2, j], other[M2_LOW, j])
-        _join_extremes(state, j, other[MIN, j], other[MAX, j])
+        _join_column(state, j, other, j)
 
 
 @kernel
@@ -549,7 +668,7 @@ def subtract_states(state: Array, part: Array) -> None:
     for j in range(state.shape[1]):
         total = state[COUNT, j]
         count = part[COUNT, j]
-        rest = total - count
+        rest, lost = two_sum(total, -count)
         if count == 0.0:
             continue
         if rest <= 0.0:
@@ -557,34 +676,59 @@ def subtract_states(state: Array, part: Array) -> None:
             state[MIN, j] = math.inf
             state[MAX, j] = -math.inf
             continue
-        high, error = _two_sum(part[MEAN, j], -state[MEAN, j])
-        offset = high + (error + (part[MEAN_LOW, j] - state[MEAN_LOW, j]))
-        high, low = _add_low(state[MEAN, j], state[MEAN_LOW, j], -offset * (count / rest))
+        high, error = two_sum(part[MEAN, j], -state[MEAN, j])
+        offset, offset_low = two_sum(high, error + (part[MEAN_LOW, j] - state[MEAN_LOW, j]))
+        share, share_low = _ratio(count, rest)
+        step, step_low = _times(offset, offset_low, share, share_low)
+        high, low = _add_low(state[MEAN, j], state[MEAN_LOW, j] - step_low, -step)
         state[MEAN, j] = high
         state[MEAN_LOW, j] = low
         # The distance between the two parts' means is offset * total / rest.
-        high, low = _add_low(state[M2, j], state[M2_LOW, j] - part[M2_LOW, j], -part[M2, j])
-        high, low = _add_low(high, low, -offset * (offset * (count * (total / rest))))
+        between, between_low = _times(step, step_low, total, 0.0)
+        between, between_low = _times(between, between_low, offset, offset_low)
+        whole = state[M2, j]
+        high, low = _add_low(whole, state[M2_LOW, j] - part[M2_LOW, j], -part[M2, j])
+        high, low = _add_low(high, low - between_low, -between)
         state[M2, j] = high
         state[M2_LOW, j] = low
         state[COUNT, j] = rest
+        # The errors of both add up, whatever is taken away.
+        moved, size = abs(offset), abs(part[MEAN, j]) + abs(state[MEAN, j])
+        whole_error, part_error = state[COUNT_ERROR, j], part[COUNT_ERROR, j]
+        rest_error = whole_error + part_error + abs(lost)
+        counts = whole_error / total + part_error / count + rest_error / rest
+        pull = 2.0 * moved * (part[SUM_ERROR, j] * (total / rest) + state[SUM_ERROR, j] * share)
+        state[M2_ERROR, j] += part[M2_ERROR, j] + pull + counts * between + _PAIR * whole
+        state[SUM_ERROR, j] += part[SUM_ERROR, j] + moved * count * counts + _PAIR * total * size
+        state[COUNT_ERROR, j] = rest_error
+        if rest == 1.0 and rest_error == 0.0:  # weights are whole numbers: one row, without deviation
+            state[M2, j] = 0.0
+            state[M2_LOW, j] = 0.0
+            state[M2_ERROR, j] = 0.0
         # An extreme that the part did not share is still there; otherwise it is unknown.
-        if part[MIN, j] <= state[MIN, j]:
+        if not part[MIN, j] > state[MIN, j]:
             state[MIN, j] = math.nan
-        if part[MAX, j] >= state[MAX, j]:
+        if not part[MAX, j] < state[MAX, j]:
             state[MAX, j] = math.nan
 
 
 @inner_kernel
-def _close_weighted_block(sums: Array, first: int, last: int, state: Array) -> None:
-    """Join a block whose columns have weights of their own."""
+def _close_weighted_block(
+    sums: Array, first: int, last: int, unit: float, count_unit: float, state: Array
+) -> None:
+    """Join a block whose columns have weights of their own; the units are relative errors of the sums."""
     for j in range(first, last):
         weight = sums[WEIGHT, j]
         if weight > 0.0:
             total = sums[SUM, j]
-            mean, low = _add_low(sums[SHIFT, j], 0.0, total / weight)
-            m2 = sums[SQUARES, j] - total * (total / weight)
-            _join(state, j, weight, mean, low, m2 if m2 > 0.0 or m2 != m2 else 0.0, 0.0)
+            squares = sums[SQUARES, j]
+            offset = total / weight
+            mean, low = _add_low(sums[SHIFT, j], 0.0, offset)
+            m2 = squares - total * offset
+            m2 = m2 if m2 > 0.0 or m2 != m2 else 0.0
+            lost = unit * math.sqrt(weight) * math.sqrt(squares)
+            m2_error = unit * squares + 2.0 * abs(offset) * lost
+            _join(state, j, weight, mean, low, m2, 0.0, count_unit * weight, lost, m2_error)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -640,6 +784,12 @@ def _weighted_panel(
         ends[1, j] = -math.inf
     for row in range(begin, end, BLOCK):
         stop = min(row + BLOCK, end)
+        unit = UNIT * (stop - row + STEPS)
+        # Sums of whole numbers are exact.
+        count_unit = 0.0
+        for i in range(row, stop):
+            if weights[i] != math.floor(weights[i]) or weights[i] >= _WHOLE:
+                count_unit = unit
         for j in range(first, last):
             sums[SHIFT, j] = 0.0
             found = 0.0
@@ -654,7 +804,7 @@ def _weighted_panel(
             sums[SQUARES, j] = 0.0
             sums[WEIGHT, j] = 0.0
         _add_weighted_rows(x, sums, ends, row, stop, first, last, omit, weights)
-        _close_weighted_block(sums, first, last, state)
+        _close_weighted_block(sums, first, last, unit, count_unit, state)
     for j in range(first, last):
         state[MIN, j] = ends[0, j]
         state[MAX, j] = ends[1, j]
@@ -715,10 +865,7 @@ def _join_panels(states: Array, state: Array) -> None:
         panel = states[p]
         for start in range(0, panel.shape[1], features):
             for j in range(features):
-                k = start + j
-                mean, low = panel[MEAN, k], panel[MEAN_LOW, k]
-                _join(state, j, panel[COUNT, k], mean, low, panel[M2, k], panel[M2_LOW, k])
-                _join_extremes(state, j, panel[MIN, k], panel[MAX, k])
+                _join_column(state, j, panel, start + j)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -728,7 +875,7 @@ def _join_panels(states: Array, state: Array) -> None:
 
 def empty_state(n_features: int) -> Array:
     """Return the state of no data at all."""
-    state = np.zeros((7, n_features))
+    state = np.zeros((ROWS, n_features))
     state[MIN] = math.inf
     state[MAX] = -math.inf
     return state
@@ -752,22 +899,25 @@ class Options(NamedTuple):
 def _gather(x: Array, weights: Array | None, options: Options, state: Array) -> None:
     """Join a C-contiguous array to `state`."""
     n, width = x.shape
-    bound = max(1, SCRATCH // (8 * 13 * width))
+    bound = max(1, SCRATCH // (8 * (ROWS + 6) * width))
     panels = min(PANELS, bound, -(-n // BLOCK))
     rows = -(-n // panels)
     rows += -rows % FEW
     panels = -(-n // rows)
     sums = np.empty((panels, 4, width))
     ends = np.empty((panels, 2, width), x.dtype)
-    states = np.empty((panels, 7, width))
-    states[:] = empty_state(1)
+    fresh = panels == 1 and width == state.shape[1] and not state[COUNT].any()
+    states = state[np.newaxis] if fresh else np.empty((panels, ROWS, width))
+    if not fresh:
+        states[:] = empty_state(1)
     if weights is None:
         _panels(x.size, x, int(options.extremes), rows, TILE, sums, ends, states)
     else:
         _weighted_panels(x.size, x, weights, int(options.omit), rows, TILE, sums, ends, states)
-    _join_panels(states, state)
+    if not fresh:
+        _join_panels(states, state)
     if not options.extremes:
-        state[MIN:] = math.nan
+        state[[MIN, MAX]] = math.nan
 
 
 def _gather_dense(x: Array, weights: Array | None, options: Options, state: Array) -> None:
@@ -846,8 +996,83 @@ def _listed(values: Array) -> list[float | str]:
     return [v if math.isfinite(v) else repr(v) for v in values.tolist()]
 
 
-_FIELDS = ("count", "mean", "mean_low", "m2", "m2_low", "min", "max")  # rows of a state
-_KEPT = 1e-5  # share of squared deviations that must remain: with errors of some 1e-16, ten digits are left
+# Rows of a state.  Files of earlier versions lack the bounds of the errors.
+_FIELDS = ("count", "mean", "mean_low", "m2", "m2_low", "min", "max")
+_ERRORS = ("count_error", "sum_error", "m2_error")
+_DIGITS = 1e-10  # relative error that a downdate may leave
+_LEAST_VARIANCE = 1e-305  # below it, squares of deviations lose digits
+
+
+def _assume_errors(state: Array) -> None:
+    """Set the error bounds of statistics that come without: those of the worst data, read at once."""
+    unit = UNIT * (BLOCK / 2 + STEPS)
+    squares = (1 + BLOCK / FEW) * (state[M2] + state[M2_LOW])  # see the module's text
+    whole = state[COUNT] == np.floor(state[COUNT])
+    state[COUNT_ERROR] = np.where(whole, 0.0, 2.0 * unit * state[COUNT])
+    state[SUM_ERROR] = unit * np.sqrt(state[COUNT]) * np.sqrt(squares)
+    state[M2_ERROR] = 3.0 * unit * squares
+
+
+def refuse_range(name: str, state: Array, names: list[str] | None, column: Callable[[int], Array]) -> None:
+    """Refuse a feature of finite values whose sum of squared deviations float64 cannot hold.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    state : ndarray of shape (10, n_features)
+        Of `name`.
+    names : list of str or None
+        Names of the features.
+    column : callable
+        Returns the values of a feature that were counted.
+
+    Raises
+    ------
+    ValueError
+        If there is such a feature.
+    """
+    m2 = state[M2]
+    for j in np.flatnonzero(~np.isfinite(m2)):
+        values = column(int(j))
+        if np.isfinite(values).all():
+            label = repr(names[j]) if names else str(j)
+            raise ValueError(
+                f"{name} must have values whose variance is finite, but that of column {label} is not: "
+                f"it has values up to {np.abs(values).max():g}; use a larger unit"
+            )
+    # Beside a larger mean, different values are too far apart for that.
+    tiny = (state[COUNT] > 0.0) & (m2 < _LEAST_VARIANCE * state[COUNT]) & (np.abs(state[MEAN]) < 1e-130)
+    for j in np.flatnonzero(tiny):
+        values = column(int(j))
+        if state[MEAN, j] == 0.0:  # nearly always a column of zeros
+            values = values[:1024]
+        if (values != values[:1]).any():
+            label = repr(names[j]) if names else str(j)
+            raise ValueError(
+                f"{name} must have values whose variance is at least {_LEAST_VARIANCE:g}, but that of column "
+                f"{label} is not: it has values up to {np.abs(values).max():g}; use a smaller unit"
+            )
+
+
+def _refuse_join(name: str, state: Array, parts: tuple[Array, Array], names: list[str] | None) -> None:
+    """Refuse to join parts whose own moments are numbers where those of both together are not."""
+    a, b = parts
+    both = (a[COUNT] > 0.0) & (b[COUNT] > 0.0)
+    held = both & np.isfinite(a[M2]) & np.isfinite(b[M2]) & np.isfinite(a[MEAN]) & np.isfinite(b[MEAN])
+    apart = (a[MEAN] != b[MEAN]) & (state[M2] < _LEAST_VARIANCE * state[COUNT])
+    near = np.abs(state[MEAN]) < 1e-130
+    for wrong, kind, unit in (
+        (held & ~np.isfinite(state[M2]), "finite", "larger"),
+        (held & apart & near, f"at least {_LEAST_VARIANCE:g}", "smaller"),
+    ):
+        if wrong.any():
+            j = int(np.argmax(wrong))
+            label = repr(names[j]) if names else str(j)
+            raise ValueError(
+                f"{name} must have values whose variance is {kind} together with the data before it, but "
+                f"that of column {label} is not: use a {unit} unit"
+            )
 
 
 class Moments:
@@ -877,10 +1102,10 @@ class Moments:
     counts : ndarray of shape (n_features,), float64
         Sum of the weights of the values that are not missing, per feature.
     mean, min, max : ndarray of shape (n_features,), float64
-        NaN where there are no values.  `min` and `max` pass over NaN, and are NaN after a `downdate` by a
-        part that held the extreme.
+        NaN where there are no values.  `min` and `max` pass over NaN.  After a `downdate` by a part that held
+        an extreme, that extreme is unknown, also when data are added later: NaN.
     feature_names : list of str or None
-        Names that the source of the data gave.
+        Names that the source of the data gave.  Further data that have names are taken by name.
 
     See Also
     --------
@@ -956,7 +1181,7 @@ class Moments:
 
     def _extreme(self, row: int) -> Array:
         state = self._known
-        return np.where(state[MIN] <= state[MAX], state[row], math.nan)
+        return np.where(state[MIN] > state[MAX], math.nan, state[row])  # NaN is not greater
 
     def var(self, ddof: float = 0) -> Array:
         """Return the variance of every feature.
@@ -1033,14 +1258,42 @@ class Moments:
         >>> nbnorm.Moments().update([[1.0], [4.0]], weights=[2, 1]).mean
         array([2.])
         """
+        return self.add("x", x, weights)
+
+    def add(self, name: str, x: Any, weights: npt.ArrayLike | None = None) -> Moments:
+        """Do the same for an argument of another name, which errors use.
+
+        Parameters
+        ----------
+        name : str
+            Name of the argument.
+        x, weights
+            As for `update`.
+
+        Returns
+        -------
+        Moments
+            The object itself.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `update` does.
+
+        Examples
+        --------
+        >>> import nbnorm
+        >>> nbnorm.Moments().add("table", [[1.0], [4.0]]).mean
+        array([2.5])
+        """
         if is_sparse(x):
             from nbnorm.streams import gather_sparse
 
-            self._adopt(gather_sparse(x, weights, self.nan, self.n_features))
+            self._adopt(name, gather_sparse(name, x, weights, self), None)
             return self
-        data = _check.numeric("x", x)
-        _check.rank("x", data, 2)
-        self._same_width("x", data.shape[1])
+        data, names = _check.table(name, x, self.feature_names)
+        _check.rank(name, data, 2)
+        self.same_width(name, data.shape[1])
         mass = None if weights is None else _check.weights("weights", weights, len(data), some=False)
         state = empty_state(data.shape[1])
         gather(data, mass, Options(False, self._extremes), state)
@@ -1051,21 +1304,52 @@ class Moments:
         if self.nan == "raise" and np.isnan(state[M2]).any():
             place = _first_missing(data, mass)
             if place is not None:
-                raise ValueError(f"x must not hold NaN (nan='raise'), got one at [{place[0]}, {place[1]}]")
-        self._adopt(state)
+                raise ValueError(
+                    f"{name} must not hold NaN (nan='raise'), got one at [{place[0]}, {place[1]}]"
+                )
+
+        def counted(j: int) -> Array:
+            values = data[:, j] if mass is None else data[mass > 0.0, j]
+            return values[~np.isnan(values)] if self.nan == "omit" and values.dtype.kind == "f" else values
+
+        refuse_range(name, state, names, counted)
+        self._adopt(name, state, names)
         return self
 
-    def _same_width(self, name: str, width: int) -> None:
+    def same_width(self, name: str, width: int) -> None:
+        """Refuse an argument of another number of features than the data so far.
+
+        Parameters
+        ----------
+        name : str
+            Name of the argument.
+        width : int
+            Its number of features.
+
+        Raises
+        ------
+        ValueError
+            If it is another one.
+
+        Examples
+        --------
+        >>> import nbnorm
+        >>> nbnorm.moments([[1.0, 2.0]]).same_width("x", 2)
+        """
         if self._state is not None and width != self._state.shape[1]:
             raise ValueError(
                 f"{name} must have {self._state.shape[1]} features like the data before it, got {width}"
             )
 
-    def _adopt(self, state: Array) -> None:
-        if self._state is None:
-            self._state = state
-        else:
-            merge_states(self._state, state)
+    def _adopt(self, name: str, state: Array, names: list[str] | None) -> None:
+        """Join a state, or leave everything as it was."""
+        names = self.feature_names or names
+        if self._state is not None:
+            joined = self._state.copy()
+            merge_states(joined, state)
+            _refuse_join(name, joined, (self._state, state), names)
+            state = joined
+        self._state, self.feature_names = state, names
 
     def merge(self, other: Moments) -> Moments:
         """Join the moments of other data; the result does not depend on how parts were grouped.
@@ -1085,7 +1369,8 @@ class Moments:
         TypeError
             If `other` is not a Moments.
         ValueError
-            If the numbers or the names of the features differ.
+            If the numbers or the names of the features differ, or float64 cannot hold the sum of squared
+            deviations.  The order of names may differ.  Nothing is changed then.
 
         Notes
         -----
@@ -1099,20 +1384,25 @@ class Moments:
         >>> a.merge(b).mean
         array([3.])
         """
-        self._comparable(other)
-        if other._state is not None:
-            self._adopt(other._state.copy())
-            self.feature_names = self.feature_names or other.feature_names
+        state = self._comparable("other", other)
+        if state is not None:
+            self._adopt("other", state, other.feature_names)
         return self
 
-    def _comparable(self, other: Moments) -> None:
+    def _comparable(self, name: str, other: Moments) -> Array | None:
+        """Return the state of other moments with the features in the order of these."""
         if not isinstance(other, Moments):
-            raise TypeError(f"other must be a Moments, got {type(other).__name__}")
-        if other._state is not None:
-            self._same_width("other", other._state.shape[1])
+            raise TypeError(f"{name} must be a Moments, got {type(other).__name__}")
+        state = other._state
+        if state is None:
+            return None
         names, others = self.feature_names, other.feature_names
-        if names is not None and others is not None and names != others:
-            raise ValueError(f"other must have the features {names}, got {others}")
+        if names is not None and others is not None:
+            order = _check.places(name, others, names)
+            if order is not None:
+                state = state[:, order]
+        self.same_width(name, state.shape[1])
+        return state.copy()
 
     def downdate(self, part: Moments) -> Moments:
         """Take away the moments of a part of the data: `merge` undone.
@@ -1132,9 +1422,17 @@ class Moments:
         TypeError
             If `part` is not a Moments.
         ValueError
-            If the features differ, if `part` counts more than there is, or if what would remain of a
-            feature's squared deviations is so small beside what is taken away that less than ten digits would
-            be right.  Nothing is changed then.
+            If the features differ, if `part` cannot be a part of these data, or if less than ten digits of
+            what would remain were sure to be right.  Nothing is changed then.
+
+        Notes
+        -----
+        A bound of the rounding errors is kept beside the sums.  What is taken away takes digits with it, but
+        leaves its errors: after ``k`` updates and downdates the bound is the sum of all their errors.  It
+        has to stay below 1e-10 of the sum of squared deviations, of the count, and for the mean of the
+        larger one of mean and standard deviation.  Where it does not, gather the remaining data anew.
+
+        A minimum or maximum that `part` held is unknown afterwards: NaN.
 
         Examples
         --------
@@ -1143,30 +1441,49 @@ class Moments:
         >>> (a + b).downdate(b).mean
         array([1.5])
         """
-        self._comparable(part)
-        if part._state is None:
+        taken = self._comparable("part", part)
+        if taken is None:
             return self
         state = self._known.copy()
-        over = part._state[COUNT] > state[COUNT]
-        if over.any():
-            j = int(np.argmax(over))
-            raise ValueError(
-                f"part must be a part of these data: it counts {part._state[COUNT, j]:g} for feature {j}, "
-                f"there are {state[COUNT, j]:g}"
-            )
-        subtract_states(state, part._state)
-        before = self._known[M2]
-        left = (state[COUNT] > 0.0) & (part._state[COUNT] > 0.0) & (before > 0.0)
-        lost = left & ~(state[M2] >= _KEPT * before)
+        labels = self.feature_names or part.feature_names
+        self._refuse_no_part(state, taken, labels)
+        subtract_states(state, taken)
+        known = (state[COUNT] > 0.0) & (taken[COUNT] > 0.0) & np.isfinite(self._known[M2])
+        count = np.where(known, state[COUNT], 1.0)
+        deviations = state[M2] + state[M2_LOW]
+        size = np.fmax(np.abs(state[MEAN]), np.sqrt(np.fmax(deviations, 0.0) / count))
+        shares = state[COUNT_ERROR] / count
+        good = state[M2_ERROR] + shares * deviations <= _DIGITS * deviations
+        good &= (shares <= _DIGITS) & (state[SUM_ERROR] / count <= _DIGITS * size)
+        lost = known & ~good
         if lost.any():
             j = int(np.argmax(lost))
+            label = repr(labels[j]) if labels else str(j)
             raise ValueError(
-                f"part cannot be taken away accurately: {state[M2, j]:g} of {before[j]:g} would remain of "
-                f"the squared deviations of feature {j}, less than the share {_KEPT:g} that keeps 10 digits; "
-                f"gather the remaining data anew"
+                f"part cannot be taken away accurately: of the squared deviations of feature {label}, "
+                f"{deviations[j]:g} of {self._known[M2, j]:g} would remain, with an error of up to "
+                f"{state[M2_ERROR, j]:.1g}, so that ten digits are not sure to be right; gather the "
+                f"remaining data anew, with Moments().update"
             )
         self._state = state
         return self
+
+    @staticmethod
+    def _refuse_no_part(state: Array, part: Array, labels: list[str] | None) -> None:
+        """Refuse to take away what holds more, or something else, than there is."""
+        present = part[COUNT] > 0.0
+        for wrong, row, what in (
+            (part[COUNT] > state[COUNT], COUNT, "it counts"),
+            (present & (part[MIN] < state[MIN]), MIN, "it has a minimum of"),
+            (present & (part[MAX] > state[MAX]), MAX, "it has a maximum of"),
+        ):
+            if wrong.any():
+                j = int(np.argmax(wrong))
+                label = repr(labels[j]) if labels else str(j)
+                raise ValueError(
+                    f"part must be a part of these data: {what} {part[row, j]:g} for feature {label}, "
+                    f"where these have {state[row, j]:g}"
+                )
 
     def __add__(self, other: Moments) -> Moments:
         if not isinstance(other, Moments):
@@ -1212,7 +1529,7 @@ class Moments:
             "extremes": self._extremes,
             "n_features": state.shape[1],
             "feature_names": self.feature_names,
-            **{name: _listed(row) for name, row in zip(_FIELDS, state, strict=True)},
+            **{name: _listed(row) for name, row in zip(_FIELDS + _ERRORS, state, strict=True)},
         }
 
     @classmethod
@@ -1245,8 +1562,9 @@ class Moments:
             raise ValueError(f"statistics must have format {cls._FORMAT!r}, got {found!r}")
         result = cls(nan=data.get("nan", "propagate"), extremes=data.get("extremes", True))
         width = _check.integer("statistics' n_features", data.get("n_features"), least=1)
+        given = _FIELDS + (_ERRORS if any(name in data for name in _ERRORS) else ())
         rows = []
-        for name in _FIELDS:
+        for name in given:
             values = data.get(name)
             # Before anything of that size is allocated: a file may say what it likes.
             if not isinstance(values, list) or len(values) != width:
@@ -1255,9 +1573,14 @@ class Moments:
                 rows.append([float(v) for v in values])
             except (TypeError, ValueError, OverflowError):
                 raise ValueError(f"statistics must have numbers as {name!r}") from None
-        state = np.array(rows)
+        state = np.zeros((ROWS, width))
+        state[: len(rows)] = rows
         if not ((state[COUNT] >= 0.0) & np.isfinite(state[COUNT])).all() or (state[M2] < 0.0).any():
             raise ValueError("statistics must have counts and squared deviations that are not negative")
+        if len(rows) < ROWS:
+            _assume_errors(state)
+        if (state[[COUNT_ERROR, SUM_ERROR, M2_ERROR]] < 0.0).any():
+            raise ValueError("statistics must have bounds of errors that are not negative")
         names = data.get("feature_names")
         if names is not None:
             if not isinstance(names, list) or len(names) != width:

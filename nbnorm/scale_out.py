@@ -1,6 +1,6 @@
 """Statistics and standardization of Dask arrays and dataframes, partition by partition.
 
-Every partition is read where it is, by the same kernels; what travels is seven numbers a feature.  The
+Every partition is read where it is, by the same kernels; what travels is ten numbers a feature.  The
 partitions' moments are joined in pairs, in order, so the result does not depend on who finished first.
 """
 
@@ -54,13 +54,11 @@ def _one_block_wide(x: Any) -> Any:
 
 
 def _partition(rows: Any, weights: Any, nan: str, extremes: bool) -> Moments:
-    names = getattr(rows, "columns", None)
-    data = _check.numeric("x", rows)
     result = Moments(nan=nan, extremes=extremes)
-    if len(data):
-        result.update(data, weights=weights)
-    if names is not None:
-        result.feature_names = [str(name) for name in names]
+    if len(rows):
+        result.update(rows, weights=weights)
+    else:  # partitions without rows have columns, of whatever type
+        result.feature_names = _check.header("x", rows, None)[0]
     return result
 
 
@@ -129,11 +127,14 @@ def moments(x: Any, *, weights: Any = None, nan: str = "propagate", extremes: bo
 def _transformed(rows: Any, standardizer: Standardizer, inverse: bool) -> Any:
     """Standardize one partition; an empty one stays empty."""
     apply = standardizer.inverse_transform if inverse else standardizer.transform
-    data = _check.numeric("x", rows)
-    result = apply(data) if len(data) else data.astype(result_dtype(data.dtype))
-    if hasattr(rows, "columns"):
-        return type(rows)(result, index=rows.index, columns=rows.columns)
-    return result
+    labels = _check.labels_of(rows)
+    # A partition without rows has columns of whatever type.
+    result = apply(rows) if len(rows) else np.empty((0, standardizer.n_features_in_))
+    if labels is None:
+        return result if len(rows) else result.astype(result_dtype(rows.dtype))
+    order = _check.header("x", rows, standardizer.moments_.feature_names)[1]
+    labels = labels if order is None else [labels[j] for j in order]
+    return type(rows)(result, index=rows.index, columns=labels)
 
 
 def transform(standardizer: Standardizer, x: Any, *, inverse: bool = False) -> Any:
@@ -150,14 +151,14 @@ def transform(standardizer: Standardizer, x: Any, *, inverse: bool = False) -> A
     Returns
     -------
     dask.array.Array or dask.dataframe.DataFrame
-        Lazy, of the shape of `x`.
+        Lazy, of the shape of `x`; the columns of a dataframe in the order in which they were fitted.
 
     Raises
     ------
     TypeError
         If `x` is not a Dask collection.
     ValueError
-        If the number of features is not the fitted one.
+        If the number or the names of the features are not the fitted ones.
     ImportError
         If Dask is missing.
 
@@ -174,9 +175,8 @@ def transform(standardizer: Standardizer, x: Any, *, inverse: bool = False) -> A
     _dask()
     if not is_dask(x):
         raise TypeError(f"x must be a Dask array or dataframe, got {type(x).__name__}")
-    width = x.shape[1] if _is_array(x) else len(x.columns)
-    if width != standardizer.n_features_in_:
-        raise ValueError(f"x must have {standardizer.n_features_in_} features as fitted, got {width}")
+    _check.header("x", x, standardizer.moments_.feature_names)
+    standardizer.same_width("x", x.shape[1])
     if _is_array(x):
         x = _one_block_wide(x)
         dtype = result_dtype(x.dtype)

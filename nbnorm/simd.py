@@ -152,6 +152,13 @@ def emit_splat(builder: Any, value: Any, lanes: int) -> Any:
     )
 
 
+def emit_sqrt(builder: Any, value: Any, lanes: int) -> Any:
+    """Return the square roots of float64 values: of a vector, or of one for a single lane."""
+    name = "llvm.sqrt.f64" if lanes == 1 else f"llvm.sqrt.v{lanes}f64"
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
+
+
 def emit_prefetch(
     builder: Any, pointer: Any, size: int, *, ahead: int = 0, level: int = 1, write: bool = False
 ) -> None:

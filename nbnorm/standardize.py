@@ -36,6 +36,7 @@ _HIGH, _LOW, _SCALE, _SLOPE, _OFFSET = range(5)
 TASKS = 64
 AHEAD = 64 << 10  # bytes between what is read and what is asked for
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
+LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
 LARGE = 8 << 20  # bytes from which a result is written past the caches
 
 # ----------------------------------------------------------------------------------------------
@@ -194,17 +195,21 @@ def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def _run(x: Array, params: Array, inverse: bool, out: Array) -> None:
     """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
-    scale = np.abs(params[2])
-    if not inverse and ((scale < SMALLEST) | (scale > 1.0 / SMALLEST)).any():
-        # A reciprocal would overflow or lose digits.
-        for begin, rows in converted(x, np.dtype(np.float64)):
-            out[begin : begin + len(rows)] = ((rows - params[0]) - params[1]) / params[2]
+    mean, low, scale = params
+    size = np.abs(scale)
+    if not inverse and ((size < SMALLEST) | (size > LARGEST) | (np.abs(mean) > LARGEST)).any():
+        # A reciprocal or a difference would overflow or lose digits; halves of large numbers do not.
+        half = np.where(size > 1.0, 0.5, 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for begin, rows in converted(x, np.dtype(np.float64)):
+                d = (rows * half - mean * half) - low * half
+                out[begin : begin + len(rows)] = d / (scale * half)
         return
     if inverse:
-        slope, shift = params[2], params[0]
+        slope, shift = scale, mean
     else:
-        slope = 1.0 / params[2]
-        shift = -params[0] * slope - params[1] * slope
+        slope = 1.0 / scale
+        shift = -mean * slope - low * slope
     table = np.vstack([params, slope, shift])
     several = max(rows_in_one(table.shape[1]), -(-_LANES // table.shape[1]))
     table = np.tile(table, (1, several))
@@ -261,8 +266,8 @@ def standardize(
 
     Parameters
     ----------
-    x : array_like of shape (n_samples, n_features)
-        Real numbers of any type, in any memory layout.
+    x : array_like of shape (n_samples, n_features), or SciPy sparse matrix
+        Real numbers of any type, in any memory layout.  A sparse matrix needs a mean of 0 and stays sparse.
     mean, std : array_like of shape (n_features,), or float
         Used in float64.  `std` must not be 0.
     out : ndarray of shape (n_samples, n_features), optional
@@ -270,7 +275,7 @@ def standardize(
 
     Returns
     -------
-    ndarray of shape (n_samples, n_features)
+    ndarray or sparse matrix of shape (n_samples, n_features)
         `out`, or a new array of the type of `x` if that is floating, otherwise of float64.
 
     Raises
@@ -278,7 +283,7 @@ def standardize(
     TypeError
         If an argument does not hold real numbers, or `out` is not an array.
     ValueError
-        If shapes do not fit, `x` is empty, or `std` has zeros.
+        If shapes do not fit, `x` is empty, `std` has zeros, or `x` is sparse and to be centred.
 
     Examples
     --------
@@ -287,14 +292,30 @@ def standardize(
     array([[-1., -1.],
            [ 1.,  1.]])
     """
-    data = _check.numeric("x", x)
+    data: Any = x if is_sparse(x) else _check.table("x", x)[0]
     _check.rank("x", data, 2)
     width = data.shape[1]
     scale = _vector("std", std, width)
     if (scale == 0.0).any():
         raise ValueError(f"std must not be 0, got 0 for feature {int(np.argmax(scale == 0.0))}")
     params = np.array([_vector("mean", mean, width), np.zeros(width), scale])
+    if is_sparse(data):
+        return _apply_sparse(data, params, False, out, "a mean of 0")
     return apply(data, params, False, out)
+
+
+def _apply_sparse(x: Any, params: Array, inverse: bool, out: Array | None, uncentred: str) -> Any:
+    """Scale a sparse matrix; `uncentred` says how to ask for no more than that."""
+    from nbnorm.streams import scale_sparse
+
+    if params[0].any():
+        raise ValueError(
+            f"x must be dense to subtract the mean: use {uncentred}, or keep the data sparse and "
+            "fold mean and scale into the first affine layer with Standardizer.fold"
+        )
+    if out is not None:
+        raise ValueError("out must be None for a sparse matrix")
+    return scale_sparse(x, params[2], inverse)
 
 
 def is_constant(mean: Array, var: Array) -> Array:
@@ -484,8 +505,8 @@ class Standardizer:
         TypeError
             If `x` does not hold real numbers.
         ValueError
-            If `x` is empty, chunks differ in width, weights are bad, or a feature has no values.  Nothing
-            is changed then.
+            If `x` is empty, chunks differ in width or in the names of their columns, weights are bad, a
+            feature has no values, or float64 cannot hold its variance.  Nothing is changed then.
 
         Examples
         --------
@@ -562,7 +583,7 @@ class Standardizer:
         TypeError
             If `other` is not a Standardizer.
         ValueError
-            If the numbers of features differ.
+            If the numbers or the names of features differ.
 
         Examples
         --------
@@ -582,7 +603,8 @@ class Standardizer:
         Parameters
         ----------
         x : array_like of shape (n_samples, n_features), SciPy sparse matrix, or Dask collection
-            A sparse matrix needs ``with_mean=False`` and stays sparse; a Dask collection stays lazy.
+            A sparse matrix needs ``with_mean=False`` and stays sparse; a Dask collection stays lazy.  Columns
+            that have names are taken by name; the result has them in the order in which they were fitted.
         out : ndarray of shape (n_samples, n_features), optional
             A floating array for the result; `x` itself is allowed.
 
@@ -596,7 +618,7 @@ class Standardizer:
         TypeError
             If `x` does not hold real numbers or `out` is not an array.
         ValueError
-            If there are no statistics yet or shapes do not fit.
+            If there are no statistics yet, shapes do not fit, or the columns' names are not those fitted.
 
         Examples
         --------
@@ -651,7 +673,7 @@ class Standardizer:
         """
         return self.fit(x, weights=weights).transform(x, out=out)
 
-    def transform_chunks(self, source: Any) -> Iterator[Array]:
+    def transform_chunks(self, source: Any) -> Iterator[Any]:
         """Yield the standardized chunks of a stream, one in memory at a time.
 
         Parameters
@@ -661,7 +683,7 @@ class Standardizer:
 
         Yields
         ------
-        ndarray of shape (n_rows, n_features)
+        ndarray or sparse matrix of shape (n_rows, n_features)
 
         Examples
         --------
@@ -673,10 +695,10 @@ class Standardizer:
         """
         from nbnorm import streams
 
-        for chunk in streams.chunks(source):
-            yield self.transform(chunk)
+        for name, part in streams.parts(source):
+            yield self._apply(part, False, None, name)
 
-    def _apply(self, x: Any, inverse: bool, out: Array | None) -> Any:
+    def _apply(self, x: Any, inverse: bool, out: Array | None, name: str = "x") -> Any:
         params = self._fitted
         self._complete(self.moments_)
         from nbnorm import scale_out
@@ -685,26 +707,36 @@ class Standardizer:
             if out is not None:
                 raise ValueError("out must be None for Dask")
             return scale_out.transform(self, x, inverse=inverse)
-        if is_sparse(x):
-            from nbnorm.streams import scale_sparse
-
-            if self.with_mean:
-                raise ValueError(
-                    "x must be dense to subtract the mean: use with_mean=False, or keep the data sparse and "
-                    "fold mean and scale into the first affine layer with Standardizer.fold"
-                )
-            if out is not None:
-                raise ValueError("out must be None for a sparse matrix")
-            self._same_width(x.shape[1])
-            return scale_sparse(x, params[2], inverse)
-        data = _check.numeric("x", x)
-        _check.rank("x", data, 2)
-        self._same_width(data.shape[1])
+        sparse = is_sparse(x)
+        data = x if sparse else _check.table(name, x, self.moments_.feature_names)[0]
+        _check.rank(name, data, 2)
+        self.same_width(name, data.shape[1])
+        if sparse:
+            return _apply_sparse(data, params, inverse, out, "with_mean=False")
         return apply(data, params, inverse, out)
 
-    def _same_width(self, width: int) -> None:
+    def same_width(self, name: str, width: int) -> None:
+        """Refuse an argument of another number of features than the fitted one.
+
+        Parameters
+        ----------
+        name : str
+            Name of the argument.
+        width : int
+            Its number of features.
+
+        Raises
+        ------
+        ValueError
+            If it is another one.
+
+        Examples
+        --------
+        >>> from nbnorm import Standardizer
+        >>> Standardizer().fit([[1.0, 2.0]]).same_width("x", 2)
+        """
         if width != self.n_features_in_:
-            raise ValueError(f"x must have {self.n_features_in_} features as fitted, got {width}")
+            raise ValueError(f"{name} must have {self.n_features_in_} features as fitted, got {width}")
 
     def fold(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> tuple[Array, Array]:
         """Return an affine layer that standardizes its input by itself.

@@ -22,13 +22,21 @@ from nbnorm import _check, _csv, storage, tables
 from nbnorm._jit import kernel
 from nbnorm.moments import (
     COUNT,
+    COUNT_ERROR,
     M2,
+    M2_ERROR,
     MAX,
     MEAN,
     MEAN_LOW,
     MIN,
+    STEPS,
+    SUM_ERROR,
+    UNIT,
     Moments,
     empty_state,
+    is_sparse,
+    refuse_range,
+    two_sum,
 )
 from nbnorm.standardize import Standardizer, result_dtype
 
@@ -50,10 +58,6 @@ def _arrow() -> Any:
     return pyarrow
 
 
-def _is_arrow(x: object) -> bool:
-    return type(x).__module__.partition(".")[0] == "pyarrow"
-
-
 def is_stream(x: object) -> bool:
     """Return whether `x` hands out its rows in chunks.
 
@@ -71,7 +75,7 @@ def is_stream(x: object) -> bool:
     >>> is_stream(iter([])), is_stream([[1.0]])
     (True, False)
     """
-    return isinstance(x, Iterator) or _is_arrow(x)
+    return isinstance(x, Iterator) or _check.is_arrow(x)
 
 
 def _batches(source: Any) -> Any:
@@ -89,39 +93,56 @@ def _rows(features: int, itemsize: int = 8) -> int:
     return max(1, CHUNK // (features * itemsize))
 
 
-def _columns(batch: Any) -> Array:
-    """Return a record batch as an array of shape (n_rows, n_features) in Fortran order."""
-    pa = _arrow()
-    if not hasattr(batch, "schema") or not hasattr(batch, "column"):
-        raise TypeError(f"x must be Arrow tables or record batches, got {type(batch).__name__}")
-    kinds = pa.types
-    single = True
-    for field in batch.schema:
-        kind = field.type
-        if not (kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_boolean(kind)):
-            raise TypeError(f"column {field.name!r} must hold real numbers, got {kind}")
-        single &= kinds.is_float32(kind) or kinds.is_float16(kind) or kinds.is_boolean(kind)
-    result = np.empty((batch.num_columns, batch.num_rows), np.float32 if single else np.float64)
-    for row, column in zip(result, batch.columns, strict=True):
-        values = column.cast(pa.uint8()) if kinds.is_boolean(column.type) else column
-        if values.null_count:
-            values = values.cast(pa.float64())
-        row[:] = values.to_numpy(zero_copy_only=False)
-    return result.T
+def parts(source: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a stream consists of, as it is, each part under the name that errors use.
+
+    Parameters
+    ----------
+    source : iterator or Arrow object
+        As for `chunks`.
+
+    Yields
+    ------
+    name : str
+        ``"chunk 0"`` for the first.
+    part
+        An array, a frame, a sparse matrix or a record batch with at least one row.
+
+    Raises
+    ------
+    ValueError
+        If a part is not two-dimensional.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [name for name, part in parts(iter([np.ones((3, 2)), np.ones((0, 2)), np.ones((1, 2))]))]
+    ['chunk 0', 'chunk 2']
+    """
+    for number, item in enumerate(_batches(source) if _check.is_arrow(source) else source):
+        name = f"chunk {number}"
+        for part in _batches(item) if _check.is_arrow(item) else [item]:
+            shape = getattr(part, "shape", None)
+            given = part if isinstance(shape, tuple) else np.asarray(part)
+            if len(given.shape) != 2:
+                raise ValueError(f"{name} must have shape (n_samples, n_features), got shape {given.shape}")
+            if given.shape[0]:
+                yield name, given
 
 
-def chunks(source: Any) -> Iterator[Array]:
+def chunks(source: Any) -> Iterator[Any]:
     """Yield the rows of `source`, a chunk at a time.
 
     Parameters
     ----------
     source : iterator or Arrow object
-        An iterator of arrays of shape (n_rows, n_features), of Arrow tables or of record batches; or an Arrow
-        table, record batch, reader, dataset or Parquet file.  A null becomes NaN.
+        An iterator of arrays of shape (n_rows, n_features), of frames, of Arrow tables, of record batches or
+        of SciPy sparse matrices; or an Arrow table, record batch, reader, dataset or Parquet file.  A null
+        becomes NaN.  Columns that have names are taken by name, in the order of the first chunk.
 
     Yields
     ------
-    ndarray of shape (n_rows, n_features)
+    ndarray or sparse matrix of shape (n_rows, n_features)
         Chunks without rows are passed over.
 
     Raises
@@ -129,7 +150,7 @@ def chunks(source: Any) -> Iterator[Array]:
     TypeError
         If a chunk or a column does not hold real numbers.
     ValueError
-        If a chunk is not two-dimensional, or differs from the first in width.
+        If a chunk is not two-dimensional, or differs from the first in width or in the names of its columns.
 
     Examples
     --------
@@ -137,26 +158,16 @@ def chunks(source: Any) -> Iterator[Array]:
     >>> [chunk.shape for chunk in chunks(iter([np.ones((3, 2)), np.ones((1, 2))]))]
     [(3, 2), (1, 2)]
     """
-    width = None
-    for number, item in enumerate(_batches(source) if _is_arrow(source) else source):
-        for part in _batches(item) if _is_arrow(item) else [item]:
-            rows = _columns(part) if _is_arrow(part) else _check.numeric(f"chunk {number}", part)
-            if rows.ndim != 2:
-                raise ValueError(
-                    f"chunk {number} must have shape (n_samples, n_features), got shape {rows.shape}"
-                )
-            if width is not None and rows.shape[1] != width:
-                raise ValueError(
-                    f"chunk {number} must have {width} features like the first, got {rows.shape[1]}"
-                )
-            width = rows.shape[1]
-            if len(rows):
-                yield rows
-
-
-def _names(source: Any) -> list[str] | None:
-    schema = getattr(source, "schema_arrow", None) or getattr(source, "schema", None)
-    return list(schema.names) if _is_arrow(source) and schema is not None else None
+    width = known = None
+    for name, part in parts(source):
+        if is_sparse(part):
+            rows, names = part, None
+        else:
+            rows, names = _check.table(name, part, known)
+        if width is not None and rows.shape[1] != width:
+            raise ValueError(f"{name} must have {width} features like the first, got {rows.shape[1]}")
+        width, known = rows.shape[1], known or names
+        yield rows
 
 
 def gather_chunks(source: Any, moments: Moments) -> Moments:
@@ -186,16 +197,12 @@ def gather_chunks(source: Any, moments: Moments) -> Moments:
     >>> gather_chunks(iter([np.ones((3, 2)), np.zeros((1, 2))]), Moments()).mean
     array([0.75, 0.75])
     """
-    names = _names(source)
-    if names is not None and moments.feature_names is not None and names != moments.feature_names:
-        raise ValueError(f"x must have the features {moments.feature_names}, got {names}")
     empty = True
-    for rows in chunks(source):
-        moments.update(rows)
+    for name, part in parts(source):
+        moments.add(name, part)
         empty = False
     if empty:
         raise ValueError("x must not be empty, got a stream without rows")
-    moments.feature_names = moments.feature_names or names
     return moments
 
 
@@ -203,9 +210,10 @@ def gather_chunks(source: Any, moments: Moments) -> Moments:
 # Sparse matrices
 # ----------------------------------------------------------------------------------------------
 
-# Rows of the sums over stored values: how many, weight, weight of missing ones, deviations, their squares,
-# extremes.
-_STORED, _WEIGHT, _MISSING, _FIRST, _SECOND, _LOW, _HIGH = range(7)
+# Rows of the sums over stored values: how many, weight, weight of missing ones, deviations and their
+# squares, both with what rounding left, extremes.  A column may have any number of values: plain sums would
+# lose digits.
+_STORED, _WEIGHT, _MISSING, _FIRST, _FIRST_LOW, _SECOND, _SECOND_LOW, _LOW, _HIGH = range(9)
 
 
 @kernel
@@ -234,18 +242,20 @@ def _sparse_sums(
                 continue
             d = value - shift[column]
             sums[_WEIGHT, column] += weight
-            sums[_FIRST, column] += weight * d
-            sums[_SECOND, column] += weight * d * d
+            sums[_FIRST, column], error = two_sum(sums[_FIRST, column], weight * d)
+            sums[_FIRST_LOW, column] += error
+            sums[_SECOND, column], error = two_sum(sums[_SECOND, column], weight * d * d)
+            sums[_SECOND_LOW, column] += error
             if value < sums[_LOW, column]:
                 sums[_LOW, column] = value
             if value > sums[_HIGH, column]:
                 sums[_HIGH, column] = value
 
 
-def _compressed(x: Any) -> Any:
+def _compressed(name: str, x: Any) -> Any:
     """Return `x` in compressed rows or columns, each place stored once."""
     if x.dtype.kind not in "fiub":
-        raise TypeError(f"x must hold real numbers, got dtype {x.dtype}")
+        raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
     result = x if x.format in ("csr", "csc") else x.tocsr()
     if not result.has_canonical_format:
         result = result.copy()
@@ -253,20 +263,21 @@ def _compressed(x: Any) -> Any:
     return result
 
 
-def gather_sparse(x: Any, weights: npt.ArrayLike | None, nan: str, width: int | None) -> Array:
+def gather_sparse(name: str, x: Any, weights: npt.ArrayLike | None, moments: Moments) -> Array:
     """Return the state of a SciPy sparse matrix, whose implied zeros count like any value.
 
     Parameters
     ----------
+    name : str
+        Of the argument, for errors.
     x : sparse matrix or array of shape (n_samples, n_features)
     weights : array_like of shape (n_samples,), or None
-    nan : {"propagate", "omit", "raise"}
-    width : int or None
-        Number of features that is expected.
+    moments : Moments
+        What the state is for: they say what a NaN does, and how many features there are.
 
     Returns
     -------
-    ndarray of shape (7, n_features), float64
+    ndarray of shape (10, n_features), float64
         As `Moments` holds it.
 
     Raises
@@ -282,19 +293,19 @@ def gather_sparse(x: Any, weights: npt.ArrayLike | None, nan: str, width: int | 
     array([0., 1.])
     """
     if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"x must have shape (n_samples, n_features), not empty, got shape {x.shape}")
+        raise ValueError(f"{name} must have shape (n_samples, n_features), not empty, got shape {x.shape}")
     n, features = x.shape
-    if width is not None and features != width:
-        raise ValueError(f"x must have {width} features like the data before it, got {features}")
+    moments.same_width(name, features)
+    nan = moments.nan
     mass = np.ones(1) if weights is None else _check.weights("weights", weights, n, some=False)
-    matrix = _compressed(x)
+    matrix = _compressed(name, x)
     data = _check.readable(np.ascontiguousarray(matrix.data, dtype=result_dtype(matrix.dtype)))
     if data.dtype == np.float16:
         data = data.astype(np.float32)
     places = _check.readable(matrix.indices), _check.readable(matrix.indptr)
     by_row = matrix.format == "csr"
     if nan == "raise" and np.isnan(data).any():
-        raise ValueError("x must not hold NaN (nan='raise'), got one among the stored values")
+        raise ValueError(f"{name} must not hold NaN (nan='raise'), got one among the stored values")
     weighted = weights is not None
     rows = float(np.count_nonzero(mass) if weighted else n)
     total = float(mass.sum() if weighted else n)
@@ -302,21 +313,42 @@ def gather_sparse(x: Any, weights: npt.ArrayLike | None, nan: str, width: int | 
     state = empty_state(features)
     # Twice: the first mean is the shift for which the second pass loses nothing.
     for _ in range(2):
-        sums = np.zeros((7, features))
+        sums = np.zeros((9, features))
         sums[_LOW], sums[_HIGH] = math.inf, -math.inf
         _sparse_sums(data, *places, by_row, weighted, mass, nan == "omit", shift, sums)
         implied = np.where(sums[_STORED] == rows, 0.0, total - sums[_WEIGHT] - sums[_MISSING])
         count = implied + sums[_WEIGHT]
-        deviation = sums[_FIRST] - implied * shift
+        with np.errstate(invalid="ignore", over="ignore"):
+            first, second = (
+                np.where(np.isfinite(sums[row]), sums[row] + sums[row + 1], sums[row])
+                for row in (_FIRST, _SECOND)
+            )
+            deviation = first - implied * shift
         offset = np.divide(deviation, count, out=np.zeros(features), where=count > 0.0)
         start, shift = shift, np.where(np.isfinite(shift + offset), shift + offset, 0.0)
     mean = start + offset
-    with np.errstate(invalid="ignore"):
-        state[M2] = np.maximum(sums[_SECOND] + implied * start**2 - deviation * offset, 0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = second + implied * start**2
+        state[M2] = np.maximum(squares - deviation * offset, 0.0)
         state[MEAN_LOW] = np.where(np.isfinite(mean), offset - (mean - start), 0.0)
+        whole = not weighted or bool((mass == np.floor(mass)).all() and total < 2.0**53)
+        state[COUNT_ERROR] = 0.0 if whole else UNIT * (n + STEPS) * total
+        unit = UNIT * STEPS + (state[COUNT_ERROR] / np.maximum(count, UNIT * total) if total else 0.0)
+        state[SUM_ERROR] = unit * np.sqrt(count) * np.sqrt(squares)
+        state[M2_ERROR] = unit * squares + 2.0 * np.abs(offset) * state[SUM_ERROR]
     state[COUNT], state[MEAN] = count, mean
     state[MIN] = np.where(implied > 0.0, np.minimum(sums[_LOW], 0.0), sums[_LOW])
     state[MAX] = np.where(implied > 0.0, np.maximum(sums[_HIGH], 0.0), sums[_HIGH])
+
+    def counted(j: int) -> Array:
+        at = matrix.indices == j if by_row else slice(matrix.indptr[j], matrix.indptr[j + 1])
+        rows = np.repeat(np.arange(n), np.diff(matrix.indptr)) if by_row else matrix.indices
+        values = np.append(data[at], np.zeros(int(implied[j] > 0.0), data.dtype))
+        if weighted:
+            values = values[np.append(mass[rows[at]] > 0.0, np.ones(int(implied[j] > 0.0), bool))]
+        return values[~np.isnan(values)] if nan == "omit" else values
+
+    refuse_range(name, state, moments.feature_names, counted)
     return state
 
 
@@ -341,7 +373,7 @@ def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
     >>> scale_sparse(scipy.sparse.csr_array([[0.0, 2.0]]), np.array([1.0, 4.0]), False).toarray()
     array([[0. , 0.5]])
     """
-    result = _compressed(x)
+    result = _compressed("x", x)
     dtype = result_dtype(result.dtype)
     by_row = result.format == "csr"
     factors = scale[result.indices] if by_row else np.repeat(scale, np.diff(result.indptr))
@@ -524,7 +556,7 @@ class _ParquetSource(_Source):
         for batch in self._read(None if with_kept or not kept else list(dict.fromkeys(self.features or []))):
             # By place, because two columns may have one name.
             chosen = [at for at, name in enumerate(batch.schema.names) if name not in kept]
-            rows = _columns(batch.select(chosen))
+            rows = _check.numeric(self.name, batch.select(chosen))
             if len(rows):
                 self._refuse_missing(rows, before)
                 before += len(rows)

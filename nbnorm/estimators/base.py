@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from nbnorm import _check, activations
 from nbnorm.activations import Activation
+from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.losses import Loss
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
@@ -398,12 +399,13 @@ class Network(BaseEstimator):
     def _data(self, name: str, X: Any, target: str, y: Any, *, reset: bool) -> tuple[Any, Array]:
         _check.unmasked(name, X)
         _check.unmasked(target, y)
+        X = _check.unboxed_frame(X)
         X, y = validate_data(
             self,
             X,
             y,
             accept_sparse=("csr", "csc"),
-            dtype="numeric",
+            dtype=numeric_dtype(X),
             multi_output=True,
             y_numeric=not is_classifier(self),
             ensure_min_samples=2 if reset and self.norm is not None else 1,
@@ -691,7 +693,8 @@ class Network(BaseEstimator):
     def _samples(self, X: Any) -> Any:
         check_is_fitted(self)
         _check.unmasked("X", X)
-        return validate_data(self, X, accept_sparse=("csr", "csc"), dtype="numeric", reset=False)
+        X = _check.unboxed_frame(X)
+        return validate_data(self, X, accept_sparse=("csr", "csc"), dtype=numeric_dtype(X), reset=False)
 
     @property
     def coefs_(self) -> list[Array]:

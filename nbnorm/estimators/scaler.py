@@ -19,6 +19,29 @@ from nbnorm.streams import scale_sparse
 Array = npt.NDArray[Any]
 
 
+def numeric_dtype(X: Any) -> Any:
+    """Return the `dtype` with which scikit-learn's checks read `X`: integers stay, objects become floats.
+
+    Parameters
+    ----------
+    X : array-like, frame or sparse matrix
+
+    Returns
+    -------
+    str or list of dtypes
+        For ``sklearn.utils.check_array``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> numeric_dtype(np.ones((2, 2), np.uint8))
+    'numeric'
+    """
+    dtypes = [X.dtype] if hasattr(X, "dtype") else list(getattr(X, "dtypes", [np.dtype(object)]))
+    plain = not _check.has_types_of_its_own(X) and all(getattr(d, "kind", "f") in "fiub" for d in dtypes)
+    return "numeric" if plain else FLOAT_DTYPES
+
+
 class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Standardize features, in place of ``sklearn.preprocessing.StandardScaler``.
 
@@ -134,9 +157,15 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         for name in ("copy", "with_mean", "with_std"):
             _check.flag(name, getattr(self, name))
         _check.unmasked("X", X)
-        # Integers stay what they are, and infinity shows in the extremes: nothing is copied or read twice.
+        # Infinity shows in the extremes: nothing is read twice.
+        X = _check.unboxed_frame(X)
         X = validate_data(
-            self, X, accept_sparse=("csr", "csc"), dtype="numeric", ensure_all_finite=False, reset=first
+            self,
+            X,
+            accept_sparse=("csr", "csc"),
+            dtype=numeric_dtype(X),
+            ensure_all_finite=False,
+            reset=first,
         )
         sparse = not isinstance(X, np.ndarray)
         if sparse and self.with_mean:
@@ -145,10 +174,10 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "first affine layer (nbnorm.Standardizer.fold)."
             )
         moments = Moments(nan="omit") if first else self.moments_.copy()
-        moments.update(X, weights=sample_weight)
+        moments.add("X", X, sample_weight)
         if (np.isinf(moments.min) | np.isinf(moments.max)).any():
             raise ValueError("Input X contains infinity or a value too large for float64.")
-        if first and (moments.counts <= 0.0).all() and sample_weight is not None:
+        if first and sample_weight is not None and not np.any(sample_weight):
             raise ValueError("sample_weight must not be zero for every sample")
         var = moments.var()
         self.moments_: Moments = moments
@@ -184,13 +213,14 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check.unmasked("X", X)
+        X = _check.unboxed_frame(X)
         X = validate_data(
             self,
             X,
-            reset=False,
             accept_sparse=("csr", "csc"),
-            dtype="numeric",
+            dtype=numeric_dtype(X),
             ensure_all_finite="allow-nan",
+            reset=False,
         )
         return self._apply(X, False, self.copy if copy is None else copy)
 
@@ -220,7 +250,11 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         _check.unmasked("X", X)
         X = check_array(
-            X, accept_sparse=("csr", "csc"), dtype=FLOAT_DTYPES, ensure_all_finite="allow-nan", estimator=self
+            _check.unboxed_frame(X),
+            accept_sparse=("csr", "csc"),
+            dtype=FLOAT_DTYPES,
+            ensure_all_finite="allow-nan",
+            estimator=self,
         )
         if X.shape[1] != self.n_features_in_:
             raise ValueError(
