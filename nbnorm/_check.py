@@ -122,7 +122,8 @@ def _pandas_numbers(column: Any) -> npt.NDArray[Any] | None:
         codes = np.asarray(column.cat.codes)
         if (codes >= 0).all():
             return np.asarray(values[codes])
-        return np.append(values.astype(_floating(values.dtype)), np.nan)[codes]
+        with_nan = np.append(values.astype(_floating(values.dtype)), np.nan)  # its code is -1
+        return np.asarray(with_nan[codes])
     inner = getattr(dtype, "numpy_dtype", getattr(dtype, "subtype", None))  # nullable, sparse
     if not isinstance(inner, np.dtype) or inner.kind not in _REAL:
         return None

@@ -702,6 +702,16 @@ def _eps(eps: Any, dtype: np.dtype[Any]) -> float:
     return _check.number("eps", eps, least=float(np.finfo(dtype).tiny))
 
 
+def _refuse_range(x: npt.NDArray[Any], rstd: npt.NDArray[np.float64]) -> None:
+    """Refuse a feature of finite values whose variance float64 cannot hold."""
+    for j in np.flatnonzero(~(rstd > 0.0)):
+        if np.isfinite(x[:, j]).all():
+            raise ValueError(
+                f"x must have values whose variance is finite, but that of column {j} is not: it has values "
+                f"up to {np.abs(x[:, j]).max():g}"
+            )
+
+
 def batch_norm_forward(
     x: npt.ArrayLike,
     gamma: npt.ArrayLike,
@@ -739,7 +749,8 @@ def batch_norm_forward(
     TypeError
         If an array does not hold real numbers or `eps` is not a number.
     ValueError
-        If a shape does not fit, `x` is empty, `eps` is not positive, or `out` does not fit.
+        If a shape does not fit, `x` is empty, `eps` is not positive, `out` does not fit, or values are
+        finite and their variance in float64 is not.
 
     References
     ----------
@@ -766,7 +777,9 @@ def batch_norm_forward(
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
     mean, rstd = np.empty(width), np.empty(width)
-    forward_kernel(x.size, x, gamma, beta, eps, out, mean, rstd, *_workspace(x))
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below; only interpreted kernels warn
+        forward_kernel(x.size, x, gamma, beta, eps, out, mean, rstd, *_workspace(x))
+    _refuse_range(x, rstd)
     return out, mean, rstd
 
 
@@ -1049,7 +1062,8 @@ class BatchNorm:
         TypeError
             If `x` does not hold real numbers.
         ValueError
-            If the shape does not fit, or in training mode if there is only one sample.
+            If the shape does not fit, or in training mode if there is only one sample, or if values are
+            finite and their variance in float64 is not.
         """
         x = _check.floats("x", x, 2, dtype=self.dtype)
         n, width = x.shape
@@ -1068,7 +1082,9 @@ class BatchNorm:
         gamma, beta = self._checked("gamma"), self._checked("beta")
         out, mean, rstd = np.empty_like(x), np.empty(width), np.empty(width)
         sums, factors = _workspace(x)
-        forward_kernel(x.size, x, gamma, beta, self.eps, out, mean, rstd, sums, factors)
+        with np.errstate(over="ignore", invalid="ignore"):
+            forward_kernel(x.size, x, gamma, beta, self.eps, out, mean, rstd, sums, factors)
+        _refuse_range(x, rstd)
         self._average(mean, sums[width : 2 * width] * (n / (n - 1) if self.unbiased else 1))
         self._saved = (x.copy(), mean, rstd, True)
         return out

@@ -22,7 +22,7 @@ from nbnorm.moments import is_sparse
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import LearningRates, Schedule
 from nbnorm.simd import tile
-from nbnorm.standardize import Standardizer
+from nbnorm.standardize import Standardizer, fitted
 from nbnorm.steps import FORWARD, GRADIENTS, LOSS, SEEN, TRAIN
 from nbnorm.training import EarlyStopping, History, threads_for
 
@@ -47,18 +47,6 @@ def _initial(init: str, n_out: int, n_in: int, rng: np.random.Generator) -> Arra
         return q if n_out >= n_in else q.T
     variance = {"he": 2.0 / n_in, "glorot": 2.0 / (n_in + n_out), "lecun": 1.0 / n_in}[init]
     return rng.standard_normal((n_out, n_in)) * math.sqrt(variance)
-
-
-def _standardizer(name: str, values: Any, weights: Array | None) -> Standardizer:
-    """Fit a standardizer; refuse values whose variance is beyond float64."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        fitted = Standardizer().fit(values, weights=weights)
-    wrong = np.flatnonzero(~np.isfinite(fitted.scale_))
-    if wrong.size:
-        raise ValueError(
-            f"{name} must have values whose variance is finite, but that of column {wrong[0]} is not"
-        )
-    return fitted
 
 
 def _known_loss(name: str, options: dict[str, Any]) -> losses.Loss:
@@ -324,11 +312,19 @@ class FNN:
     # Input
     # ------------------------------------------------------------------------------------------
 
-    def _table(self, name: str, X: Any, *, check: bool = True) -> Any:
-        """Check a table of samples; it is neither copied nor converted as a whole."""
+    @property
+    def _names(self) -> list[str] | None:
+        """Names of the features, where the data that the standardizer saw had them."""
+        return None if self.standardizer is None else self.standardizer.moments_.feature_names
+
+    def _table(self, name: str, X: Any, *, check: bool = True, names: list[str] | None = None) -> Any:
+        """Check a table of samples; it is neither copied nor converted as a whole.
+
+        Columns that have names are put in the order of the known ones, or of `names`.
+        """
         if is_sparse(X):
             return self._sparse_table(name, X, check=check)
-        x = _check.numeric(name, X)
+        x = _check.table(name, X, self._names or names)[0]
         _check.rank(name, x, 2)
         if x.shape[1] != self.sizes[0]:
             raise ValueError(f"{name} must have {self.sizes[0]} features (sizes[0]), got shape {x.shape}")
@@ -834,7 +830,8 @@ class FNN:
         if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
             raise TypeError("callbacks must be an iterable of functions of (net, history)")
         samples = self._samples(X, y, sample_weight, class_weight, batch_size)
-        held = self._held_out(validation_data, metrics)
+        names = _check.header("X", X, self._names)[0]
+        held = self._held_out(validation_data, metrics, names)
         known = training.monitored(self, held)
         for watching in (early, rates):
             if isinstance(watching, (EarlyStopping, schedules.Plateau)) and watching.monitor is not None:
@@ -870,6 +867,8 @@ class FNN:
         run = None
         try:
             run = self._training_run(samples, optimizer, **bounds)
+            if self.standardizer is not None and self.standardizer is not fresh[0]:
+                self.standardizer.moments_.feature_names = names
             if self._carried:
                 run.carry(self._carried)
             if held is not None:
@@ -1024,7 +1023,7 @@ class FNN:
             raise ValueError("class_weight needs targets that are 0 or 1")
         return truth.reshape(-1).astype(np.int64)
 
-    def _held_out(self, data: Any, metrics: Any) -> training.Held | None:
+    def _held_out(self, data: Any, metrics: Any, names: list[str] | None) -> training.Held | None:
         """Check the validation data and metrics."""
         chosen = _metrics.resolve(metrics, self.output, self.sizes[-1])
         if data is None:
@@ -1033,7 +1032,7 @@ class FNN:
             return None
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise TypeError("validation_data must be a tuple (X, y) or (X, y, weights)")
-        x = self._table("validation_data[0]", data[0])
+        x = self._table("validation_data[0]", data[0], names=names)
         truth = self._truth("validation_data[1]", data[1], x.shape[0], "validation_data[0]")
         weights = None
         if len(data) == 3 and data[2] is not None:
@@ -1044,9 +1043,9 @@ class FNN:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
         self._check_finite()
         if self.standardize and self.standardizer is None:
-            self.standardizer = _standardizer("X", samples.x, samples.weights.of_standardizers)
+            self.standardizer = fitted("X", samples.x, samples.weights.of_standardizers)
         if self.standardize_targets and self.target_standardizer is None:
-            self.target_standardizer = _standardizer("y", samples.truth, samples.weights.of_standardizers)
+            self.target_standardizer = fitted("y", samples.truth, samples.weights.of_standardizers)
         labels, targets = self._encoded("y", samples.truth)
         return Run(
             self._engine(samples.batch, gradients=True),

@@ -197,7 +197,10 @@ def _run(x: Array, params: Array, inverse: bool, out: Array) -> None:
     """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
     mean, low, scale = params
     size = np.abs(scale)
-    if not inverse and ((size < SMALLEST) | (size > LARGEST) | (np.abs(mean) > LARGEST)).any():
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        slope, shift = (scale, mean) if inverse else (1.0 / scale, -mean / scale - low / scale)
+    wide = (size < SMALLEST) | (size > LARGEST) | (np.abs(mean) > LARGEST) | np.isinf(shift)
+    if not inverse and wide.any():
         # A reciprocal or a difference would overflow or lose digits; halves of large numbers do not.
         half = np.where(size > 1.0, 0.5, 1.0)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -205,11 +208,6 @@ def _run(x: Array, params: Array, inverse: bool, out: Array) -> None:
                 d = (rows * half - mean * half) - low * half
                 out[begin : begin + len(rows)] = d / (scale * half)
         return
-    if inverse:
-        slope, shift = scale, mean
-    else:
-        slope = 1.0 / scale
-        shift = -mean * slope - low * slope
     table = np.vstack([params, slope, shift])
     several = max(rows_in_one(table.shape[1]), -(-_LANES // table.shape[1]))
     table = np.tile(table, (1, several))
@@ -300,7 +298,8 @@ def standardize(
         raise ValueError(f"std must not be 0, got 0 for feature {int(np.argmax(scale == 0.0))}")
     params = np.array([_vector("mean", mean, width), np.zeros(width), scale])
     if is_sparse(data):
-        return _apply_sparse(data, params, False, out, "a mean of 0")
+        scaled: Array = _apply_sparse(data, params, False, out, "a mean of 0")
+        return scaled
     return apply(data, params, False, out)
 
 
@@ -320,8 +319,36 @@ def _apply_sparse(x: Any, params: Array, inverse: bool, out: Array | None, uncen
 
 def is_constant(mean: Array, var: Array) -> Array:
     """Return which features do not vary by more than the rounding unit of their mean."""
-    result: Array = var <= (np.finfo(np.float64).eps * mean) ** 2
+    result: Array = np.sqrt(var) <= np.finfo(np.float64).eps * np.abs(mean)
     return result
+
+
+def fitted(name: str, values: Array, weights: Array | None) -> Standardizer:
+    """Return a standardizer of the values of an argument, whose name errors use.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument.
+    values : ndarray of shape (n_samples, n_features), or SciPy sparse matrix
+    weights : ndarray of shape (n_samples,), or None
+
+    Returns
+    -------
+    Standardizer
+
+    Raises
+    ------
+    ValueError
+        If float64 cannot hold the variance of a feature.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fitted("X", np.array([[1.0], [3.0]]), None).mean_
+    array([2.])
+    """
+    return Standardizer.from_moments(Moments(extremes=False).add(name, values, weights))
 
 
 class Standardizer:

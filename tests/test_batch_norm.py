@@ -352,3 +352,20 @@ def test_parameters_of_a_layer_are_checked_and_converted(name):
     setattr(layer, name, np.ones(1, np.float32))
     with pytest.raises(ValueError, match=rf"{name} must have shape \(4,\), got shape \(1,\)"):
         layer.forward(x)
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")  # of plain Python
+def test_variances_beyond_float64_are_refused():
+    x = np.array([[2.0, 1e200], [4.0, 3e200]])
+    layer = BatchNorm(2, dtype=np.float64)
+    for call in (lambda: batch_norm_forward(x, np.ones(2), np.zeros(2)), lambda: layer.forward(x)):
+        with pytest.raises(
+            ValueError, match="x must have values whose variance is finite, but that of column 1"
+        ):
+            call()
+    np.testing.assert_array_equal(layer.running_mean, 0.0)
+    x[0, 1] = np.nan  # is what was given
+    assert np.isnan(batch_norm_forward(x, np.ones(2), np.zeros(2))[0][:, 1]).all()
+    largest = np.array([[3e38], [-3e38]], np.float32)
+    got = batch_norm_forward(largest, np.ones(1), np.zeros(1))[0]
+    np.testing.assert_allclose(got, [[1], [-1]], rtol=1e-6)

@@ -1,5 +1,6 @@
 import math
 import re
+from decimal import Decimal
 
 import numba
 import numpy as np
@@ -98,6 +99,70 @@ def test_numeric_refuses_masked_elements():
     refuses(ValueError, "^x must not have masked elements, got 2: fill or drop them", _check.numeric, "x", x)
     np.testing.assert_array_equal(_check.numeric("x", x[:1]), [[1, 2]])
     np.testing.assert_array_equal(_check.numeric("x", np.ma.array([1.0])), [1])
+
+
+CONTAINERS = {
+    "arrow integers": lambda pa: pa.table({"a": [2**60 + 1, None, 3]}),
+    "arrow bool": lambda pa: pa.table({"a": [True, None, False]}),
+    "arrow decimals": lambda pa: pa.table({"a": pa.array([Decimal("1.10"), None], pa.decimal128(9, 2))}),
+    "arrow dictionary": lambda pa: pa.table({"a": pa.array([5, None, 7]).dictionary_encode()}),
+    "arrow float32": lambda pa: pa.table({"a": pa.array([1.5, None], pa.float32())}),
+    "arrow nothing": lambda pa: pa.table({"a": pa.nulls(2)}),
+    "arrow chunks": lambda pa: pa.concat_tables([pa.table({"a": [1]}), pa.table({"a": [2]})]),
+    "arrow batch": lambda pa: pa.record_batch({"a": [1, None]}),
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_numeric_takes_columns_of_arrow(kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = CONTAINERS[kind](pyarrow)
+    expected = [[math.nan if value is None else float(value)] for value in table.column(0).to_pylist()]
+    got = _check.numeric("x", table)
+    np.testing.assert_array_equal(
+        got, np.array(expected, np.float32 if "float32" in kind else float), strict=True
+    )
+    np.testing.assert_array_equal(_check.numeric("x", table.column(0)), got[:, 0])
+    pandas = pytest.importorskip("pandas")
+    if "nothing" not in kind and "dictionary" not in kind:
+        frame = table.to_pandas(types_mapper=pandas.ArrowDtype)
+        np.testing.assert_array_equal(_check.numeric("x", frame), got)
+
+
+def test_numeric_takes_columns_of_polars():
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(
+        {"a": [True, None], "b": [Decimal("1.5"), None], "c": [2**60, None], "d": [1, 2]}
+    )
+    expected = np.array([[1, 1.5, 2**60, 1], [np.nan, np.nan, np.nan, 2]])
+    np.testing.assert_array_equal(_check.numeric("x", frame), expected, strict=True)
+    np.testing.assert_array_equal(_check.numeric("x", frame["b"]), expected[:, 1])
+    with pytest.raises(TypeError, match="column 'e' must hold real numbers, got String"):
+        _check.numeric("x", polars.DataFrame({"d": [1], "e": ["1"]}))
+
+
+def test_numeric_takes_categories_that_are_numbers():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": pandas.Categorical([7, None, 5]), "b": [1, 2, 3]})
+    np.testing.assert_array_equal(_check.numeric("x", frame), [[7, 1], [np.nan, 2], [5, 3]])
+    whole = pandas.DataFrame({"a": pandas.Categorical([7, 5])})
+    np.testing.assert_array_equal(_check.numeric("x", whole), np.array([[7], [5]]), strict=True)
+    with pytest.raises(TypeError, match="column 'a' must hold real numbers, got category"):
+        _check.numeric("x", pandas.DataFrame({"a": pandas.Categorical(["7", "5"])}))
+
+
+def test_places():
+    assert _check.places("x", ["a", "b"], ["a", "b"]) is None
+    assert _check.places("x", ["c", "a", "b"], ["a", "b", "c"]) == [1, 2, 0]
+    assert _check.places("x", ["a", "a"], ["a", "a"]) is None
+    refuses(
+        ValueError, r"^x must have the features .*: \['b'\] missing", _check.places, "x", ["a"], ["a", "b"]
+    )
+    refuses(ValueError, r"'a' 2 times", _check.places, "x", ["a", "b", "a"], ["b", "a"])
+    many = [f"f{j}" for j in range(10_000)]
+    with pytest.raises(ValueError, match="missing") as caught:
+        _check.places("x", many[1:], many)
+    assert len(str(caught.value)) < 400
 
 
 def test_rank():

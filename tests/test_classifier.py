@@ -5,6 +5,7 @@ import inspect
 import pickle
 import re
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -131,6 +132,20 @@ def test_data_frames(library, data):
     np.testing.assert_array_equal(model.predict(table), expected)
     with pytest.raises(ValueError, match="feature names"):
         model.predict(table[list("abdc")])
+
+
+def test_columns_of_any_numbers(data):
+    pandas = pytest.importorskip("pandas")
+    polars = pytest.importorskip("polars")
+    X, y = np.rint(data[0]), data[1]
+    expected = small().fit(X, y).predict_proba(X)
+    as_categories = pandas.DataFrame(X).astype({0: "category", 1: "Int64"})
+    as_objects = pandas.DataFrame({str(j): [Decimal(int(v)) for v in X[:, j]] for j in range(4)})
+    as_decimals = polars.DataFrame(X, schema=list("abcd")).cast(
+        {"a": polars.Decimal(12, 2), "b": polars.Int8}
+    )
+    for table in (as_categories, as_objects, as_decimals):
+        np.testing.assert_array_equal(small().fit(table, y).predict_proba(table), expected)
 
 
 @pytest.mark.parametrize("kind", [scipy.sparse.csr_array, scipy.sparse.csc_matrix])

@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.stats
 
 import nbnorm
@@ -195,6 +196,253 @@ def test_downdate_by_everything_is_empty():
     assert got.count == 0
     assert np.isnan(got.mean).all()
     same(got + a, a, 0)
+
+
+def exact(values, weights=None):
+    """Count, mean and variance in rational arithmetic."""
+    values = [Fraction(float(v)) for v in values]
+    weights = [Fraction(1)] * len(values) if weights is None else [Fraction(float(w)) for w in weights]
+    count = sum(weights)
+    mean = sum(w * v for w, v in zip(weights, values, strict=True)) / count
+    return count, mean, sum(w * (v - mean) ** 2 for w, v in zip(weights, values, strict=True)) / count
+
+
+def ten_digits(got, count, mean, var):
+    """Whether count, mean and variance are right to 1e-10, the mean beside the deviation."""
+    assert relative(got.counts[0], count) < 1e-10
+    size = max(abs(float(mean)), math.sqrt(var))
+    assert abs(float(Fraction(float(got.mean[0])) - mean)) <= 1e-10 * size
+    assert (got.var()[0] == 0) if var == 0 else relative(got.var()[0], var) < 1e-10
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_downdate_gives_ten_digits_or_refuses(dtype, weighted):
+    rng = np.random.default_rng(7)
+    given = refused = 0
+    for _ in range(60):
+        sizes = rng.integers(1, 50, rng.integers(2, 7))
+        parts = [
+            (rng.standard_normal((n, 1)) * 10.0 ** rng.integers(-3, 6) + rng.choice([0, 1e3, -1e7])).astype(
+                dtype
+            )
+            for n in sizes
+        ]
+        weights = [rng.random(n) + 0.01 if weighted else None for n in sizes]
+        left = moments(np.vstack(parts), weights=np.concatenate(weights) if weighted else None)
+        for i in range(len(parts) - 1):
+            before = left.to_dict()
+            try:
+                left.downdate(moments(parts[i], weights=weights[i]))
+            except ValueError as error:
+                assert "ten digits are not sure to be right; gather the remaining data anew" in str(error)
+                assert left.to_dict() == before
+                refused += 1
+                break
+            rest = np.concatenate(weights[i + 1 :]) if weighted else None
+            ten_digits(left, *exact(np.vstack(parts[i + 1 :])[:, 0], rest))
+            given += 1
+    assert given > 50
+    assert refused > 10
+
+
+def test_downdate_counts_the_digits_that_are_lost_step_by_step():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(0, 10.0**s, (100, 1)) for s in (8, 7, 6, 5, 4, 3, 2)]
+    left = moments(np.vstack(parts))
+    with pytest.raises(ValueError, match="cannot be taken away accurately"):
+        for k in range(6):  # no step by itself takes much
+            left.downdate(moments(parts[k]))
+            ten_digits(left, *exact(np.vstack(parts[k + 1 :])[:, 0]))
+
+
+@pytest.mark.parametrize(("rows", "window", "steps"), [(1, 40, 3000), (30, 8, 600)])
+def test_sliding_windows(rows, window, steps):
+    x = normal((rows * (window + steps), 1), mean=3.0)
+    got = moments(x[: rows * window])
+    for i in range(steps):
+        got.update(x[rows * (window + i) : rows * (window + i + 1)])
+        got.downdate(moments(x[rows * i : rows * (i + 1)]))
+    ten_digits(got, *exact(x[rows * steps :, 0]))
+
+
+def test_what_was_lost_is_remembered():
+    rng = np.random.default_rng(0)
+    large, middle, small = (rng.normal(0, scale, (100, 1)) for scale in (30.0, 1.0, 0.1))
+    left = moments(np.vstack([large, middle, small])).downdate(moments(large))
+    fresh = moments(np.vstack([middle, small]))
+    assert fresh.copy().downdate(moments(middle)).count == 100
+    empty = Moments().merge(left)
+    copies = [
+        left,
+        left.copy(),
+        empty,
+        pickle.loads(pickle.dumps(left)),
+        left + moments(middle) - moments(middle),
+    ]
+    copies += [Moments.from_dict(json.loads(json.dumps(left.to_dict())))]
+    for one in copies:
+        with pytest.raises(ValueError, match="cannot be taken away accurately"):
+            one.downdate(moments(middle))
+
+
+def test_statistics_without_bounds_are_taken_for_the_worst():
+    a, b = moments(normal((300, 2), mean=4)), moments(normal((20, 2), seed=1))
+    old = {name: value for name, value in (a + b).to_dict().items() if not name.endswith("_error")}
+    got = Moments.from_dict(old)
+    same(got, a + b, 0)
+    same_but_extremes = got - b
+    np.testing.assert_allclose(same_but_extremes.var(), a.var(), rtol=1e-10)
+    with pytest.raises(ValueError, match="ten digits"):
+        got.downdate(a)
+    with pytest.raises(ValueError, match="bounds of errors that are not negative"):
+        Moments.from_dict({**a.to_dict(), "m2_error": [-1.0, 0.0]})
+
+
+def test_downdate_to_one_row_and_constants():
+    x = np.array([[1.0, 5.0], [2.5, 5.0], [7.0, 5.0]])
+    got = moments(x) - moments(x[:2])
+    np.testing.assert_allclose(got.mean, [7.0, 5.0], rtol=1e-10)
+    np.testing.assert_array_equal(got.var(), 0.0)
+    weights = [0.5, 1.0, 0.5]
+    with pytest.raises(ValueError, match="ten digits"):  # that one row remains cannot be known
+        moments(x, weights=weights).downdate(moments(x[:2], weights=weights[:2]))
+
+
+def test_extremes_after_a_downdate():
+    x = np.array([[1.0], [2.0], [5.0]])
+    got = moments(x) - moments(x[:1])
+    assert math.isnan(got.min[0])
+    assert got.max[0] == 5.0
+    got = moments(x) - moments(x[2:])
+    assert got.min[0] == 1.0
+    assert math.isnan(got.max[0])
+    got = moments(x) - moments(x[1:2])
+    assert (got.min[0], got.max[0]) == (1.0, 5.0)
+    tied = moments(np.vstack([x, x])) - moments(x)  # there is another 1, but who knows
+    assert math.isnan(tied.min[0])
+    assert math.isnan((tied + moments(x)).min[0])  # unknown stays unknown
+    assert (moments(x) - moments(x) + moments(x)).max[0] == 5.0
+
+
+@pytest.mark.parametrize("other", [[[0.5], [2.0]], [[2.0], [5.5]]])
+def test_what_lies_outside_is_no_part(other):
+    left = moments([[1.0], [2.0], [5.0]])
+    with pytest.raises(ValueError, match=r"part must be a part of these data: it has a (min|max)imum of"):
+        left.downdate(moments(other))
+
+
+def test_joined_moments_keep_their_low_words():
+    x = np.round(normal((60, 1)), 2) + 1e12
+    got = sum((moments(row) for row in np.split(x, 60)), Moments())
+    mean = exact(x[:, 0])[1]
+    error = Fraction(float(got.mean[0])) + Fraction(float(got.mean_low[0])) - mean
+    assert abs(float(error)) < 1e-18  # beside an ulp of 1e-4
+    assert got.mean_low[0] != 0.0
+    # Parts that a single double would not feel: each adds less than half an ulp of the sum of squares.
+    large, small = moments([[-1e9], [1e9]]), moments([[-8.0], [8.0]])
+    for _ in range(4000):
+        large.merge(small)
+    assert large.var()[0] * large.count - 2e18 == pytest.approx(4000 * 128, rel=1e-3)
+    for _ in range(4000):
+        large.downdate(small)
+    assert large.var()[0] == 1e18
+
+
+# ------------------------------------------------------------------------------- columns with names
+
+
+def frames():
+    pandas = pytest.importorskip("pandas")
+    return pandas, pandas.DataFrame({"a": [0.0, 4.0, 1.0], "b": [1.0, 3.0, 8.0]})
+
+
+def test_columns_are_taken_by_name():
+    _, frame = frames()
+    turned = frame[["b", "a"]]
+    expected = moments(frame)
+    assert expected.feature_names == ["a", "b"]
+    same(moments(frame).update(turned), expected + expected, 1e-15)
+    same(moments(frame) + moments(turned), expected + expected, 1e-15)
+    got = (moments(frame) + moments(turned)).downdate(moments(turned))
+    np.testing.assert_allclose(got.var(), expected.var(), rtol=1e-10)
+    assert got.feature_names == ["a", "b"]
+    same(
+        moments(frame.to_numpy()).update(frame), expected + expected, 1e-15
+    )  # by place, and named from then on
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["a", "c"],
+            r"must have the features \['a', 'b'\], got \['a', 'c'\]: \['b'\] missing and \['c'\] not known",
+        ),
+        (["a", "b", "c"], r"\['c'\] not known"),
+        (["a"], r"\['b'\] missing"),
+        (["a", "a"], r"must have distinct names of columns, got 'a' 2 times"),
+    ],
+)
+def test_other_columns_are_refused(names, message):
+    pandas, frame = frames()
+    other = pandas.DataFrame(np.ones((2, len(names))), columns=names)
+    got = moments(frame)
+    before = got.to_dict()
+    with pytest.raises(ValueError, match=message):
+        got.update(other)
+    if len(set(names)) == len(names):
+        for call in (got.merge, got.downdate):
+            with pytest.raises(ValueError, match=message):
+                call(moments(other))
+    assert got.to_dict() == before
+
+
+def test_labels_that_number_the_columns_are_places():
+    pandas, frame = frames()
+    numbered = pandas.DataFrame(frame.to_numpy())
+    assert moments(numbered).feature_names is None
+    same(moments(numbered[[1, 0]]), moments(numbered), 0)
+
+
+# -------------------------------------------------------------------------------- beyond the range
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: moments(x),
+        lambda x: moments(x, nan="omit"),
+        lambda x: moments(x, weights=[1.0, 2.5]),
+        lambda x: moments(np.asfortranarray(x)),
+        lambda x: moments(scipy.sparse.csr_array(x)),
+        lambda x: moments(scipy.sparse.csc_array(x), weights=[1, 2]),
+        lambda x: moments(x[:1]) + moments(x[1:]),
+        lambda x: moments(x[:1]).update(x[1:]),
+    ],
+)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1e200, 3e200], "variance is finite.* but that of column 1 is not"),
+        ([1.7e308, -1.7e308], "variance is finite.* but that of column 1 is not"),
+        ([1e-200, 3e-200], "variance is at least 1e-305.* but that of column 1 is not"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")  # of plain Python
+def test_variances_beyond_float64_are_refused(call, values, message):
+    x = np.array([[1.0, values[0]], [2.0, values[1]]])
+    with pytest.raises(ValueError, match=message):
+        call(x)
+
+
+def test_what_is_nearly_out_of_range_is_right():
+    for scale in (1e150, 1e-150):
+        x = normal((50, 1)) * scale
+        for got, column in zip(moments(x).var(), x.T, strict=True):
+            assert relative(got, exact_variance(column)) < 1e-13
+    for value in (1e150, 1e-200, 0.0):
+        np.testing.assert_array_equal(moments(np.full((9, 2), value)).var(), 0.0)
 
 
 # ------------------------------------------------------------------------------ weights and missing

@@ -875,6 +875,36 @@ def test_values_without_a_finite_variance_are_refused(name, blobs):
         assert state(net) == before
 
 
+def test_columns_are_taken_by_name(blobs, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame, y = pandas.DataFrame(blobs[0] * [1, 2, 3, 4, 5], columns=list("abcde")), blobs[1]
+    turned = frame[list("edcba")]
+    net, plain = (FNN([5, 4, 3], seed=0) for _ in range(2))
+    got = net.fit(frame, y, epochs=2, batch_size=30, validation_data=(turned, y), progress=False)
+    expected = plain.fit(
+        frame.to_numpy(), y, epochs=2, batch_size=30, validation_data=(frame.to_numpy(), y), progress=False
+    )
+    assert got.val_loss == expected.val_loss
+    net.save(tmp_path / "net.npz")
+    for one in (net, FNN.load(tmp_path / "net.npz")):
+        np.testing.assert_array_equal(one.predict_proba(turned), plain.predict_proba(frame.to_numpy()))
+        assert one.score(turned, y) == plain.score(frame.to_numpy(), y)
+        before = state(one)
+        other = frame.rename(columns={"a": "z"})
+        for call in (
+            one.predict,
+            lambda X, one=one: one.fit(X, y, epochs=1),
+            lambda X, one=one: one.score(X, y),
+        ):
+            with pytest.raises(
+                ValueError, match=r"X must have the features .* \['a'\] missing and \['z'\] not known"
+            ):
+                call(other)
+        assert state(one) == before
+    with pytest.raises(ValueError, match=r"validation_data\[0\] must have the features"):
+        FNN([5, 4, 3], seed=0).fit(frame, y, epochs=1, validation_data=(other, y))
+
+
 SETTINGS = {
     "no epochs": (dict(epochs=0), ValueError, "epochs"),
     "float epochs": (dict(epochs=2.0), TypeError, "epochs"),

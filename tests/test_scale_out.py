@@ -77,6 +77,28 @@ def test_unknown_and_empty_chunks():
     np.testing.assert_allclose(got.var(), moments(x[x[:, 0] > 1e6 + 2.5]).var(), rtol=1e-13)
 
 
+def test_columns_of_dataframes_are_taken_by_name():
+    pandas = pytest.importorskip("pandas")
+    frames = pytest.importorskip("dask.dataframe")
+    plain = pandas.DataFrame({"a": [0.0, 4.0], "b": [1.0, 3.0]})
+    lazy = frames.from_pandas(plain, npartitions=2)
+    with dask.config.set(scheduler="synchronous"):
+        got = Standardizer().fit(lazy)
+        there = got.transform(lazy[["b", "a"]]).compute()
+        assert there.to_dict("list") == {"a": [-1.0, 1.0], "b": [-1.0, 1.0]}
+        back = got.inverse_transform(there[["b", "a"]])
+        np.testing.assert_array_equal(back, plain)
+        np.testing.assert_array_equal(got.partial_fit(lazy[["b", "a"]]).scale_, [2, 1])
+        np.testing.assert_array_equal(got.transform(plain[["b", "a"]]), [[-1, -1], [1, 1]])
+    other = lazy.rename(columns={"a": "z"})
+    with pytest.raises(
+        ValueError, match=r"x must have the features .* \['a'\] missing and \['z'\] not known"
+    ):
+        got.transform(other)
+    with pytest.raises(ValueError, match=r"\['z'\] not known"):
+        got.partial_fit(other)
+
+
 def test_bad_input():
     with pytest.raises(TypeError, match="x must be a Dask array"):
         scale_out.moments(np.ones((2, 2)))

@@ -1,6 +1,7 @@
 """StandardScaler: scikit-learn's own checks, and its results beside ours."""
 
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -99,6 +100,75 @@ def test_polars_in_and_out():
     assert isinstance(got, polars.DataFrame)
     assert got.columns == list("abcd")
     np.testing.assert_allclose(got.to_numpy(), Peer().fit_transform(data()), rtol=1e-12, atol=1e-14)
+
+
+def pandas_frames(pandas):
+    arrow = pytest.importorskip("pyarrow")
+    dec = [Decimal("1.5"), None, Decimal("4")]
+    yield pandas.DataFrame({"a": pandas.array([1, None, 3], dtype="Int64"), "b": [1, 2, 4]})
+    yield pandas.DataFrame({"a": pandas.array([True, None, False], dtype="boolean")})
+    yield pandas.DataFrame({"a": dec, "b": [1, 2, 4]})
+    yield pandas.DataFrame({"a": pandas.Categorical([1, 2, 5]), "b": [1, 2, 4]})
+    yield pandas.DataFrame({"a": pandas.array([True, None, False], dtype="bool[pyarrow]"), "b": [1, 2, 4]})
+    yield pandas.DataFrame({"a": pandas.array(dec, dtype=pandas.ArrowDtype(arrow.decimal128(9, 2)))})
+    yield pandas.DataFrame({"a": [True, False, True], "b": [1.5, 2, 3]})
+    yield pandas.DataFrame({"a": np.array([1, None, 5], object)})
+    yield arrow.table({"a": [True, None, False], "b": [1, 2, 4]})
+    yield arrow.table({"a": arrow.array(dec, arrow.decimal128(9, 2))})
+    yield [[Decimal("1.5")], [Decimal("4")]]
+    yield [[1.0], [None], [3]]
+
+
+def polars_frames(polars):
+    yield polars.DataFrame({"flag": [True, None, False], "n": [1, 2, 4]})
+    yield polars.DataFrame({"price": [1, 2, None]}).cast(polars.Decimal(10, 2))
+    yield polars.DataFrame({"n": [1, None, 4]})
+    yield polars.DataFrame({"code": ["1", "2", "4"]}).cast(polars.Categorical)
+
+
+@pytest.mark.parametrize(("package", "frames"), [("pandas", pandas_frames), ("polars", polars_frames)])
+def test_containers_are_taken_where_the_peer_takes_them(package, frames):
+    for x in frames(pytest.importorskip(package)):
+        got, expected = StandardScaler().fit(x), Peer().fit(x)
+        for name in ("mean_", "var_", "n_samples_seen_"):
+            np.testing.assert_allclose(
+                getattr(got, name), getattr(expected, name), rtol=1e-14, err_msg=str(x)
+            )
+        for call in ("transform", "inverse_transform"):
+            np.testing.assert_allclose(
+                getattr(got, call)(x), getattr(expected, call)(x), rtol=1e-12, atol=1e-15
+            )
+        names = [getattr(one, "feature_names_in_", None) for one in (got, expected)]
+        np.testing.assert_array_equal(*names)
+
+
+def test_a_missing_category_is_missing():
+    pandas = pytest.importorskip("pandas")
+    got = StandardScaler().fit(pandas.DataFrame({"a": pandas.Categorical([1, 2, None]), "b": [1, 2, 4]}))
+    np.testing.assert_array_equal(got.mean_, [1.5, 7 / 3])  # where the peer has -3e18
+
+
+def test_a_part_without_values_may_have_weights():
+    got = StandardScaler().partial_fit([[np.nan]], sample_weight=[1.0])
+    np.testing.assert_array_equal(got.mean_, StandardScaler().partial_fit([[np.nan]]).mean_)
+    np.testing.assert_array_equal(got.partial_fit([[3.0]], sample_weight=[2.0]).mean_, [3.0])
+    with pytest.raises(ValueError, match="sample_weight must not be zero for every sample"):
+        StandardScaler().partial_fit([[1.0]], sample_weight=[0.0])
+
+
+def test_variances_beyond_float64_are_refused_by_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"x": [1e200, 3e200], "y": [2.0, 4.0]})
+    with pytest.raises(
+        ValueError, match="^X must have values whose variance is finite, but that of column 'x'"
+    ):
+        StandardScaler().fit(frame)
+    scaler = StandardScaler().partial_fit(frame[:1])
+    with pytest.raises(
+        ValueError, match="variance is finite together with the data before it, but that of .*'x'"
+    ):
+        scaler.partial_fit(frame[1:])
+    assert scaler.n_samples_seen_ == 1
 
 
 def test_pipeline_clone_and_pickle():

@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 import nbnorm
 from nbnorm import Standardizer, moments, standardize
@@ -97,6 +98,70 @@ def test_extreme_scales(scale):
     x = normal((40, 2)) * scale
     got = standardize(x, 0.0, scale)
     np.testing.assert_allclose(got, x / scale, rtol=1e-15)
+
+
+def test_differences_beyond_float64_whose_quotients_are_not():
+    np.testing.assert_array_equal(standardize([[1.7e308]], -1.7e308, 1e308), [[3.4]])
+    single = np.array([[1e38]], np.float32)
+    np.testing.assert_array_equal(standardize(single, float(single[0, 0]), 1e-280), [[0.0]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_large_values_are_right_or_refused(dtype):
+    large = dtype(3e38) if dtype is np.float32 else dtype(1e150)
+    x = np.array([[large], [-large]])
+    got = Standardizer().fit(x)
+    np.testing.assert_allclose(got.transform(x), [[1], [-1]], rtol=1e-6)
+    np.testing.assert_allclose(got.inverse_transform(got.transform(x)), x, rtol=1e-6)
+
+
+def test_variances_beyond_float64_are_refused_by_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"x": [1e200, 3e200], "y": [2.0, 4.0]})
+    got = Standardizer().fit(frame[:1])  # constant
+    np.testing.assert_array_equal(got.transform(frame[:1]), [[0, 0]])
+    for call in (Standardizer().fit, got.partial_fit, lambda x: Standardizer().fit(iter([x[:1], x[1:]]))):
+        with pytest.raises(ValueError, match="variance is finite.* that of column 'x' is not"):
+            call(frame)
+    assert got.n_samples_seen_ == 1
+    with pytest.raises(ValueError, match="variance is at least 1e-305, but that of column 'x' is not"):
+        Standardizer().fit(frame / 1e300 / 1e100)
+
+
+def test_columns_are_taken_by_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [0.0, 4.0, 1.0], "b": [1.0, 3.0, 8.0]})
+    turned = frame[["b", "a"]]
+    got = Standardizer().fit(frame)
+    expected = got.transform(frame.to_numpy())
+    np.testing.assert_array_equal(got.transform(turned), expected)
+    np.testing.assert_allclose(
+        got.inverse_transform(pandas.DataFrame(expected, columns=["a", "b"])[["b", "a"]]), frame
+    )
+    for other in (
+        Standardizer().fit(frame).partial_fit(turned),
+        Standardizer().fit(frame).merge(Standardizer().fit(turned)),
+        Standardizer().fit(iter([frame, turned])),
+        Standardizer.from_dict(json.loads(json.dumps(got.to_dict()))),
+    ):
+        np.testing.assert_allclose(other.transform(turned), expected, rtol=1e-14)
+    for call in (got.transform, got.inverse_transform, got.partial_fit):
+        with pytest.raises(ValueError, match=r"\['a'\] missing and \['z'\] not known"):
+            call(frame.rename(columns={"a": "z"}))
+    np.testing.assert_array_equal(got.n_samples_seen_, 3)
+
+
+def test_sparse_matrices():
+    x = scipy.sparse.csr_array([[0.0, 2.0], [4.0, 0.0]])
+    got = standardize(x, 0.0, [2.0, 4.0])
+    assert scipy.sparse.issparse(got)
+    np.testing.assert_array_equal(got.toarray(), [[0, 0.5], [2, 0]])
+    with pytest.raises(ValueError, match="x must be dense to subtract the mean: use a mean of 0, or .* fold"):
+        standardize(x, [0.0, 1.0], 1.0)
+    with pytest.raises(ValueError, match="out must be None for a sparse matrix"):
+        standardize(x, 0.0, 1.0, out=np.empty((2, 2)))
+    with pytest.raises(ValueError, match=r"x must have shape \(n_samples, n_features\), got shape \(2,\)"):
+        standardize(scipy.sparse.coo_array([1.0, 2.0]), 0.0, 1.0)
 
 
 def test_nan_and_infinity_pass_through():

@@ -174,6 +174,8 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "first affine layer (nbnorm.Standardizer.fold)."
             )
         moments = Moments(nan="omit") if first else self.moments_.copy()
+        names = getattr(self, "feature_names_in_", None)
+        moments.feature_names = None if names is None else [str(name) for name in names]
         moments.add("X", X, sample_weight)
         if (np.isinf(moments.min) | np.isinf(moments.max)).any():
             raise ValueError("Input X contains infinity or a value too large for float64.")
