@@ -1312,7 +1312,7 @@ class Moments:
             values = data[:, j] if mass is None else data[mass > 0.0, j]
             return values[~np.isnan(values)] if self.nan == "omit" and values.dtype.kind == "f" else values
 
-        refuse_range(name, state, names, counted)
+        refuse_range(name, state, self.feature_names or names, counted)
         self._adopt(name, state, names)
         return self
 

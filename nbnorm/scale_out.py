@@ -128,10 +128,14 @@ def _transformed(rows: Any, standardizer: Standardizer, inverse: bool) -> Any:
     """Standardize one partition; an empty one stays empty."""
     apply = standardizer.inverse_transform if inverse else standardizer.transform
     labels = _check.labels_of(rows)
-    # A partition without rows has columns of whatever type.
-    result = apply(rows) if len(rows) else np.empty((0, standardizer.n_features_in_))
+    if len(rows):
+        result = apply(rows)
+    else:
+        data = rows if labels is None else _check.unboxed(rows)
+        dtype = np.dtype(np.float64) if data is None else result_dtype(data.dtype)
+        result = np.empty((0, standardizer.n_features_in_), dtype)
     if labels is None:
-        return result if len(rows) else result.astype(result_dtype(rows.dtype))
+        return result
     order = _check.header("x", rows, standardizer.moments_.feature_names)[1]
     labels = labels if order is None else [labels[j] for j in order]
     return type(rows)(result, index=rows.index, columns=labels)

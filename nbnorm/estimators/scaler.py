@@ -179,7 +179,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         moments.add("X", X, sample_weight)
         if (np.isinf(moments.min) | np.isinf(moments.max)).any():
             raise ValueError("Input X contains infinity or a value too large for float64.")
-        if first and sample_weight is not None and not np.any(sample_weight):
+        if first and sample_weight is not None and not np.asarray(sample_weight).any():
             raise ValueError("sample_weight must not be zero for every sample")
         var = moments.var()
         self.moments_: Moments = moments
