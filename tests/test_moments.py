@@ -215,6 +215,15 @@ def ten_digits(got, count, mean, var):
     assert (got.var()[0] == 0) if var == 0 else relative(got.var()[0], var) < 1e-10
 
 
+def refusal(call, *args):
+    """What a call says against its arguments, or None."""
+    try:
+        call(*args)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_downdate_gives_ten_digits_or_refuses(dtype, weighted):
@@ -232,10 +241,9 @@ def test_downdate_gives_ten_digits_or_refuses(dtype, weighted):
         left = moments(np.vstack(parts), weights=np.concatenate(weights) if weighted else None)
         for i in range(len(parts) - 1):
             before = left.to_dict()
-            try:
-                left.downdate(moments(parts[i], weights=weights[i]))
-            except ValueError as error:
-                assert "ten digits are not sure to be right; gather the remaining data anew" in str(error)
+            message = refusal(left.downdate, moments(parts[i], weights=weights[i]))
+            if message is not None:
+                assert "ten digits are not sure to be right; gather the remaining data anew" in message
                 assert left.to_dict() == before
                 refused += 1
                 break
@@ -250,10 +258,14 @@ def test_downdate_counts_the_digits_that_are_lost_step_by_step():
     rng = np.random.default_rng(0)
     parts = [rng.normal(0, 10.0**s, (100, 1)) for s in (8, 7, 6, 5, 4, 3, 2)]
     left = moments(np.vstack(parts))
-    with pytest.raises(ValueError, match="cannot be taken away accurately"):
-        for k in range(6):  # no step by itself takes much
-            left.downdate(moments(parts[k]))
-            ten_digits(left, *exact(np.vstack(parts[k + 1 :])[:, 0]))
+    messages = []
+    for k in range(6):  # each takes 99 % of what is there
+        messages.append(refusal(left.downdate, moments(parts[k])))
+        if messages[-1] is not None:
+            break
+        ten_digits(left, *exact(np.vstack(parts[k + 1 :])[:, 0]))
+    assert messages[0] is None
+    assert "cannot be taken away accurately" in messages[-1]
 
 
 @pytest.mark.parametrize(("rows", "window", "steps"), [(1, 40, 3000), (30, 8, 600)])

@@ -160,12 +160,12 @@ def test_variances_beyond_float64_are_refused_by_name():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"x": [1e200, 3e200], "y": [2.0, 4.0]})
     with pytest.raises(
-        ValueError, match="^X must have values whose variance is finite, but that of column 'x'"
+        ValueError, match=r"^X must have values whose variance is finite, but that of column 'x'"
     ):
         StandardScaler().fit(frame)
     scaler = StandardScaler().partial_fit(frame[:1])
     with pytest.raises(
-        ValueError, match="variance is finite together with the data before it, but that of .*'x'"
+        ValueError, match=r"variance is finite together with the data before it, but that of .*'x'"
     ):
         scaler.partial_fit(frame[1:])
     assert scaler.n_samples_seen_ == 1

@@ -121,7 +121,7 @@ def test_variances_beyond_float64_are_refused_by_name():
     got = Standardizer().fit(frame[:1])  # constant
     np.testing.assert_array_equal(got.transform(frame[:1]), [[0, 0]])
     for call in (Standardizer().fit, got.partial_fit, lambda x: Standardizer().fit(iter([x[:1], x[1:]]))):
-        with pytest.raises(ValueError, match="variance is finite.* that of column 'x' is not"):
+        with pytest.raises(ValueError, match=r"variance is finite.* that of column 'x' is not"):
             call(frame)
     assert got.n_samples_seen_ == 1
     with pytest.raises(ValueError, match="variance is at least 1e-305, but that of column 'x' is not"):
@@ -156,7 +156,9 @@ def test_sparse_matrices():
     got = standardize(x, 0.0, [2.0, 4.0])
     assert scipy.sparse.issparse(got)
     np.testing.assert_array_equal(got.toarray(), [[0, 0.5], [2, 0]])
-    with pytest.raises(ValueError, match="x must be dense to subtract the mean: use a mean of 0, or .* fold"):
+    with pytest.raises(
+        ValueError, match=r"x must be dense to subtract the mean: use a mean of 0, or .* fold"
+    ):
         standardize(x, [0.0, 1.0], 1.0)
     with pytest.raises(ValueError, match="out must be None for a sparse matrix"):
         standardize(x, 0.0, 1.0, out=np.empty((2, 2)))
