@@ -175,6 +175,8 @@ def unboxed(x: Any) -> npt.NDArray[Any] | None:
 
 def has_types_of_its_own(x: Any) -> bool:
     """Whether the conversion to an array, left to the container, could lose what is missing."""
+    if isinstance(x, np.ndarray):
+        return False
     if is_arrow(x):
         return True
     if _is_polars(x):
@@ -257,7 +259,7 @@ def labels_of(x: Any) -> list[Any] | None:
         schema = getattr(x, "schema_arrow", None)
         schema = getattr(x, "schema", None) if schema is None else schema
         return None if schema is None else list(schema.names)
-    if not hasattr(x, "shape"):
+    if isinstance(x, np.ndarray) or not hasattr(x, "shape"):
         return None
     columns = getattr(x, "columns", None)
     return None if columns is None or callable(columns) else list(columns)

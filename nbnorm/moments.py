@@ -1033,7 +1033,8 @@ def refuse_range(name: str, state: Array, names: list[str] | None, column: Calla
         If there is such a feature.
     """
     m2 = state[M2]
-    for j in np.flatnonzero(~np.isfinite(m2)):
+    lost = ~np.isfinite(m2)
+    for j in np.flatnonzero(lost) if lost.any() else ():
         values = column(int(j))
         if np.isfinite(values).all():
             label = repr(names[j]) if names else str(j)
@@ -1042,8 +1043,10 @@ def refuse_range(name: str, state: Array, names: list[str] | None, column: Calla
                 f"it has values up to {np.abs(values).max():g}; use a larger unit"
             )
     # Beside a larger mean, different values are too far apart for that.
-    tiny = (state[COUNT] > 0.0) & (m2 < _LEAST_VARIANCE * state[COUNT]) & (np.abs(state[MEAN]) < 1e-130)
-    for j in np.flatnonzero(tiny):
+    tiny = m2 < _LEAST_VARIANCE * state[COUNT]
+    if not tiny.any():
+        return
+    for j in np.flatnonzero(tiny & (np.abs(state[MEAN]) < 1e-130)):
         values = column(int(j))
         if state[MEAN, j] == 0.0:  # nearly always a column of zeros
             values = values[:1024]
@@ -1057,6 +1060,8 @@ def refuse_range(name: str, state: Array, names: list[str] | None, column: Calla
 
 def _refuse_join(name: str, state: Array, parts: tuple[Array, Array], names: list[str] | None) -> None:
     """Refuse to join parts whose own moments are numbers where those of both together are not."""
+    if (state[M2] >= _LEAST_VARIANCE * state[COUNT]).all() and np.isfinite(state[M2]).all():
+        return
     a, b = parts
     both = (a[COUNT] > 0.0) & (b[COUNT] > 0.0)
     held = both & np.isfinite(a[M2]) & np.isfinite(b[M2]) & np.isfinite(a[MEAN]) & np.isfinite(b[MEAN])
