@@ -119,7 +119,11 @@ def _mean_absolute_error(outcome: Outcome) -> float:
 
 
 def _r2(outcome: Outcome) -> float:
-    """1 - sum w (y - p)^2 / sum w (y - mean)^2, averaged over outputs; nan where a target is constant."""
+    """1 - sum w (y - p)^2 / sum w (y - mean)^2, averaged over outputs.
+
+    Of a constant target it is 1 where the prediction is exact, otherwise 0, as in scikit-learn: one such
+    output says nothing about the others.
+    """
     weights = np.ones(len(outcome.logits)) if outcome.weights is None else outcome.weights
     truth = outcome.truth.reshape(outcome.logits.shape).astype(np.float64)
     mean = np.average(truth, axis=0, weights=weights)
@@ -127,8 +131,8 @@ def _r2(outcome: Outcome) -> float:
     # rounding of the mean would give a constant a spread
     counted = truth[weights > 0]
     varies = (counted != counted[0]).any(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.where(varies, 1.0 - rest / spread, np.nan).mean())
+    share = np.divide(rest, spread, out=(rest > 0.0).astype(np.float64), where=varies)
+    return float((1.0 - share).mean())
 
 
 # What becomes better by becoming larger, and what by becoming smaller.
@@ -223,17 +227,20 @@ def resolve(metrics: Any, output: str, outputs: int) -> list[Metric]:
 
 @dataclass(frozen=True)
 class Watch:
-    """The best of a value that is seen once an epoch, and for how long there was none better.
+    """The best of a value that is seen once an epoch, and for how long it has stood still.
 
     Attributes
     ----------
     larger : bool
         Whether more is better.
     min_delta : float
-        What counts as better is better by more than this.
+        The wait ends where a value is better by more than this than the one that ended the last wait.
     best : float or None
+        The best value, by however little.
     best_epoch : int
-        Epoch of the best value, counted from 1; 0 before the first.
+        Its epoch, counted from 1; 0 before the first.
+    mark : float or None
+        The value that ended the last wait.
     waited : int
         Epochs since then.
     """
@@ -242,16 +249,25 @@ class Watch:
     min_delta: float
     best: float | None = None
     best_epoch: int = 0
+    mark: float | None = None
     waited: int = 0
 
     def after(self, epoch: int, value: float) -> Watch:
         """Return the watch that has seen the value of an epoch; nan and infinity are never better."""
-        better = math.isfinite(value)
-        if better and self.best is not None:
-            better = (value - self.best if self.larger else self.best - value) > self.min_delta
-        if better:
-            return replace(self, best=value, best_epoch=epoch, waited=0)
-        return replace(self, waited=self.waited + 1)
+        seen = replace(self, waited=self.waited + 1)
+        if self._gain(value, self.best) > 0.0:
+            seen = replace(seen, best=value, best_epoch=epoch)
+        if self._gain(value, self.mark) > self.min_delta:
+            seen = replace(seen, mark=value, waited=0)
+        return seen
+
+    def _gain(self, value: float, than: float | None) -> float:
+        """Return by how much a value is better."""
+        if not math.isfinite(value):
+            return -math.inf
+        if than is None:
+            return math.inf
+        return value - than if self.larger else than - value
 
 
 def watch(name: str, mode: str, min_delta: float) -> Watch:

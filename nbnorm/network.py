@@ -1218,7 +1218,7 @@ class FNN:
         -------
         float
             Share of samples with all outputs right; or R^2 = 1 - sum (y - p)^2 / sum (y - mean)^2,
-            averaged over the outputs, and nan where a target is constant.
+            averaged over the outputs; of a constant target 1 where the prediction is exact, otherwise 0.
 
         Raises
         ------

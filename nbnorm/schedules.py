@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +55,16 @@ class Rates:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What all schedules have in common."""
+    """What all schedules have in common.
+
+    Attributes
+    ----------
+    planned : bool
+        Whether the rates are laid down for all epochs beforehand, so that a training which ends earlier
+        misses the small ones.
+    """
+
+    planned: ClassVar[bool] = True
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
         """Begin a training of `epochs` epochs of `steps` steps."""
@@ -89,6 +98,8 @@ class Constant(Schedule):
     >>> Constant().rates(0.1, epochs=1, steps=3)
     array([0.1, 0.1, 0.1])
     """
+
+    planned: ClassVar[bool] = False
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
         """Begin a training of `epochs` epochs of `steps` steps."""
@@ -280,6 +291,8 @@ class Plateau(Schedule):
     >>> Plateau(factor=0.5, patience=2)
     Plateau(monitor=None, factor=0.5, patience=2, min_delta=0.0, least=0.0, mode='auto')
     """
+
+    planned: ClassVar[bool] = False
 
     monitor: str | None = None
     factor: float = 0.1

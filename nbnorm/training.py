@@ -44,6 +44,10 @@ TEAM_WORK = 2e7
 _CHUNK = 0.05
 
 
+# Epochs that early stopping waits where it is not told how long.
+PATIENCE = 10
+
+
 class DivergenceError(ArithmeticError):
     """Training met a loss or parameters that are not finite.
 
@@ -160,10 +164,13 @@ class EarlyStopping:
     monitor : str, default "val_loss"
         What to watch: an entry of the history ("loss", "accuracy", "val_loss", "val_accuracy") or the
         name of one of the metrics that `FNN.fit` is given.
-    patience : int, default 10
-        Training ends after so many epochs in a row without a better value.
+    patience : int, optional
+        Training ends after so many epochs in a row without a better value.  By default 10 with a constant
+        rate or a plateau, and never with a schedule that is planned for all epochs ("step", "cosine",
+        "one_cycle" or a function of the step): the small rates at its end are what it is for.
     min_delta : float, default 0.0
-        A change counts as better if it is larger than this.
+        The wait ends with a value that is better by more than this.  The best epoch is that of the best
+        value, by however little.
     mode : {"auto", "min", "max"}, default "auto"
         Whether less or more is better; "auto" knows it of the history and of the metrics with a name,
         so that `FNN.fit` refuses it for a function of your own.
@@ -189,7 +196,7 @@ class EarlyStopping:
     """
 
     monitor: str = "val_loss"
-    patience: int = 10
+    patience: int | None = None
     min_delta: float = 0.0
     mode: str = "auto"
     restore_best: bool = True
@@ -197,13 +204,20 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         if not isinstance(self.monitor, str):
             raise TypeError(f"monitor must be a name, got {type(self.monitor).__name__}")
+        if self.patience is not None:
+            object.__setattr__(self, "patience", _check.integer("patience", self.patience, least=1))
         for name, value in (
-            ("patience", _check.integer("patience", self.patience, least=1)),
             ("min_delta", _check.number("min_delta", self.min_delta, least=0.0)),
             ("mode", _check.choice("mode", self.mode, ("auto", "min", "max"))),
             ("restore_best", _check.flag("restore_best", self.restore_best)),
         ):
             object.__setattr__(self, name, value)
+
+    def patience_with(self, schedule: Schedule) -> float:
+        """Return the epochs to wait for a better value with this schedule."""
+        if self.patience is not None:
+            return self.patience
+        return math.inf if schedule.planned else PATIENCE
 
 
 def stopping(value: Any) -> EarlyStopping | None:
@@ -688,6 +702,7 @@ def fit(
     control = run.control
     threads = threads_for(net.sizes, int(control[BATCH]))
     steps = int(control[STEPS])
+    patience = math.inf if early_stopping is None else early_stopping.patience_with(schedule)
     rates = schedule.begin(optimizer.lr, epochs, steps)
     follows = "val_loss" if held is not None else "loss"
     if isinstance(schedule, Plateau) and schedule.monitor is not None:
@@ -760,8 +775,8 @@ def fit(
                     run.engine.load()  # what they have written counts
                 if any(answer is True for answer in answers):
                     history.stopped = "callback"
-                elif watch is not None and early_stopping is not None:
-                    history.stopped = "early" if watch.waited >= early_stopping.patience else None
+                elif watch is not None and watch.waited >= patience:
+                    history.stopped = "early"
                 state.save_epoch(epochs)
                 if history.stopped is not None:
                     break

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 import pickle
 import re
 import warnings
@@ -16,9 +17,11 @@ pytest.importorskip("sklearn")
 
 from sklearn.base import clone
 from sklearn.datasets import make_blobs
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_score
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -430,12 +433,64 @@ def test_convergence_warning(data):
 
 def test_early_stopping_takes_the_best_parameters(data):
     X, y = data
-    model = small(early_stopping=True, max_iter=40, n_iter_no_change=5, tol=0.0, learning_rate_init=0.1)
+    options = {"learning_rate": "constant", "max_iter": 80, "n_iter_no_change": 5, "learning_rate_init": 0.1}
+    model = small(early_stopping=True, tol=0.05, **options)
     model.fit(X, y, validation_data=(X[:30], y[:30]))
-    assert len(model.validation_scores_) == model.n_iter_ < 40
+    assert model.history_.stopped == "early"
+    losses = model.history_.val_loss
+    assert len(losses) == len(model.validation_scores_) == model.n_iter_ < 80
+    best = int(np.argmin(losses))
+    assert model.history_.best_epoch == best + 1 < model.n_iter_
     assert model.best_validation_score_ == max(model.validation_scores_)
-    assert model.score(X[:30], y[:30]) == model.best_validation_score_
     assert model.best_loss_ is None
+
+
+@pytest.mark.parametrize("rate", ["cosine", "one_cycle", "step", lambda step: 0.1 / (1 + step)])
+@pytest.mark.parametrize("stopping", [True, "val_accuracy", EarlyStopping()], ids=str)
+def test_early_stopping_leaves_a_planned_rate_its_end(rate, stopping, data):
+    options = {"learning_rate": rate, "max_iter": 30, "n_iter_no_change": 2, "weight_decay": 0.1}
+    model = small(early_stopping=stopping, **options).fit(*data)
+    assert (model.n_iter_, model.history_.stopped) == (30, None)
+    history = model.history_
+    best = np.argmax(history.val_accuracy) if stopping == "val_accuracy" else np.argmin(history.val_loss)
+    assert history.best_epoch == best + 1
+
+
+def test_patience_that_is_asked_for_ends_a_planned_rate(data):
+    stopping = EarlyStopping("accuracy", patience=2)
+    model = small(early_stopping=stopping, learning_rate="cosine", max_iter=100).fit(*data)
+    assert model.history_.stopped == "early"
+
+
+def test_early_stopping_lowers_an_adaptive_rate(data):
+    options = {"learning_rate": "adaptive", "n_iter_no_change": 2, "max_iter": 500}
+    rates = small(early_stopping=True, **options).fit(*data).history_.rates
+    assert rates[-1] <= 1e-6 < rates[-2]
+    falls = np.array(rates[1:]) / rates[:-1]
+    np.testing.assert_allclose(falls[falls != 1], 0.2, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weights", [None, "some are zero"])
+@pytest.mark.parametrize("members", [[1, 40, 40], [1] * 5 + [40, 40], [3] * 30, [2] * 3 + [60]], ids=str)
+def test_early_stopping_with_rare_classes(members, weights):
+    y = np.repeat(np.arange(len(members)), members)
+    X = np.random.default_rng(0).normal(size=(len(y), 4))
+    weight = None if weights is None else (np.arange(len(y)) % 7 > 0) + 0.0
+    for seed in range(5):
+        model = small(early_stopping=True, max_iter=2, random_state=seed).fit(X, y, sample_weight=weight)
+        assert model.predict_proba(X).shape == (len(y), len(members))
+        held = math.ceil(0.1 * (len(y) if weights is None else np.count_nonzero(weight)))
+        used = len(y) if weights is None else np.count_nonzero(weight)
+        assert model.t_ == 2 * (used - held)
+
+
+def test_no_class_is_left_to_the_held_out_part_alone():
+    y = np.r_[0, 0, 1, np.full(57, 2)].repeat(1)
+    X = np.random.default_rng(0).normal(size=(60, 4)) + 10 * np.eye(4)[y]
+    options = {"early_stopping": True, "validation_fraction": 0.5, "max_iter": 60}
+    for seed in range(8):
+        model = small(random_state=seed, **options).fit(X, y)
+        np.testing.assert_array_equal(model.predict(X), y)
 
 
 def test_early_stopping_holds_out_a_part(data):
@@ -704,6 +759,106 @@ def test_a_tiny_weight_leaves_no_batch_of_one(tiny, data):
     weight = np.where(np.arange(66) == 5, tiny, 1.0)
     model = small(dtype="float32", max_iter=2).fit(X[:66], y[:66], sample_weight=weight)
     assert (model.n_iter_, model.t_) == (2, 2 * (66 if tiny == 1e-30 else 65))
+
+
+def by_weight(labels, weight):
+    """Return what gives each class that has a weight the same total, float64."""
+    total = np.bincount(labels, weights=weight)
+    present = total > 0
+    return weight * (total.sum() / np.where(present, present.sum() * total, np.inf))[labels]
+
+
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"norm": None}], ids=str)
+@pytest.mark.parametrize("case", ["uneven", "some are zero", "a class is zero", "all alike"])
+def test_balanced_counts_weights(case, options, data):
+    X, y = data
+    y = np.minimum(y, np.arange(90) % 5)  # uneven
+    weight = {
+        "uneven": 1.0 + 5.0 * (y == 1) + np.arange(90) / 90,
+        "some are zero": (np.arange(90) % 3) * (1.0 + y),
+        "a class is zero": np.where(y == 2, 0.0, 1.0 + y),
+        "all alike": np.full(90, 3.0),
+    }[case]
+    options = {"standardize": False, **options}  # which takes the weights of samples alone
+    got = small(class_weight="balanced", **options).fit(X, y, sample_weight=weight)
+    expected = small(**options).fit(X, y, sample_weight=by_weight(y, weight))
+    np.testing.assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
+
+
+def test_balanced_is_the_same_for_repeated_samples(data):
+    X, y = data
+    weight = np.where(y == 1, 3, 1)
+    options = {"class_weight": "balanced", "norm": None, "shuffle": False, "batch_size": 90}
+    got = small(**options).fit(X, y, sample_weight=weight)
+    rows = np.repeat(np.arange(90), weight)
+    options["batch_size"] = len(rows)
+    expected = small(**options).fit(X[rows], y[rows])
+    np.testing.assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
+
+
+def test_balanced_counts_weights_of_each_label(data):
+    X, y = data
+    Y = np.stack([y == 0, y < 2], axis=1).astype(int)
+    weight = 1.0 + y
+    got = small(class_weight="balanced", standardize=False).fit(X, Y, sample_weight=weight)
+    product = weight * np.prod([by_weight(labels, weight) / weight for labels in Y.T], axis=0)
+    expected = small(standardize=False).fit(X, Y, sample_weight=product)
+    np.testing.assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
+    listed = [{0: 2.0, 1: 3.0}, {0: 0.5, 1: 1.0, 2: 9.0}]
+    got = small(class_weight=listed, standardize=False).fit(X, Y, sample_weight=weight)
+    product = weight * np.where(Y[:, 0], 3.0, 2.0) * np.where(Y[:, 1], 1.0, 0.5)
+    expected = small(standardize=False).fit(X, Y, sample_weight=product)
+    np.testing.assert_array_equal(got.predict_proba(X), expected.predict_proba(X))
+
+
+# What scikit-learn's classifiers take and refuse for classes 0 and 1.
+TAKEN = [
+    {0: 1, 1: 2, 2: 10},
+    {0: 1, 1: 2, "rare": 10},
+    {1: 2},
+    {},
+    {True: 2, False: 1},
+    {0.0: 1, 1.0: 2, -1: 0},
+]
+REFUSED = [{2: 10}, {0: 1, 2: 10}, {"0": 1, "1": 2}]
+
+
+@pytest.mark.parametrize("peer", [LogisticRegression, RandomForestClassifier, None], ids=str)
+@pytest.mark.parametrize("chosen", [*TAKEN, *REFUSED], ids=str)
+def test_class_weight_of_absent_classes(chosen, peer, data):
+    X, y = data[0], data[1] % 2
+    own = small(class_weight=chosen, standardize=False)
+    model = own if peer is None else peer(class_weight=chosen)
+    if chosen in REFUSED:
+        with pytest.raises(ValueError, match="not in class_weight"):
+            model.fit(X, y)
+        return
+    model.fit(X, y)
+    if peer is None:
+        weight = np.array([chosen.get(0, 1.0), chosen.get(1, 1.0)])[y]
+        expected = small(standardize=False).fit(X, y, sample_weight=weight)
+        np.testing.assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
+
+
+def test_class_weight_of_words_and_of_parts(data):
+    X, y = data
+    words = np.array(["1", "b", "c"])[y]
+    chosen = {"1": 2.0, "b": 1.0, "c": 0.5, "d": 7.0}
+    got = small(class_weight=chosen).fit(X, words)
+    expected = small(class_weight={0: 2.0, 2: 0.5}).fit(X, y)
+    np.testing.assert_array_equal(got.predict_proba(X), expected.predict_proba(X))
+    got.partial_fit(X, words)
+    part = small(class_weight=chosen).partial_fit(X[y < 2], words[y < 2], classes=["1", "b", "c"])
+    assert list(part.classes_) == ["1", "b", "c"]
+    with pytest.raises(ValueError, match="not in class_weight"):
+        small(class_weight={"1": 2.0, "d": 1.0}).partial_fit(X, words, classes=["1", "b", "c"])
+
+
+def test_class_weight_in_folds_without_a_rare_class(data):
+    X, y = data[0], np.minimum(data[1], 1)
+    y[[75, 80]] = 2
+    model = small(class_weight={0: 1, 1: 1, 2: 10})
+    assert np.isfinite(cross_val_score(model, X, y, cv=TimeSeriesSplit(3))).all()
 
 
 def test_score_is_weighted(data):

@@ -48,11 +48,22 @@ def test_an_integer_weight_is_a_repeated_sample(name, output):
 
 
 @pytest.mark.parametrize("constant", [1.0, 0.1, 1e7 / 3])
-def test_r2_of_a_constant_target_is_nan(constant):
+def test_r2_of_a_constant_target_is_one_or_zero(constant):
     truth = np.full((12, 3), constant)
-    assert math.isnan(value("r2", "identity", Z, truth))
+    exact = truth.copy()
+    assert value("r2", "identity", Z, truth) == 0.0
+    assert value("r2", "identity", exact, truth) == 1.0
     truth[5] += 1.0
-    assert math.isnan(value("r2", "identity", Z, truth, np.arange(12) != 5))
+    assert value("r2", "identity", Z, truth, np.arange(12) != 5) == 0.0
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+def test_r2_of_one_constant_output_among_others(weights):
+    truth = TRUTH["identity"].copy()
+    truth[:, 1] = 7.0
+    got = value("r2", "identity", Z, truth, weights)
+    others = [value("r2", "identity", Z[:, [at]], truth[:, [at]], weights) for at in (0, 2)]
+    assert got == pytest.approx((others[0] + 0.0 + others[1]) / 3, rel=1e-12)
 
 
 def test_log_loss_of_extreme_logits_is_finite():
@@ -103,7 +114,21 @@ def test_watch():
     for epoch, number in enumerate([3.0, 2.8, 2.0, math.nan, math.inf, 1.6], 1):
         seen = seen.after(epoch, number)
         path.append((seen.best, seen.best_epoch, seen.waited))
-    assert path == [(3.0, 1, 0), (3.0, 1, 1), (2.0, 3, 0), (2.0, 3, 1), (2.0, 3, 2), (2.0, 3, 3)]
+    assert path == [(3.0, 1, 0), (2.8, 2, 1), (2.0, 3, 0), (2.0, 3, 1), (2.0, 3, 2), (1.6, 6, 3)]
+
+
+def test_watch_waits_for_a_slow_improvement():
+    seen = watch("r2", "auto", 0.5)
+    for epoch, number in enumerate([0.0, 0.4, 0.3, 0.6], 1):
+        seen = seen.after(epoch, number)
+    assert (seen.best, seen.best_epoch, seen.waited) == (0.6, 4, 0)
+
+
+def test_the_first_of_equal_values_is_the_best():
+    seen = watch("val_accuracy", "auto", 0.0)
+    for epoch, number in enumerate([0.5, 0.9, 0.9], 1):
+        seen = seen.after(epoch, number)
+    assert (seen.best_epoch, seen.waited) == (2, 1)
     assert watch("r2", "min", 0.0).larger is False
     assert watch("rmse", "min", 0.0).larger is False
     assert watch("hits", "max", 0.0).larger is True

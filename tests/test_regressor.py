@@ -95,10 +95,24 @@ def test_partial_fit_goes_on_like_fit(data):
     np.testing.assert_allclose(parts.predict(X), whole.predict(X), rtol=1e-9)
 
 
-def test_early_stopping_watches_r2(data):
+def test_early_stopping_watches_the_loss_and_shows_r2(data):
     X, y = data
     model = small(early_stopping=True, max_iter=30).fit(X, y, validation_data=(X[:40], y[:40]))
-    np.testing.assert_allclose(model.score(X[:40], y[:40]), model.best_validation_score_, rtol=1e-12)
+    epoch = int(np.argmin(model.history_.val_loss))
+    assert model.history_.best_epoch == epoch + 1
+    np.testing.assert_allclose(model.score(X[:40], y[:40]), model.validation_scores_[epoch], rtol=1e-12)
+    assert model.best_validation_score_ == max(model.validation_scores_)
+
+
+def test_early_stopping_with_a_constant_output(data):
+    X, y = data
+    both = np.stack([y, np.full(len(y), 3.0)], axis=1)
+    model = small(early_stopping=True, max_iter=30).fit(X, both)
+    assert np.isfinite(model.validation_scores_).all()
+    assert model.history_.best_epoch == np.argmin(model.history_.val_loss) + 1
+    flat = small(early_stopping="r2", max_iter=3).fit(X, y, validation_data=(X[:9], np.ones(9)))
+    assert flat.validation_scores_ == [0.0, 0.0, 0.0]
+    assert flat.history_.best_epoch == 1
 
 
 def test_robust_losses_bear_outliers(data):

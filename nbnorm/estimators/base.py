@@ -17,15 +17,15 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from nbnorm import _check, activations
+from nbnorm import _check, activations, schedules
+from nbnorm import metrics as _metrics
 from nbnorm.activations import Activation
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.losses import Loss
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
-from nbnorm.schedules import NAMED as SCHEDULES
-from nbnorm.schedules import Cosine, OneCycle, Plateau, Schedule
+from nbnorm.schedules import Plateau, Schedule
 from nbnorm.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
 
 Array = npt.NDArray[Any]
@@ -60,6 +60,9 @@ _MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
 # What weight_decay="auto" stands for in "adamw", and the most that it takes from a weight in a step.
 _DECAY, _MOST_DECAY = 5.0, 0.025
 
+# Epochs of patience that no training has.
+_NEVER = 2**62
+
 # The adaptive learning rate is divided by 5, and ends the training below this.
 _LEAST_RATE = 1e-6
 
@@ -93,16 +96,17 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     power_t : float, default 0.5
         Exponent of "invscaling".
     max_iter : int, default @max_iter@
-        Epochs at most.  "cosine" and "one_cycle" are planned for so many and, without early stopping,
-        do them all.
+        Epochs at most.  A learning rate that is planned for so many, see `n_iter_no_change`, does them all.
     shuffle : bool, default True
         Whether each epoch takes the samples in a new order.
     random_state : int, RandomState or None, default None
         Determines the initial weights, the order of the samples, dropout and the validation split.
     tol : float, default 1e-4
-        Change that counts as an improvement of the training loss or the validation score.
+        Change that counts as an improvement of the training loss or of what early stopping watches.
     n_iter_no_change : int or inf, default 10
-        Epochs in a row without improvement after which training ends.
+        Epochs in a row without improvement after which training ends or, where it is "adaptive", the learning
+        rate falls.  A learning rate planned for all epochs goes on to its end: "step", "cosine",
+        "one_cycle", a function.
     verbose : bool or int, default False
         Whether to print the loss after each epoch.
     warm_start : bool, default False
@@ -121,9 +125,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     clip_norm : float or None, default None
         Largest norm of all gradients together.
     early_stopping : bool, str or EarlyStopping, default False
-        Whether to hold out a part of the data, to end when its score no longer improves, and to take the
-        best parameters.  The score is @score@; a name takes another metric, such as
-        "val_loss" or "@metric@", or one of `metrics`.
+        Whether to hold out a part of the data, to watch the loss there and to take the parameters of the
+        epoch where it was least.  Training ends as `n_iter_no_change` says.  A name watches something else,
+        such as "@metric@" or one of `metrics`.
     validation_fraction : float, default 0.1
         Share of the data that is held out, unless `fit` is given validation data.
     metrics : sequence of str and callables, default ()
@@ -167,7 +171,8 @@ network_ : FNN
     best_loss_ : float or None
         Least training loss; None with early stopping.
     validation_scores_, best_validation_score_ : list of float, float, or None
-        Scores of the validation data after each epoch, and the best one; None without early stopping.
+        The @score@ of the validation data after each epoch, or what `early_stopping` names, and the best
+        value; None without early stopping.  The epoch that was taken is `history_.best_epoch`.
     n_iter_, t_ : int
         Epochs of the last call, and training samples seen in all."""
 
@@ -227,7 +232,7 @@ class Network(BaseEstimator):
     # The losses that have a name.
     _losses: ClassVar[tuple[str, ...]]
 
-    # The score that early stopping watches by default, in the terms of `History`.
+    # What `score` computes, in the terms of `History`.
     _score_name: ClassVar[str]
 
     # The parameters that make the network what it is, and stay where training goes on.
@@ -278,7 +283,7 @@ class Network(BaseEstimator):
         if not isinstance(self.batch_size, str) or self.batch_size != "auto":
             _check.integer("batch_size", self.batch_size, least=1)
         if not (isinstance(self.learning_rate, Schedule) or callable(self.learning_rate)):
-            names = (*SCHEDULES, "invscaling", "adaptive")
+            names = (*schedules.NAMED, "invscaling", "adaptive")
             _check.choice("learning_rate", self.learning_rate, names)
         _check.integer("max_iter", self.max_iter, least=1)
         if not isinstance(self.n_iter_no_change, float) or self.n_iter_no_change != math.inf:
@@ -526,22 +531,38 @@ class Network(BaseEstimator):
         watched = self._watched()
         if isinstance(watched, EarlyStopping):
             return watched
-        if watched is None and (self._planned() or self.learning_rate == "adaptive"):
+        planned = self._planned()
+        if watched is None and (planned or self.learning_rate == "adaptive"):
             return None
-        patience = 2**62 if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
         monitor = "loss" if watched is None else watched
+        patience = None if planned else self._patience()
+        if self.learning_rate == "adaptive":  # patience lowers the rate, and a low one ends the training
+            patience = _NEVER
         return EarlyStopping(monitor, patience, float(self.tol), restore_best=watched is not None)
 
     def _watched(self) -> EarlyStopping | str | None:
         """Return what early stopping follows, or None without it."""
         if isinstance(self.early_stopping, (str, EarlyStopping)):
             return self.early_stopping
-        return self._score_name if self.early_stopping else None
+        return "val_loss" if self.early_stopping else None
+
+    def _shown(self) -> str | None:
+        """Return what `validation_scores_` holds, or None without early stopping."""
+        watched = self.early_stopping
+        if isinstance(watched, EarlyStopping):
+            return watched.monitor
+        if isinstance(watched, str):
+            return watched
+        return self._score_name if watched else None
 
     def _planned(self) -> bool:
         """Whether the learning rate is planned for all epochs."""
         chosen = self.learning_rate
-        return isinstance(chosen, (Cosine, OneCycle)) or chosen in ("cosine", "one_cycle")
+        return chosen not in ("invscaling", "adaptive") and schedules.resolve(chosen).planned
+
+    def _patience(self) -> int:
+        """Return `n_iter_no_change` as an integer."""
+        return _NEVER if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
 
     def _schedule(
         self, steps: int, samples: int, seen: int, incremental: bool, stopping: EarlyStopping | None
@@ -553,8 +574,9 @@ class Network(BaseEstimator):
             return "constant"
         if self.learning_rate == "adaptive":
             monitor, mode = ("loss", "min") if stopping is None else (stopping.monitor, stopping.mode)
-            patience = 2**62 if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
-            return Plateau(monitor, mode=mode, factor=0.2, patience=patience, min_delta=float(self.tol))
+            return Plateau(
+                monitor, mode=mode, factor=0.2, patience=self._patience(), min_delta=float(self.tol)
+            )
         return self.learning_rate
 
     def _train(
@@ -580,8 +602,9 @@ class Network(BaseEstimator):
         stopping = None if incremental else self._stopping()
         seen = 0 if first else self.t_
         metrics = [] if incremental else list(_sequence("metrics", self.metrics))
-        if stopping is not None and stopping.monitor not in _MEASURED:
-            name = stopping.monitor.removeprefix("val_")
+        shown = self._shown()
+        if shown not in (None, *_MEASURED) and not incremental:
+            name = shown.removeprefix("val_")
             if name not in [getattr(metric, "__name__", metric) for metric in metrics]:
                 metrics.append(name)
         statistics, carried = net.standardizer, net._carried
@@ -596,8 +619,8 @@ class Network(BaseEstimator):
         def after_epoch(_: FNN, history: History) -> bool:
             if self.verbose:
                 print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
-                if stopping is not None and stopping.monitor != "loss":
-                    print(f"Validation score: {_curve(history, stopping.monitor)[-1]:f}")
+                if shown is not None:
+                    print(f"Validation score: {_curve(history, shown)[-1]:f}")
             return adaptive and history.rates[-1] <= _LEAST_RATE
 
         try:
@@ -628,7 +651,7 @@ class Network(BaseEstimator):
             if isinstance(error, DivergenceError):
                 raise ValueError(f"The {error}.") from error
             raise
-        self._record(net, history, stopping, first, seen + samples * history.epochs)
+        self._record(net, history, first, seen + samples * history.epochs)
         if history.stopped == "interrupted":
             warnings.warn("Training interrupted by user.", stacklevel=4)
         elif not (history.stopped or incremental or self._planned()):
@@ -639,9 +662,7 @@ class Network(BaseEstimator):
                 stacklevel=4,
             )
 
-    def _record(
-        self, net: FNN, history: History, stopping: EarlyStopping | None, first: bool, seen: int
-    ) -> None:
+    def _record(self, net: FNN, history: History, first: bool, seen: int) -> None:
         """Set the attributes that a training leaves."""
         self.network_ = net
         if first:
@@ -657,11 +678,15 @@ class Network(BaseEstimator):
         self.loss_curve_ = history.loss if first else [*self.loss_curve_, *history.loss]
         self.best_loss_ = min(self.loss_curve_)
         self.validation_scores_ = self.best_validation_score_ = None
-        if stopping is not None and self._watched() is not None:
+        shown = self._shown()
+        if shown is not None:
             self.best_loss_ = None
-            self.validation_scores_ = _curve(history, stopping.monitor)
-            if history.best_epoch:  # there is none where all scores are nan
-                self.best_validation_score_ = self.validation_scores_[history.best_epoch - 1]
+            self.validation_scores_ = _curve(history, shown)
+            mode = getattr(self.early_stopping, "mode", "auto")
+            seen_scores = _metrics.watch(shown, mode, 0.0)
+            for epoch, score in enumerate(self.validation_scores_, 1):
+                seen_scores = seen_scores.after(epoch, score)
+            self.best_validation_score_ = seen_scores.best  # none where all scores are nan
 
     def _split(
         self,
@@ -671,17 +696,27 @@ class Network(BaseEstimator):
         shares: Array | None,
         rng: np.random.RandomState,
     ) -> tuple[Array, Array, Array | None, Array | None, tuple[Any, ...]]:
-        """Hold out some of the samples, of each class alike."""
+        """Hold out some of the samples, of each class alike where that can be."""
         combined = products(weights, shares)
         rows = np.arange(X.shape[0]) if combined is None else np.flatnonzero(combined)
-        stratify = targets[rows] if is_classifier(self) and targets.ndim == 1 else None
-        train, test = train_test_split(
-            rows, random_state=rng, test_size=self.validation_fraction, stratify=stratify
-        )
-        if len(test) < 2 or (self.norm is not None and len(train) < 2):
+        count = math.ceil(self.validation_fraction * len(rows))
+        if count < 2 or len(rows) - count < (1 if self.norm is None else 2):
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
+        spared, labels = rows[:0], None
+        if is_classifier(self) and targets.ndim == 1:
+            labels = targets[rows]
+            members = np.unique(labels, return_counts=True)[1]
+            if members.min() < 2 or len(members) > min(count, len(rows) - count):
+                # a class that training never sees would make any loss of the held-out part
+                order = rng.permutation(len(rows))
+                first = order[np.unique(labels[order], return_index=True)[1]]
+                if len(rows) - len(first) >= count:
+                    spared, rows = rows[first], np.delete(rows, first)
+                labels = None
+        train, test = train_test_split(rows, random_state=rng, test_size=count, stratify=labels)
+        train = np.concatenate([train, spared])
         kept = (None if values is None else values[train] for values in (weights, shares))
         held = X[test], targets[test], None if combined is None else combined[test]
         return X[train], targets[train], *kept, held

@@ -8,16 +8,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
 from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
 from nbnorm.schedules import Schedule
-from nbnorm.training import EarlyStopping
+from nbnorm.training import EarlyStopping, class_weights
 
 Array = npt.NDArray[Any]
+
+
+def _of_classes(chosen: Any, classes: Array, y: Array, sample_weight: Array | None) -> Array:
+    """Return the weight that the class of each sample brings, float64.
+
+    A dict may name classes that are not there, as those of a rare class in a fold: scikit-learn takes them
+    where it names all that are, and refuses them otherwise, because the one may be meant for the other.
+    """
+    by_number = chosen
+    if not isinstance(chosen, str):
+        if not isinstance(chosen, Mapping):
+            raise ValueError(
+                f'class_weight must be a dict or "balanced" for one class per sample, got {chosen!r}.'
+            )
+        for kind, weight in chosen.items():
+            _check.number(f"class_weight[{kind!r}]", weight, least=0)
+        by_number = {number: chosen[kind] for number, kind in enumerate(classes.tolist()) if kind in chosen}
+        unnamed = [kind for kind in classes.tolist() if kind not in chosen]
+        if unnamed and len(by_number) < len(chosen):
+            raise ValueError(f"The classes {unnamed} are not in class_weight, which names {list(chosen)}.")
+    return class_weights(by_number, np.searchsorted(classes, y), len(classes), sample_weight)
+
 
 # scikit-learn's names beside ours.
 _LOSSES = {"squared_error": "squared", "absolute_error": "absolute", "huber": "huber", "poisson": "poisson"}
@@ -28,8 +49,8 @@ _LOSSES = {"squared_error": "squared", "absolute_error": "absolute", "huber": "h
     learning_rate="cosine",
     learning_rate_init="0.005",
     max_iter="50",
-    score="the accuracy",
-    metric="log_loss",
+    score="accuracy",
+    metric="val_accuracy",
 )
 class FNNClassifier(ClassifierMixin, Network):
     """Fully connected network with batch normalization, for classification.
@@ -44,9 +65,10 @@ class FNNClassifier(ClassifierMixin, Network):
         Cross-entropy of the classes or labels, or a loss of one's own.
     label_smoothing : float, default 0.0
         Share of the targets that is spread over all classes.
-    class_weight : dict, "balanced" or None, default None
-        Weights of the classes, which multiply those of the samples in the loss; for several labels as in
-        ``sklearn.utils.class_weight.compute_sample_weight``.
+    class_weight : dict, list of dict, "balanced" or None, default None
+        Weights of the classes, which multiply those of the samples in the loss; "balanced" gives each class
+        the same total weight, counting samples by theirs.  A dict that names all classes of `y` may name others
+        too.  For several labels a list has a dict for each, and their weights are multiplied.
     <dtype>
 
     Attributes
@@ -121,7 +143,7 @@ class FNNClassifier(ClassifierMixin, Network):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         _check.number("label_smoothing", self.label_smoothing, least=0, below=1)
-        if not isinstance(self.class_weight, (dict, list)):
+        if not isinstance(self.class_weight, (Mapping, list)):
             _check.choice("class_weight", self.class_weight, ("balanced", None))
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
@@ -171,24 +193,33 @@ class FNNClassifier(ClassifierMixin, Network):
         chosen = self.class_weight
         if chosen is None:
             return None
-        if incremental and chosen == "balanced":
+        if incremental and isinstance(chosen, str):
             raise ValueError(
                 "class_weight 'balanced' is not supported for partial_fit: the classes of the other parts "
                 "are not known. Give the weights as a dict."
             )
-        if isinstance(chosen, dict) and not self._multilabel:
-            unknown = [name for name in chosen if name not in self.classes_]
-            if unknown:
-                raise ValueError(f"The classes {unknown} of class_weight are not in {self.classes_}.")
-            of_class = np.array([chosen.get(name, 1.0) for name in self.classes_], np.float64)
-            share = of_class[np.searchsorted(self.classes_, y)]
-        else:
-            rows = slice(None) if sample_weight is None else sample_weight > 0
-            share = np.ones(len(y))
-            share[rows] = compute_sample_weight(chosen, y[rows])
-        if not (np.isfinite(share) & (share >= 0)).all():
-            raise ValueError(f"class_weight must hold finite numbers >= 0, got {chosen}.")
-        return share
+        if not self._multilabel:
+            return _of_classes(chosen, self.classes_, y, sample_weight)
+        each = [
+            _of_classes(one, np.unique(labels), labels, sample_weight)
+            for one, labels in zip(self._of_labels(chosen), y.T, strict=True)
+        ]
+        return np.asarray(np.prod(each, axis=0))
+
+    def _of_labels(self, chosen: Any) -> list[Any]:
+        """Return the weights of the classes for each of several labels."""
+        if isinstance(chosen, str):
+            return [chosen] * len(self.classes_)
+        if not isinstance(chosen, list) or not all(isinstance(one, Mapping) for one in chosen):
+            raise ValueError(
+                f'class_weight must be "balanced" or a list of a dict for each label, got {chosen!r}.'
+            )
+        if len(chosen) != len(self.classes_):
+            raise ValueError(
+                f"class_weight must hold a dict for each of the {len(self.classes_)} labels, "
+                f"got {len(chosen)}."
+            )
+        return chosen
 
     def partial_fit(
         self,
@@ -300,7 +331,7 @@ class FNNClassifier(ClassifierMixin, Network):
     learning_rate_init="0.005",
     max_iter="50",
     score="R^2",
-    metric="mean_absolute_error",
+    metric="r2",
 )
 class FNNRegressor(RegressorMixin, Network):
     """Fully connected network with batch normalization, for regression.
