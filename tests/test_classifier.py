@@ -11,12 +11,12 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import scipy.sparse
-from numba import config
+from numba import config, njit
 
 pytest.importorskip("sklearn")
 
 from sklearn.base import clone
-from sklearn.datasets import make_blobs
+from sklearn.datasets import make_blobs, make_friedman1, make_moons
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
@@ -26,12 +26,26 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from nbnorm import CrossEntropy, load_digits, train_test_split
+from nbnorm import CrossEntropy, defaults, load_digits, train_test_split
+from nbnorm.activations import Activation
 from nbnorm.estimators import FNNClassifier, FNNRegressor
 from nbnorm.schedules import OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
+
+
+@njit
+def _sine(z):
+    return np.sin(z)
+
+
+@njit
+def _sine_slope(z):
+    return np.cos(z)
+
+
+SMOOTH = Activation(_sine, _sine_slope)
 
 CONFIGURATIONS = [
     FNNClassifier(),
@@ -585,6 +599,12 @@ def test_checkpoint_goes_on(tmp_path, data):
     ("options", "expected"),
     [
         ({}, 5.0),
+        ({"activation": ["leaky_relu", "identity"], "hidden_layer_sizes": (9, 8)}, 5.0),
+        ({"activation": ["relu", "tanh"], "hidden_layer_sizes": (9, 8)}, 0.2),
+        ({"activation": "softplus"}, 0.2),
+        ({"activation": SMOOTH}, 0.2),
+        ({"norm": None}, 0.2),
+        ({"norm": "before"}, 0.2),
         ({"learning_rate_init": 1e-4}, 5.0),
         ({"learning_rate_init": 0.5}, 0.05),
         ({"solver": "adam"}, 0.0),
@@ -602,6 +622,46 @@ def test_automatic_weight_decay(which, options, expected, data):
     np.testing.assert_array_equal(got.predict(X), same.predict(X))
     for ours, theirs in zip(got.coefs_, same.coefs_, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, 0.005),
+        ({"activation": "tanh"}, 0.02),
+        ({"norm": None}, 0.02),
+        ({"norm": "before", "activation": "relu"}, 0.02),
+        ({"solver": "adam"}, 0.02),
+        ({"solver": "sgd"}, 0.02),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_automatic_learning_rate(which, options, expected, data):
+    options = {"max_iter": 2, "random_state": 0, "learning_rate": StepDecay(every=9), **options}
+    model = which(**options).fit(*data)
+    assert model.history_.rates == [expected, expected]
+    same = which(**options, learning_rate_init=expected).fit(*data)
+    np.testing.assert_array_equal(model.predict(data[0]), same.predict(data[0]))
+
+
+def test_weight_decay_of_many_rows():
+    assert defaults.weight_decay("adamw", "after", ["relu"], 500, 0.005) == 5.0
+    assert defaults.weight_decay("adamw", "after", ["relu"], 5000, 0.005) == pytest.approx(1.58, abs=0.01)
+    assert defaults.weight_decay("adamw", "after", ["tanh"], 2000, 0.02) == 0.1
+    assert defaults.weight_decay("adamw", None, ["relu"], 50_000, 0.02) == pytest.approx(0.02)
+
+
+# What a linear model reaches is .87 and R2 .73.
+@pytest.mark.parametrize("activation", ["relu", "tanh", "elu", "gelu", "silu", "softplus", "sigmoid"])
+def test_every_activation_bends(activation):
+    X, y = make_moons(2000, noise=0.2, random_state=0)
+    options = {"activation": activation, "random_state": 0, "dtype": "float32"}
+    model = FNNClassifier(**options).fit(X[:1600], y[:1600])
+    assert model.score(X[1600:], y[1600:]) > 0.96
+    X, y = make_friedman1(2000, noise=1.0, random_state=0)
+    model = FNNRegressor(**options).fit(X[:1600], y[:1600])
+    assert model.score(X[1600:], y[1600:]) > 0.93
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from nbnorm import _check, activations, schedules
+from nbnorm import _check, activations, defaults, schedules
 from nbnorm import metrics as _metrics
 from nbnorm.activations import Activation
 from nbnorm.estimators.scaler import numeric_dtype
@@ -37,7 +37,6 @@ _ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.COD
 # The parameters that are plain numbers, flags or one of some names.
 _NUMBERS: dict[str, dict[str, float]] = {
     "alpha": {"least": 0},
-    "learning_rate_init": {"above": 0},
     "power_t": {"least": 0},
     "tol": {"least": 0},
     "momentum": {"least": 0, "below": 1},
@@ -56,9 +55,6 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 
 # What `FNN.fit` measures unasked.
 _MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
-
-# What weight_decay="auto" stands for in "adamw", and the most that it takes from a weight in a step.
-_DECAY, _MOST_DECAY = 5.0, 0.025
 
 # Epochs of patience that no training has.
 _NEVER = 2**62
@@ -80,9 +76,10 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
     weight_decay : float or "auto", default "auto"
         Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
-        the product with any learning rate must be below 1.  "auto" is 0 for "sgd", otherwise 5 or,
-        if that is less, 0.025 / `learning_rate_init`; a `learning_rate` that is a function and rises
-        above that may need a number here.
+        the product with any learning rate must be below 1.  "auto" is 5 where ``norm="after"`` follows
+        "relu", "leaky_relu" or "identity" and 0.2 elsewhere, times the root of 500 / samples beyond 500
+        samples, and at most 0.025 / `learning_rate_init`; it is 0 for "sgd".  A `learning_rate` that is a
+        function and rises above the initial one may need a number here.
     batch_size : int or "auto", default "auto"
         Most samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  The batches
         of an epoch are even: their sizes differ by at most one.  Batch norm needs two samples in each:
@@ -91,8 +88,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Course of the learning rate: "constant"; "invscaling", divided by samples seen to the power of
         `power_t`; "adaptive", divided by 5 whenever there is no improvement; "step", "cosine",
         "one_cycle", "plateau", the same with options from `nbnorm.schedules`; or a function of the step.
-    learning_rate_init : float, default @learning_rate_init@
-        Learning rate that the course begins with or is relative to.
+    learning_rate_init : float or "auto", default "@learning_rate_init@"
+        Learning rate that the course begins with or is relative to.  "auto" is 0.005 for "adamw" where
+        ``norm="after"`` follows "relu", "leaky_relu" or "identity", otherwise 0.02.
     power_t : float, default 0.5
         Exponent of "invscaling".
     max_iter : int, default @max_iter@
@@ -280,6 +278,8 @@ class Network(BaseEstimator):
             _sequence("activation", self.activation)
         if not isinstance(self.weight_decay, str) or self.weight_decay != "auto":
             _check.number("weight_decay", self.weight_decay, least=0)
+        if not isinstance(self.learning_rate_init, str) or self.learning_rate_init != "auto":
+            _check.number("learning_rate_init", self.learning_rate_init, above=0)
         if not isinstance(self.batch_size, str) or self.batch_size != "auto":
             _check.integer("batch_size", self.batch_size, least=1)
         if not (isinstance(self.learning_rate, Schedule) or callable(self.learning_rate)):
@@ -501,7 +501,7 @@ class Network(BaseEstimator):
 
     def _batch(self, samples: int) -> int:
         if self.batch_size == "auto":
-            size = min(max(samples // 50, 32), 256)
+            size = defaults.batch_size(samples)
         else:
             size = int(self.batch_size)
             if size > samples:
@@ -514,16 +514,22 @@ class Network(BaseEstimator):
             size = max(size, 2 + samples % 2)  # even batches of at least two
         return size
 
-    def _optimizer(self) -> SGD | AdamW:
-        rate, decay = float(self.learning_rate_init), self.weight_decay
+    def _rate(self) -> float:
+        """Return the learning rate that the course is relative to."""
+        if self.learning_rate_init == "auto":
+            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"))
+        return float(self.learning_rate_init)
+
+    def _optimizer(self, samples: int) -> SGD | AdamW:
+        rate, decay = self._rate(), self.weight_decay
+        if decay == "auto":
+            decay = defaults.weight_decay(self.solver, self.norm, self._resolved("activation"), samples, rate)
         if self.solver == "sgd":
             momentum = float(self.momentum)
             nesterov = bool(self.nesterovs_momentum and momentum > 0)
-            return SGD(rate, momentum, nesterov, 0.0 if decay == "auto" else float(decay))
+            return SGD(rate, momentum, nesterov, float(decay))
         if self.solver == "adam":
             decay = 0.0
-        elif decay == "auto":
-            decay = min(_DECAY, _MOST_DECAY / rate)
         return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), float(decay))
 
     def _stopping(self) -> EarlyStopping | None:
@@ -568,7 +574,7 @@ class Network(BaseEstimator):
         self, steps: int, samples: int, seen: int, incremental: bool, stopping: EarlyStopping | None
     ) -> Any:
         if self.learning_rate == "invscaling":
-            rate, power = float(self.learning_rate_init), float(self.power_t)
+            rate, power = self._rate(), float(self.power_t)
             return lambda step: float(rate / (seen + step // steps * samples + 1) ** power)
         if incremental:
             return "constant"
@@ -629,7 +635,7 @@ class Network(BaseEstimator):
                 targets,
                 epochs=1 if incremental else int(self.max_iter),
                 batch_size=batch,
-                optimizer=self._optimizer(),
+                optimizer=self._optimizer(samples),
                 schedule=self._schedule(steps, samples, seen, incremental, stopping),
                 sample_weight=weights,
                 class_weight=by_class,
