@@ -29,7 +29,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from nbnorm import CrossEntropy, defaults, load_digits, train_test_split
 from nbnorm.activations import Activation
 from nbnorm.estimators import FNNClassifier, FNNRegressor
-from nbnorm.schedules import OneCycle, Plateau, StepDecay
+from nbnorm.schedules import Constant, OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
@@ -604,7 +604,10 @@ def test_checkpoint_goes_on(tmp_path, data):
         ({"activation": "softplus"}, 0.2),
         ({"activation": SMOOTH}, 0.2),
         ({"norm": None}, 0.2),
+        ({"learning_rate": Constant()}, 0.2),
+        ({"learning_rate": StepDecay()}, 5.0),
         ({"norm": "before"}, 0.2),
+        ({"hidden_layer_sizes": ()}, 0.2),
         ({"learning_rate_init": 1e-4}, 5.0),
         ({"learning_rate_init": 0.5}, 0.05),
         ({"solver": "adam"}, 0.0),
@@ -614,6 +617,7 @@ def test_checkpoint_goes_on(tmp_path, data):
     ids=str,
 )
 @pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_automatic_weight_decay(which, options, expected, data):
     X, y = data
     options = {"max_iter": 2, "random_state": 0, "batch_size": 30, **options}
@@ -628,10 +632,10 @@ def test_automatic_weight_decay(which, options, expected, data):
     ("options", "expected"),
     [
         ({}, 0.005),
-        ({"activation": "tanh"}, 0.02),
-        ({"norm": None}, 0.02),
-        ({"norm": "before", "activation": "relu"}, 0.02),
-        ({"solver": "adam"}, 0.02),
+        ({"activation": "tanh"}, 0.03),
+        ({"norm": None}, 0.03),
+        ({"norm": "before", "activation": "relu"}, 0.03),
+        ({"solver": "adam"}, 0.03),
         ({"solver": "sgd"}, 0.02),
     ],
     ids=str,
@@ -643,6 +647,13 @@ def test_automatic_learning_rate(which, options, expected, data):
     assert model.history_.rates == [expected, expected]
     same = which(**options, learning_rate_init=expected).fit(*data)
     np.testing.assert_array_equal(model.predict(data[0]), same.predict(data[0]))
+
+
+def test_automatic_weight_decay_of_parts(data):
+    X, y = data
+    got = FNNClassifier(random_state=0).partial_fit(X, y, classes=[0, 1, 2])
+    same = FNNClassifier(random_state=0, weight_decay=0.2).partial_fit(X, y, classes=[0, 1, 2])
+    np.testing.assert_array_equal(got.predict_proba(X), same.predict_proba(X))
 
 
 def test_weight_decay_of_many_rows():
@@ -661,7 +672,7 @@ def test_every_activation_bends(activation):
     assert model.score(X[1600:], y[1600:]) > 0.96
     X, y = make_friedman1(2000, noise=1.0, random_state=0)
     model = FNNRegressor(**options).fit(X[:1600], y[:1600])
-    assert model.score(X[1600:], y[1600:]) > 0.93
+    assert model.score(X[1600:], y[1600:]) > 0.925
 
 
 @pytest.mark.parametrize(

@@ -69,8 +69,8 @@ def main() -> None:
     model.fit(x_train, y_train)
     lines += [
         "",
-        f"early stopping: epoch {model.history_.best_epoch} of {model.n_iter_} is the best, with R2 "
-        f"{model.best_validation_score_:.3f} of the held-out part and "
+        f"early stopping: epoch {model.history_.best_epoch} of {model.n_iter_} has the least loss, with R2 "
+        f"{model.validation_scores_[model.history_.best_epoch - 1]:.3f} of the held-out part and "
         f"{model.score(x_test, y_test):.3f} of the test part",
     ]
     text = "\n".join(lines)

@@ -25,7 +25,7 @@ from nbnorm.losses import Loss
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
-from nbnorm.schedules import Plateau, Schedule
+from nbnorm.schedules import Constant, Plateau, Schedule
 from nbnorm.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
 
 Array = npt.NDArray[Any]
@@ -77,9 +77,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     weight_decay : float or "auto", default "auto"
         Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
         the product with any learning rate must be below 1.  "auto" is 5 where ``norm="after"`` follows
-        "relu", "leaky_relu" or "identity" and 0.2 elsewhere, times the root of 500 / samples beyond 500
-        samples, and at most 0.025 / `learning_rate_init`; it is 0 for "sgd".  A `learning_rate` that is a
-        function and rises above the initial one may need a number here.
+        "relu", "leaky_relu" or "identity" and 0.2 elsewhere and with a constant rate, as in `partial_fit`;
+        times the root of 500 / samples beyond 500 samples, and at most 0.025 / `learning_rate_init`; it is 0
+        for "sgd".  A `learning_rate` that is a function and rises above the initial one may need a number.
     batch_size : int or "auto", default "auto"
         Most samples of a mini-batch; "auto" takes a fiftieth of the samples, but from 32 to 256.  The batches
         of an epoch are even: their sizes differ by at most one.  Batch norm needs two samples in each:
@@ -90,7 +90,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         "one_cycle", "plateau", the same with options from `nbnorm.schedules`; or a function of the step.
     learning_rate_init : float or "auto", default "@learning_rate_init@"
         Learning rate that the course begins with or is relative to.  "auto" is 0.005 for "adamw" where
-        ``norm="after"`` follows "relu", "leaky_relu" or "identity", otherwise 0.02.
+        ``norm="after"`` follows "relu", "leaky_relu" or "identity", 0.02 for "sgd" and 0.03 otherwise.
     power_t : float, default 0.5
         Exponent of "invscaling".
     max_iter : int, default @max_iter@
@@ -520,10 +520,17 @@ class Network(BaseEstimator):
             return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"))
         return float(self.learning_rate_init)
 
-    def _optimizer(self, samples: int) -> SGD | AdamW:
+    def _optimizer(self, samples: int, incremental: bool) -> SGD | AdamW:
         rate, decay = self._rate(), self.weight_decay
         if decay == "auto":
-            decay = defaults.weight_decay(self.solver, self.norm, self._resolved("activation"), samples, rate)
+            decay = defaults.weight_decay(
+                self.solver,
+                self.norm,
+                self._resolved("activation"),
+                samples,
+                rate,
+                constant=incremental or self.learning_rate in ("constant", Constant()),
+            )
         if self.solver == "sgd":
             momentum = float(self.momentum)
             nesterov = bool(self.nesterovs_momentum and momentum > 0)
@@ -635,7 +642,7 @@ class Network(BaseEstimator):
                 targets,
                 epochs=1 if incremental else int(self.max_iter),
                 batch_size=batch,
-                optimizer=self._optimizer(samples),
+                optimizer=self._optimizer(samples, incremental),
                 schedule=self._schedule(steps, samples, seen, incremental, stopping),
                 sample_weight=weights,
                 class_weight=by_class,
