@@ -67,8 +67,8 @@ class FNNClassifier(ClassifierMixin, Network):
         Share of the targets that is spread over all classes.
     class_weight : dict, list of dict, "balanced" or None, default None
         Weights of the classes, which multiply those of the samples in the loss; "balanced" gives each class
-        the same total weight, counting samples by theirs.  A dict that names all classes of `y` may name others
-        too.  For several labels a list has a dict for each, and their weights are multiplied.
+        the same total weight, counting samples by theirs.  A dict that names all classes of `y` may name
+        others too.  For several labels a list has a dict for each, and their weights are multiplied.
     <dtype>
 
     Attributes
