@@ -201,9 +201,9 @@ def main() -> None:
                 for what, score in measure(name, range(FIRST_SEED, FIRST_SEED + args.seeds)):
                     found[name][what] = round(score, 5)
                     print(part, name, what, f"{score:.4f}", flush=True)
-        report[part] = {name: found[name] for name in names if name in found}
-        (args.out / f"{part}.md").write_text(write(report[part]))
-        path.write_text(json.dumps(report, indent=1) + "\n")
+                report[part] = {name: found[name] for name in names if name in found}
+                (args.out / f"{part}.md").write_text(write(report[part]))
+                path.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
