@@ -22,6 +22,7 @@ from nbnorm.losses import (
     poisson_loss,
     softmax_cross_entropy,
 )
+from nbnorm.metrics import Metric
 from nbnorm.moments import Moments, moments
 from nbnorm.network import FNN
 from nbnorm.optimizers import SGD, AdamW, adamw_step, sgd_step
@@ -45,6 +46,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "Huber",
+    "Metric",
     "Moments",
     "Poisson",
     "SquaredError",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import storage
+from nbnorm import _check, storage
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
@@ -64,6 +64,20 @@ class Saved:
         return {key[len(start) :]: array for key, array in self.arrays.items() if key.startswith(start)}
 
 
+def begun(path: storage.PathLike) -> tuple[int, int] | None:
+    """Return the network's seed and the epochs it had when the training of a file began, if there is one."""
+    if not os.path.exists(path):
+        return None
+    config, _ = storage.read(path, KIND)
+    try:
+        return (
+            _check.integer("seed", config["seed"], least=0),
+            _check.integer("first_epoch", config["first_epoch"], least=0),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"checkpoint {os.fspath(path)} cannot be resumed from: {error}") from None
+
+
 def grouped(**groups: Mapping[str, Array]) -> Arrays:
     """Join groups of arrays into one dictionary; `Saved.group` takes them apart."""
     return {f"{group}/{name}": array for group, arrays in groups.items() for name, array in arrays.items()}
@@ -109,11 +123,15 @@ class Checkpoint:
         for name in sorted({*self.settings, *found}):
             expected, got = self.settings.get(name), found.get(name)
             if expected != got:
-                raise ValueError(
-                    f"checkpoint {self.path} holds another training: {name} was {got}, now {expected}; "
-                    "remove the file or choose another name"
-                )
+                raise self.foreign(name, got, expected)
         return Saved(config, arrays)
+
+    def foreign(self, name: str, got: object, expected: object) -> ValueError:
+        """Return the error for a file of a training with another setting."""
+        return ValueError(
+            f"checkpoint {self.path} holds another training: {name} was {got}, now {expected}; "
+            "remove the file or choose another name"
+        )
 
     def damaged(self, reason: object) -> ValueError:
         """Return the error for a file that cannot be resumed from."""

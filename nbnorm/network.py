@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import inspect
 import math
 import re
@@ -296,7 +298,7 @@ class FNN:
         >>> list(FNN([4, 3, 2]).parameters())
         ['dense1.weight', 'dense1.bias', 'norm1.gamma', 'norm1.beta', 'dense2.weight', 'dense2.bias']
         """
-        return dict(self._parameters)
+        return dict(self._writable(self._parameters))
 
     def buffers(self) -> dict[str, Array]:
         """Return the moving averages by name, float64; writing to them changes the network.
@@ -306,7 +308,23 @@ class FNN:
         dict of str to ndarray
             ``"norm1.running_mean"`` and ``"norm1.running_var"`` (or ``"norm1.running_std"``), ...
         """
-        return dict(self._buffers)
+        return dict(self._writable(self._buffers))
+
+    @staticmethod
+    def _writable(arrays: dict[str, Array]) -> dict[str, Array]:
+        """Replace read-only arrays by copies: joblib maps those of a network that it hands on."""
+        for name, values in arrays.items():
+            if not values.flags.writeable:
+                arrays[name] = np.array(values)
+        return arrays
+
+    def _twin(self) -> FNN:
+        """Return a network of the same state: what is done to it does nothing to this one."""
+        twin = copy.copy(self)
+        for name in ("_parameters", "_buffers"):
+            setattr(twin, name, {key: np.array(values) for key, values in getattr(self, name).items()})
+        twin.metadata = dict(self.metadata)
+        return twin
 
     # ------------------------------------------------------------------------------------------
     # Input
@@ -479,6 +497,7 @@ class FNN:
         if not self.training:
             return self._run(data, FORWARD, min(_BATCH, data.samples)).out
         self._check_batch(data.samples, "give more samples, or call eval() first")
+        self._writable(self._buffers)
         run = self._run(data, FORWARD, data.samples)
         run.engine.store_statistics()
         return run.out
@@ -646,33 +665,33 @@ class FNN:
         >>> max(net.check_gradients(X, [0, 1, 1, 0, 1]).values()) < 1e-6
         True
         """
-        copy = self._as_float64()
+        twin = self._as_float64()
         rng = np.random.default_rng(0)
-        for name, values in copy._parameters.items():
+        for name, values in twin._parameters.items():
             if name.endswith(("bias", "beta")):
                 values += np.where(values == 0.0, 0.1 * rng.standard_normal(values.shape), 0.0)
-        _, gradients = copy.loss_and_gradients(X, y, sample_weight=sample_weight)
+        _, gradients = twin.loss_and_gradients(X, y, sample_weight=sample_weight)
         largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
 
         def loss_of(name: str) -> Callable[[Array], float]:
             def loss(values: Array) -> float:
-                kept = copy._parameters[name].copy()
-                copy._parameters[name][:] = values
+                kept = twin._parameters[name].copy()
+                twin._parameters[name][:] = values
                 try:
-                    return copy.loss_and_gradients(X, y, sample_weight=sample_weight)[0]
+                    return twin.loss_and_gradients(X, y, sample_weight=sample_weight)[0]
                 finally:
-                    copy._parameters[name][:] = kept
+                    twin._parameters[name][:] = kept
 
             return loss
 
         return {
             name: gradcheck(loss_of(name), values, gradients[name], step=step, least=1e-3 * largest)
-            for name, values in copy._parameters.items()
+            for name, values in twin._parameters.items()
         }
 
     def _as_float64(self) -> FNN:
         """Copy whose parameters and computation are float64."""
-        copy = FNN(
+        twin = FNN(
             self.sizes,
             activation=self.activation,
             norm=self.norm,
@@ -687,12 +706,12 @@ class FNN:
             dtype=np.float64,
             seed=self.seed,
         )
-        for held, source in ((copy._parameters, self._parameters), (copy._buffers, self._buffers)):
+        for held, source in ((twin._parameters, self._parameters), (twin._buffers, self._buffers)):
             for name, values in source.items():
                 held[name][:] = values
-        copy.training, copy.standardizer = self.training, self.standardizer
-        copy.target_standardizer = self.target_standardizer
-        return copy
+        twin.training, twin.standardizer = self.training, self.standardizer
+        twin.target_standardizer = self.target_standardizer
+        return twin
 
     def fit(
         self,
@@ -720,7 +739,8 @@ class FNN:
     ) -> History:
         """Train by mini-batch SGD and leave the network in evaluation mode.
 
-        An error before the end of the first epoch leaves the network as it was, its mode too.
+        An error or an interrupt before the end of the first epoch leaves the network as it was, its mode
+        too.
 
         Parameters
         ----------
@@ -760,16 +780,19 @@ class FNN:
             recorded losses nor the bounds above.
         validation_data : tuple (X, y) or (X, y, weights), optional
             Measured after each epoch.
-        metrics : iterable of str and callables, default ()
-            What else to measure on the validation data: "accuracy", "balanced_accuracy" and "log_loss" for
-            classes, "r2", "mean_squared_error", "root_mean_squared_error" and "mean_absolute_error" for
-            values, or functions (y_true, prediction), called with ``sample_weight=`` too where there are
-            weights and they take them.
+        metrics : iterable of str, callables and Metric, default ()
+            What else to measure on the validation data: "accuracy", "balanced_accuracy", "log_loss",
+            "roc_auc", "average_precision", "f1", "precision" and "recall" for classes; "r2",
+            "mean_squared_error" ("mse"), "root_mean_squared_error" ("rmse") and "mean_absolute_error"
+            ("mae") for values; or functions (y_true, prediction), called with ``sample_weight=`` too where
+            there are weights and they take them.  A function whose second parameter has "prob" or "score"
+            in its name, such as ``y_score``, gets probabilities; `nbnorm.Metric` says it of any function.
         early_stopping : EarlyStopping or bool, optional
             When to end before the last epoch; True for ``EarlyStopping()``.
         checkpoint : path-like, optional
             File that holds the whole state of the training.  Where it exists, the training goes on from
-            it, to the same bits as if it had never been stopped; one that is done returns at once.  A file
+            it, to the same bits as if it had never been stopped; one that is done returns at once.  Where
+            neither the network nor this call has a seed, that of the file is taken.  A file
             of other data or options is refused; for that all data are read once more.
         checkpoint_every : float, default 30.0
             Seconds after which the file is written within an epoch; it is after each epoch too.
@@ -781,13 +804,14 @@ class FNN:
             Whether to show a progress bar (needs tqdm); by default on a terminal only.
         callbacks : iterable of callables
             Called after each epoch as ``callback(net, history)``.  What they write into the network
-            counts; if one returns True, the training ends.
+            counts; if one returns True, of Python's or NumPy's boolean type, the training ends.
 
         Returns
         -------
         History
             Ctrl-C ends the training early, with ``history.stopped == "interrupted"`` and the
-            parameters of the last complete epoch, or the best one where early stopping restores it.
+            parameters of the last complete epoch, or the best one where early stopping restores it; without
+            a complete epoch nothing is changed.
 
         Raises
         ------
@@ -833,11 +857,14 @@ class FNN:
         names = _check.header("X", X, self._names)[0]
         held = self._held_out(validation_data, metrics, names)
         known = training.monitored(self, held)
-        for watching in (early, rates):
-            if isinstance(watching, (EarlyStopping, schedules.Plateau)) and watching.monitor is not None:
-                _metrics.check_monitor(watching.monitor, watching.mode, known)
+        measures = [] if held is None else held.metrics
+        if early is not None:
+            mode = _metrics.direction(early.monitor, early.mode, known, measures)
+            early = dataclasses.replace(early, mode=mode)
+        if isinstance(rates, schedules.Plateau) and rates.monitor is not None:
+            mode = _metrics.direction(rates.monitor, rates.mode, known, measures)
+            rates = dataclasses.replace(rates, mode=mode)
         notes: dict[str, Any] = {"seed": self.seed, "first_epoch": first_epoch}
-        fresh, trained = (self.standardizer, self.target_standardizer), self.epochs_trained
         file = saved = None
         if checkpoint is not None:
             notes["start"] = self._digest()
@@ -855,19 +882,20 @@ class FNN:
             known_by = self._settings(options, samples, held)
             file = checkpoints.Checkpoint(checkpoint, checkpoint_every, known_by)
             saved = file.read()
-        if file is not None and saved is not None:
-            done = self._resume(file, saved, samples.steps)
-            notes = {name: saved.config[name] for name in notes}
-            if saved.config["finished"]:
-                self.eval()
-                return done
-            if done.epochs:
-                fresh = self.standardizer, self.target_standardizer
-        before = self.epochs_trained
+        self._writable(self._parameters), self._writable(self._buffers)
+        before, arrays = self._state(), {}
+        if saved is not None:
+            arrays = {name: values.copy() for name, values in self._arrays().items()}
+        done = History()
         run = None
         try:
+            if file is not None and saved is not None:
+                done = self._resume(file, saved, samples.steps)
+                notes = {name: saved.config[name] for name in notes}
+                if saved.config["finished"]:
+                    return done
             run = self._training_run(samples, optimizer, **bounds)
-            if self.standardizer is not None and self.standardizer is not fresh[0]:
+            if self.standardizer is not None and self.standardizer is not before["standardizer"]:
                 self.standardizer.moments_.feature_names = names
             if self._carried:
                 run.carry(self._carried)
@@ -890,18 +918,25 @@ class FNN:
                 progress=progress,
                 callbacks=calls,
             )
+            if self._carried is not None:
+                self._carried = run.optimizer_state()
+            return history
         except KeyboardInterrupt:
             if run is not None:  # one more while the epochs done were kept
                 raise
-            history = training.interrupted(self, saved, samples.steps)
+            return training.interrupted(self, saved, samples.steps)
         finally:
-            if self.epochs_trained == before:  # no epoch used the statistics
-                self.standardizer, self.target_standardizer = fresh
-            if self.epochs_trained != trained:
+            if done.epochs == 0 and self.epochs_trained == before["epochs_trained"]:
+                vars(self).update(before)  # no epoch has used what was begun
+                for name, values in arrays.items():
+                    self._arrays()[name][:] = values
+            else:
                 self.eval()
-        if self._carried is not None and run is not None:
-            self._carried = run.optimizer_state()
-        return history
+
+    def _state(self) -> dict[str, Any]:
+        """Return what `fit` changes beside the arrays."""
+        names = ("seed", "epochs_trained", "training", "standardizer", "target_standardizer", "_carried")
+        return {name: getattr(self, name) for name in names}
 
     def find_learning_rate(
         self,
@@ -1068,11 +1103,9 @@ class FNN:
     ) -> dict[str, str]:
         """Return what a checkpoint knows a training by: options of the network and of `fit`, and the data."""
         names = [name for name in inspect.signature(FNN).parameters if name != "seed"]
-        seed = self.seed if self._seeded else None
         # arrays of the engine are stored as they lie, in tiles of the processor's width
         return {
             **{name: checkpoints.plain(getattr(self, name)) for name in names},
-            "the network's seed": str(seed),
             "the processor's tile": str(tile(self.dtype)),
             **{name: checkpoints.plain(value) for name, value in options.items()},
             **samples.describe(),
@@ -1092,6 +1125,8 @@ class FNN:
         """
         config, arrays = saved.config, saved.group("net")
         best = saved.group("best") or arrays
+        if self._seeded and config.get("seed") != self.seed:
+            raise file.foreign("the network's seed", config.get("seed"), self.seed)
         try:
             done = training.saved_history(saved, steps)
             self._check_arrays(arrays)

@@ -25,7 +25,7 @@ from nbnorm.checkpoints import Checkpoint, Saved
 from nbnorm.engine import Run
 from nbnorm.gather import Data, SparseData
 from nbnorm.losses import Poisson
-from nbnorm.metrics import Metric, Outcome, Watch
+from nbnorm.metrics import Measure, Outcome, Watch
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Finder, LearningRates, Plateau, Schedule
 from nbnorm.steps import BATCH, DIVERGED, FORWARD, LAST, LOSS, SEEN, STEP, STEPS
@@ -455,7 +455,7 @@ class Held:
     labels: Array | None
     targets: Array | None
     weights: Array | None
-    metrics: list[Metric]
+    metrics: list[Measure]
 
     def describe(self) -> str:
         """Return what a checkpoint knows the data by."""
@@ -671,6 +671,12 @@ def _advice(net: FNN, run: Run, optimizer: SGD | AdamW, row: int | None) -> str:
     return advice
 
 
+def _ends(answer: Any) -> bool:
+    """Whether a callback's answer ends the training: true, of Python's or any other boolean type."""
+    kind = "bool" if isinstance(answer, bool) else str(getattr(answer, "dtype", ""))
+    return "bool" in kind and bool(answer)
+
+
 def monitored(net: FNN, held: Held | None) -> list[str]:
     """Return the names of the values that a training records in each epoch."""
     names = ["loss"] + (["accuracy"] if net.output != "identity" else [])
@@ -773,7 +779,7 @@ def fit(
                 answers = [callback(net, history) for callback in callbacks]
                 if answers:
                     run.engine.load()  # what they have written counts
-                if any(answer is True for answer in answers):
+                if any(map(_ends, answers)):
                     history.stopped = "callback"
                 elif watch is not None and watch.waited >= patience:
                     history.stopped = "early"
@@ -783,13 +789,21 @@ def fit(
                 begun = clock()  # callbacks and the checkpoint belong to no epoch
         except KeyboardInterrupt:
             if finish is not None:  # the interrupt cut the end of an epoch in two
-                finish()
+                _to_the_end(finish)
                 rates.after(history.epochs, seen[follows])
             state.save_epoch(epochs)
             history.stopped = "interrupted"
         finally:
-            state.restore_best()
+            _to_the_end(state.restore_best)
     return history
+
+
+def _to_the_end(action: Callable[[], None]) -> None:
+    """Do what must not be left half done, from its beginning again when an interrupt comes in between."""
+    try:
+        action()
+    except KeyboardInterrupt:
+        _to_the_end(action)
 
 
 def find_learning_rate(

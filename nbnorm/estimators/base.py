@@ -17,11 +17,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from nbnorm import _check, activations, defaults, schedules
+from nbnorm import _check, activations, checkpoints, defaults, schedules
 from nbnorm import metrics as _metrics
 from nbnorm.activations import Activation
+from nbnorm.estimators import scorers
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.losses import Loss
+from nbnorm.metrics import Measure
 from nbnorm.moments import is_sparse
 from nbnorm.network import FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
@@ -125,11 +127,16 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     early_stopping : bool, str or EarlyStopping, default False
         Whether to hold out a part of the data, to watch the loss there and to take the parameters of the
         epoch where it was least.  Training ends as `n_iter_no_change` says.  A name watches something else,
-        such as "@metric@" or one of `metrics`.
+        such as "@metric@", one of `metrics`, or a scorer of scikit-learn.
     validation_fraction : float, default 0.1
         Share of the data that is held out, unless `fit` is given validation data.
-    metrics : sequence of str and callables, default ()
-        What else to measure on the validation data after each epoch, see `FNN.fit`.
+    metrics : sequence of str, callables, Metric and scorers, default ()
+        What else to measure on the validation data after each epoch: what `FNN.fit` takes, where functions
+        get the classes as y has them, and names of scikit-learn's scorers, such as "f1_macro" or
+        "neg_median_absolute_error", or such scorers themselves.
+    callbacks : sequence of callables, default ()
+        Called after each epoch as ``callback(net, history)``, see `FNN.fit`; one that returns True ends the
+        training.
     decay : float, default 0.9
         Weight of the old value in batch norm's moving averages.
     dropout : float or sequence of float, default 0.0
@@ -170,9 +177,12 @@ network_ : FNN
         Least training loss; None with early stopping.
     validation_scores_, best_validation_score_ : list of float, float, or None
         The @score@ of the validation data after each epoch, or what `early_stopping` names, and the best
-        value; None without early stopping.  The epoch that was taken is `history_.best_epoch`.
+        value of the last call; None without early stopping.  The epoch that was taken is
+        `history_.best_epoch`.  Where training goes on, epochs that were not scored, or by another score,
+        have nan.
     n_iter_, t_ : int
-        Epochs of the last call, and training samples seen in all."""
+        Epochs of the last training, those before an interruption included from which a checkpoint went on;
+        and training samples seen in all."""
 
 
 def documented(**values: str) -> Callable[[type], type]:
@@ -219,6 +229,7 @@ class Network(BaseEstimator):
     early_stopping: Any
     validation_fraction: Any
     metrics: Any
+    callbacks: Any
     decay: Any
     dropout: Any
     init: Any
@@ -254,6 +265,7 @@ class Network(BaseEstimator):
     best_loss_: float | None
     best_validation_score_: float | None
     validation_scores_: list[float] | None
+    _scored_by: str
 
     def _keep(self, arguments: dict[str, Any]) -> None:
         """Store the constructor's arguments, unchecked, as scikit-learn wants it."""
@@ -295,6 +307,8 @@ class Network(BaseEstimator):
         if not isinstance(self.early_stopping, (str, EarlyStopping)):
             _check.flag("early_stopping", self.early_stopping)
         _sequence("metrics", self.metrics)
+        if not all(callable(callback) for callback in _sequence("callbacks", self.callbacks)):
+            raise TypeError("callbacks must be a sequence of functions of (net, history)")
         self._dropout(0)
         if not isinstance(self.loss, Loss):
             _check.choice("loss", self.loss, self._losses)
@@ -312,6 +326,10 @@ class Network(BaseEstimator):
     def _output(self) -> dict[str, Any]:
         """Return what the targets determine: outputs, out_activation, and options of the network."""
         raise NotImplementedError
+
+    def _names(self) -> Array | None:
+        """Return what the network's classes are called, if it has some that exclude each other."""
+        return None
 
     def _shares(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
         """Return what the classes of the samples bring to their weights."""
@@ -343,9 +361,10 @@ class Network(BaseEstimator):
             `weighted_statistics` batch norm too: then an integer weight is the same as a repeated sample.
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
             Measured after each epoch, and used for early stopping in place of a part of the training data.
+            Weights of classes count here too.
         checkpoint : path-like, optional
-            File from which a training that was killed goes on, see `FNN.fit`; needs a seed as
-            `random_state`.
+            File from which a training that was killed goes on, see `FNN.fit`.  Where `random_state` is no
+            number, that of the file is taken.
 
         Returns
         -------
@@ -362,11 +381,25 @@ class Network(BaseEstimator):
         -----
         ConvergenceWarning
             If `max_iter` epochs were not enough; not for learning rates planned for them.
+
+        Notes
+        -----
+        All attributes change together, when the training has ended.  Ctrl-C ends it with a warning and the
+        epochs done.  Without a whole epoch it raises `KeyboardInterrupt`; then, and after every error, the
+        estimator is what it was before.
         """
         self._fit(X, y, sample_weight, validation_data=validation_data, checkpoint=checkpoint)
         return self
 
-    def _fit(
+    def _fit(self, *data: Any, **options: Any) -> None:
+        """Train a copy and take over all that it has become, at once: or nothing, after an error."""
+        trained = copy.copy(self)
+        warned = trained._fit_in_place(*data, **options)
+        self.__dict__ = trained.__dict__
+        for message, category in warned:
+            warnings.warn(message, category, stacklevel=3)
+
+    def _fit_in_place(
         self,
         X: Any,
         y: Any,
@@ -376,7 +409,7 @@ class Network(BaseEstimator):
         classes: Any = None,
         validation_data: Any = None,
         checkpoint: Any = None,
-    ) -> None:
+    ) -> list[tuple[str, type[Warning]]]:
         self._check_parameters()
         if incremental and self._watched() is not None:
             raise ValueError("partial_fit does not support early_stopping")
@@ -388,18 +421,30 @@ class Network(BaseEstimator):
         if first:
             self._learn_targets(y, classes)
         targets = self._targets(y)
-        shares = self._shares(y, weights, incremental)
+        held = None if validation_data is None else self._held_out(validation_data)
+        shares, held = self._class_weighted(y, weights, held, incremental)
         combined = products(weights, shares)
         if combined is not None and not combined.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        held = validation_data
-        if held is not None:
-            held = self._held_out(held)
         rng = check_random_state(self.random_state)
-        net = self._network_for(X, rng, first)
+        # drawn in any case, so that a split below is the same where training goes on
+        drawn = int(rng.randint(np.iinfo(np.int32).max))
+        seed = drawn if first else self.network_.seed
+        begun = None if checkpoint is None else checkpoints.begun(checkpoint)
+        if checkpoint is not None and not isinstance(self.random_state, Integral):
+            seed = seed if begun is None else begun[0]
+            rng = np.random.RandomState(seed % 2**32)
+        net = self._network_for(X, seed, first)
         if self._watched() is not None and held is None:
-            X, targets, weights, shares, held = self._split(X, targets, weights, shares, rng)
-        self._train(net, X, targets, weights, shares, held, first, incremental, checkpoint)
+            train, test = self._split(targets, combined, rng)
+            inside = [None if weights is None else weights[rows] for rows in (train, test)]
+            held = X[test], y[test], inside[1]
+            X, targets, weights = X[train], targets[train], inside[0]
+            shares, held = self._class_weighted(y[train], weights, held, incremental)
+        if held is not None:
+            held = held[0], self._targets(held[1]), held[2]
+        done = 0 if first else net.epochs_trained - (net.epochs_trained if begun is None else begun[1])
+        return self._train(net, X, targets, weights, shares, held, first, incremental, checkpoint, done)
 
     def _data(self, name: str, X: Any, target: str, y: Any, *, reset: bool) -> tuple[Any, Array]:
         _check.unmasked(name, X)
@@ -433,16 +478,37 @@ class Network(BaseEstimator):
         weights = None if len(data) == 2 else data[2]
         if weights is not None:
             weights = self._sample_weight("validation_data[2]", weights, X)
-        return X, self._targets(y), weights
+        self._targets(y)  # refuses classes that are not known
+        return X, y, weights
 
-    def _network_for(self, X: Any, rng: np.random.RandomState, first: bool) -> FNN:
+    def _class_weighted(
+        self, y: Array, weights: Array | None, held: tuple[Any, ...] | None, incremental: bool
+    ) -> tuple[Array | None, tuple[Any, ...] | None]:
+        """Return what the classes of the samples bring to their weights, and weigh held-out data by them.
+
+        The held-out data do not determine the weights of the classes.
+        """
+        both, counted = y, weights
+        if held is not None:
+            both = np.concatenate([y, held[1]])
+            counted = np.concatenate(
+                [np.ones(len(y)) if weights is None else weights, np.zeros(len(held[1]))]
+            )
+        shares = self._shares(both, counted, incremental)
+        if shares is None:
+            return None, held
+        if held is not None:
+            held = held[0], held[1], products(held[2], shares[len(y) :])
+        return shares[: len(y)], held
+
+    def _network_for(self, X: Any, seed: int, first: bool) -> FNN:
         hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
                 if self._resolved(name) != then:
                     now = getattr(self, name)
                     raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
-            return self.network_
+            return self.network_._twin()
         options = self._output()
         self.out_activation_ = options.pop("out_activation")
         return FNN(
@@ -455,7 +521,7 @@ class Network(BaseEstimator):
             decay=self.decay,
             init=self.init,
             dtype=self._dtype_for(X),
-            seed=int(rng.randint(np.iinfo(np.int32).max)),
+            seed=seed,
             **options,
         )
 
@@ -507,7 +573,7 @@ class Network(BaseEstimator):
             if size > samples:
                 warnings.warn(
                     f"Got batch_size={size}, larger than the {samples} samples. It is going to be clipped.",
-                    stacklevel=5,
+                    stacklevel=6,
                 )
         size = min(size, samples)
         if self.norm is not None:
@@ -603,7 +669,8 @@ class Network(BaseEstimator):
         first: bool,
         incremental: bool,
         checkpoint: Any,
-    ) -> None:
+        done: int,
+    ) -> list[tuple[str, type[Warning]]]:
         combined = Weights(
             len(targets), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
         )
@@ -613,18 +680,15 @@ class Network(BaseEstimator):
         batch = self._batch(samples)
         steps = math.ceil(samples / batch)
         stopping = None if incremental else self._stopping()
-        seen = 0 if first else self.t_
-        metrics = [] if incremental else list(_sequence("metrics", self.metrics))
         shown = self._shown()
-        if shown not in (None, *_MEASURED) and not incremental:
-            name = shown.removeprefix("val_")
-            if name not in [getattr(metric, "__name__", metric) for metric in metrics]:
-                metrics.append(name)
-        statistics, carried = net.standardizer, net._carried
+        measures = [] if incremental else self._measures(net, held, stopping)
+        before, seen = net.epochs_trained, 0 if first else self.t_
         if incremental:
             net._carried = net._carried or {}  # the optimizer goes on where it was
-            if statistics is not None:
-                net.standardizer = copy.deepcopy(statistics).partial_fit(X, weights=combined.of_standardizers)
+            if net.standardizer is not None:
+                net.standardizer = copy.deepcopy(net.standardizer).partial_fit(
+                    X, weights=combined.of_standardizers
+                )
         else:
             net._carried = None
         adaptive = self.learning_rate == "adaptive" and not incremental
@@ -636,6 +700,8 @@ class Network(BaseEstimator):
                     print(f"Validation score: {_curve(history, shown)[-1]:f}")
             return adaptive and history.rates[-1] <= _LEAST_RATE
 
+        # of this training, `done` epochs are in the network already
+        start = seen - done * samples
         try:
             history = net.fit(
                 X,
@@ -643,75 +709,92 @@ class Network(BaseEstimator):
                 epochs=1 if incremental else int(self.max_iter),
                 batch_size=batch,
                 optimizer=self._optimizer(samples, incremental),
-                schedule=self._schedule(steps, samples, seen, incremental, stopping),
+                schedule=self._schedule(steps, samples, start, incremental, stopping),
                 sample_weight=weights,
                 class_weight=by_class,
                 clip_norm=self.clip_norm,
                 # of the whole weight of a batch, as scikit-learn has it
                 l2=float(self.alpha) * samples / (total * (samples / steps)),
                 validation_data=held,
-                metrics=metrics,
+                metrics=measures,
                 early_stopping=stopping,
                 checkpoint=checkpoint,
                 shuffle=bool(self.shuffle),
                 progress=False,
-                callbacks=[after_epoch] if self.verbose or adaptive else [],
+                callbacks=[*([after_epoch] if self.verbose or adaptive else []), *self.callbacks],
             )
-            if not history.epochs:  # interrupted in the first one
-                raise KeyboardInterrupt
-        except BaseException as error:
-            net.standardizer, net._carried = statistics, carried
-            if isinstance(error, DivergenceError):
-                raise ValueError(f"The {error}.") from error
-            raise
-        self._record(net, history, first, seen + samples * history.epochs)
+        except DivergenceError as error:
+            raise ValueError(f"The {error}.") from error
+        if not history.epochs:  # interrupted in the first one
+            raise KeyboardInterrupt
+        self._record(net, history, measures, first, seen + samples * (net.epochs_trained - before))
         if history.stopped == "interrupted":
-            warnings.warn("Training interrupted by user.", stacklevel=4)
-        elif not (history.stopped or incremental or self._planned()):
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
-                "optimization hasn't converged yet.",
-                ConvergenceWarning,
-                stacklevel=4,
-            )
+            return [("Training interrupted by user.", UserWarning)]
+        if history.stopped or incremental or self._planned():
+            return []
+        text = (
+            f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
+            "optimization hasn't converged yet."
+        )
+        return [(text, ConvergenceWarning)]
 
-    def _record(self, net: FNN, history: History, first: bool, seen: int) -> None:
+    def _measures(
+        self, net: FNN, held: tuple[Any, ...] | None, stopping: EarlyStopping | None
+    ) -> list[Measure]:
+        """Return the metrics, with what is shown and what decides about the end, if not among them."""
+        asked = list(_sequence("metrics", self.metrics))
+        for followed in (self._shown(), None if stopping is None else stopping.monitor):
+            name = (followed or "loss").removeprefix("val_")
+            if followed not in _MEASURED and name not in ("loss", *map(_metrics.name_of, asked)):
+                asked.append(name)
+        names, samples = self._names(), None if held is None else held[0]
+        found: list[Any] = []
+        for metric in asked:
+            if isinstance(metric, str) and metric in _metrics.suited(net.output, net.sizes[-1]):
+                found.append(metric)
+            elif scorers.is_scorer(metric):
+                found.append(scorers.measure(metric, samples, names))
+            elif callable(metric) or isinstance(metric, _metrics.Metric):
+                found.append(_metrics.own(metric, net.output, names))
+            else:
+                found.append(metric)
+        return _metrics.resolve(found, net.output, net.sizes[-1])
+
+    def _record(self, net: FNN, history: History, measures: list[Measure], first: bool, seen: int) -> None:
         """Set the attributes that a training leaves."""
         self.network_ = net
         if first:
             self._built_with = {
                 name: (self._resolved(name), repr(getattr(self, name))) for name in self._lasting
             }
+            self.loss_curve_, self.validation_scores_ = [], None
         self.history_ = history
         self.n_outputs_ = net.sizes[-1]
         self.n_layers_ = len(net.sizes)
         self.n_iter_ = history.epochs
         self.t_ = seen
         self.loss_ = history.loss[-1]
-        self.loss_curve_ = history.loss if first else [*self.loss_curve_, *history.loss]
+        begun = net.epochs_trained - history.epochs  # epochs of the trainings before this one
+        self.loss_curve_ = [*self.loss_curve_[:begun], *history.loss]
         self.best_loss_ = min(self.loss_curve_)
-        self.validation_scores_ = self.best_validation_score_ = None
+        scores, self.validation_scores_, self.best_validation_score_ = self.validation_scores_, None, None
         shown = self._shown()
         if shown is not None:
             self.best_loss_ = None
-            self.validation_scores_ = _curve(history, shown)
+            if scores is None or self._scored_by != shown:
+                scores = [math.nan] * begun
+            now = _curve(history, shown)
+            self._scored_by, self.validation_scores_ = shown, [*scores[:begun], *now]
+            counted = [score for score in now if not math.isnan(score)]
             mode = getattr(self.early_stopping, "mode", "auto")
-            seen_scores = _metrics.watch(shown, mode, 0.0)
-            for epoch, score in enumerate(self.validation_scores_, 1):
-                seen_scores = seen_scores.after(epoch, score)
-            self.best_validation_score_ = seen_scores.best  # none where all scores are nan
+            best = max if _metrics.direction(shown, mode, [shown], measures) == "max" else min
+            self.best_validation_score_ = best(counted, default=None)
 
     def _split(
-        self,
-        X: Any,
-        targets: Array,
-        weights: Array | None,
-        shares: Array | None,
-        rng: np.random.RandomState,
-    ) -> tuple[Array, Array, Array | None, Array | None, tuple[Any, ...]]:
-        """Hold out some of the samples, of each class alike where that can be."""
-        combined = products(weights, shares)
-        rows = np.arange(X.shape[0]) if combined is None else np.flatnonzero(combined)
+        self, targets: Array, combined: Array | None, rng: np.random.RandomState
+    ) -> tuple[Array, Array]:
+        """Return the rows to train on and those to hold out, of each class alike where that can be."""
+        rows = np.arange(len(targets)) if combined is None else np.flatnonzero(combined)
         count = math.ceil(self.validation_fraction * len(rows))
         if count < 2 or len(rows) - count < (1 if self.norm is None else 2):
             raise ValueError(
@@ -729,10 +812,7 @@ class Network(BaseEstimator):
                     spared, rows = rows[first], np.delete(rows, first)
                 labels = None
         train, test = train_test_split(rows, random_state=rng, test_size=count, stratify=labels)
-        train = np.concatenate([train, spared])
-        kept = (None if values is None else values[train] for values in (weights, shares))
-        held = X[test], targets[test], None if combined is None else combined[test]
-        return X[train], targets[train], *kept, held
+        return np.concatenate([train, spared]), test
 
     # ------------------------------------------------------------------------------------------
     # Results
@@ -758,7 +838,7 @@ class Network(BaseEstimator):
         """In evaluation, standardization and batch norm are affine: they become part of their neighbours."""
         check_is_fitted(self)
         net = self.network_
-        held = {name: np.asarray(v, np.float64) for name, v in {**net.parameters(), **net.buffers()}.items()}
+        held = {name: np.asarray(values, np.float64) for name, values in net._arrays().items()}
         last = len(net.sizes) - 1
         weights, biases = [], []
         factor, shift = np.ones(net.sizes[0]), np.zeros(net.sizes[0])  # what is applied in front of a layer

@@ -13,8 +13,9 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
 from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from nbnorm.network import FNN
 from nbnorm.schedules import Schedule
-from nbnorm.training import EarlyStopping, class_weights
+from nbnorm.training import EarlyStopping, History, class_weights
 
 Array = npt.NDArray[Any]
 
@@ -128,6 +129,7 @@ class FNNClassifier(ClassifierMixin, Network):
         early_stopping: bool | str | EarlyStopping = False,
         validation_fraction: float = 0.1,
         metrics: Sequence[Any] = (),
+        callbacks: Sequence[Callable[[FNN, History], Any]] = (),
         decay: float = 0.9,
         dropout: float | Sequence[float] = 0.0,
         init: str = "he",
@@ -188,6 +190,9 @@ class FNNClassifier(ClassifierMixin, Network):
             "out_activation": "softmax" if softmax else "logistic",
             "loss": loss,
         }
+
+    def _names(self) -> Array | None:
+        return None if self._multilabel else self.classes_
 
     def _shares(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
         chosen = self.class_weight
@@ -402,6 +407,7 @@ class FNNRegressor(RegressorMixin, Network):
         early_stopping: bool | str | EarlyStopping = False,
         validation_fraction: float = 0.1,
         metrics: Sequence[Any] = (),
+        callbacks: Sequence[Callable[[FNN, History], Any]] = (),
         decay: float = 0.9,
         dropout: float | Sequence[float] = 0.0,
         init: str = "he",

@@ -1,0 +1,98 @@
+"""scikit-learn's scorers as metrics of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import get_scorer, get_scorer_names
+
+from nbnorm import metrics
+from nbnorm.metrics import Measure, Outcome
+
+Array = npt.NDArray[Any]
+
+
+def is_scorer(metric: Any) -> bool:
+    """Whether something is the name of a scorer, or a scorer: a function of (estimator, X, y)."""
+    if isinstance(metric, str):
+        return metric in get_scorer_names()
+    return callable(metric) and metrics.parameters_of(metric)[:2] == ["estimator", "X"]
+
+
+def measure(scorer: Any, X: Any, classes: Array | None) -> Measure:
+    """Return a scorer as a metric, of which more is better.
+
+    Parameters
+    ----------
+    scorer : str or callable
+    X : array or sparse matrix
+        The samples on which it is measured.
+    classes : ndarray or None
+        What the classes 0, 1, ... are called; None for several labels and for values.
+    """
+    name = metrics.name_of(scorer)
+    if name == "neg_log_loss" and isinstance(scorer, str):  # theirs refuses data that lack a class
+        loss = metrics.NAMED["log_loss"][0]
+        return Measure(name, lambda outcome: -loss(outcome), True)
+    function = get_scorer(scorer) if isinstance(scorer, str) else scorer
+    if not isinstance(scorer, str) and not hasattr(scorer, "__name__"):
+        name = getattr(getattr(scorer, "_score_func", None), "__name__", name)
+    # a scorer made of a function takes weights whether the function does or not
+    weighted = "sample_weight" in metrics.parameters_of(getattr(function, "_score_func", function))
+
+    def compute(outcome: Outcome) -> float:
+        predicted = (_Values if outcome.output == "identity" else _Classes)(outcome, X, classes)
+        extra = {"sample_weight": outcome.weights} if weighted and outcome.weights is not None else {}
+        return metrics.real(name, function(predicted, X, predicted.truth, **extra))
+
+    return Measure(name, compute, True)
+
+
+class _Predicted(BaseEstimator):
+    """Predictions that are there already, as an estimator that gives them."""
+
+    def __init__(self, outcome: Outcome, X: Any, classes: Array | None) -> None:
+        self.outcome, self.X, self.classes = outcome, X, classes
+        decided = metrics.decide(outcome.output, outcome.logits)
+        self.truth = metrics.called(classes, outcome.truth.reshape(decided.shape))
+        self.decided = metrics.called(classes, decided)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def _same(self, X: Any, given: Array) -> Array:
+        """Refuse other samples than those that were predicted."""
+        if X is not self.X and X.shape != self.X.shape:
+            raise ValueError(
+                f"a scorer must predict the validation data, of shape {self.X.shape}, got shape {X.shape}"
+            )
+        return given
+
+    def predict(self, X: Any) -> Array:
+        """Return the classes or values."""
+        return self._same(X, self.decided)
+
+
+class _Classes(ClassifierMixin, _Predicted):
+    """Predicted classes or labels."""
+
+    @property
+    def classes_(self) -> Array:
+        return np.arange(self.truth.shape[1]) if self.classes is None else self.classes
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of all classes, or of all labels."""
+        p = metrics.probabilities(self.outcome.output, self.outcome.logits)
+        return self._same(X, np.hstack([1.0 - p, p]) if p.shape[1] == 1 and self.classes is not None else p)
+
+    def decision_function(self, X: Any) -> Array:
+        """Return the logits; for two classes those of the second."""
+        z = self.outcome.logits
+        return self._same(X, z[:, 0] if z.shape[1] == 1 and self.classes is not None else z)
+
+
+class _Values(RegressorMixin, _Predicted):
+    """Predicted values."""
