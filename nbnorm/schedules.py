@@ -412,6 +412,11 @@ def resolve(schedule: Any) -> Schedule:
     )
 
 
+# Standard deviation of the window that smooths the losses of a range test, as a share of its steps, and the
+# share of their fall that is done at the suggested rate (docs/examples/learning_rates.py).
+_WINDOW, _FALLEN = 0.08, 0.98
+
+
 @dataclass(frozen=True)
 class LearningRates:
     """What `FNN.find_learning_rate` has measured.
@@ -421,30 +426,40 @@ class LearningRates:
     rates : ndarray of float64
         Learning rate of each step, growing by a constant factor.
     losses : ndarray of float64
-        Training loss at each step before its update, smoothed exponentially over the steps.
+        Training loss of each step's batch before its update.
 
     Examples
     --------
     >>> import numpy as np
     >>> rates = np.logspace(-4, 1, 6)
     >>> LearningRates(rates, np.array([2.0, 1.9, 1.0, 0.6, 0.5, 3.0])).suggestion
-    0.01
+    0.1
     """
 
     rates: Array
     losses: Array
 
     @property
-    def suggestion(self) -> float:
-        """Rate at which the loss falls fastest over the logarithm of the rate, before its minimum.
+    def smoothed(self) -> Array:
+        """Losses averaged over their neighbours on both sides, with the weights of a normal distribution."""
+        at = np.arange(len(self.losses))
+        window = np.exp(-0.5 * ((at[:, None] - at) / (_WINDOW * len(at))) ** 2)
+        return np.asarray(window @ self.losses / window.sum(axis=1))
 
-        Where it does not fall at all, a tenth of the rate of the least loss.
+    @property
+    def suggestion(self) -> float:
+        """Last rate at which less than 98 % of the fall of the smoothed loss to its minimum are done.
+
+        The fall begins at the median of the first fifth of the steps, so that no noise of a single batch
+        decides.  Where the loss does not fall at all, it is a tenth of the rate of the least loss.
         """
-        lowest = int(np.argmin(self.losses))
-        if lowest < 2:
-            return float(self.rates[lowest] / 10.0)
-        slope = np.gradient(self.losses, np.log(self.rates))[1:lowest]
-        return float(f"{self.rates[1 + int(np.argmin(slope))]:.3g}")
+        losses = self.smoothed
+        lowest = int(np.argmin(losses))
+        first = float(np.median(losses[: max(len(losses) // 5, 1)]))
+        if first <= losses[lowest]:
+            return float(f"{self.rates[lowest] / 10.0:.3g}")
+        left = losses[: lowest + 1] - losses[lowest] > (1.0 - _FALLEN) * (first - losses[lowest])
+        return float(f"{self.rates[np.flatnonzero(left)[-1] if left.any() else 0]:.3g}")
 
     def plot(self, path: Any = None) -> Any:
         """Draw the loss over the learning rate.
@@ -465,30 +480,31 @@ class LearningRates:
         """
         from nbnorm import plots
 
-        return plots.learning_rates(self.rates, self.losses, self.suggestion, path)
+        return plots.learning_rates(self.rates, self.smoothed, self.suggestion, path)
 
 
 class Finder:
     """The steps of a learning-rate range test (L. N. Smith, "Cyclical Learning Rates", WACV 2017)."""
 
-    # Weight of what came before in the smoothed loss, and how far it may rise above its least value.
+    # Weight of what came before in a running mean of the loss, and how far it may rise above its least value.
     _MEMORY, _EXPLODED = 0.9, 4.0
 
     def __init__(self, least: float, most: float, steps: int) -> None:
         self.rates = np.geomspace(least, most, steps)
         self._losses: list[float] = []
-        self._mean = 0.0
+        self._mean, self._lowest = 0.0, math.inf
 
     def add(self, loss: float) -> bool:
         """Take the loss of one more step; return whether to go on."""
         if not math.isfinite(loss):
             return False
-        done = len(self._losses) + 1
+        self._losses.append(loss)
+        done = len(self._losses)
         self._mean = self._MEMORY * self._mean + (1.0 - self._MEMORY) * loss
         # without the division the first values would be pulled towards 0
-        self._losses.append(self._mean / (1.0 - self._MEMORY**done))
-        lowest = min(self._losses)
-        exploded = self._losses[-1] > lowest + (self._EXPLODED - 1.0) * abs(lowest)
+        mean = self._mean / (1.0 - self._MEMORY**done)
+        self._lowest = min(self._lowest, mean)
+        exploded = mean > self._lowest + (self._EXPLODED - 1.0) * abs(self._lowest)
         return done < len(self.rates) and not exploded
 
     def result(self) -> LearningRates:

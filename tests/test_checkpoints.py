@@ -153,6 +153,36 @@ def test_without_a_seed_the_file_brings_it(blobs, path, monkeypatch):
     assert state(second) == state(expected)
 
 
+@pytest.mark.parametrize(("first", "second"), [(3, None), (None, None), (3, 3)])
+def test_a_network_without_a_seed_takes_that_of_the_file(blobs, path, monkeypatch, first, second):
+    with monkeypatch.context() as patch:
+        die_at(patch, 3)
+        with pytest.raises(StopError):
+            fitted(blobs, path, FNN(SIZES, seed=first))
+    seed = storage.read(path, "checkpoint")[0]["seed"]
+    net, _ = fitted(blobs, path, FNN(SIZES, seed=second))
+    assert net.seed == seed
+    assert state(net) == state(fitted(blobs, None, FNN(SIZES, seed=seed))[0])
+    assert state(fitted(blobs, path, FNN(SIZES, seed=seed))[0]) == state(net)
+
+
+def test_an_interrupt_before_the_first_epoch_takes_nothing_from_the_file(blobs, path, monkeypatch):
+    with monkeypatch.context() as patch:
+        die_at(patch, 1)
+        with pytest.raises(StopError):
+            fitted(blobs, path, FNN(SIZES), checkpoint_every=0.0)
+    net = FNN(SIZES)
+    before, seed = state(net), net.seed
+
+    def interrupt(self, team):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training._Fit, "epoch", interrupt)
+    _, history = fitted(blobs, path, net)
+    assert (history.stopped, history.epochs) == ("interrupted", 0)
+    assert (state(net), net.seed) == (before, seed)
+
+
 def test_an_interrupted_network_goes_on(blobs, path):
     def interrupt(net, history):
         if history.epochs == 3:

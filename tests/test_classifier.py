@@ -1,6 +1,7 @@
 """FNNClassifier: scikit-learn's own checks, and what they leave out."""
 
 import ast
+import functools
 import inspect
 import math
 import pickle
@@ -20,8 +21,9 @@ from sklearn.datasets import make_blobs, make_friedman1, make_moons
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, fbeta_score, get_scorer, make_scorer
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_score
+from sklearn.model_selection import train_test_split as split_rows
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -29,6 +31,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from nbnorm import CrossEntropy, defaults, load_digits, train_test_split
 from nbnorm.activations import Activation
 from nbnorm.estimators import FNNClassifier, FNNRegressor
+from nbnorm.metrics import name_of
 from nbnorm.schedules import Constant, OneCycle, Plateau, StepDecay
 from nbnorm.training import EarlyStopping
 
@@ -431,6 +434,265 @@ def test_what_diverges_leaves_the_model_as_it_was(warm_start, data):
     assert model.t_ == seen
     model.set_params(**again.get_params()).partial_fit(X, y)
     np.testing.assert_array_equal(model.predict_proba(X), again.partial_fit(X, y).predict_proba(X))
+
+
+def learned(model):
+    """Everything that an estimator has learned, as bytes."""
+    return pickle.dumps({name: v for name, v in vars(model).items() if name not in model.get_params()})
+
+
+def interrupts(truth, prediction):
+    raise KeyboardInterrupt
+
+
+def fails(net, history):
+    raise RuntimeError("a callback's own error")
+
+
+FAILURES = {
+    "diverges": ({"solver": "sgd", "learning_rate_init": 1e300, "weight_decay": 0.0}, ValueError),
+    "is interrupted": ({"metrics": [interrupts]}, KeyboardInterrupt),
+    "fails": ({"callbacks": [fails]}, RuntimeError),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("goes_on", [False, True])
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_old_and_new_go_together_or_not_at_all(which, goes_on, failure, data):
+    pd = pytest.importorskip("pandas")
+    X, y = data
+    old = pd.DataFrame(X, columns=list("abcd")), y
+    new = pd.DataFrame(X[:, ::-1] * 50.0, columns=list("dcba")), 2 - y
+    if not goes_on:  # other columns, other classes or outputs
+        labels = np.array(["x", "y"])[y % 2] if which is FNNClassifier else np.stack([y, -y], axis=1)
+        new = X[:, :3] * 50.0, labels
+    model = which((8,), max_iter=3, random_state=0, norm=None, warm_start=goes_on).fit(*old)
+    options, error = FAILURES[failure]
+    model.set_params(**options)
+    before, predicted = learned(model), model.predict(old[0])
+    new = (new[0][list("abcd")], new[1]) if goes_on else new
+    with pytest.raises(error):
+        model.fit(*new, validation_data=new)
+    assert learned(model) == before
+    if failure != "is interrupted" and goes_on:
+        with pytest.raises(error):
+            model.partial_fit(*new)
+        assert learned(model) == before
+    np.testing.assert_array_equal(model.predict(old[0]), predicted)
+
+
+def test_an_interrupt_leaves_the_new_with_the_new(data):
+    X, y = data
+
+    def interrupt(net, history):
+        if history.epochs == 2:
+            raise KeyboardInterrupt
+
+    model = small().fit(X, y)
+    names = np.array(["z", "y", "x"])
+    with pytest.warns(UserWarning, match="interrupted"):
+        model.set_params(callbacks=[interrupt]).fit(X[:, :3], names[y])
+    assert model.classes_.tolist() == ["x", "y", "z"]
+    assert (model.n_iter_, model.t_, len(model.loss_curve_), model.n_features_in_) == (2, 180, 2, 3)
+    assert model.score(X[:, :3], names[y]) > 0.7
+
+
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_warm_start_counts_what_was_done(which, data, tmp_path):
+    X, y = data
+    options = {"max_iter": 3, "random_state": 0, "warm_start": True, "early_stopping": True}
+    model = which((8,), learning_rate="cosine", n_iter_no_change=99, **options)
+    for fits in (1, 2):
+        model.fit(X, y)
+        done = 3 * fits
+        assert len(model.loss_curve_) == len(model.validation_scores_) == done
+        assert (model.network_.epochs_trained, model.t_, model.n_iter_) == (done, 81 * done, 3)
+    for _ in range(2):  # the second time it is done already
+        model.fit(X, y, checkpoint=tmp_path / "third.npz")
+        assert len(model.loss_curve_) == len(model.validation_scores_) == 9
+        assert (model.network_.epochs_trained, model.t_, model.n_iter_) == (9, 81 * 9, 3)
+    model.set_params(early_stopping=False).fit(X, y)
+    assert len(model.loss_curve_) == 12
+    assert model.validation_scores_ is None
+    model.set_params(early_stopping="loss").fit(X, y)
+    assert len(model.loss_curve_) == len(model.validation_scores_) == 15
+    assert np.isnan(model.validation_scores_[:12]).all()
+    assert model.best_validation_score_ == min(model.validation_scores_[12:])
+
+
+def test_a_training_that_was_interrupted_counts_each_epoch_once(data, tmp_path):
+    X, y = data
+
+    def interrupt(net, history):
+        if history.epochs == 2:
+            raise KeyboardInterrupt
+
+    options = {"warm_start": True, "learning_rate": "invscaling", "tol": 0.0, "n_iter_no_change": 99}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole = small(**options).fit(X, y).fit(X, y)
+        model = small(**options).fit(X, y)
+        model.set_params(callbacks=[interrupt]).fit(X, y, checkpoint=tmp_path / "run.npz")
+        assert (len(model.loss_curve_), model.t_, model.n_iter_) == (7, 630, 2)
+        model.set_params(callbacks=[]).fit(X, y, checkpoint=tmp_path / "run.npz")
+    assert (len(model.loss_curve_), model.t_, model.n_iter_) == (10, 900, 5)
+    assert model.loss_curve_ == whole.loss_curve_
+    np.testing.assert_array_equal(model.predict_proba(X), whole.predict_proba(X))
+
+
+@pytest.mark.parametrize("seed", [None, "RandomState"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_checkpoint_brings_the_seed(seed, early_stopping, data, tmp_path):
+    X, y = data
+    path = tmp_path / "run.npz"
+
+    def killed(net, history):
+        if history.epochs == 3:
+            raise SystemExit
+
+    def model(callbacks=()):
+        given = np.random.RandomState() if seed else None
+        return small(random_state=given, early_stopping=early_stopping, callbacks=callbacks)
+
+    with pytest.raises(SystemExit):
+        model([killed]).fit(X, y, checkpoint=path)
+    first = model().fit(X, y, checkpoint=path)
+    assert (first.n_iter_, first.network_.epochs_trained) == (5, 5)
+    again = model().fit(X, y, checkpoint=path)
+    assert again.network_.seed == first.network_.seed
+    assert again.loss_curve_ == first.loss_curve_
+    np.testing.assert_array_equal(again.predict_proba(X), first.predict_proba(X))
+    with pytest.raises(ValueError, match="the network's seed was"):
+        small(random_state=5).fit(X, y, checkpoint=path)
+
+
+# ----------------------------------------------------------------------------------------------
+# Callbacks, metrics and scorers
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
+def test_callbacks(which, data):
+    X, y = data
+    seen = []
+
+    def stop(net, history):
+        seen.append((type(net).__name__, history.epochs))
+        return np.bool_(history.epochs == 2)
+
+    model = clone(which((8,), max_iter=9, random_state=0, learning_rate="cosine", callbacks=[stop]))
+    model.fit(X, y)
+    assert seen == [("FNN", 1), ("FNN", 2)]
+    assert (model.n_iter_, model.history_.stopped) == (2, "callback")
+    model.partial_fit(X, y)
+    assert seen[2:] == [("FNN", 1)]
+
+
+class Share:
+    def __call__(self, truth, prediction):
+        return accuracy_score(truth, prediction)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("metric", [Share(), functools.partial(accuracy_score), accuracy_score])
+def test_a_metric_has_one_name_everywhere(metric, data):
+    name = name_of(metric)
+    stopping = EarlyStopping(name, mode="max", patience=20)
+    model = small(metrics=[metric], early_stopping=stopping, learning_rate=Plateau(name, mode="max"))
+    model.fit(*data)
+    assert list(model.history_.metrics) == [name]
+    assert model.best_validation_score_ == max(model.history_.metrics[name])
+
+
+def test_own_metrics_see_the_classes_as_they_are_called(data):
+    X, y = data
+    names = np.array(["b", "a", "c"])[y]
+    seen = []
+
+    def keep(truth, prediction):
+        seen.append((truth, prediction))
+        return 0.0
+
+    def keep_scores(truth, y_score):
+        seen.append((truth, y_score))
+        return 0.0
+
+    model = small(max_iter=1, metrics=[keep, keep_scores]).fit(X, names, validation_data=(X, names))
+    np.testing.assert_array_equal(seen[0][0], names)
+    np.testing.assert_array_equal(seen[0][1], model.predict(X))
+    np.testing.assert_array_equal(seen[1][0], names)
+    np.testing.assert_allclose(seen[1][1], model.predict_proba(X), rtol=1e-5)
+
+
+def right(estimator, X, y):
+    return (estimator.predict(X) == y).mean()
+
+
+@pytest.mark.parametrize(
+    ("classes", "scorers"),
+    [
+        (2, ["roc_auc", "average_precision", "neg_log_loss", "recall_macro", "f1_macro", right]),
+        (3, ["roc_auc_ovr", "roc_auc_ovo", "neg_log_loss", "precision_micro", "accuracy"]),
+        ("labels", ["roc_auc", "average_precision", "f1_samples", "accuracy"]),
+        ("values", ["r2", "neg_median_absolute_error", "neg_max_error", "explained_variance"]),
+    ],
+)
+def test_scorers_of_scikit_learn(classes, scorers, data):
+    X, y = data
+    weights = np.arange(90) % 3 + 1.0
+    y = {
+        2: np.array(["no", "yes"])[y % 2],
+        "labels": np.stack([y > 0, y < 2, y == 1], axis=1).astype(int),
+    }.get(classes, y)
+    which = FNNRegressor if classes == "values" else FNNClassifier
+    model = which((8,), max_iter=2, random_state=0, learning_rate="cosine", metrics=scorers)
+    for given in ((X, y), (X, y, weights)):
+        model.fit(X, y, validation_data=given)
+        for scorer in scorers:
+            if scorer == "roc_auc_ovo" and len(given) == 3:
+                continue
+            name = scorer if isinstance(scorer, str) else scorer.__name__
+            extra = {"sample_weight": given[2]} if len(given) == 3 else {}
+            extra = {} if name in ("right", "neg_max_error") else extra
+            function = get_scorer(scorer) if isinstance(scorer, str) else scorer
+            assert model.history_.metrics[name][-1] == pytest.approx(function(model, X, y, **extra), rel=1e-5)
+
+
+@pytest.mark.parametrize("scorer", ["roc_auc", "neg_brier_score", "f1_weighted", "val_roc_auc"])
+def test_early_stopping_on_a_scorer(scorer, data):
+    X, y = data
+    model = small(early_stopping=scorer, learning_rate="adaptive", n_iter_no_change=1, tol=9.0).fit(X, y % 2)
+    name = scorer.removeprefix("val_")
+    assert model.history_.metrics[name] == model.validation_scores_
+    assert model.best_validation_score_ == max(model.validation_scores_)
+
+
+def test_scorer_objects_are_known_by_their_function(data):
+    scorer = make_scorer(fbeta_score, beta=2.0, average="macro")
+    stopping = EarlyStopping("fbeta_score", patience=20)  # more is better of every scorer
+    model = small(metrics=[scorer], early_stopping=stopping).fit(*data)
+    assert model.best_validation_score_ == max(model.history_.metrics["fbeta_score"])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("class_weight", [{0: 1.0, 1: 9.0}, "balanced"])
+def test_validation_rows_are_weighted_alike_however_they_come(class_weight, weighted):
+    X, y = make_blobs(200, n_features=4, centers=[[0] * 4, [1] * 4], random_state=0)
+    y[:60] = 0
+    w = np.arange(200) % 3 + 0.5 if weighted else None
+    options = {"class_weight": class_weight, "early_stopping": "val_loss", "metrics": ["accuracy"]}
+    inside = small(**options).fit(X, y, w)
+    rng = np.random.RandomState(0)  # the split that fit makes
+    rng.randint(np.iinfo(np.int32).max)
+    train, held = split_rows(np.arange(200), random_state=rng, test_size=0.1, stratify=y)
+    parts = (None, None) if w is None else (w[train], w[held])
+    given = small(**options).fit(X[train], y[train], parts[0], validation_data=(X[held], y[held], parts[1]))
+    assert given.loss_curve_ == inside.loss_curve_
+    assert given.history_.val_loss == inside.history_.val_loss
+    assert given.history_.metrics == inside.history_.metrics
+    plain = small(early_stopping="val_loss").fit(X[train], y[train], validation_data=(X[held], y[held]))
+    assert plain.history_.val_loss != inside.history_.val_loss
 
 
 # ----------------------------------------------------------------------------------------------
@@ -947,7 +1209,9 @@ def test_score_is_weighted(data):
         ({"hidden_layer_sizes": -1}, "hidden_layer_sizes must be at least 1, got -1"),
         ({"activation": "relu6"}, "activation must be one of 'logistic'"),
         ({"activation": ["relu", "tanh"]}, "activation"),
-        ({"early_stopping": "f1"}, "f1"),
+        ({"early_stopping": "f3"}, "early_stopping must watch one of 'loss', .*, got 'f3'"),
+        ({"metrics": ["f3"], "early_stopping": True}, r"metrics\[0\] must be one of 'accuracy', .* got 'f3'"),
+        ({"callbacks": ["stop"]}, "callbacks must be a sequence of functions"),
         ({"class_weight": {7: 1.0}}, "class_weight"),
         ({"class_weight": {0: -1.0}}, "class_weight"),
         ({"dtype": np.int64}, "dtype"),
@@ -955,7 +1219,7 @@ def test_score_is_weighted(data):
     ],
 )
 def test_wrong_parameters_are_named(options, message, data):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         small(**options).fit(*data)
 
 

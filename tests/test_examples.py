@@ -20,6 +20,7 @@ WRITES = {
     "digits_stream": ["digits_stream.txt"],
     "even_batches": ["even_batches.txt"],
     "feature_drift": ["feature_drift.png", "feature_drift.txt"],
+    "learning_rates": ["learning_rates.txt"],
     "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
     "weights": ["weights.png", "weights.txt"],
     "table_defaults": ["table_defaults.txt"],

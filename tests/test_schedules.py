@@ -147,8 +147,7 @@ def test_finder():
     finder = Finder(1e-3, 10.0, 5)
     np.testing.assert_allclose(finder.rates, [1e-3, 1e-2, 1e-1, 1, 10])
     assert [finder.add(loss) for loss in (2.0, 1.0, 1.0)] == [True] * 3
-    # weights 0.9**k, which add up to 1
-    np.testing.assert_allclose(finder.result().losses, [2, (1.8 + 1) / 1.9, (1.62 + 0.9 + 1) / 2.71])
+    np.testing.assert_array_equal(finder.result().losses, [2, 1, 1])
     assert not finder.add(1e6)
     assert len(finder.result().rates) == 4
     assert not Finder(1e-3, 10.0, 5).add(math.nan)
@@ -156,16 +155,56 @@ def test_finder():
         Finder(1e-3, 10.0, 5).result()
 
 
-def test_suggestion_is_where_the_loss_falls_fastest():
-    exponents = np.linspace(-6, 1, 71)
-    losses = 2.0 - np.tanh(exponents + 2.0) + np.exp(5 * exponents)
-    assert math.log10(LearningRates(10.0**exponents, losses).suggestion) == pytest.approx(-2.0, abs=0.11)
+def test_finder_bears_a_single_batch_but_not_an_explosion():
+    finder = Finder(1e-6, 10.0, 100)
+    assert all(finder.add(loss) for loss in [1.0] * 20 + [20.0] + [1.0] * 20)
+    # a mean with weights 0.9**k is four times the least when 1 + 0.1 (m - 1) (1 + .9 + ...) > 4
+    assert [finder.add(9.0) for _ in range(6)] == [True] * 4 + [False] * 2
+
+
+EXPONENTS = np.linspace(-6, 1, 100)
+
+
+def measured(noise, seed=0, middle=-2.0):
+    """Losses of a range test that fall around 10**middle and explode at 1."""
+    losses = 2.0 - np.tanh(2.0 * (EXPONENTS - middle)) + np.exp(6.0 * EXPONENTS)
+    return LearningRates(10.0**EXPONENTS, losses + noise * np.random.default_rng(seed).normal(size=100))
+
+
+def test_smoothed_is_a_mean_over_the_neighbours():
+    found = measured(0.1)
+    weights = np.exp(-0.5 * ((np.arange(100) - 30) / 8.0) ** 2)
+    assert found.smoothed[30] == pytest.approx(np.average(found.losses, weights=weights))
+    constant = LearningRates(10.0**EXPONENTS, np.full(100, 3.0))  # no bias at the ends
+    np.testing.assert_allclose(constant.smoothed, 3.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize("middle", [-4.0, -3.0, -2.0])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_suggestion_is_where_the_loss_has_fallen(noise, middle):
+    for seed in range(20):
+        found = measured(noise, seed, middle)
+        lowest = found.rates[np.argmin(found.smoothed)]
+        assert 10**middle < found.suggestion < min(lowest, 1.0)
+
+
+def test_first_noise_does_not_decide():
+    found = measured(0.0)
+    losses = found.losses.copy()
+    losses[:3] += [0.0, -1.5, 1.5]
+    expected = math.log10(found.suggestion)
+    assert math.log10(LearningRates(found.rates, losses).suggestion) == pytest.approx(expected, abs=0.15)
+
+
+def test_suggestion_of_a_loss_that_never_falls():
     assert LearningRates(np.array([0.1, 1.0]), np.array([1.0, 2.0])).suggestion == pytest.approx(0.01)
+    rising = LearningRates(10.0**EXPONENTS, np.exp(EXPONENTS))
+    assert rising.suggestion <= rising.rates[20]
 
 
 def test_learning_rates_plot(tmp_path):
     pytest.importorskip("matplotlib")
     found = LearningRates(np.array([0.01, 0.1, 1.0]), np.array([2.0, 1.0, 3.0]))
     axes = found.plot(tmp_path / "rates.png").axes[0]
-    np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), found.losses)
+    np.testing.assert_array_equal(axes.get_lines()[0].get_ydata(), found.smoothed)
     assert (tmp_path / "rates.png").read_bytes().startswith(b"\x89PNG")

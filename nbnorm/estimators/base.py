@@ -742,22 +742,31 @@ class Network(BaseEstimator):
         self, net: FNN, held: tuple[Any, ...] | None, stopping: EarlyStopping | None
     ) -> list[Measure]:
         """Return the metrics, with what is shown and what decides about the end, if not among them."""
-        asked = list(_sequence("metrics", self.metrics))
-        for followed in (self._shown(), None if stopping is None else stopping.monitor):
-            name = (followed or "loss").removeprefix("val_")
-            if followed not in _MEASURED and name not in ("loss", *map(_metrics.name_of, asked)):
-                asked.append(name)
+        known = _metrics.suited(net.output, net.sizes[-1])
         names, samples = self._names(), None if held is None else held[0]
-        found: list[Any] = []
-        for metric in asked:
-            if isinstance(metric, str) and metric in _metrics.suited(net.output, net.sizes[-1]):
-                found.append(metric)
-            elif scorers.is_scorer(metric):
-                found.append(scorers.measure(metric, samples, names))
-            elif callable(metric) or isinstance(metric, _metrics.Metric):
-                found.append(_metrics.own(metric, net.output, names))
-            else:
-                found.append(metric)
+
+        def measured(metric: Any) -> Any:
+            if isinstance(metric, str) and metric in known:
+                return metric
+            if scorers.is_scorer(metric):
+                return scorers.measure(metric, samples, names)
+            if callable(metric) or isinstance(metric, _metrics.Metric):
+                return _metrics.own(metric, net.output, names)
+            return metric  # refused below
+
+        found = [measured(metric) for metric in _sequence("metrics", self.metrics)]
+        for followed in (self._shown(), None if stopping is None else stopping.monitor):
+            if followed is None or followed in _MEASURED:
+                continue
+            name = followed.removeprefix("val_")
+            if name not in map(_metrics.name_of, found):
+                if name not in known and not scorers.is_scorer(name):
+                    ours = ", ".join(map(repr, dict.fromkeys((*_MEASURED, *known))))
+                    raise ValueError(
+                        f"early_stopping must watch one of {ours}, one of metrics, or a scorer of "
+                        f"scikit-learn, got {followed!r}"
+                    )
+                found.append(measured(name))
         return _metrics.resolve(found, net.output, net.sizes[-1])
 
     def _record(self, net: FNN, history: History, measures: list[Measure], first: bool, seen: int) -> None:

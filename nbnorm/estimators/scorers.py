@@ -33,15 +33,14 @@ def measure(scorer: Any, X: Any, classes: Array | None) -> Measure:
     classes : ndarray or None
         What the classes 0, 1, ... are called; None for several labels and for values.
     """
-    name = metrics.name_of(scorer)
-    if name == "neg_log_loss" and isinstance(scorer, str):  # theirs refuses data that lack a class
+    if scorer == "neg_log_loss":  # theirs refuses data that lack a class
         loss = metrics.NAMED["log_loss"][0]
-        return Measure(name, lambda outcome: -loss(outcome), True)
+        return Measure(scorer, lambda outcome: -loss(outcome), True)
     function = get_scorer(scorer) if isinstance(scorer, str) else scorer
-    if not isinstance(scorer, str) and not hasattr(scorer, "__name__"):
-        name = getattr(getattr(scorer, "_score_func", None), "__name__", name)
-    # a scorer made of a function takes weights whether the function does or not
-    weighted = "sample_weight" in metrics.parameters_of(getattr(function, "_score_func", function))
+    # made of a function, it has the name of that, and takes weights where that does
+    inner = getattr(function, "_score_func", function)
+    name = scorer if isinstance(scorer, str) else metrics.name_of(inner)
+    weighted = "sample_weight" in metrics.parameters_of(inner)
 
     def compute(outcome: Outcome) -> float:
         predicted = (_Values if outcome.output == "identity" else _Classes)(outcome, X, classes)
