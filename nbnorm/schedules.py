@@ -433,7 +433,7 @@ class LearningRates:
     >>> import numpy as np
     >>> rates = np.logspace(-4, 1, 6)
     >>> LearningRates(rates, np.array([2.0, 1.9, 1.0, 0.6, 0.5, 3.0])).suggestion
-    0.1
+    0.01
     """
 
     rates: Array

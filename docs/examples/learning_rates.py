@@ -3,9 +3,9 @@
     python docs/examples/learning_rates.py
 
 Three data sets served to choose the rule, three others to check it.  For each of them, two optimizers and
-batch norm after, before and nowhere, networks are trained for 30 epochs with a constant rate: at each rate of
-the grid, and at the suggestion.  Each score is the mean over three splits and seeds, of the accuracy or R^2 on
-a third of the data that was held out.
+batch norm after, before and nowhere, networks are trained for 30 epochs with a constant rate: at each rate
+of the grid, and at the suggestion.  Each score is the mean over three splits and seeds, of the accuracy or
+R^2 on a third of the data that was held out.
 """
 
 from __future__ import annotations

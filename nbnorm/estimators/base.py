@@ -478,7 +478,7 @@ class Network(BaseEstimator):
         weights = None if len(data) == 2 else data[2]
         if weights is not None:
             weights = self._sample_weight("validation_data[2]", weights, X)
-        self._targets(y)  # refuses classes that are not known
+        self._targets(y)  # refuses what is not of the kind of the training data
         return X, y, weights
 
     def _class_weighted(
