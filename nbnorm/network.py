@@ -867,7 +867,7 @@ class FNN:
         notes: dict[str, Any] = {"seed": self.seed, "first_epoch": first_epoch}
         file = saved = None
         if checkpoint is not None:
-            notes["start"] = self._digest()
+            notes["start"] = checkpoints.digest(self._arrays().values())
             options = {
                 "epochs": epochs,
                 "batch_size": batch_size,
@@ -1113,12 +1113,6 @@ class FNN:
             "validation_data": "None" if held is None else held.describe(),
         }
 
-    def _digest(self) -> str | None:
-        """Return a fingerprint of the arrays, if they are the same in every run of a program."""
-        if not self._seeded and self.epochs_trained == 0:
-            return None
-        return checkpoints.digest(self._arrays().values())
-
     def _resume(self, file: checkpoints.Checkpoint, saved: checkpoints.Saved, steps: int) -> History:
         """Take up arrays, standardizers, epochs and seed of a checkpoint; return its history.
 
@@ -1132,7 +1126,9 @@ class FNN:
             done = training.saved_history(saved, steps)
             self._check_arrays(arrays)
             self._check_arrays(best)
-            begun = self._digest()
+            begun = None
+            if self._seeded or self.epochs_trained:  # others begin with arrays of this run alone
+                begun = checkpoints.digest(self._arrays().values())
             known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
             if begun is not None and begun not in known:
                 raise ValueError(

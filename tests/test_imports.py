@@ -25,7 +25,7 @@ LAYERS = (
     ("metrics",),
     ("standardize", "kernels", "engine", "gradcheck", "schedules", "checkpoints"),
     ("streams", "scale_out", "training"),
-    ("network", "estimators.scaler"),
+    ("network", "estimators.scaler", "estimators.scorers"),
     ("cli", "estimators.base"),
     ("estimators.network",),
     ("estimators",),

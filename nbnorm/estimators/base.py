@@ -20,8 +20,8 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from nbnorm import _check, activations, checkpoints, defaults, schedules
 from nbnorm import metrics as _metrics
 from nbnorm.activations import Activation
-from nbnorm.estimators import scorers
 from nbnorm.estimators.scaler import numeric_dtype
+from nbnorm.estimators.scorers import is_scorer, scored
 from nbnorm.losses import Loss
 from nbnorm.metrics import Measure
 from nbnorm.moments import is_sparse
@@ -748,8 +748,8 @@ class Network(BaseEstimator):
         def measured(metric: Any) -> Any:
             if isinstance(metric, str) and metric in known:
                 return metric
-            if scorers.is_scorer(metric):
-                return scorers.measure(metric, samples, names)
+            if is_scorer(metric):
+                return scored(metric, samples, names)
             if callable(metric) or isinstance(metric, _metrics.Metric):
                 return _metrics.own(metric, net.output, names)
             return metric  # refused below
@@ -760,7 +760,7 @@ class Network(BaseEstimator):
                 continue
             name = followed.removeprefix("val_")
             if name not in map(_metrics.name_of, found):
-                if name not in known and not scorers.is_scorer(name):
+                if name not in known and not is_scorer(name):
                     ours = ", ".join(map(repr, dict.fromkeys((*_MEASURED, *known))))
                     raise ValueError(
                         f"early_stopping must watch one of {ours}, one of metrics, or a scorer of "

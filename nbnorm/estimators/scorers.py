@@ -22,7 +22,7 @@ def is_scorer(metric: Any) -> bool:
     return callable(metric) and metrics.parameters_of(metric)[:2] == ["estimator", "X"]
 
 
-def measure(scorer: Any, X: Any, classes: Array | None) -> Measure:
+def scored(scorer: Any, X: Any, classes: Array | None) -> Measure:
     """Return a scorer as a metric, of which more is better.
 
     Parameters
