@@ -22,6 +22,7 @@ from nbnorm.losses import (
     poisson_loss,
     softmax_cross_entropy,
 )
+from nbnorm.many import CrossValidation, cross_validate, fit_many
 from nbnorm.metrics import Metric
 from nbnorm.moments import Moments, moments
 from nbnorm.network import FNN
@@ -40,6 +41,7 @@ __all__ = [
     "BatchNorm",
     "BinaryCrossEntropy",
     "CrossEntropy",
+    "CrossValidation",
     "CustomLoss",
     "Dense",
     "DivergenceError",
@@ -58,8 +60,10 @@ __all__ = [
     "batch_norm_forward",
     "batch_norm_inference",
     "binary_cross_entropy",
+    "cross_validate",
     "dense_backward",
     "dense_forward",
+    "fit_many",
     "get_num_threads",
     "gradcheck",
     "huber_loss",

@@ -415,15 +415,15 @@ def floats(
     return readable(np.asarray(got, dtype=dtype, order="C"))
 
 
-def finite(name: str, x: npt.NDArray[Any]) -> None:
-    """Refuse NaN and infinity, naming the first place."""
+def finite(name: str, x: npt.NDArray[Any], *, missing: bool = False) -> None:
+    """Refuse infinity and, unless they stand for what is `missing`, NaN, naming the first place."""
     if x.dtype.kind != "f":
         return
     # in parts, so that a large table costs no large array of flags
     step = max((1 << 18) // max(x[0].size, 1), 1)
     for start in range(0, len(x), step):
         part = x[start : start + step]
-        good = np.isfinite(part)
+        good = ~np.isinf(part) if missing else np.isfinite(part)
         if not good.all():
             at = tuple(int(i) for i in np.unravel_index(int(np.argmin(good)), part.shape))
             place = ", ".join(str(i) for i in (start + at[0], *at[1:]))

@@ -479,8 +479,26 @@ def get_num_threads() -> int:
 
 
 def _most() -> int:
-    """Threads that the environment and `set_num_threads` allow."""
-    return MOST_THREADS if _threads is None else _threads
+    """Threads that the environment, `set_num_threads` and `thread_limit` allow."""
+    most = MOST_THREADS if _threads is None else _threads
+    return most if _limited.threads is None else min(most, _limited.threads)
+
+
+class _Limited(threading.local):
+    threads: int | None = None
+
+
+_limited = _Limited()
+
+
+@contextlib.contextmanager
+def thread_limit(n: int) -> Iterator[None]:
+    """Let the calling Python thread use at most `n` threads."""
+    before, _limited.threads = _limited.threads, n
+    try:
+        yield
+    finally:
+        _limited.threads = before
 
 
 def set_num_threads(n: int | None) -> None:

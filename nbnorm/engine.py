@@ -18,6 +18,7 @@ from nbnorm import activations, gather, rows, simd, steps
 from nbnorm._jit import MOST_THREADS
 from nbnorm._leaves import address
 from nbnorm._team import Team, new_sync
+from nbnorm.encoding import ColumnEncoder
 from nbnorm.losses import Loss
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.simd import empty_aligned, tile
@@ -147,6 +148,8 @@ class Engine:
         Places of everything.
     parameters, buffers : dict of str to array
         The network's own arrays, from which `load` copies and into which `store` copies.
+    encoder : ColumnEncoder, optional
+        How the columns of the data become the network's input.
     """
 
     def __init__(
@@ -155,6 +158,7 @@ class Engine:
         parameters: dict[str, npt.NDArray[Any]],
         buffers: dict[str, npt.NDArray[Any]],
         *,
+        encoder: ColumnEncoder | None = None,
         spread: str,
         unbiased: bool,
         decay: float,
@@ -181,13 +185,14 @@ class Engine:
         self.hyper[steps.DECAY], self.hyper[steps.EPS] = decay, eps
         self.hyper[steps.CLIP_NORM] = self.hyper[steps.CLIP_VALUE] = np.inf
         inputs = layout.sizes[0]
+        self._encoding = np.empty((0, inputs)) if encoder is None else encoder.table
         self.standardize(np.zeros(inputs), np.zeros(inputs), np.ones(inputs))
         self.load()
 
     def standardize(self, mean: npt.NDArray[Any], low: npt.NDArray[Any], scale: npt.NDArray[Any]) -> None:
         """Set the statistics of the input standardizer; the mean is `mean` + `low`."""
         dtype = self.layout.dtype
-        self.exact = np.array([mean, low, 1.0 / np.asarray(scale)])
+        self.exact = np.vstack([mean, low, 1.0 / np.asarray(scale), self._encoding])
         with np.errstate(over="ignore"):  # float64 data may lie beyond float32
             high = self.exact[0].astype(dtype)
             rest = (self.exact[0] - high) + self.exact[1]
@@ -433,12 +438,12 @@ class Run:
             used[self._selected] = True
         several = max((1 << 18) // width, 1)
         for start in range(0, self.data.samples, several):
-            x = self.data.rows(start, min(start + several, self.data.samples), width)
-            # as `gather` computes: small types in the network's precision, others in float64
-            s = self.engine.single if self.data.kind <= 1 else self.engine.exact
+            x = self.data.rows(start, min(start + several, self.data.samples))
+            missing = np.isnan(x) if self.data.encoder is not None else False
+            s = self.engine.exact if self.data.double else self.engine.single  # as `gather` computes
             with np.errstate(over="ignore", invalid="ignore"):
                 values = (((x.astype(s.dtype) - s[0]) - s[1]) * s[2]).astype(dtype)
-            wrong = used[start : start + several] & ~np.isfinite(values).all(axis=1)
+            wrong = used[start : start + several] & ~(np.isfinite(values) | missing).all(axis=1)
             if wrong.any():
                 return start + int(np.argmax(wrong))
         return None

@@ -16,9 +16,10 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from nbnorm import _leaves
+from nbnorm import _leaves, encoding
 from nbnorm._jit import inner_kernel
 from nbnorm._team import share
+from nbnorm.encoding import ColumnEncoder, encode_value
 from nbnorm.simd import (
     PEEK_DTYPES,
     data_at,
@@ -51,15 +52,22 @@ _NEAR = 1 << 18
 
 _I64 = ir.IntType(64)
 
+# Rows of the statistics: the mean in two parts and the reciprocal of the scale, then those of
+# `nbnorm.encoding` where columns are encoded.
+_MEAN, _MEAN_LOW, _INVERSE, _ENCODING = range(4)
+_SOURCE, _KIND, _EDGE, _SLOPE, _FLOOR, _CEILING = (_ENCODING + row for row in range(encoding.ROWS))
+
 
 class Data:
     """A table that kernels read where it lies: address, strides and element type.
 
     Arrays of other element types, or of foreign byte order, are converted once: to a type that holds
     their values, because rounding before the mean is subtracted would cost the digits that matter.
+
+    With an `encoder` the network's input are the encoded columns, which are made as rows are read.
     """
 
-    def __init__(self, x: npt.NDArray[Any]) -> None:
+    def __init__(self, x: npt.NDArray[Any], encoder: ColumnEncoder | None = None) -> None:
         if x.dtype == np.bool_:
             x = x.view(np.uint8)
         native = x.dtype.newbyteorder("=")
@@ -72,15 +80,19 @@ class Data:
         self.kind = PEEK_DTYPES.index(x.dtype)
         self.address = int(x.__array_interface__["data"][0])
         self.strides = x.strides
-        self.kernel = gather
+        self.encoder = encoder
+        self.kernel = gather if encoder is None else gather_encoded
+        # small types are standardized in the network's precision, others in double precision
+        self.double = self.kind > 1 or encoder is not None
 
-    def rows(self, first: int, last: int, width: int) -> npt.NDArray[Any]:
-        """Return rows [first, last), as they are."""
-        return self.array[first:last]
+    def rows(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Return the network's input of rows [first, last), not standardized."""
+        rows = self.array[first:last]
+        return rows if self.encoder is None else self.encoder.transform(rows)
 
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return the address of the kernel that reads these rows by squares, or 0."""
-        if self.kind > 2 or self.strides[1] != self.array.itemsize:
+        if self.encoder is not None or self.kind > 2 or self.strides[1] != self.array.itemsize:
             return 0
         return _squares(str(self.array.dtype), np.dtype(dtype))
 
@@ -88,7 +100,7 @@ class Data:
 class SparseData:
     """A SciPy matrix in compressed rows whose mini-batches, never the whole, become dense."""
 
-    def __init__(self, matrix: Any) -> None:
+    def __init__(self, matrix: Any, encoder: ColumnEncoder | None = None) -> None:
         x = matrix.tocsr(copy=not matrix.has_canonical_format) if matrix.format == "csr" else matrix.tocsr()
         x.sum_duplicates()
         self.arrays = (
@@ -99,17 +111,19 @@ class SparseData:
         self.samples, self.kind = x.shape[0], 2
         self.address, *ends = (int(a.__array_interface__["data"][0]) for a in self.arrays)
         self.strides = tuple(ends)
-        self.kernel = gather_sparse
+        self.encoder, self._columns = encoder, x.shape[1]
+        self.kernel = gather_sparse if encoder is None else gather_encoded_sparse
+        self.double = True
 
-    def rows(self, first: int, last: int, width: int) -> npt.NDArray[Any]:
-        """Return rows [first, last) of a matrix with `width` columns, dense."""
+    def rows(self, first: int, last: int) -> npt.NDArray[Any]:
+        """Return the network's input of rows [first, last), dense and not standardized."""
         values, ends, columns = self.arrays
         stored = slice(ends[first], ends[last])
-        out = np.zeros((last - first, width))
+        out = np.zeros((last - first, self._columns))
         out[np.repeat(np.arange(last - first), np.diff(ends[first : last + 1])), columns[stored]] = values[
             stored
         ]
-        return out
+        return out if self.encoder is None else self.encoder.transform(out)
 
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return 0: rows are not contiguous."""
@@ -411,3 +425,89 @@ def gather_sparse(
             if first <= i < last:
                 x = peek(values, e * 8, np.float64)
                 put(out, target + i * width, kind(((x - exact[0, i]) - exact[1, i]) * exact[2, i]))
+
+
+@inner_kernel
+def _encoded(x: Any, exact: Any, e: Any) -> Any:
+    """Return encoded column `e`, standardized, where the column that it reads holds `x`.
+
+    What is missing becomes the mean.
+    """
+    value = encode_value(
+        x, exact[_KIND, e], exact[_EDGE, e], exact[_SLOPE, e], exact[_FLOOR, e], exact[_CEILING, e]
+    )
+    if np.isnan(value):
+        return 0.0
+    return ((value - exact[_MEAN, e]) - exact[_MEAN_LOW, e]) * exact[_INVERSE, e]
+
+
+@inner_kernel
+def gather_encoded(
+    tid: Any,
+    threads: Any,
+    control: Any,
+    size: Any,
+    pad: Any,
+    rows: Any,
+    n: Any,
+    exact: Any,
+    single: Any,
+    out: Any,
+    base: Any,
+) -> None:
+    """As `gather`, the columns encoded: see `nbnorm.encoding`."""
+    kind = out.dtype.type
+    width = tile_width(out)
+    first, last = share((size + width - 1) // width, tid, threads)
+    first, last = first * width, min(last * width, size)
+    address, stride, step, code = control[ADDRESS], control[ROW], control[COLUMN], control[KIND]
+    for b in range(n):
+        source = get(rows, b) * stride
+        target = base + b // width * pad * width + b % width
+        column, x = np.int64(-1), 0.0
+        for e in range(first, last):
+            i = np.int64(exact[_SOURCE, e])
+            if i != column:
+                column, x = i, peek_any(address, source + i * step, code)
+            put(out, target + e * width, kind(_encoded(x, exact, e)))
+
+
+@inner_kernel
+def gather_encoded_sparse(
+    tid: Any,
+    threads: Any,
+    control: Any,
+    size: Any,
+    pad: Any,
+    rows: Any,
+    n: Any,
+    exact: Any,
+    single: Any,
+    out: Any,
+    base: Any,
+) -> None:
+    """As `gather_sparse`, the columns encoded."""
+    kind = out.dtype.type
+    width = tile_width(out)
+    first, last = share((size + width - 1) // width, tid, threads)
+    first, last = first * width, min(last * width, size)
+    values, ends, columns = control[ADDRESS], control[ROW], control[COLUMN]
+    for b in range(n):
+        target = base + b // width * pad * width + b % width
+        for e in range(first, last):
+            put(out, target + e * width, kind(_encoded(0.0, exact, e)))
+        row = get(rows, b)
+        for k in range(peek(ends, row * 8, np.int64), peek(ends, row * 8 + 8, np.int64)):
+            i = peek(columns, k * 8, np.int64)
+            x = peek(values, k * 8, np.float64)
+            # the encoded columns of a column stand together, in the order of the columns
+            low, high = first, last
+            while low < high:
+                middle = (low + high) // 2
+                if exact[_SOURCE, middle] < i:
+                    low = middle + 1
+                else:
+                    high = middle
+            while low < last and exact[_SOURCE, low] == i:
+                put(out, target + low * width, kind(_encoded(x, exact, low)))
+                low += 1

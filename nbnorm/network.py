@@ -17,6 +17,7 @@ from nbnorm import _check, activations, checkpoints, losses, schedules, storage,
 from nbnorm import metrics as _metrics
 from nbnorm.activations import Activation, activation_forward
 from nbnorm.batch_norm import batch_norm_inference
+from nbnorm.encoding import ColumnEncoder
 from nbnorm.engine import Engine, Layout, Run
 from nbnorm.gather import Data, SparseData
 from nbnorm.gradcheck import STEP, gradcheck
@@ -32,6 +33,7 @@ Array = npt.NDArray[Any]
 
 OUTPUTS = ("softmax", "sigmoid", "identity")
 INITS = ("he", "glorot", "lecun", "orthogonal")
+ENCODINGS = (None, "piecewise")
 
 # Rows of a sparse matrix that are predicted together.
 _ROWS = 4096
@@ -89,6 +91,16 @@ class FNN:
         layers or one for each [2]_.
     standardize : bool, default True
         Whether the first `fit` also fits a `Standardizer` to the training data.
+    encoding : {None, "piecewise"}, default None
+        "piecewise": each column of numbers with more than `bins` distinct values is joined by its positions
+        in the bins between its quantiles [3]_, which the first `fit` chooses; see
+        `nbnorm.encoding.ColumnEncoder`.  Until then the network cannot be used, and `fit` draws
+        ``dense1.weight`` anew, because only then is its width known.  The columns are computed when a batch
+        is read, and standardized like others: `standardizer` then has the statistics of the encoded columns.
+        Missing numbers may be NaN: they become the column's mean, and a column that has some in training
+        is joined by an indicator of them.
+    bins : int, default 8
+        Bins of a column at most.
     standardize_targets : bool, default False
         Whether it also fits one to the targets, for the identity output: the network then learns
         standardized targets, and `predict` turns its answers back, in float64.  Losses are in
@@ -118,6 +130,8 @@ class FNN:
         Mode, set by `train` and `eval`; a new network is in training mode.
     standardizer, target_standardizer : Standardizer or None
         Statistics of the training data and of the targets, after the first `fit`.
+    encoder : ColumnEncoder or None
+        The encoding of the columns, after the first `fit`.
     epochs_trained : int
         Epochs done so far.
     metadata : dict
@@ -134,6 +148,8 @@ class FNN:
        Reducing Internal Covariate Shift", ICML 2015.
     .. [2] N. Srivastava et al., "Dropout: A Simple Way to Prevent Neural Networks from Overfitting",
        Journal of Machine Learning Research 15, 2014.
+    .. [3] Y. Gorishniy, I. Rubachev and A. Babenko, "On Embeddings for Numerical Features in Tabular Deep
+       Learning", NeurIPS 2022.
 
     Examples
     --------
@@ -155,6 +171,8 @@ class FNN:
         loss: str | losses.Loss | None = None,
         dropout: float | Sequence[float] | Array = 0.0,
         standardize: bool = True,
+        encoding: str | None = None,
+        bins: int = 8,
         standardize_targets: bool = False,
         eps: float = 1e-5,
         decay: float = 0.9,
@@ -195,6 +213,8 @@ class FNN:
             _check.number(f"dropout[{l}]", share, least=0.0, below=1.0) for l, share in enumerate(shares)
         )
         self.standardize = _check.flag("standardize", standardize)
+        self.encoding = _check.choice("encoding", encoding, ENCODINGS)
+        self.bins = _check.integer("bins", bins, least=2)
         self.standardize_targets = _check.flag("standardize_targets", standardize_targets)
         if self.standardize_targets and self.output != "identity":
             raise ValueError(f"standardize_targets needs output='identity', got {self.output!r}")
@@ -214,6 +234,7 @@ class FNN:
         else:
             self.seed = _check.integer("seed", seed, least=0, most=2**63 - 1)
         self.training = True
+        self.encoder: ColumnEncoder | None = None
         self.standardizer: Standardizer | None = None
         self.target_standardizer: Standardizer | None = None
         self.epochs_trained = 0
@@ -254,6 +275,13 @@ class FNN:
             f"FNN({list(self.sizes)}, activation={self.activation!r}, norm={self.norm!r}, "
             f"output={self.output!r}{weighted}, dtype={self.dtype.name}, parameters={self.n_parameters})"
         )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of each layer: `sizes`, but for an encoded input the number of its columns."""
+        if self.encoder is None:
+            return self.sizes
+        return (self.encoder.n_features_out_, *self.sizes[1:])
 
     @property
     def n_parameters(self) -> int:
@@ -332,7 +360,9 @@ class FNN:
 
     @property
     def _names(self) -> list[str] | None:
-        """Names of the features, where the data that the standardizer saw had them."""
+        """Names of the features, where the data that the encoder or the standardizer saw had them."""
+        if self.encoder is not None:
+            return self.encoder.feature_names
         return None if self.standardizer is None else self.standardizer.moments_.feature_names
 
     def _table(self, name: str, X: Any, *, check: bool = True, names: list[str] | None = None) -> Any:
@@ -347,7 +377,7 @@ class FNN:
         if x.shape[1] != self.sizes[0]:
             raise ValueError(f"{name} must have {self.sizes[0]} features (sizes[0]), got shape {x.shape}")
         if check:
-            _check.finite(name, x)
+            _check.finite(name, x, missing=self.encoding is not None)
         return x
 
     def _sparse_table(self, name: str, X: Any, *, check: bool) -> Any:
@@ -360,12 +390,20 @@ class FNN:
         if x.dtype.kind not in "fiub":
             raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
         if check and x.nnz:
-            _check.finite(f"{name}.data", x.data)
+            _check.finite(f"{name}.data", x.data, missing=self.encoding is not None)
         return x
 
     def _data(self, x: Any) -> Data | SparseData:
         """Return a checked table as the engine reads it."""
-        return SparseData(x) if is_sparse(x) else Data(x)
+        if self.encoding is not None and self.encoder is None:
+            raise RuntimeError("the encoding needs a call of fit first")
+        return SparseData(x, self.encoder) if is_sparse(x) else Data(x, self.encoder)
+
+    def _encode(self, encoder: ColumnEncoder) -> None:
+        """Take an encoder; the first layer's weights, whose number it decides, are drawn anew."""
+        self.encoder = encoder
+        weight = _initial(self.init, self.sizes[1], self.widths[0], np.random.default_rng(self.seed))
+        self._parameters["dense1.weight"] = weight.astype(self.dtype, order="C")
 
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
@@ -435,7 +473,7 @@ class FNN:
 
     def _engine(self, batch: int, *, gradients: bool) -> Engine:
         layout = Layout(
-            self.sizes,
+            self.widths,
             self._activations,
             self.norm,
             batch,
@@ -447,6 +485,7 @@ class FNN:
             layout,
             self._parameters,
             self._buffers,
+            encoder=self.encoder,
             spread=f"running_{self.running}",
             unbiased=self.unbiased,
             decay=self.decay,
@@ -491,7 +530,7 @@ class FNN:
         >>> FNN([3, 4, 2], seed=1).eval().forward(np.ones((5, 3))).shape
         (5, 2)
         """
-        if is_sparse(X) and not self.training:
+        if is_sparse(X) and not self.training and self.encoding is None:
             return self._sparse_logits(X)
         data = self._data(self._table("X", X))
         if not self.training:
@@ -560,7 +599,7 @@ class FNN:
         engine = self._engine(batch, gradients=mode != FORWARD)
         run = Run(engine, data, batch, mode, training=self.training, **answers)
         # a forward pass is a third of a training step
-        return run.all(threads_for(self.sizes, batch // 3 if mode == FORWARD else batch))
+        return run.all(threads_for(self.widths, batch // 3 if mode == FORWARD else batch))
 
     def loss_and_gradients(
         self, X: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
@@ -698,6 +737,8 @@ class FNN:
             output=self.output,
             loss=self.loss,
             dropout=self.dropout,
+            encoding=self.encoding,
+            bins=self.bins,
             eps=self.eps,
             decay=self.decay,
             running=self.running,
@@ -708,9 +749,9 @@ class FNN:
         )
         for held, source in ((twin._parameters, self._parameters), (twin._buffers, self._buffers)):
             for name, values in source.items():
-                held[name][:] = values
-        twin.training, twin.standardizer = self.training, self.standardizer
-        twin.target_standardizer = self.target_standardizer
+                held[name] = values.astype(np.float64)
+        twin.training, twin.encoder = self.training, self.encoder
+        twin.standardizer, twin.target_standardizer = self.standardizer, self.target_standardizer
         return twin
 
     def fit(
@@ -854,8 +895,7 @@ class FNN:
         if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
             raise TypeError("callbacks must be an iterable of functions of (net, history)")
         samples = self._samples(X, y, sample_weight, class_weight, batch_size)
-        names = _check.header("X", X, self._names)[0]
-        held = self._held_out(validation_data, metrics, names)
+        held = self._held_out(validation_data, metrics, samples.names)
         known = training.monitored(self, held)
         measures = [] if held is None else held.metrics
         if early is not None:
@@ -895,8 +935,6 @@ class FNN:
                 if saved.config["finished"]:
                     return done
             run = self._training_run(samples, optimizer, **bounds)
-            if self.standardizer is not None and self.standardizer is not before["standardizer"]:
-                self.standardizer.moments_.feature_names = names
             if self._carried:
                 run.carry(self._carried)
             if held is not None:
@@ -935,8 +973,10 @@ class FNN:
 
     def _state(self) -> dict[str, Any]:
         """Return what `fit` changes beside the arrays."""
-        names = ("seed", "epochs_trained", "training", "standardizer", "target_standardizer", "_carried")
-        return {name: getattr(self, name) for name in names}
+        names = (
+            "seed", "epochs_trained", "training", "encoder", "standardizer", "target_standardizer", "_carried"
+        )  # fmt: skip
+        return {name: getattr(self, name) for name in names} | {"_parameters": dict(self._parameters)}
 
     def find_learning_rate(
         self,
@@ -1005,12 +1045,45 @@ class FNN:
             most = min(most, 1.0 / optimizer.weight_decay)
             least = min(least, 0.5 * most)
         samples = self._samples(X, y, sample_weight, class_weight, batch_size)
-        before = self.standardizer, self.target_standardizer
+        before = self._state()
         try:
             run = self._training_run(samples, optimizer)
+            return training.find_learning_rate(self, run, optimizer, least, most, steps, shuffle, seed)
         finally:
-            self.standardizer, self.target_standardizer = before
-        return training.find_learning_rate(self, run, optimizer, least, most, steps, shuffle, seed)
+            vars(self).update(before)
+
+    def _learn_inputs(self, samples: training.Samples) -> None:
+        """Fit the encoder and the standardizers that are not fitted yet."""
+        weights = samples.weights.of_standardizers
+        if self.encoding is not None and self.encoder is None:
+            encoder = ColumnEncoder(self.bins).fit(samples.x, weights=weights)
+            encoder.feature_names = samples.names
+            self._encode(encoder)
+        if self.standardize and self.standardizer is None:
+            if self.encoder is None:
+                self.standardizer = fitted("X", samples.x, weights)
+                self.standardizer.moments_.feature_names = samples.names
+            else:
+                self.standardizer = Standardizer.from_moments(
+                    self.encoder.moments(samples.x, weights=weights)
+                )
+        if self.standardize_targets and self.target_standardizer is None:
+            self.target_standardizer = fitted("y", samples.truth, weights)
+
+    def _learned(self) -> tuple[ColumnEncoder | None, Standardizer | None, Standardizer | None]:
+        """Return the encoder and the standardizers."""
+        return self.encoder, self.standardizer, self.target_standardizer
+
+    def _take_learned(
+        self,
+        encoder: ColumnEncoder | None,
+        standardizer: Standardizer | None,
+        target_standardizer: Standardizer | None,
+    ) -> None:
+        """Take an encoder and standardizers that another network has learned."""
+        if encoder is not None:
+            self._encode(encoder)
+        self.standardizer, self.target_standardizer = standardizer, target_standardizer
 
     @staticmethod
     def _optimizer(optimizer: Any) -> SGD | AdamW:
@@ -1039,7 +1112,8 @@ class FNN:
         combined = training.Weights(
             len(truth), weights, shares, self.dtype, weighted_statistics=self.weighted_statistics
         )
-        samples = training.Samples(x, truth, combined, batch_size)
+        names = _check.header("X", X, self._names)[0]
+        samples = training.Samples(x, truth, combined, batch_size, names)
         self._check_batch(
             samples.least,
             f"{samples.used} samples in batches of {batch_size} leave a last batch of one; "
@@ -1073,15 +1147,12 @@ class FNN:
         weights = None
         if len(data) == 3 and data[2] is not None:
             weights = _check.weights("validation_data[2]", data[2], x.shape[0])
-        return training.Held(x, self._data(x), truth, None, None, weights, chosen)
+        return training.Held(x, truth, None, None, weights, chosen)
 
     def _training_run(self, samples: training.Samples, optimizer: SGD | AdamW, **bounds: float) -> Run:
         """Return a run over training data, after fitting the standardizers that are not fitted yet."""
         self._check_finite()
-        if self.standardize and self.standardizer is None:
-            self.standardizer = fitted("X", samples.x, samples.weights.of_standardizers)
-        if self.standardize_targets and self.target_standardizer is None:
-            self.target_standardizer = fitted("y", samples.truth, samples.weights.of_standardizers)
+        self._learn_inputs(samples)
         labels, targets = self._encoded("y", samples.truth)
         return Run(
             self._engine(samples.batch, gradients=True),
@@ -1122,13 +1193,14 @@ class FNN:
         best = saved.group("best") or arrays
         if self._seeded and config.get("seed") != self.seed:
             raise file.foreign("the network's seed", config.get("seed"), self.seed)
+        begun = None
+        if self._seeded or self.epochs_trained:  # others begin with arrays of this run alone
+            begun = checkpoints.digest(self._arrays().values())
         try:
             done = training.saved_history(saved, steps)
+            self._take_statistics(config)
             self._check_arrays(arrays)
             self._check_arrays(best)
-            begun = None
-            if self._seeded or self.epochs_trained:  # others begin with arrays of this run alone
-                begun = checkpoints.digest(self._arrays().values())
             known = [config["start"], *(checkpoints.digest(held.values()) for held in (arrays, best))]
             if begun is not None and begun not in known:
                 raise ValueError(
@@ -1138,7 +1210,6 @@ class FNN:
             seed = _check.integer("seed", config["seed"], least=0, most=2**63 - 1)
             epochs = _check.integer("epochs_trained", config["epochs_trained"], least=0)
             _check.integer("first_epoch", config["first_epoch"], least=0)
-            self._take_statistics(config)
         except (KeyError, TypeError, ValueError) as error:
             raise file.damaged(error) from None
         self.seed, self.epochs_trained = seed, epochs
@@ -1309,6 +1380,8 @@ class FNN:
             "loss_options": self.loss.settings(),
             "dropout": list(self.dropout),
             "standardize": self.standardize,
+            "encoding": self.encoding,
+            "bins": self.bins,
             "standardize_targets": self.standardize_targets,
             "eps": self.eps,
             "decay": self.decay,
@@ -1330,6 +1403,7 @@ class FNN:
         return {
             name: None if fitted is None else fitted.to_dict()
             for name, fitted in (
+                ("encoder", self.encoder),
                 ("standardizer", self.standardizer),
                 ("target_standardizer", self.target_standardizer),
             )
@@ -1337,12 +1411,21 @@ class FNN:
 
     def _take_statistics(self, config: Mapping[str, Any]) -> None:
         """Set the standardizers that `_statistics` returned."""
-        fitted = []
-        for name, width in (("standardizer", self.sizes[0]), ("target_standardizer", self.sizes[-1])):
+        encoder = None
+        if config["encoder"] is not None:
+            encoder = ColumnEncoder.from_dict(config["encoder"])
+            if self.encoding is None or encoder.n_features_in_ != self.sizes[0]:
+                raise ValueError(f"the encoder has {encoder.n_features_in_} features")
+        inputs = self.sizes[0] if encoder is None else encoder.n_features_out_
+        fitted: list[Standardizer | None] = []
+        for name, width in (("standardizer", inputs), ("target_standardizer", self.sizes[-1])):
             values = config[name]
             fitted.append(None if values is None else Standardizer.from_dict(values))
-            if fitted[-1] is not None and fitted[-1].n_features_in_ != width:
-                raise ValueError(f"the {name} has {fitted[-1].n_features_in_} features")
+            last = fitted[-1]
+            if last is not None and last.n_features_in_ != width:
+                raise ValueError(f"the {name} has {last.n_features_in_} features")
+        if encoder is not None and self.encoder is None:
+            self._encode(encoder)
         self.standardizer, self.target_standardizer = fitted
 
     def _check_arrays(self, arrays: Mapping[str, Array]) -> None:
@@ -1390,15 +1473,20 @@ class FNN:
             training_ = _check.flag("training", options.pop("training"))
             epochs = _check.integer("epochs_trained", options.pop("epochs_trained"), least=0)
             metadata = options.pop("metadata")
-            statistics = {name: options.pop(name) for name in ("standardizer", "target_standardizer")}
+            statistics = {
+                name: options.pop(name) for name in ("encoder", "standardizer", "target_standardizer")
+            }
             sizes = options.pop("sizes")
             if activation is not None:
                 options["activation"] = activation
             of_loss = options.pop("loss_options")
             options["loss"] = _known_loss(options["loss"], of_loss) if loss is None else loss
+            encoder = statistics["encoder"]
+            inputs = sizes[0] if encoder is None else ColumnEncoder.from_dict(encoder).n_features_out_
+            widths = [inputs, *sizes[1:]]
             for l in range(1, len(sizes)):  # before anything of a claimed size is allocated
-                if arrays[f"dense{l}.weight"].shape != (sizes[l], sizes[l - 1]):
-                    raise ValueError(f"dense{l}.weight does not have shape {(sizes[l], sizes[l - 1])}")
+                if arrays[f"dense{l}.weight"].shape != (widths[l], widths[l - 1]):
+                    raise ValueError(f"dense{l}.weight does not have shape {(widths[l], widths[l - 1])}")
             for name in options["activation"] if activation is None else ():
                 if name not in activations.CODES:
                     raise ValueError(f"its activation {name!r} is not one of the package: give activation=")

@@ -22,8 +22,8 @@ from nbnorm import metrics as _metrics
 from nbnorm._jit import clock, get_num_threads
 from nbnorm._team import Team
 from nbnorm.checkpoints import Checkpoint, Saved
+from nbnorm.concurrency import turn
 from nbnorm.engine import Run
-from nbnorm.gather import Data, SparseData
 from nbnorm.losses import Poisson
 from nbnorm.metrics import Measure, Outcome, Watch
 from nbnorm.optimizers import SGD, AdamW
@@ -424,10 +424,14 @@ class Samples:
         Classes or targets in the user's units.
     weights : Weights
     batch_size : int
+    names : list of str or None
+        Names of the features.
     """
 
-    def __init__(self, x: Any, truth: Array, weights: Weights, batch_size: int) -> None:
-        self.x, self.truth, self.weights = x, truth, weights
+    def __init__(
+        self, x: Any, truth: Array, weights: Weights, batch_size: int, names: list[str] | None
+    ) -> None:
+        self.x, self.truth, self.weights, self.names = x, truth, weights, names
         self.used = weights.used
         self.steps = -(-self.used // batch_size)
         self.least, self.batch = self.used // self.steps, -(-self.used // self.steps)
@@ -447,10 +451,9 @@ class Samples:
 
 @dataclasses.dataclass
 class Held:
-    """Validation data: table, as the engine reads it, truth in the user's units, and what the loss reads."""
+    """Validation data: table, truth in the user's units, and what the loss reads."""
 
     x: Any
-    data: Data | SparseData
     truth: Array
     labels: Array | None
     targets: Array | None
@@ -467,8 +470,8 @@ class _Validation:
     """Held-out data, measured after each epoch with the parameters that the engine then has."""
 
     def __init__(self, net: FNN, run: Run, held: Held, threads: int) -> None:
-        batch = min(run.engine.layout.batch, held.data.samples)
-        self._run = Run(run.engine, held.data, batch, FORWARD, training=False)
+        batch = min(run.engine.layout.batch, held.x.shape[0])
+        self._run = Run(run.engine, net._data(held.x), batch, FORWARD, training=False)
         self._net, self._held, self._threads = net, held, threads
 
     def measure(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -563,9 +566,11 @@ class _Fit:
                 self.run.go_on()
             else:
                 control[LAST] = min(self.steps, int(control[STEP]) + self._chunk)
-                start = time.perf_counter()
-                self.run.steps(0, 1, *args)
-                if time.perf_counter() - start < min(_CHUNK, self._every):
+                with turn():
+                    start = time.perf_counter()
+                    self.run.steps(0, 1, *args)
+                    seconds = time.perf_counter() - start
+                if seconds < min(_CHUNK, self._every):
                     self._chunk *= 2
                 else:
                     self._chunk = max(self._chunk // 2, 1)
@@ -706,7 +711,7 @@ def fit(
 ) -> History:
     """Train `net`; its arrays change only at the end of each epoch that went well."""
     control = run.control
-    threads = threads_for(net.sizes, int(control[BATCH]))
+    threads = threads_for(net.widths, int(control[BATCH]))
     steps = int(control[STEPS])
     patience = math.inf if early_stopping is None else early_stopping.patience_with(schedule)
     rates = schedule.begin(optimizer.lr, epochs, steps)
@@ -819,7 +824,7 @@ def find_learning_rate(
     """Train for up to `steps` steps with a growing rate; only the arrays of `run` change."""
     finder = Finder(least, most, steps)
     control, args = run.control, run.arguments()
-    threads = threads_for(net.sizes, int(control[BATCH]))
+    threads = threads_for(net.widths, int(control[BATCH]))
     total = int(control[STEPS])
     with contextlib.ExitStack() as stack:
         team = stack.enter_context(Team(threads)) if threads > 1 else None

