@@ -218,6 +218,7 @@ def fit_many(
     if len({id(net) for net in networks}) < len(networks):
         raise ValueError("networks must not hold a network twice")
     before = [net._state() for net in networks]
+    results: list[History | BaseException | None] = [None] * len(networks)
     try:
         _learn_once(networks, X, y, options)
         jobs = [
@@ -225,6 +226,8 @@ def fit_many(
             for k, net in enumerate(networks)
         ]
         results = side_by_side(jobs)
+    except KeyboardInterrupt:
+        pass  # before any of them has begun
     finally:
         for net, state in zip(networks, before, strict=True):
             if net.epochs_trained == state["epochs_trained"]:
