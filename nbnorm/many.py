@@ -222,7 +222,9 @@ def fit_many(
     try:
         _learn_once(networks, X, y, options)
         jobs = [
-            functools.partial(net.fit, X, y, checkpoint=_numbered(checkpoint, k), **options)
+            functools.partial(
+                net.fit, X, y, checkpoint=None if checkpoint is None else numbered(checkpoint, k), **options
+            )
             for k, net in enumerate(networks)
         ]
         results = side_by_side(jobs)
@@ -240,9 +242,8 @@ def fit_many(
     return [result if isinstance(result, History) else History(stopped="interrupted") for result in results]
 
 
-def _numbered(checkpoint: storage.PathLike | None, k: int) -> Path | None:
-    if checkpoint is None:
-        return None
+def numbered(checkpoint: storage.PathLike, k: int) -> Path:
+    """Return the file in which network k keeps its checkpoint."""
     path = Path(checkpoint)
     return path.with_name(f"{path.stem}-{k}{path.suffix}")
 

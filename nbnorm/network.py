@@ -1070,6 +1070,17 @@ class FNN:
         if self.standardize_targets and self.target_standardizer is None:
             self.target_standardizer = fitted("y", samples.truth, weights)
 
+    def _add_statistics(self, X: Any, weights: Array | None) -> None:
+        """Add more data to the statistics of the input, in a standardizer of this network alone."""
+        if self.standardizer is None:
+            return
+        standardizer = copy.deepcopy(self.standardizer)
+        if self.encoder is None:
+            self.standardizer = standardizer.partial_fit(X, weights=weights)
+        else:
+            more = Standardizer.from_moments(self.encoder.moments(X, weights=weights))
+            self.standardizer = standardizer.merge(more)
+
     def _learned(self) -> tuple[ColumnEncoder | None, Standardizer | None, Standardizer | None]:
         """Return the encoder and the standardizers."""
         return self.encoder, self.standardizer, self.target_standardizer

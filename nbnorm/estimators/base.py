@@ -23,9 +23,10 @@ from nbnorm.activations import Activation
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.estimators.scorers import is_scorer, scored
 from nbnorm.losses import Loss
+from nbnorm.many import fit_many, numbered
 from nbnorm.metrics import Measure
 from nbnorm.moments import is_sparse
-from nbnorm.network import FNN, INITS
+from nbnorm.network import ENCODINGS, FNN, INITS
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import Constant, Plateau, Schedule
 from nbnorm.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
@@ -53,6 +54,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "norm": ("after", "before", None),
     "solver": ("adamw", "adam", "sgd"),
     "init": INITS,
+    "encoding": ENCODINGS,
 }
 
 # What `FNN.fit` measures unasked.
@@ -72,6 +74,15 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus".
     norm : {"after", "before", None}, default "after"
         Place of batch normalization, relative to the activation.
+    n_estimators : int, default 1
+        Networks that are trained, from other initial weights and in other orders of the samples; their
+        probabilities or values are averaged.  They are trained side by side, each on one thread.  Attributes
+        that describe one network or its training describe the first.
+    encoding : {None, "piecewise"}, default None
+        "piecewise": columns of numbers are joined by their positions in quantile bins, see `FNN`; missing
+        numbers may then be NaN.
+    bins : int, default 8
+        Bins of a column at most.
     solver : {"adamw", "adam", "sgd"}, default "@solver@"
         Optimizer; "adam" is "adamw" without `weight_decay`.
     alpha : float, default 0.0
@@ -157,7 +168,9 @@ dtype : {"auto", "float32", "float64"} or dtype, default "auto"
 
 _ATTRIBUTES = """\
 network_ : FNN
-        The network itself; `network_.save` stores it without pickle.
+        The network itself, or the first one; `network_.save` stores it without pickle.
+    networks_ : list of FNN
+        All of them.
     history_ : History
         What happened in each epoch of the last call, with all metrics.
     n_features_in_ : int
@@ -206,6 +219,9 @@ class Network(BaseEstimator):
     hidden_layer_sizes: Any
     activation: Any
     norm: Any
+    n_estimators: Any
+    encoding: Any
+    bins: Any
     solver: Any
     alpha: Any
     weight_decay: Any
@@ -249,6 +265,9 @@ class Network(BaseEstimator):
         "hidden_layer_sizes",
         "activation",
         "norm",
+        "n_estimators",
+        "encoding",
+        "bins",
         "decay",
         "dropout",
         "init",
@@ -259,6 +278,7 @@ class Network(BaseEstimator):
     )
 
     network_: FNN
+    networks_: list[FNN]
     history_: History
     n_features_in_: int
     loss_curve_: list[float]
@@ -298,6 +318,8 @@ class Network(BaseEstimator):
             names = (*schedules.NAMED, "invscaling", "adaptive")
             _check.choice("learning_rate", self.learning_rate, names)
         _check.integer("max_iter", self.max_iter, least=1)
+        _check.integer("n_estimators", self.n_estimators, least=1)
+        _check.integer("bins", self.bins, least=2)
         if not isinstance(self.n_iter_no_change, float) or self.n_iter_no_change != math.inf:
             _check.integer("n_iter_no_change", self.n_iter_no_change, least=1)
         if not isinstance(self.verbose, (bool, np.bool_)):
@@ -430,11 +452,13 @@ class Network(BaseEstimator):
         # drawn in any case, so that a split below is the same where training goes on
         drawn = int(rng.randint(np.iinfo(np.int32).max))
         seed = drawn if first else self.network_.seed
-        begun = None if checkpoint is None else checkpoints.begun(checkpoint)
+        begun = None
+        if checkpoint is not None:
+            begun = checkpoints.begun(checkpoint if self.n_estimators == 1 else numbered(checkpoint, 0))
         if checkpoint is not None and not isinstance(self.random_state, Integral):
             seed = seed if begun is None else begun[0]
             rng = np.random.RandomState(seed % 2**32)
-        net = self._network_for(X, seed, first)
+        nets = self._networks_for(X, seed, first)
         if self._watched() is not None and held is None:
             train, test = self._split(targets, combined, rng)
             inside = [None if weights is None else weights[rows] for rows in (train, test)]
@@ -443,8 +467,8 @@ class Network(BaseEstimator):
             shares, held = self._class_weighted(y[train], weights, held, incremental)
         if held is not None:
             held = held[0], self._targets(held[1]), held[2]
-        done = 0 if first else net.epochs_trained - (net.epochs_trained if begun is None else begun[1])
-        return self._train(net, X, targets, weights, shares, held, first, incremental, checkpoint, done)
+        done = 0 if first or begun is None else nets[0].epochs_trained - begun[1]
+        return self._train(nets, X, targets, weights, shares, held, first, incremental, checkpoint, done)
 
     def _data(self, name: str, X: Any, target: str, y: Any, *, reset: bool) -> tuple[Any, Array]:
         _check.unmasked(name, X)
@@ -459,6 +483,7 @@ class Network(BaseEstimator):
             multi_output=True,
             y_numeric=not is_classifier(self),
             ensure_min_samples=2 if reset and self.norm is not None else 1,
+            ensure_all_finite=self._finite(),
             reset=reset,
         )
         if is_sparse(y):
@@ -501,29 +526,37 @@ class Network(BaseEstimator):
             held = held[0], held[1], products(held[2], shares[len(y) :])
         return shares[: len(y)], held
 
-    def _network_for(self, X: Any, seed: int, first: bool) -> FNN:
+    def _networks_for(self, X: Any, seed: int, first: bool) -> list[FNN]:
+        """Return new networks, or copies of those that training goes on with."""
         hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
                 if self._resolved(name) != then:
                     now = getattr(self, name)
                     raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
-            return self.network_._twin()
+            return [net._twin() for net in self.networks_]
         options = self._output()
         self.out_activation_ = options.pop("out_activation")
-        return FNN(
-            [X.shape[1], *hidden, options.pop("outputs")],
-            activation=self._activations(),
-            norm=self.norm,
-            dropout=self._dropout(len(hidden)),
-            standardize=self.standardize,
-            weighted_statistics=self.weighted_statistics,
-            decay=self.decay,
-            init=self.init,
-            dtype=self._dtype_for(X),
-            seed=seed,
-            **options,
-        )
+        sizes = [X.shape[1], *hidden, options.pop("outputs")]
+        more = np.random.RandomState(seed % 2**32).randint(np.iinfo(np.int32).max, size=self.n_estimators - 1)
+        return [
+            FNN(
+                sizes,
+                activation=self._activations(),
+                norm=self.norm,
+                dropout=self._dropout(len(hidden)),
+                standardize=self.standardize,
+                encoding=self.encoding,
+                bins=self.bins,
+                weighted_statistics=self.weighted_statistics,
+                decay=self.decay,
+                init=self.init,
+                dtype=self._dtype_for(X),
+                seed=int(own),
+                **options,
+            )
+            for own in (seed, *more)
+        ]
 
     def _hidden(self) -> list[int]:
         """Return the units of each hidden layer."""
@@ -660,7 +693,7 @@ class Network(BaseEstimator):
 
     def _train(
         self,
-        net: FNN,
+        nets: list[FNN],
         X: Any,
         targets: Array,
         weights: Array | None,
@@ -671,6 +704,7 @@ class Network(BaseEstimator):
         checkpoint: Any,
         done: int,
     ) -> list[tuple[str, type[Warning]]]:
+        net = nets[0]
         combined = Weights(
             len(targets), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
         )
@@ -683,18 +717,14 @@ class Network(BaseEstimator):
         shown = self._shown()
         measures = [] if incremental else self._measures(net, held, stopping)
         before, seen = net.epochs_trained, 0 if first else self.t_
-        if incremental:
-            net._carried = net._carried or {}  # the optimizer goes on where it was
-            if net.standardizer is not None:
-                net.standardizer = copy.deepcopy(net.standardizer).partial_fit(
-                    X, weights=combined.of_standardizers
-                )
-        else:
-            net._carried = None
+        for one in nets:
+            one._carried = (one._carried or {}) if incremental else None  # the optimizer goes on where it was
+            if incremental:
+                one._add_statistics(X, combined.of_standardizers)
         adaptive = self.learning_rate == "adaptive" and not incremental
 
-        def after_epoch(_: FNN, history: History) -> bool:
-            if self.verbose:
+        def after_epoch(trained: FNN, history: History) -> bool:
+            if self.verbose and trained is net:
                 print(f"Iteration {history.epochs}, loss = {history.loss[-1]:.8f}")
                 if shown is not None:
                     print(f"Validation score: {_curve(history, shown)[-1]:f}")
@@ -702,33 +732,36 @@ class Network(BaseEstimator):
 
         # of this training, `done` epochs are in the network already
         start = seen - done * samples
+        options: dict[str, Any] = {
+            "epochs": 1 if incremental else int(self.max_iter),
+            "batch_size": batch,
+            "optimizer": self._optimizer(samples, incremental),
+            "schedule": self._schedule(steps, samples, start, incremental, stopping),
+            "sample_weight": weights,
+            "class_weight": by_class,
+            "clip_norm": self.clip_norm,
+            # of the whole weight of a batch, as scikit-learn has it
+            "l2": float(self.alpha) * samples / (total * (samples / steps)),
+            "validation_data": held,
+            "metrics": measures,
+            "early_stopping": stopping,
+            "checkpoint": checkpoint,
+            "shuffle": bool(self.shuffle),
+            "progress": False,
+            "callbacks": [*([after_epoch] if self.verbose or adaptive else []), *self.callbacks],
+        }
         try:
-            history = net.fit(
-                X,
-                targets,
-                epochs=1 if incremental else int(self.max_iter),
-                batch_size=batch,
-                optimizer=self._optimizer(samples, incremental),
-                schedule=self._schedule(steps, samples, start, incremental, stopping),
-                sample_weight=weights,
-                class_weight=by_class,
-                clip_norm=self.clip_norm,
-                # of the whole weight of a batch, as scikit-learn has it
-                l2=float(self.alpha) * samples / (total * (samples / steps)),
-                validation_data=held,
-                metrics=measures,
-                early_stopping=stopping,
-                checkpoint=checkpoint,
-                shuffle=bool(self.shuffle),
-                progress=False,
-                callbacks=[*([after_epoch] if self.verbose or adaptive else []), *self.callbacks],
-            )
+            if len(nets) == 1:
+                histories = [net.fit(X, targets, **options)]
+            else:
+                histories = fit_many(nets, X, targets, **options)
         except DivergenceError as error:
             raise ValueError(f"The {error}.") from error
-        if not history.epochs:  # interrupted in the first one
+        if not all(history.epochs for history in histories):  # interrupted in the first one
             raise KeyboardInterrupt
-        self._record(net, history, measures, first, seen + samples * (net.epochs_trained - before))
-        if history.stopped == "interrupted":
+        history = histories[0]
+        self._record(nets, history, measures, first, seen + samples * (net.epochs_trained - before))
+        if "interrupted" in [one.stopped for one in histories]:
             return [("Training interrupted by user.", UserWarning)]
         if history.stopped or incremental or self._planned():
             return []
@@ -769,9 +802,12 @@ class Network(BaseEstimator):
                 found.append(measured(name))
         return _metrics.resolve(found, net.output, net.sizes[-1])
 
-    def _record(self, net: FNN, history: History, measures: list[Measure], first: bool, seen: int) -> None:
+    def _record(
+        self, nets: list[FNN], history: History, measures: list[Measure], first: bool, seen: int
+    ) -> None:
         """Set the attributes that a training leaves."""
-        self.network_ = net
+        net = nets[0]
+        self.network_, self.networks_ = net, nets
         if first:
             self._built_with = {
                 name: (self._resolved(name), repr(getattr(self, name))) for name in self._lasting
@@ -831,7 +867,23 @@ class Network(BaseEstimator):
         check_is_fitted(self)
         _check.unmasked("X", X)
         X = _check.unboxed_frame(X)
-        return validate_data(self, X, accept_sparse=("csr", "csc"), dtype=numeric_dtype(X), reset=False)
+        return validate_data(
+            self,
+            X,
+            accept_sparse=("csr", "csc"),
+            dtype=numeric_dtype(X),
+            ensure_all_finite=self._finite(),
+            reset=False,
+        )
+
+    def _finite(self) -> bool | str:
+        """Return which numbers scikit-learn's checks let pass: an encoding takes missing ones too."""
+        return True if self.encoding is None else "allow-nan"
+
+    def _each(self, of_one: Callable[[FNN, Any], Array], X: Any) -> Array:
+        """Return the mean of what each network says of samples."""
+        answers = [of_one(net, X) for net in self.networks_]
+        return answers[0] if len(answers) == 1 else np.mean(answers, axis=0, dtype=answers[0].dtype)
 
     @property
     def coefs_(self) -> list[Array]:
@@ -850,7 +902,7 @@ class Network(BaseEstimator):
         held = {name: np.asarray(values, np.float64) for name, values in net._arrays().items()}
         last = len(net.sizes) - 1
         weights, biases = [], []
-        factor, shift = np.ones(net.sizes[0]), np.zeros(net.sizes[0])  # what is applied in front of a layer
+        factor, shift = np.ones(net.widths[0]), np.zeros(net.widths[0])  # what is applied in front of a layer
         for l in range(1, last + 1):
             weight = held[f"dense{l}.weight"]
             bias = held.get(f"dense{l}.bias", np.zeros(len(weight)))
@@ -877,6 +929,7 @@ class Network(BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
+        tags.input_tags.allow_nan = self.encoding is not None
         return tags
 
 

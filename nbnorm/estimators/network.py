@@ -106,6 +106,9 @@ class FNNClassifier(ClassifierMixin, Network):
         activation: Any = "relu",
         *,
         norm: str | None = "after",
+        n_estimators: int = 1,
+        encoding: str | None = None,
+        bins: int = 8,
         solver: str = "adamw",
         alpha: float = 0.0,
         weight_decay: float | str = "auto",
@@ -279,7 +282,11 @@ class FNNClassifier(ClassifierMixin, Network):
             Classes, or zeros and ones for several labels.
         """
         X = self._samples(X)
-        codes = self.network_.predict(X)
+        if len(self.networks_) == 1:
+            codes = self.network_.predict(X)
+        else:
+            p = self._each(self._probabilities, X)
+            codes = (p > 0.5).astype(np.int64) if self._multilabel else p.argmax(axis=1)
         if self._multilabel:
             return codes
         if len(self.classes_) == 1:
@@ -315,7 +322,17 @@ class FNNClassifier(ClassifierMixin, Network):
             In the order of `classes_`; finite also where a probability is rounded to 0.
         """
         X = self._samples(X)
-        z = self.network_._logits(X)
+        if len(self.networks_) == 1:
+            return self._log_probabilities(self.network_, X)
+        logs = np.stack([self._log_probabilities(net, X) for net in self.networks_])
+        return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(logs.dtype.type(len(logs))))
+
+    def _probabilities(self, net: FNN, X: Any) -> Array:
+        return np.exp(self._log_probabilities(net, X))
+
+    def _log_probabilities(self, net: FNN, X: Any) -> Array:
+        """Return the logarithms of one network's probabilities of the classes."""
+        z = net._logits(X)
         if len(self.classes_) == 1 and not self._multilabel:
             return np.zeros((len(z), 1), z.dtype)
         if self.out_activation_ == "softmax":
@@ -384,6 +401,9 @@ class FNNRegressor(RegressorMixin, Network):
         activation: Any = "relu",
         *,
         norm: str | None = "after",
+        n_estimators: int = 1,
+        encoding: str | None = None,
+        bins: int = 8,
         solver: str = "adamw",
         alpha: float = 0.0,
         weight_decay: float | str = "auto",
@@ -482,8 +502,7 @@ class FNNRegressor(RegressorMixin, Network):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Values, of the network's dtype.
         """
-        X = self._samples(X)
-        return self.network_.predict(X)
+        return self._each(FNN.predict, self._samples(X))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

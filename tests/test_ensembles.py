@@ -1,0 +1,138 @@
+"""Estimators of several networks, and with encoded columns."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from numba import config
+from numpy.testing import assert_allclose, assert_array_equal
+
+pytest.importorskip("sklearn")
+
+from sklearn.base import clone
+
+from nbnorm import set_num_threads
+from nbnorm.estimators import FNNClassifier, FNNRegressor
+
+pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
+
+
+def data(n=200):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 4))
+    return X, np.array(["low", "middle", "high"])[(X[:, 0] > -0.4).astype(int) + (np.abs(X[:, 1]) < 0.5)]
+
+
+def small(kind=FNNClassifier, **options):
+    return kind(**{"hidden_layer_sizes": (8,), "max_iter": 6, "random_state": 3, **options})
+
+
+def test_probabilities_are_averaged():
+    X, y = data()
+    model = small(n_estimators=3).fit(X, y)
+    expected = np.mean([net.predict_proba(X) for net in model.networks_], axis=0)
+    assert_allclose(model.predict_proba(X), expected, rtol=1e-5)
+    assert_array_equal(model.predict(X), model.classes_[expected.argmax(axis=1)])
+    assert_allclose(np.exp(model.predict_log_proba(X)).sum(axis=1), 1, rtol=1e-5)
+    assert len({net.seed for net in model.networks_}) == 3
+    assert model.network_ is model.networks_[0]
+
+
+def test_the_first_network_is_that_of_a_single_one():
+    X, y = data()
+    several, single = small(n_estimators=3).fit(X, y), small().fit(X, y)
+    assert several.loss_curve_ == single.loss_curve_
+    assert_array_equal(several.network_.forward(X), single.network_.forward(X))
+    assert len(single.networks_) == 1
+
+
+@pytest.mark.parametrize("encoding", [None, "piecewise"])
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_values_are_averaged(encoding, outputs):
+    X, _ = data()
+    Y = np.abs(X[:, :outputs]).squeeze()
+    model = small(FNNRegressor, n_estimators=2, encoding=encoding).fit(X, Y)
+    expected = np.mean([net.predict(X) for net in model.networks_], axis=0)
+    assert_allclose(model.predict(X), expected, rtol=1e-12)
+    assert model.predict(X).shape == Y.shape
+
+
+def test_labels_two_classes_and_one():
+    X, y = data()
+    several = small(n_estimators=2).fit(X, np.stack([y == "low", y == "high"], axis=1).astype(int))
+    p = np.mean([net.predict_proba(X) for net in several.networks_], axis=0)
+    assert_array_equal(several.predict(X), (p > 0.5).astype(int))
+    two = small(n_estimators=2).fit(X, y == "low")
+    assert two.predict(X).dtype == bool
+    assert two.predict_proba(X).shape == (200, 2)
+    assert set(small(n_estimators=2).fit(X, np.full(200, "one")).predict(X)) == {"one"}
+
+
+@pytest.mark.parametrize("options", [{"early_stopping": True}, {"class_weight": "balanced"}, {"norm": None}])
+def test_bits_do_not_depend_on_threads(options):
+    X, y = data()
+    set_num_threads(1)
+    one = small(n_estimators=4, encoding="piecewise", **options).fit(X, y)
+    set_num_threads(None)
+    more = clone(one).fit(X, y)
+    assert_array_equal(one.predict_proba(X), more.predict_proba(X))
+
+
+@pytest.mark.parametrize("encoding", [None, "piecewise"])
+def test_training_goes_on_with_all(encoding):
+    X, y = data()
+    model = small(n_estimators=2, encoding=encoding, warm_start=True).fit(X, y)
+    assert [net.epochs_trained for net in model.fit(X, y).networks_] == [12, 12]
+    assert (len(model.loss_curve_), model.n_iter_, model.t_) == (12, 6, 12 * 200)
+    parts = small(n_estimators=2, encoding=encoding)
+    for half in (slice(0, 100), slice(100, 200)):
+        parts.partial_fit(X[half], y[half], classes=np.unique(y))
+    assert [net.epochs_trained for net in parts.networks_] == [2, 2]
+    assert parts.network_.standardizer.n_samples_seen_ == 200
+    model.n_estimators = 3
+    with pytest.raises(ValueError, match="n_estimators must stay 2"):
+        model.fit(X, y)
+
+
+def test_a_training_that_was_killed_goes_on(tmp_path):
+    X, y = data()
+    whole = small(n_estimators=3, encoding="piecewise").fit(X, y)
+
+    def kill(net, history):
+        if history.epochs == 3:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        small(n_estimators=3, encoding="piecewise", callbacks=[kill]).fit(X, y, checkpoint=tmp_path / "c.npz")
+    resumed = small(n_estimators=3, encoding="piecewise").fit(X, y, checkpoint=tmp_path / "c.npz")
+    assert_array_equal(resumed.predict_proba(X), whole.predict_proba(X))
+
+
+def test_missing_numbers_and_sparse_matrices_with_an_encoding():
+    X, y = data()
+    X[np.random.default_rng(1).random(X.shape) < 0.2] = np.nan
+    model = small(encoding="piecewise", max_iter=20).fit(X, y)
+    assert model.score(X, y) > 0.6
+    with pytest.raises(ValueError, match="NaN"):
+        small().fit(X, y)
+    zeros = np.nan_to_num(X)
+    dense = small(encoding="piecewise").fit(zeros, y)
+    sparse = small(encoding="piecewise").fit(scipy.sparse.csr_array(zeros), y)
+    assert_allclose(sparse.predict_proba(zeros), dense.predict_proba(zeros), rtol=1e-4)
+
+
+def test_an_encoding_bends_where_the_data_are():
+    X = np.random.default_rng(0).uniform(-1, 1, (300, 1))
+    y = np.abs(X[:, 0]) < 0.4
+    options = {"hidden_layer_sizes": (), "max_iter": 60, "learning_rate_init": 0.05, "weight_decay": 0.0}
+    assert small(**options).fit(X, y).score(X, y) < 0.75
+    assert small(encoding="piecewise", **options).fit(X, y).score(X, y) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"n_estimators": 0}, "n_estimators"), ({"bins": 1}, "bins"), ({"encoding": "linear"}, "encoding")],
+)
+def test_refusals(options, message):
+    X, y = data()
+    with pytest.raises(ValueError, match=message):
+        small(**options).fit(X, y)
