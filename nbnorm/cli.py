@@ -355,7 +355,8 @@ def _complete(args: argparse.Namespace, data: _Data) -> None:
         else:
             lr = defaults.learning_rate("adamw", norm, layers)
             rate = lr if args.lr is None else args.lr
-            weight_decay = defaults.weight_decay("adamw", norm, layers, rows, rate)
+            constant = args.schedule == "constant"
+            weight_decay = defaults.weight_decay("adamw", norm, layers, rows, rate, constant=constant)
     for name, number in (("lr", lr), ("weight_decay", weight_decay), ("l2", l2)):
         if getattr(args, name) is None:
             setattr(args, name, number)

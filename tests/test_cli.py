@@ -416,8 +416,9 @@ def test_train_with_adamw(run, folder):
     status, out, _ = run("train", *QUICK, *words, "--report", "r.json")
     assert status == 0
     assert "Network: 64-8-10, gelu, batch norm after the activation, dropout 0.25, 626 parameters" in out
-    decay = nbnorm.defaults.weight_decay("adamw", "after", ["gelu"], 1438, 0.02)
-    assert f"batches of 64, adamw, lr 0.02 (cosine), weight decay {decay:g}, seed 0" in out
+    rate = nbnorm.defaults.learning_rate("adamw", "after", ["gelu"])
+    decay = nbnorm.defaults.weight_decay("adamw", "after", ["gelu"], 1438, rate)
+    assert f"batches of 64, adamw, lr {rate:g} (cosine), weight decay {decay:g}, seed 0" in out
     net = nbnorm.FNN.load("nbnorm-digits.npz")
     assert (net.activation, net.dropout, net.loss) == ("gelu", (0.25,), nbnorm.CrossEntropy(0.1))
     report = json.loads((folder / "r.json").read_text())

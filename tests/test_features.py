@@ -106,7 +106,9 @@ def test_an_integer_weight_is_a_repeated_row(data, norm, optimizer):
     X, y, _, _ = data
     times = np.random.default_rng(1).integers(0, 4, len(X))
     rows = np.repeat(np.arange(len(X)), times)
-    nets = [FNN([5, 9, 4, 3], norm=norm, dtype=np.float64, seed=1) for _ in range(2)]
+    nets = [
+        FNN([5, 9, 4, 3], norm=norm, dtype=np.float64, weighted_statistics=True, seed=1) for _ in range(2)
+    ]
     options = dict(epochs=3, shuffle=False, optimizer=optimizer)
     histories = [
         nets[0].fit(X, y, batch_size=len(X), sample_weight=times, **options),
