@@ -422,7 +422,7 @@ def test_train_with_adamw(run, folder):
     net = nbnorm.FNN.load("nbnorm-digits.npz")
     assert (net.activation, net.dropout, net.loss) == ("gelu", (0.25,), nbnorm.CrossEntropy(0.1))
     report = json.loads((folder / "r.json").read_text())
-    expected = {"optimizer": "adamw", "lr": 0.02, "momentum": None, "weight_decay": decay, "dropout": 0.25}
+    expected = {"optimizer": "adamw", "lr": rate, "momentum": None, "weight_decay": decay, "dropout": 0.25}
     assert {name: report[name] for name in expected} == expected
     assert (report["loss_function"], report["label_smoothing"]) == ("cross_entropy", 0.1)
 
