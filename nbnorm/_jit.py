@@ -15,7 +15,7 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
   and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention
   ``call_conv``;
 - in `_check`, the class ``numba.core.dispatcher.Dispatcher``;
-- where instructions are emitted, ``numba.core.cgutils`` and in `simd` ``numba.np.arrayobj``, beside the
+- where instructions are emitted, ``numba.core.cgutils`` and in `simd` and `_microkernels` ``numba.np.arrayobj``, beside the
   documented ``numba.extending`` and llvmlite's ``ir``.
 """
 

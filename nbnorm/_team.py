@@ -9,7 +9,6 @@ for one piece of work and ended with it.
 
 from __future__ import annotations
 
-import platform
 import sys
 import threading
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbnorm._jit import inner_kernel, kernel
+from nbnorm.simd.target import target
 
 # Places in the synchronisation array, a cache line (or two) apart: threads at the barrier, barriers passed;
 # then for each thread how many portions of its work have been taken, of each queue, in turns by an even and
@@ -93,8 +93,8 @@ else:
         """Rest for some cycles, as a spinning thread should."""
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            machine, integer = platform.machine().lower(), ir.IntType(32)
-            if machine in ("x86_64", "amd64"):
+            machine, integer = target().architecture, ir.IntType(32)
+            if machine == "x86_64":
                 hint, kinds, values = "llvm.x86.sse2.pause", [], []
             elif machine in ("arm64", "aarch64"):
                 hint, kinds, values = "llvm.aarch64.hint", [integer], [integer(1)]

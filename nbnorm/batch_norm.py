@@ -18,7 +18,7 @@ from numba import config
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from nbnorm import _check, _jit, simd
+from nbnorm import _check, _jit, _microkernels
 
 _WORD, _DOUBLE = ir.IntType(64), ir.DoubleType()
 
@@ -86,8 +86,8 @@ class _Emitter:
             for kind, value in zip(signature.args, args, strict=True)
         ]
         name = np.dtype(np.float32 if self.size == 4 else np.float64)
-        self.lanes, self.fma = simd.tile(name).lanes, simd.tile(name).fma
-        self.sum_lanes = simd.tile(np.dtype(np.float64)).lanes
+        self.lanes, self.fma = _microkernels.tile(name).lanes, _microkernels.tile(name).fma
+        self.sum_lanes = _microkernels.tile(np.dtype(np.float64)).lanes
         # with 32 registers, vectors of sums of two kinds and of what is subtracted
         self.sum_vectors = 8 if self.sum_lanes == 8 else 4
 
@@ -128,7 +128,7 @@ class _Emitter:
     def ask(self, array: int, index: Any, ahead: Any, size: int) -> None:
         """Ask for the memory that stands `ahead` elements further on."""
         place = self.builder.gep(self.arrays[array].data, [self.builder.add(index, ahead)])
-        simd.emit_prefetch(self.builder, place, size, level=2)
+        _microkernels.emit_prefetch(self.builder, place, size, level=2)
 
 
 def _emit_statistics(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -271,32 +271,38 @@ class _Columns:
         kind = self.narrow if narrow else self.kind
         return self.builder.bitcast(pointer, kind.as_pointer()), narrow
 
-    def __getitem__(self, place: Any) -> simd.Emitted:
+    def __getitem__(self, place: Any) -> _microkernels.Emitted:
         pointer, narrow = self._pointer(place)
         value = self.builder.load(pointer, align=4 if narrow else 8)
-        return simd.Emitted(self.builder, self.builder.fpext(value, self.kind) if narrow else value)
+        return _microkernels.Emitted(self.builder, self.builder.fpext(value, self.kind) if narrow else value)
 
-    def __setitem__(self, place: Any, vector: simd.Emitted) -> None:
+    def __setitem__(self, place: Any, vector: _microkernels.Emitted) -> None:
         pointer, narrow = self._pointer(place)
         value = self.builder.fptrunc(vector.value, self.narrow) if narrow else vector.value
         self.builder.store(value, pointer, align=4 if narrow else 8)
 
-    def number(self, value: Any) -> simd.Emitted:
+    def number(self, value: Any) -> _microkernels.Emitted:
         """Return a number in all elements."""
         value = _DOUBLE(value) if isinstance(value, float) else value
-        return simd.Emitted(self.builder, simd.emit_splat(self.builder, value, self.lanes))
+        return _microkernels.Emitted(self.builder, _microkernels.emit_splat(self.builder, value, self.lanes))
 
-    def sqrt(self, vector: simd.Emitted) -> simd.Emitted:
-        return simd.Emitted(self.builder, simd.emit_sqrt(self.builder, vector.value, self.lanes))
+    def sqrt(self, vector: _microkernels.Emitted) -> _microkernels.Emitted:
+        return _microkernels.Emitted(
+            self.builder, _microkernels.emit_sqrt(self.builder, vector.value, self.lanes)
+        )
 
-    def not_negative(self, vector: simd.Emitted) -> simd.Emitted:
+    def not_negative(self, vector: _microkernels.Emitted) -> _microkernels.Emitted:
         """Return 0 for negative elements; NaN passes."""
         zero = self.number(0.0)
-        return simd.Emitted(self.builder, self.builder.select(vector < zero, zero.value, vector.value))
+        return _microkernels.Emitted(
+            self.builder, self.builder.select(vector < zero, zero.value, vector.value)
+        )
 
-    def where(self, flag: Any, vector: simd.Emitted) -> simd.Emitted:
+    def where(self, flag: Any, vector: _microkernels.Emitted) -> _microkernels.Emitted:
         """Return 0 where the flag is not set."""
-        return simd.Emitted(self.builder, self.builder.select(flag, vector.value, self.number(0.0).value))
+        return _microkernels.Emitted(
+            self.builder, self.builder.select(flag, vector.value, self.number(0.0).value)
+        )
 
 
 def _emit_step(kinds: str, body: Any) -> Any:
@@ -316,7 +322,7 @@ def _emit_step(kinds: str, body: Any) -> Any:
                     given.append(columns.number(value) if kind == "f" else value)
             body(columns, *given)
 
-        lanes = simd.tile(np.dtype(np.float64)).lanes
+        lanes = _microkernels.tile(np.dtype(np.float64)).lanes
         _for_columns(builder, args[0], ((lanes, 1), (1, 1)), some)
         return context.get_dummy_value()
 

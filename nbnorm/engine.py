@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from numba import config, types
 
-from nbnorm import activations, gather, rows, simd, steps
+from nbnorm import _microkernels, activations, gather, rows, steps
 from nbnorm._jit import MOST_THREADS
 from nbnorm._leaves import address
+from nbnorm._microkernels import empty_aligned, tile
 from nbnorm._team import Team, new_sync
 from nbnorm.encoding import ColumnEncoder
 from nbnorm.losses import Loss
 from nbnorm.optimizers import SGD, AdamW
-from nbnorm.simd import empty_aligned, tile
 from nbnorm.steps import permutation, run_steps
 
 # ----------------------------------------------------------------------------------------------
@@ -331,7 +331,7 @@ class Run:
         self.gradients = np.zeros(layout.vector_size, dtype)
         self.partial = np.zeros(2 * (layout.padded // layout.width))
         self.norms = np.zeros(1 + sum(-(-size // layout.width) for size in layout.sizes[1:]))
-        self.numbers = np.zeros(4 * simd.NUMBERS, dtype)
+        self.numbers = np.zeros(4 * _microkernels.NUMBERS, dtype)
         self.progress = np.zeros(steps.PROGRESSES)
         self.order = np.arange(samples, dtype=np.int64) if selected is None else selected.copy()
         self.rates = np.zeros(number)
@@ -392,12 +392,12 @@ class Run:
             calls[steps.LOSS_BLOCK] = _piece(engine.loss.block, "block", dtype)
             kind = {steps.STORE: "store", steps.ADAM: "adam"}.get(update)
             kind = kind or ("penalized" if self.hyper[steps.L2] > 0.0 else "sgd")
-            calls[steps.TILE_UPDATE] = simd.micro_kernel(kind, dtype)
-            calls[steps.HALF_UPDATE] = simd.micro_kernel(kind, dtype, half=True)
+            calls[steps.TILE_UPDATE] = _microkernels.micro_kernel(kind, dtype)
+            calls[steps.HALF_UPDATE] = _microkernels.micro_kernel(kind, dtype, half=True)
             plain = "sgd" if kind == "penalized" else kind
-            calls[steps.VECTOR_UPDATE] = simd.vector_kernel(plain, dtype)
-            calls[steps.ACROSS] = simd.micro_kernel("across", dtype)
-        calls[steps.ALONG] = simd.micro_kernel("along", dtype)
+            calls[steps.VECTOR_UPDATE] = _microkernels.vector_kernel(plain, dtype)
+            calls[steps.ACROSS] = _microkernels.micro_kernel("across", dtype)
+        calls[steps.ALONG] = _microkernels.micro_kernel("along", dtype)
         self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)

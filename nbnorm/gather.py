@@ -18,9 +18,7 @@ from numba.extending import intrinsic
 
 from nbnorm import _leaves, encoding
 from nbnorm._jit import inner_kernel
-from nbnorm._team import share
-from nbnorm.encoding import ColumnEncoder, encode_value
-from nbnorm.simd import (
+from nbnorm._microkernels import (
     PEEK_DTYPES,
     data_at,
     emit_prefetch,
@@ -32,13 +30,15 @@ from nbnorm.simd import (
     tile_width,
     transpose_registers,
 )
+from nbnorm._team import share
+from nbnorm.encoding import ColumnEncoder, encode_value
 
 # Places in the engine's `control` array that describe the table.
 (
     ADDRESS,  # of the first element
     ROW,  # bytes between rows; of a sparse matrix the address of the rows' ends
     COLUMN,  # bytes between columns; of a sparse matrix the address of the columns' numbers
-    KIND,  # index in simd.PEEK_DTYPES
+    KIND,  # index in _microkernels.PEEK_DTYPES
     SQUARES,  # address of the kernel that reads contiguous rows by squares, or 0
     READS,
 ) = range(6)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _jit
+from nbnorm._microkernels import get, put, tile_width
 from nbnorm.activations import exp, sigmoid
 from nbnorm.rows import softmax_rows
-from nbnorm.simd import get, put, tile_width
 
 # Rows in one block of the parallel loops.
 ROWS = 64

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, activations, checkpoints, losses, schedules, storage, training
 from nbnorm import metrics as _metrics
+from nbnorm._microkernels import tile
 from nbnorm.activations import Activation, activation_forward
 from nbnorm.batch_norm import batch_norm_inference
 from nbnorm.encoding import ColumnEncoder
@@ -24,7 +25,6 @@ from nbnorm.gradcheck import STEP, gradcheck
 from nbnorm.moments import is_sparse
 from nbnorm.optimizers import SGD, AdamW
 from nbnorm.schedules import LearningRates, Schedule
-from nbnorm.simd import tile
 from nbnorm.standardize import Standardizer, fitted
 from nbnorm.steps import FORWARD, GRADIENTS, LOSS, SEEN, TRAIN
 from nbnorm.training import EarlyStopping, History, threads_for

@@ -24,8 +24,8 @@ from numba.extending import intrinsic
 
 from nbnorm import _leaves, activations
 from nbnorm._jit import callback
+from nbnorm._microkernels import data_at, emit_splat, scalar_type, tile
 from nbnorm.activations import IDENTITY, RELU, SIGMOID, TANH
-from nbnorm.simd import data_at, emit_splat, scalar_type, tile
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)

@@ -20,8 +20,8 @@ from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
 from nbnorm._jit import parallel_kernel
+from nbnorm._microkernels import emit_prefetch
 from nbnorm.moments import Moments, converted, is_sparse, ready, rows_in_one, target_dtype
-from nbnorm.simd import emit_prefetch
 
 Array = npt.NDArray[Any]
 

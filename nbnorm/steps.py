@@ -2,7 +2,7 @@
 
 Arrangement
 -----------
-Everything is *blocked* (see `nbnorm.simd`): with w the tile's width,
+Everything is *blocked* (see `nbnorm._microkernels`): with w the tile's width,
 
 * features of layer l: ``act[A_l + (j * pad_l + i) * w + b % w]`` is feature i of sample b = j w + b % w;
   samples stand side by side, so the thread that computes a feature owns its whole mini-batch and
@@ -32,17 +32,7 @@ import numpy as np
 
 from nbnorm._jit import inner_kernel, kernel
 from nbnorm._leaves import caller
-from nbnorm._team import barrier, claim, share
-from nbnorm.gather import READS
-from nbnorm.rows import (
-    activate_row,
-    derive_row,
-    drop_row,
-    panel_backward,
-    panel_normalize,
-    panel_statistics,
-)
-from nbnorm.simd import (
+from nbnorm._microkernels import (
     AHEAD,
     BETA2,
     CORRECTION2,
@@ -63,6 +53,16 @@ from nbnorm.simd import (
     tile_width,
     transpose,
     vector_update,
+)
+from nbnorm._team import barrier, claim, share
+from nbnorm.gather import READS
+from nbnorm.rows import (
+    activate_row,
+    derive_row,
+    drop_row,
+    panel_backward,
+    panel_normalize,
+    panel_statistics,
 )
 
 # Columns of the table `net`, which describes one layer in each row; row 0 is the input.
@@ -472,7 +472,7 @@ def _update_scalar(
     k: Any,
     update: Any,
 ) -> None:
-    """Update one bias, gamma or beta as `nbnorm.simd.UPDATES` says, or store its gradient."""
+    """Update one bias, gamma or beta as `nbnorm._microkernels.UPDATES` says, or store its gradient."""
     if update == STORE:
         put(stored, at, gradient)
         return
@@ -785,7 +785,7 @@ def apply_part(
 
 @inner_kernel
 def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, numbers: Any, k: Any) -> None:
-    """Write the numbers of `nbnorm.simd.UPDATES` for a step: those of weights, then those of vectors."""
+    """Write the numbers of `_microkernels.UPDATES` for a step: those of weights, then those of vectors."""
     kind = numbers.dtype.type
     put(numbers, k + MOMENTUM, kind(hyper[FIRST]))
     put(numbers, k + SHRINK, kind(1.0 - rate * hyper[WEIGHT_DECAY]))

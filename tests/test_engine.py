@@ -4,9 +4,9 @@ import pytest
 from numba import config
 
 from nbnorm import FNN, SGD, Standardizer, get_num_threads, set_num_threads
+from nbnorm._microkernels import PEEK_DTYPES, tile
 from nbnorm.engine import Layout, permutation
 from nbnorm.gather import Data
-from nbnorm.simd import PEEK_DTYPES, tile
 
 
 @pytest.mark.parametrize("norm", ["after", "before", None])

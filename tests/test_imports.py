@@ -1,6 +1,7 @@
 """What `import nbnorm` may do, and which module may import which."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -17,8 +18,13 @@ OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "
 # From the bottom upwards: a module imports only modules of earlier lines.
 LAYERS = (
     ("_jit", "_check", "_signatures", "defaults", "storage"),
-    ("_csv", "_leaves", "_team", "concurrency"),
+    ("simd.target", "simd._types", "simd._numpy"),
+    ("simd._emitted",),
+    ("simd._operations",),
+    ("simd._elementary",),
     ("simd",),
+    ("_csv", "_leaves", "_team", "concurrency"),
+    ("_microkernels",),
     ("activations", "datasets", "plots", "tables"),
     ("moments", "batch_norm", "dense", "optimizers", "rows"),
     ("encoding",),
@@ -45,6 +51,7 @@ LAZILY = {
 }
 
 
+@functools.cache
 def modules():
     """Return the modules of the package by name, with their files."""
     found = {}
@@ -57,7 +64,7 @@ def modules():
 
 def imports(path):
     """Yield the modules of nbnorm that a file imports, and whether a function does it."""
-    tree = ast.parse(path.read_text("utf-8"))
+    tree, known = ast.parse(path.read_text("utf-8")), modules()
     inside = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -67,9 +74,13 @@ def imports(path):
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module == "nbnorm":
-            names = [alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()]
+            names = [alias.name for alias in node.names if alias.name in known]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbnorm."):
-            names = [node.module.removeprefix("nbnorm.")]
+            module = node.module.removeprefix("nbnorm.")
+            names = [
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in known else module
+                for alias in node.names
+            ]
         elif isinstance(node, ast.Import):
             names = [a.name.removeprefix("nbnorm.") for a in node.names if a.name.startswith("nbnorm.")]
         for name in names:

@@ -25,8 +25,8 @@ from nbnorm import (
     softmax_cross_entropy,
 )
 from nbnorm._jit import kernel
+from nbnorm._microkernels import tile
 from nbnorm.losses import resolve
-from nbnorm.simd import tile
 
 DTYPES = [np.float32, np.float64]
 

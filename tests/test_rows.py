@@ -4,8 +4,8 @@ from numba import config
 
 from nbnorm import rows
 from nbnorm._jit import kernel
+from nbnorm._microkernels import tile
 from nbnorm.activations import CODES, activation_backward, activation_forward
-from nbnorm.simd import tile
 
 
 # The intrinsics exist inside compiled code only.

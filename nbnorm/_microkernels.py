@@ -19,10 +19,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import platform
 from typing import Any, NamedTuple
 
-import llvmlite.binding
 import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
@@ -31,6 +29,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from nbnorm import _leaves
+from nbnorm.simd.target import target as processor
 
 # ----------------------------------------------------------------------------------------------
 # The machine
@@ -46,17 +45,6 @@ class Tile(NamedTuple):
     fma: bool
 
 
-_AVX512 = (
-    "znver4",
-    "znver5",
-    "x86-64-v4",
-    "skylake-avx512",
-    "cascadelake",
-    "icelake-server",
-    "sapphirerapids",
-)
-_AVX2 = ("haswell", "broadwell", "skylake", "znver1", "znver2", "znver3", "alderlake", "x86-64-v3")
-
 # (lanes, rows, width) for float32; float64 has half the lanes and half the width.
 _TILES = {
     # 32 registers: 16 accumulators cover the latency of two FMA units (4 cycles) twice
@@ -69,23 +57,9 @@ _TILES = {
 
 
 @functools.cache
-def instruction_set() -> str:
-    """Return "avx512", "avx2", "neon" or "plain" for the processor that Numba compiles for."""
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return "neon"
-    name = str(config.CPU_NAME).lower()  # NUMBA_CPU_NAME; the features of another cannot be asked for
-    if config.CPU_NAME is not None and name != llvmlite.binding.get_host_cpu_name():
-        return "avx512" if name in _AVX512 else "avx2" if name in _AVX2 else "plain"
-    features = llvmlite.binding.get_host_cpu_features()
-    if features.get("avx512f") and features.get("avx512vl"):
-        return "avx512"
-    return "avx2" if features.get("avx2") and features.get("fma") else "plain"
-
-
-@functools.cache
 def tile(dtype: Any) -> Tile:
     """Return the register tile for float32 or float64."""
-    got = _TILES[instruction_set()]
+    got = _TILES[processor().instruction_set]
     if np.dtype(dtype) == np.float64:
         got = Tile(got.lanes // 2, min(got.rows, got.width // 2), got.width // 2, got.fma)
     return got

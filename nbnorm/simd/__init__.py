@@ -1,0 +1,197 @@
+"""Vectors, masks and register tiles for code that Numba compiles.
+
+A vector holds so many numbers of one type, its *lanes*, and operators work on all of them at once.  It may
+have more lanes than a register of the processor: LLVM then uses several, which unrolls a loop for free.  A
+register tile is a matrix of vectors that stays in registers while it is summed up.
+
+The same functions work in Python, on vectors that are NumPy arrays: under ``NUMBA_DISABLE_JIT=1`` a kernel
+can be stepped through in a debugger.  The page *Vectors in your own kernels* of the documentation shows how
+to write one.
+
+Memory
+    `load`, `store`, `stream`, `fence`, `prefetch`, `gather`, `get`, `put`, `peek`, `array_at`
+Making vectors and masks
+    `splat`, `zeros`, `iota`, `full_like`, `first_lanes`
+Arithmetic, on vectors and numbers
+    operators, `fma`, `abs`, `min`, `max`, `clamp`, `sqrt`, `copysign`, `round`, `floor`, `ceil`
+Choosing
+    comparisons make masks, ``& | ^ ~`` combine them; `where`, `any`, `all`
+Types
+    `convert`, `bitcast`
+Over the lanes
+    `sum`, `largest`, `smallest`
+Moving elements
+    `repeat`, `cycle`, `shuffle`, `reverse`, `part`, `low_half`, `high_half`, `concatenate`, `interleave`,
+    `extract`, `insert`
+Register tiles
+    `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `transpose`
+Elementary functions
+    `exp`, `exp_below`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`, `softplus`
+Functions of your own
+    `elementwise`, `traced`
+The processor
+    `target`, `native_lanes`
+Numba types, for explicit signatures
+    `Vector`, `Mask`, `Tile`
+
+Examples
+--------
+>>> import numpy as np
+>>> from numba import njit
+>>> from nbnorm import simd
+>>> @njit
+... def scale(x, factor, out):
+...     whole = x.size // 16 * 16
+...     for i in range(0, whole, 16):
+...         simd.store(out, i, simd.load(x, i, 16) * factor)
+...     rest = x.size - whole
+...     simd.store(out, whole, simd.load(x, whole, 16, rest) * factor, rest)
+>>> x, out = np.arange(21.0, dtype=np.float32), np.zeros(21, np.float32)
+>>> scale(x, 2.0, out)
+>>> out[-3:]
+array([36., 38., 40.], dtype=float32)
+"""
+
+from nbnorm.simd._elementary import (
+    exp,
+    exp_below,
+    gelu,
+    gelu_slope,
+    log,
+    log1p,
+    normal,
+    sigmoid,
+    softplus,
+    tanh,
+)
+from nbnorm.simd._operations import (
+    abs,
+    all,
+    any,
+    array_at,
+    bitcast,
+    ceil,
+    clamp,
+    concatenate,
+    convert,
+    copysign,
+    cycle,
+    elementwise,
+    extract,
+    fence,
+    first_lanes,
+    floor,
+    fma,
+    full_like,
+    gather,
+    get,
+    high_half,
+    insert,
+    interleave,
+    iota,
+    largest,
+    load,
+    low_half,
+    max,
+    min,
+    part,
+    peek,
+    prefetch,
+    put,
+    rank1,
+    repeat,
+    reverse,
+    round,
+    row,
+    shuffle,
+    smallest,
+    splat,
+    sqrt,
+    store,
+    stream,
+    sum,
+    tile_add,
+    tile_load,
+    tile_of,
+    tile_store,
+    tile_zeros,
+    traced,
+    transpose,
+    where,
+    zeros,
+)
+from nbnorm.simd._types import Mask, Tile, Vector
+from nbnorm.simd.target import Target, native_lanes, target
+
+__all__ = [
+    "Mask",
+    "Target",
+    "Tile",
+    "Vector",
+    "abs",
+    "all",
+    "any",
+    "array_at",
+    "bitcast",
+    "ceil",
+    "clamp",
+    "concatenate",
+    "convert",
+    "copysign",
+    "cycle",
+    "elementwise",
+    "exp",
+    "exp_below",
+    "extract",
+    "fence",
+    "first_lanes",
+    "floor",
+    "fma",
+    "full_like",
+    "gather",
+    "gelu",
+    "gelu_slope",
+    "get",
+    "high_half",
+    "insert",
+    "interleave",
+    "iota",
+    "largest",
+    "load",
+    "log",
+    "log1p",
+    "low_half",
+    "max",
+    "min",
+    "native_lanes",
+    "normal",
+    "part",
+    "peek",
+    "prefetch",
+    "put",
+    "rank1",
+    "repeat",
+    "reverse",
+    "round",
+    "row",
+    "shuffle",
+    "sigmoid",
+    "smallest",
+    "softplus",
+    "splat",
+    "sqrt",
+    "store",
+    "stream",
+    "sum",
+    "tanh",
+    "target",
+    "tile_add",
+    "tile_load",
+    "tile_of",
+    "tile_store",
+    "tile_zeros",
+    "traced",
+    "transpose",
+    "where",
+    "zeros",
+]
