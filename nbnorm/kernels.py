@@ -104,34 +104,23 @@ array([-0.25, -0.25])
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import types
 
-from nbnorm import _jit, activations, batch_norm, dense, losses, optimizers
-from nbnorm._signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only
-from nbnorm.activations import (
-    activate,
-    derivative_from_output,
-    elu,
-    elu_slope,
-    exp,
-    gelu,
-    gelu_slope,
-    leaky_relu,
-    leaky_relu_slope,
-    relu,
-    sigmoid,
-    silu,
-    silu_slope,
-    softplus,
-    softplus_slope,
-    tanh,
-)
+from nbnorm import _jit, activations, batch_norm, dense, losses, optimizers, simd
+from nbnorm._signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only, check
+from nbnorm.activations import activate, derivative_from_output
 from nbnorm.batch_norm import factors_size, sums_size
 from nbnorm.losses import partial_size
+from nbnorm.simd._emitted import compiles
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
     "activate",
@@ -176,6 +165,36 @@ __all__ = [
     "weighted_mean_squared_error",
     "weighted_softmax_cross_entropy",
 ]
+
+
+def _of_numbers(function: F) -> F:
+    """Let a function of numbers, vectors and arrays take single numbers only."""
+    name, argument = f"nbnorm.kernels.{function.__name__}", next(iter(inspect.signature(function).parameters))
+
+    @functools.wraps(function)
+    def checked(*args: Any, **named: Any) -> Any:
+        for x in (*args, *named.values()):
+            if not isinstance(x, (float, np.float32)):  # float64 is a float
+                raise TypeError(f"{name}: {argument} must be {REAL.text}, got {type(x).__name__}")
+        return function(*args, **named)
+
+    def compiled(x: Any) -> Any:
+        check(name, {argument: REAL}, (getattr(x, "kind", types.int64),))
+        return function(x)
+
+    compiles(checked, compiled)
+    return cast(F, checked)
+
+
+exp = _of_numbers(simd.exp)
+sigmoid = _of_numbers(simd.sigmoid)
+tanh = _of_numbers(simd.tanh)
+relu = _of_numbers(activations.relu)
+leaky_relu, leaky_relu_slope = map(_of_numbers, (activations.leaky_relu, activations.leaky_relu_slope))
+elu, elu_slope = map(_of_numbers, (activations.elu, activations.elu_slope))
+gelu, gelu_slope = map(_of_numbers, (simd.gelu, simd.gelu_slope))
+silu, silu_slope = map(_of_numbers, (activations.silu, activations.silu_slope))
+softplus, softplus_slope = map(_of_numbers, (simd.softplus, activations.softplus_slope))
 
 _PAIRS = {
     "activation_forward": activations.forward_kernel,

@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from nbnorm import _check, _jit
 from nbnorm._microkernels import get, put, tile_width
-from nbnorm.activations import exp, sigmoid
 from nbnorm.rows import softmax_rows
+from nbnorm.simd import exp, sigmoid
 
 # Rows in one block of the parallel loops.
 ROWS = 64

@@ -22,17 +22,19 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbnorm import _leaves, activations
+from nbnorm import _leaves, activations, simd
 from nbnorm._jit import callback
 from nbnorm._microkernels import data_at, emit_splat, scalar_type, tile
-from nbnorm.activations import IDENTITY, RELU, SIGMOID, TANH
+from nbnorm.activations import IDENTITY
+from nbnorm.simd._emitted import Emitted, emitting
+from nbnorm.simd._types import Vector
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
-_NAMES: dict[Any, str] = {code: name for name, code in activations.CODES.items()}
+_FUNCTIONS = tuple(activations.FUNCTIONS.values())
 
 # Activations whose slope is known from their value: they are computed together with batch norm.
-FROM_VALUE = (IDENTITY, RELU, SIGMOID, TANH)
+FROM_VALUE = tuple(code for code, function in enumerate(_FUNCTIONS) if function.slope_of_y)
 
 
 class Vectors:
@@ -40,7 +42,7 @@ class Vectors:
 
     def __init__(self, builder: Any, dtype: Any) -> None:
         self.b = builder
-        self.shape = tile(dtype)
+        self.dtype, self.shape = np.dtype(dtype), tile(dtype)
         self.lanes, self.width = self.shape.lanes, self.shape.width
         self.scalar = scalar_type(dtype)
         self.kind = ir.VectorType(self.scalar, self.lanes)
@@ -74,30 +76,20 @@ class Vectors:
         )
         return self.b.call(function, [x, y, z])
 
+    def apply(self, function: Callable[..., Any], *vectors: Any) -> Any:
+        """Emit a function of `nbnorm.simd`."""
+        with emitting(None, self.b):
+            given = (Emitted(Vector(str(self.dtype), vector.type.count), vector) for vector in vectors)
+            return function(*given).value
+
     def activate(self, z: Any, code: int) -> Any:
         """Value f(z), for a vector of any length."""
-        if code not in FROM_VALUE:
-            return getattr(activations.Arithmetic(self.b, z.type), _NAMES[code])(z)
-        if code == RELU:  # the comparison lets NaN pass
-            zero = ir.Constant(z.type, None)
-            return self.b.select(self.b.fcmp_ordered("<", z, zero), zero, z)
-        if code in (SIGMOID, TANH):
-            arithmetic = activations.Arithmetic(self.b, z.type)
-            return arithmetic.sigmoid(z) if code == SIGMOID else arithmetic.tanh(z)
-        return z
+        return self.apply(_FUNCTIONS[code].value, z)
 
     def derive(self, gradient: Any, value: Any, code: int) -> Any:
         """``gradient * f'``, with f' in terms of the value f, or of z where f does not tell it."""
-        if code not in FROM_VALUE:
-            slope = getattr(activations.Arithmetic(self.b, self.kind), f"{_NAMES[code]}_slope")(value)
-            return self.b.fmul(gradient, slope)
-        if code == RELU:
-            return self.b.select(self.b.fcmp_ordered(">", value, self.zero), gradient, self.zero)
-        if code == SIGMOID:
-            return self.b.fmul(gradient, self.b.fmul(value, self.b.fsub(self.one, value)))
-        if code == TANH:
-            return self.b.fmul(gradient, self.b.fsub(self.one, self.b.fmul(value, value)))
-        return gradient
+        slope = _FUNCTIONS[code].slope
+        return gradient if code == IDENTITY else self.apply(lambda g, f: g * slope(f), gradient, value)
 
     def total(self, vector: Any) -> Any:
         """Sum of the lanes, halves onto halves."""
@@ -610,7 +602,6 @@ def _emit_softmax(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[
     stride, n = counts
     inverse = v.splat(scalars[0])
     z, g, top_row, sum_row = rows
-    arithmetic = activations.Arithmetic(b, v.kind)
 
     def over_outputs(pointers: list[Any], start: Any, turn_body: Callable[..., Any]) -> Any:
         function, before = b.function, b.block
@@ -642,7 +633,7 @@ def _emit_softmax(v: Vectors, rows: list[Any], counts: list[Any], scalars: list[
 
         def exponential(here: list[Any], held: Any, offset: int = offset, top: Any = top) -> Any:
             # `top` is the largest
-            e = arithmetic.bounded_exp(b.fsub(v.load(here[0], offset), top))
+            e = v.apply(simd.exp_below, b.fsub(v.load(here[0], offset), top))
             v.store(e, here[1], offset)
             return b.fadd(held, e)
 
@@ -707,22 +698,14 @@ if config.DISABLE_JIT:
         return i + b // width * stride + b % width
 
     def _f(z: Any, code: Any) -> Any:
-        if code not in FROM_VALUE:
-            return activations.activation_forward(z, _NAMES.get(code) or code)
-        if code == RELU:
-            return np.where(z < 0, 0, z)
-        if code == SIGMOID:
-            return 1 / (1 + np.exp(-z))
-        return np.tanh(z) if code == TANH else z
+        if isinstance(code, activations.Activation):
+            return activations.activation_forward(z, code)
+        return _FUNCTIONS[code].value(z)
 
     def _df(f: Any, code: Any) -> Any:
-        if code not in FROM_VALUE:
-            return activations.activation_backward(np.ones_like(f), f, _NAMES.get(code) or code, z=f)
-        if code == RELU:
-            return f > 0
-        if code == SIGMOID:
-            return f * (1 - f)
-        return 1 - f * f if code == TANH else np.ones_like(f)
+        if isinstance(code, activations.Activation):
+            return activations.activation_backward(np.ones_like(f), f, code, z=f)
+        return _FUNCTIONS[code].slope(f)
 
     def activate_row(place: int, x: Any, i: int, z: int, stride: int, n: int, bias: Any) -> None:
         """Replace row i by ``f(row + bias)``; row z keeps ``row + bias`` where f' needs it."""

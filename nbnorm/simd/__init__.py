@@ -9,7 +9,7 @@ can be stepped through in a debugger.  The page *Vectors in your own kernels* of
 to write one.
 
 Memory
-    `load`, `store`, `stream`, `fence`, `prefetch`, `gather`, `get`, `put`, `peek`, `array_at`
+    `load`, `store`, `stream`, `fence`, `prefetch`, `gather`, `get`, `put`, `size`, `peek`, `array_at`
 Making vectors and masks
     `splat`, `zeros`, `iota`, `full_like`, `first_lanes`
 Arithmetic, on vectors and numbers
@@ -26,9 +26,10 @@ Moving elements
 Register tiles
     `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `transpose`
 Elementary functions
-    `exp`, `exp_below`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`, `softplus`
+    `exp`, `exp_below`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`,
+    `softplus`
 Functions of your own
-    `elementwise`, `traced`
+    `elementwise`, `traced`, and in them `loop`, `switch`
 The processor
     `target`, `native_lanes`
 Numba types, for explicit signatures
@@ -52,9 +53,34 @@ Examples
 array([36., 38., 40.], dtype=float32)
 """
 
+from nbnorm.simd._arithmetic import (
+    abs,
+    bitcast,
+    ceil,
+    clamp,
+    convert,
+    copysign,
+    first_lanes,
+    floor,
+    fma,
+    full_like,
+    iota,
+    max,
+    min,
+    round,
+    splat,
+    sqrt,
+    where,
+    zeros,
+)
+from nbnorm.simd._control import (
+    loop,
+    switch,
+)
 from nbnorm.simd._elementary import (
     exp,
     exp_below,
+    expm1_below_0,
     gelu,
     gelu_slope,
     log,
@@ -64,61 +90,50 @@ from nbnorm.simd._elementary import (
     softplus,
     tanh,
 )
-from nbnorm.simd._operations import (
-    abs,
+from nbnorm.simd._lanes import (
     all,
     any,
-    array_at,
-    bitcast,
-    ceil,
-    clamp,
     concatenate,
-    convert,
-    copysign,
     cycle,
-    elementwise,
     extract,
-    fence,
-    first_lanes,
-    floor,
-    fma,
-    full_like,
     gather,
-    get,
     high_half,
     insert,
     interleave,
-    iota,
     largest,
-    load,
     low_half,
-    max,
-    min,
     part,
+    repeat,
+    reverse,
+    shuffle,
+    smallest,
+    sum,
+)
+from nbnorm.simd._memory import (
+    array_at,
+    fence,
+    get,
+    load,
     peek,
     prefetch,
     put,
-    rank1,
-    repeat,
-    reverse,
-    round,
-    row,
-    shuffle,
-    smallest,
-    splat,
-    sqrt,
+    size,
     store,
     stream,
-    sum,
+)
+from nbnorm.simd._tiles import (
+    rank1,
+    row,
     tile_add,
     tile_load,
     tile_of,
     tile_store,
     tile_zeros,
-    traced,
     transpose,
-    where,
-    zeros,
+)
+from nbnorm.simd._tracing import (
+    elementwise,
+    traced,
 )
 from nbnorm.simd._types import Mask, Tile, Vector
 from nbnorm.simd.target import Target, native_lanes, target
@@ -142,6 +157,7 @@ __all__ = [
     "elementwise",
     "exp",
     "exp_below",
+    "expm1_below_0",
     "extract",
     "fence",
     "first_lanes",
@@ -160,6 +176,7 @@ __all__ = [
     "load",
     "log",
     "log1p",
+    "loop",
     "low_half",
     "max",
     "min",
@@ -176,6 +193,7 @@ __all__ = [
     "row",
     "shuffle",
     "sigmoid",
+    "size",
     "smallest",
     "softplus",
     "splat",
@@ -183,6 +201,7 @@ __all__ = [
     "store",
     "stream",
     "sum",
+    "switch",
     "tanh",
     "target",
     "tile_add",

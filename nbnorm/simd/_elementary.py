@@ -20,19 +20,19 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.simd._operations import (
+from nbnorm.simd._arithmetic import (
     abs,
     bitcast,
     clamp,
     convert,
     copysign,
-    elementwise,
     fma,
     full_like,
     max,
     min,
     where,
 )
+from nbnorm.simd._tracing import elementwise
 
 
 @dataclass(frozen=True)
@@ -299,6 +299,30 @@ def exp_below(x: Any) -> Any:
     half = fma(n, 0.5, c.magic)
     rest = (n - (half - c.magic)) + c.magic
     return ((p + 1.0) * _power(c, half)) * _power(c, rest)
+
+
+@elementwise
+def expm1_below_0(x: Any) -> Any:
+    """``exp(x) - 1`` for negative x, right to the last digits near 0 as well; 0 for positive x.
+
+    Parameters
+    ----------
+    x : vector or number
+        Argument, float32 or float64.
+
+    Returns
+    -------
+    vector or number
+        Value between -1 and 0, of the type of `x`, within 2 units in the last place.
+
+    Examples
+    --------
+    >>> from nbnorm import simd
+    >>> float(simd.expm1_below_0(-1e-20))
+    -1e-20
+    """
+    c = _constants(x)
+    return _expm1_within(c, clamp(x, -c.saturated, 0.0))
 
 
 @elementwise

@@ -36,7 +36,8 @@ def emission() -> Any:
 
 
 @contextmanager
-def _emitting(context: Any, builder: Any) -> Iterator[None]:
+def emitting(context: Any, builder: Any) -> Iterator[None]:
+    """Let operations write to a builder."""
     before, _local.emission = emission(), (context, builder)
     try:
         yield
@@ -309,6 +310,18 @@ def static(name: str, value: Any) -> int:
     return operator.index(value)
 
 
+def first(count: Any, lanes: int) -> Any:
+    """Return the mask of the first `count` lanes as LLVM has it."""
+    builder, number = emission()[1], index(count)
+    most = I64(lanes)
+    number = builder.select(builder.icmp_signed("<", number, most), number, most)
+    number = builder.trunc(number, I32)
+    if lanes == 1:
+        return builder.icmp_signed(">", number, I32(0))
+    places = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", places, splatted(number, lanes))
+
+
 def address(x: Any, i: Any) -> Any:
     """Return the LLVM address of element i of an array or behind a pointer."""
     context, builder = emission()
@@ -389,16 +402,23 @@ def _packed(context: Any, builder: Any, result: Any) -> tuple[Any, Any]:
 
 
 def _trace(function: Any, context: Any, builder: Any, kinds: Any, values: Any) -> tuple[Any, Any]:
-    with _emitting(context, builder):
+    with emitting(context, builder):
         result = function(*(_unpacked(kind, value) for kind, value in zip(kinds, values, strict=True)))
         return _packed(context, builder, result)
+
+
+def _scratch_type(context: Any, kind: Any) -> Any:
+    try:
+        return context.get_value_type(kind)
+    except NotImplementedError:  # such as float16: the function is going to refuse it
+        return I32
 
 
 @functools.lru_cache(maxsize=4096)
 def _result_type(function: Any, kinds: tuple[Any, ...]) -> Any:
     """Return the type of a call: it is traced into a module that is thrown away."""
     context = cpu_target.target_context
-    form = ir.FunctionType(ir.VoidType(), [context.get_value_type(kind) for kind in kinds])
+    form = ir.FunctionType(ir.VoidType(), [_scratch_type(context, kind) for kind in kinds])
     scratch = ir.Function(ir.Module(), form, "scratch")
     builder = ir.IRBuilder(scratch.append_basic_block())
     return _trace(function, context, builder, kinds, scratch.args)[0]

@@ -1,0 +1,417 @@
+"""Vectors to and from memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.np import arrayobj
+
+from nbnorm.simd import _emitted, _numpy
+from nbnorm.simd._emitted import I32, I64, Emitted, emission, index, intrinsic, static, suffix
+from nbnorm.simd._numpy import NumpyVector
+from nbnorm.simd._tracing import operation
+from nbnorm.simd._types import Mask, Vector, llvm_type, number_type
+from nbnorm.simd.target import native_lanes
+
+
+def _place(x: Any, i: Any, lanes: int) -> tuple[Any, Any, int]:
+    """Return the type of a vector in memory, its address and the bytes of an element."""
+    kind = Vector(x.kind.dtype, lanes)
+    pointer = emission()[1].bitcast(_emitted.address(x, i), llvm_type(kind).as_pointer())
+    return kind, pointer, kind.dtype.bitwidth // 8
+
+
+def _mask_of(lanes: int, mask: Any) -> Any:
+    """Return a mask, or a number of first lanes, as an LLVM vector, also of one lane."""
+    value = (
+        mask.value
+        if isinstance(mask, Emitted) and isinstance(mask.kind, Mask)
+        else _emitted.first(mask, lanes)
+    )
+    if lanes > 1:
+        return value
+    return emission()[1].insert_element(
+        ir.Constant(ir.VectorType(ir.IntType(1), 1), ir.Undefined), value, I32(0)
+    )
+
+
+def _emit_load(x: Any, i: Any, lanes: Any, mask: Any = None, fill: Any = 0) -> Emitted:
+    lanes = static("lanes", lanes)
+    kind, pointer, item = _place(x, i, lanes)
+    if mask is None:
+        return Emitted(kind, emission()[1].load(pointer, align=item))
+    builder, form = emission()[1], ir.VectorType(llvm_type(kind.dtype), lanes)
+    rest = _emitted.as_kind(fill, kind).value
+    if lanes == 1:
+        rest = builder.insert_element(ir.Constant(form, ir.Undefined), rest, I32(0))
+    pointer = builder.bitcast(pointer, form.as_pointer())
+    name = f"llvm.masked.load.{suffix(form)}.p0"
+    got = intrinsic(name, form, [pointer, I32(item), _mask_of(lanes, mask), rest])
+    return Emitted(kind, got if lanes > 1 else builder.extract_element(got, I32(0)))
+
+
+@operation(_emit_load)
+def load(x: Any, i: Any, lanes: Any, mask: Any = None, fill: Any = 0) -> Any:
+    """Load a vector from memory.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array with any number of axes.
+    i : int
+        Number of the first element, all axes flattened; not negative, and not checked in compiled code.
+    lanes : int
+        Number of elements, known when the code is compiled.
+    mask : int or mask, optional
+        Elements to load: the first so many, or those where a mask is set.  Others are not read from memory.
+    fill : number, default 0
+        What stands in lanes that are not loaded.
+
+    Returns
+    -------
+    vector
+        Elements i to i + lanes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> simd.load(np.arange(5.0), 3, 4, 2)
+    NumpyVector(array([3., 4., 0., 0.]))
+    """
+    if mask is None:
+        return NumpyVector(_numpy.elements(x, i, lanes).copy())
+    result = np.full(lanes, fill, x.dtype)
+    chosen = _numpy.chosen(mask, lanes)
+    for k in chosen:
+        result[k] = _numpy.elements(x, i + k, 1)[0]
+    return NumpyVector(result)
+
+
+def _registers(v: Emitted) -> Iterator[tuple[int, Any]]:
+    """Yield the parts of a vector that fill one register, each with its first lane.
+
+    LLVM would write a wide vector in an order of its own, which costs time: caches take lines in order.
+    """
+    lanes = native_lanes(v.dtype)
+    if v.lanes <= lanes or v.lanes % lanes:
+        yield 0, v.value
+    else:
+        for first in range(0, v.lanes, lanes):
+            yield first, _emitted.shuffled(v.value, v.value, list(range(first, first + lanes)))
+
+
+def _emit_store(x: Any, i: Any, v: Any, mask: Any = None) -> None:
+    v = _emitted.as_kind(v, number_type(x.kind.dtype))
+    if v.dtype != np.dtype(str(x.kind.dtype)):
+        raise TypeError(f"{v.kind} does not go into an array of {x.kind.dtype}: convert it")
+    builder = emission()[1]
+    kind, pointer, item = _place(x, i, v.lanes)
+    if mask is None:
+        for first, part in _registers(v):
+            place = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
+            builder.store(part, builder.bitcast(place, part.type.as_pointer()), align=item)
+        return
+    value = v.value
+    form = ir.VectorType(llvm_type(kind.dtype), v.lanes)
+    if v.lanes == 1:
+        value = builder.insert_element(ir.Constant(form, ir.Undefined), value, I32(0))
+    pointer = builder.bitcast(pointer, form.as_pointer())
+    name = f"llvm.masked.store.{suffix(form)}.p0"
+    intrinsic(name, ir.VoidType(), [value, pointer, I32(item), _mask_of(v.lanes, mask)])
+
+
+@operation(_emit_store)
+def store(x: Any, i: Any, v: Any, mask: Any = None) -> None:
+    """Store a vector to memory.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array with any number of axes, of the type of the vector's elements.
+    i : int
+        Number of the first element, all axes flattened; not negative, and not checked in compiled code.
+    v : vector or number
+        What is stored.
+    mask : int or mask, optional
+        Elements to store: the first so many, or those where a mask is set.  Others are not touched.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = np.arange(5.0)
+    >>> simd.store(x, 1, simd.splat(9.0, 4), 2)
+    >>> x
+    array([0., 9., 9., 3., 4.])
+    """
+    values = np.atleast_1d(v.values if isinstance(v, NumpyVector) else np.asarray(v, x.dtype))
+    if values.dtype != x.dtype:
+        raise TypeError(f"{values.dtype} does not go into an array of {x.dtype}: convert it")
+    if mask is None:
+        _numpy.elements(x, i, values.size)[:] = values
+    else:
+        for k in _numpy.chosen(mask, values.size):
+            _numpy.elements(x, i + k, 1)[0] = values[k]
+
+
+def _emit_stream(x: Any, i: Any, v: Any) -> None:
+    v = _emitted.as_kind(v, number_type(x.kind.dtype))
+    builder = emission()[1]
+    kind, _, item = _place(x, i, v.lanes)
+    lanes = native_lanes(v.dtype)
+    if v.lanes % lanes or v.kind != kind:
+        raise TypeError(f"{v.kind} cannot be streamed: its lanes must be a multiple of {lanes}")
+    flag = builder.module.add_metadata([I32(1)])
+    for first, part in _registers(v):
+        place = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
+        line = builder.store(part, builder.bitcast(place, part.type.as_pointer()), align=lanes * item)
+        line.set_metadata("nontemporal", flag)
+
+
+@operation(_emit_stream)
+def stream(x: Any, i: Any, v: Any) -> None:
+    """Store a vector to memory past the caches (a non-temporal store).
+
+    It saves reading the lines that are overwritten, and pays where much more is written than the caches hold
+    and whole cache lines are.  A `fence` must follow before other threads read.  Where the processor has no
+    such store it is a plain one.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array of the type of the vector's elements.
+    i : int
+        Number of the first element; its address must be a multiple of ``target().register_bytes``.
+    v : vector
+        What is stored; its lanes are a multiple of `native_lanes`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = np.zeros(16)
+    >>> simd.stream(x, 0, simd.splat(1.0, 16))
+    >>> float(x.sum())
+    16.0
+    """
+    store(x, i, v)
+
+
+def _emit_fence() -> None:
+    emission()[1].fence("seq_cst")
+
+
+@operation(_emit_fence)
+def fence() -> None:
+    """Wait until what has been stored, with `stream` as well, is seen by all threads.
+
+    Examples
+    --------
+    >>> from nbnorm import simd
+    >>> simd.fence()
+    """
+
+
+def _emit_prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = False) -> None:
+    builder, byte = emission()[1], ir.IntType(8).as_pointer()
+    base = builder.bitcast(_emitted.address(x, i), byte)
+    for line in range(0, static("size", size), 64):
+        place = builder.gep(base, [I64(line)])
+        args = [place, I32(int(write)), I32(4 - static("level", level)), I32(1)]
+        intrinsic("llvm.prefetch.p0", ir.VoidType(), args)
+
+
+@operation(_emit_prefetch)
+def prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = False) -> None:
+    """Ask for memory that will be needed soon; it never faults, wherever it leads.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array.
+    i : int
+        Number of the first element, inside the array or not.
+    size : int, default 1
+        Bytes; one request is made for each 64.
+    level : int, default 1
+        Cache to fetch into: 1, 2 or 3.
+    write : bool, default False
+        Whether it is going to be written.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> simd.prefetch(np.zeros(4), 100)
+    """
+
+
+def _emit_size(x: Any) -> Emitted:
+    context, builder = emission()
+    return Emitted(types.int64, context.make_array(x.kind)(context, builder, x.value).nitems)
+
+
+@operation(_emit_size)
+def size(x: Any) -> Any:
+    """Return the number of elements of an array, in a traced function.
+
+    Parameters
+    ----------
+    x : array
+        With any number of axes.
+
+    Returns
+    -------
+    int
+        ``x.size``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> simd.size(np.zeros((2, 3)))
+    6
+    """
+    return x.size
+
+
+def emit_get(x: Any, i: Any) -> Emitted:
+    return Emitted(x.kind.dtype, emission()[1].load(_place(x, i, 1)[1]))
+
+
+@operation(emit_get)
+def get(x: Any, i: Any) -> Any:
+    """Return one element, without Numba's treatment of negative indices.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array with any number of axes.
+    i : int
+        Number of the element, all axes flattened.
+
+    Returns
+    -------
+    number
+        The element.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> float(simd.get(np.arange(6.0).reshape(2, 3), 4))
+    4.0
+    """
+    return _numpy.elements(x, i, 1)[0]
+
+
+def _emit_put(x: Any, i: Any, value: Any) -> None:
+    value = _emitted.as_kind(value, x.kind.dtype)
+    emission()[1].store(_emitted.converted(value, x.kind.dtype).value, _place(x, i, 1)[1])
+
+
+@operation(_emit_put)
+def put(x: Any, i: Any, value: Any) -> None:
+    """Set one element, without Numba's treatment of negative indices.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array with any number of axes.
+    i : int
+        Number of the element, all axes flattened.
+    value : number
+        It is converted to the type of the array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = np.zeros(3)
+    >>> simd.put(x, 1, 5)
+    >>> x
+    array([0., 5., 0.])
+    """
+    _numpy.elements(x, i, 1)[0] = value
+
+
+def _emit_peek(address: Any, offset: Any, dtype: Any) -> Emitted:
+    builder, number = emission()[1], number_type(dtype)
+    base = builder.inttoptr(index(address), ir.IntType(8).as_pointer())
+    place = builder.gep(base, [index(offset)])
+    return Emitted(number, builder.load(builder.bitcast(place, llvm_type(number).as_pointer()), align=1))
+
+
+@operation(_emit_peek)
+def peek(address: Any, offset: Any, dtype: Any) -> Any:
+    """Return the number that stands in memory at an address, aligned or not.
+
+    Parameters
+    ----------
+    address : int
+        Address, such as ``x.ctypes.data``.
+    offset : int
+        Bytes behind the address.
+    dtype : dtype
+        Type of the number.
+
+    Returns
+    -------
+    number
+        The number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = np.arange(4.0)
+    >>> float(simd.peek(x.ctypes.data, 16, np.float64))
+    2.0
+    """
+    return _numpy.element(address + offset, dtype)
+
+
+def _emit_array_at(address: Any, size: Any, dtype: Any) -> Emitted:
+    context, builder = emission()
+    kind = types.Array(number_type(dtype), 1, "C")
+    array = context.make_array(kind)(context, builder)
+    item = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+    data = builder.inttoptr(index(address), array.data.type)
+    arrayobj.populate_array(array, data, [index(size)], [item], item, None)
+    return Emitted(kind, array._getvalue())
+
+
+@operation(_emit_array_at)
+def array_at(address: Any, size: Any, dtype: Any) -> Any:
+    """Return the array that stands in memory at an address.
+
+    It has no owner and nothing counts references to it: the caller keeps the memory alive.
+
+    Parameters
+    ----------
+    address : int
+        Address of the first element.
+    size : int
+        Number of elements.
+    dtype : dtype
+        Type of the elements.
+
+    Returns
+    -------
+    array, shape (size,)
+        View of the memory.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = np.arange(4.0)
+    >>> simd.array_at(x.ctypes.data, 4, np.float64)[3] == 3
+    np.True_
+    """
+    return _numpy.memory(address, (int(size),), dtype)
