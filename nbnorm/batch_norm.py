@@ -7,20 +7,14 @@ of 1e30 does not exist in float32.
 
 from __future__ import annotations
 
-import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import config
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 
-from nbnorm import _check, _jit, _microkernels
-
-_WORD, _DOUBLE = ir.IntType(64), ir.DoubleType()
+from nbnorm import _check, _jit, simd
 
 # Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
 # the workspace small.  They are fixed because they decide the order of summation.
@@ -53,441 +47,283 @@ _WRAP = 16
 _LINE = 64
 
 # ----------------------------------------------------------------------------------------------
-# Vector code
+# Formulas
 # ----------------------------------------------------------------------------------------------
 
 
-def _for_columns(builder: Any, width: Any, shapes: Any, body: Any) -> None:
-    """Emit ``body(column, lanes, vectors)`` for all columns, in groups of one shape after the other."""
-    left = ir.Constant(_WORD, 0)
-    for lanes, vectors in shapes:
-        step = ir.Constant(_WORD, lanes * vectors)
-        count = builder.udiv(builder.sub(width, left), step)
-        stop = builder.add(left, builder.mul(count, step))
-        with cgutils.for_range_slice(builder, left, stop, step, _WORD) as (column, _):
-            body(column, lanes, vectors)
-        left = stop
+@simd.elementwise
+def add_deviation(d: Any, total: Any, square: Any) -> tuple[Any, Any]:
+    """Add a deviation and its square to sums."""
+    return total + d, simd.fma(d, d, square)
 
 
-class _Emitter:
-    """Writes the inner loops over rows and columns; `double` is the dtype of the sums.
-
-    LLVM's own vectors are not used: it reloads sums and factors for every row, and cannot be told to write
-    past the caches.
-    """
-
-    def __init__(self, context: Any, builder: Any, signature: Any, args: Any) -> None:
-        self.builder, self.args = builder, args
-        x = signature.args[0]
-        self.scalar = context.get_data_type(x.dtype)
-        self.size = 4 if isinstance(self.scalar, ir.FloatType) else 8
-        self.arrays: list[Any] = [
-            context.make_array(kind)(context, builder, value) if isinstance(kind, types.Array) else None
-            for kind, value in zip(signature.args, args, strict=True)
-        ]
-        name = np.dtype(np.float32 if self.size == 4 else np.float64)
-        self.lanes, self.fma = _microkernels.tile(name).lanes, _microkernels.tile(name).fma
-        self.sum_lanes = _microkernels.tile(np.dtype(np.float64)).lanes
-        # with 32 registers, vectors of sums of two kinds and of what is subtracted
-        self.sum_vectors = 8 if self.sum_lanes == 8 else 4
-
-    def constant(self, value: int) -> Any:
-        return ir.Constant(_WORD, value)
-
-    def vector(self, scalar: Any, lanes: int) -> Any:
-        return scalar if lanes == 1 else ir.VectorType(scalar, lanes)
-
-    def place(self, array: int, index: Any, kind: Any) -> Any:
-        pointer = self.builder.gep(self.arrays[array].data, [index])
-        return self.builder.bitcast(pointer, kind.as_pointer())
-
-    def load(self, array: int, index: Any, scalar: Any, lanes: int) -> Any:
-        size = 4 if isinstance(scalar, ir.FloatType) else 8
-        return self.builder.load(self.place(array, index, self.vector(scalar, lanes)), align=size)
-
-    def load_wide(self, array: int, index: Any, lanes: int) -> Any:
-        """Load elements of the data as float64."""
-        value = self.load(array, index, self.scalar, lanes)
-        return self.builder.fpext(value, self.vector(_DOUBLE, lanes)) if self.size == 4 else value
-
-    def muladd(self, a: Any, b: Any, c: Any) -> Any:
-        if not self.fma:
-            return self.builder.fadd(self.builder.fmul(a, b), c)
-        kind = a.type
-        element = getattr(kind, "element", kind)
-        name = f"llvm.fma.{'' if kind is element else f'v{kind.count}'}{element.intrinsic_name}"
-        function = ir.FunctionType(kind, [kind] * 3)
-        return self.builder.call(
-            cgutils.get_or_insert_function(self.builder.module, function, name), [a, b, c]
-        )
-
-    def width(self, array: int) -> Any:
-        """Return the columns of a matrix."""
-        return cgutils.unpack_tuple(self.builder, self.arrays[array].shape, 2)[1]
-
-    def ask(self, array: int, index: Any, ahead: Any, size: int) -> None:
-        """Ask for the memory that stands `ahead` elements further on."""
-        place = self.builder.gep(self.arrays[array].data, [self.builder.add(index, ahead)])
-        _microkernels.emit_prefetch(self.builder, place, size, level=2)
-
-
-def _emit_statistics(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    x, sums = 0, 5
-    start, stop, first, ahead = args[1:5]
-    emit = _Emitter(context, builder, signature, args)
-    width = emit.width(x)
-
-    def body(column: Any, lanes: int, vectors: int) -> None:
-        offsets = [builder.add(column, emit.constant(v * lanes)) for v in range(vectors)]
-        base = builder.mul(first, width)
-        shifts = [emit.load_wide(x, builder.add(base, j), lanes) for j in offsets]
-        places = [*offsets, *(builder.add(j, width) for j in offsets)]
-        kind = emit.vector(_DOUBLE, lanes)
-        held = [cgutils.alloca_once(builder, kind) for _ in places]
-        for place, slot in zip(places, held, strict=True):
-            builder.store(emit.load(sums, place, _DOUBLE, lanes), slot)
-        with cgutils.for_range_slice(builder, start, stop, emit.constant(1), _WORD) as (row, _):
-            base = builder.mul(row, width)
-            for v, j in enumerate(offsets):
-                value = emit.load_wide(x, builder.add(base, j), lanes)
-                value = builder.fsub(value, shifts[v])
-                builder.store(builder.fadd(builder.load(held[v]), value), held[v])
-                square = held[vectors + v]
-                builder.store(emit.muladd(value, value, builder.load(square)), square)
-            emit.ask(x, builder.add(base, column), ahead, lanes * vectors * emit.size)
-        for place, slot in zip(places, held, strict=True):
-            builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
-
-    shapes = ((emit.sum_lanes, emit.sum_vectors), (emit.sum_lanes, 1), (1, 1))
-    _for_columns(builder, width, shapes, body)
-    return context.get_dummy_value()
-
-
-def _emit_gradient_sums(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    x, dout, mean, sums = 0, 1, 2, 6
-    start, stop, ahead = args[3:6]
-    emit = _Emitter(context, builder, signature, args)
-    width = emit.width(x)
-
-    def body(column: Any, lanes: int, vectors: int) -> None:
-        offsets = [builder.add(column, emit.constant(v * lanes)) for v in range(vectors)]
-        means = [emit.load(mean, j, _DOUBLE, lanes) for j in offsets]
-        places = [*offsets, *(builder.add(j, width) for j in offsets)]
-        kind = emit.vector(_DOUBLE, lanes)
-        held = [cgutils.alloca_once(builder, kind) for _ in places]
-        for place, slot in zip(places, held, strict=True):
-            builder.store(emit.load(sums, place, _DOUBLE, lanes), slot)
-        with cgutils.for_range_slice(builder, start, stop, emit.constant(1), _WORD) as (row, _):
-            base = builder.mul(row, width)
-            for v, j in enumerate(offsets):
-                here = builder.add(base, j)
-                slope = emit.load_wide(dout, here, lanes)
-                value = builder.fsub(emit.load_wide(x, here, lanes), means[v])
-                builder.store(builder.fadd(builder.load(held[v]), slope), held[v])
-                product = held[vectors + v]
-                builder.store(emit.muladd(slope, value, builder.load(product)), product)
-            for array in (x, dout):
-                emit.ask(array, builder.add(base, column), ahead, lanes * vectors * emit.size)
-        for place, slot in zip(places, held, strict=True):
-            builder.store(builder.load(slot), emit.place(sums, place, kind), align=8)
-
-    shapes = ((emit.sum_lanes, emit.sum_vectors), (emit.sum_lanes, 1), (1, 1))
-    _for_columns(builder, width, shapes, body)
-    return context.get_dummy_value()
-
-
-def _emit_map(backward: bool) -> Any:
-    """Emitter of the last pass over a range of flat elements, past the caches if `streamed`."""
-    rows_of_table = (MEAN, SCALE, SHIFT, *((RSTD, SLOPE) if backward else ()))
-    x, dout, factors, out = 0, 1, 2, 3
-
-    def value(emit: _Emitter, here: Any, lanes: int, factor: list[Any]) -> Any:
-        builder = emit.builder
-        centred = builder.fsub(emit.load(x, here, emit.scalar, lanes), factor[0])
-        if not backward:
-            return emit.muladd(centred, factor[1], factor[2])
-        normalised = builder.fmul(centred, factor[3])
-        slope = emit.load(dout, here, emit.scalar, lanes)
-        return emit.muladd(slope, factor[1], emit.muladd(normalised, factor[4], factor[2]))
-
-    def table(emit: _Emitter, length: Any, column: Any, lanes: int) -> list[Any]:
-        builder = emit.builder
-        places = [builder.add(builder.mul(emit.constant(row), length), column) for row in rows_of_table]
-        return [emit.load(factors, place, emit.scalar, lanes) for place in places]
-
-    def span(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        begin, end, period, streamed = args[4:]
-        emit = _Emitter(context, builder, signature, args)
-        length = builder.add(period, emit.constant(_WRAP))
-        flag = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-        column = cgutils.alloca_once(builder, _WORD)
-        builder.store(builder.urem(begin, period), column)
-
-        def loop(first: Any, last: Any, lanes: int, past: bool) -> None:
-            kind = emit.vector(emit.scalar, lanes)
-            with cgutils.for_range_slice(builder, first, last, emit.constant(lanes), _WORD) as (here, _):
-                j = builder.load(column)
-                result = value(emit, here, lanes, table(emit, length, j, lanes))
-                place = emit.place(out, here, kind)
-                store = builder.store(result, place, align=lanes * emit.size if past else emit.size)
-                if past:
-                    store.set_metadata("nontemporal", flag)
-                    for array in (x, dout) if backward else (x,):
-                        emit.ask(array, here, emit.constant(AHEAD // emit.size), lanes * emit.size)
-                j = builder.add(j, emit.constant(lanes))
-                inside = builder.icmp_signed("<", j, period)
-                builder.store(builder.select(inside, j, builder.sub(j, period)), column)
-
-        address = builder.ptrtoint(builder.gep(emit.arrays[out].data, [begin]), _WORD)
-        head = builder.udiv(builder.and_(builder.neg(address), emit.constant(63)), emit.constant(emit.size))
-        first = builder.add(begin, head)
-        first = builder.select(builder.icmp_signed("<", first, end), first, end)
-        whole = builder.and_(builder.sub(end, first), emit.constant(-emit.lanes))
-        last = builder.add(first, whole)
-        loop(begin, first, 1, False)
-        with builder.if_else(streamed) as (then, otherwise):
-            with then:
-                loop(first, last, emit.lanes, True)
-                builder.fence("seq_cst")  # streamed stores must be seen before the task ends
-            with otherwise:
-                loop(first, last, emit.lanes, False)
-        loop(last, end, 1, False)
-        return context.get_dummy_value()
-
-    return span
-
-
-class _Columns:
-    """Some columns in float64; ``columns[place]`` reads or writes them, a place being array and offset."""
-
-    def __init__(self, builder: Any, column: Any, lanes: int) -> None:
-        self.builder, self.column, self.lanes = builder, column, lanes
-        self.kind = _DOUBLE if lanes == 1 else ir.VectorType(_DOUBLE, lanes)
-        self.narrow = ir.FloatType() if lanes == 1 else ir.VectorType(ir.FloatType(), lanes)
-
-    def _pointer(self, place: Any) -> tuple[Any, bool]:
-        data, narrow, offset = place
-        pointer = self.builder.gep(data, [self.builder.add(offset, self.column)])
-        kind = self.narrow if narrow else self.kind
-        return self.builder.bitcast(pointer, kind.as_pointer()), narrow
-
-    def __getitem__(self, place: Any) -> _microkernels.Emitted:
-        pointer, narrow = self._pointer(place)
-        value = self.builder.load(pointer, align=4 if narrow else 8)
-        return _microkernels.Emitted(self.builder, self.builder.fpext(value, self.kind) if narrow else value)
-
-    def __setitem__(self, place: Any, vector: _microkernels.Emitted) -> None:
-        pointer, narrow = self._pointer(place)
-        value = self.builder.fptrunc(vector.value, self.narrow) if narrow else vector.value
-        self.builder.store(value, pointer, align=4 if narrow else 8)
-
-    def number(self, value: Any) -> _microkernels.Emitted:
-        """Return a number in all elements."""
-        value = _DOUBLE(value) if isinstance(value, float) else value
-        return _microkernels.Emitted(self.builder, _microkernels.emit_splat(self.builder, value, self.lanes))
-
-    def sqrt(self, vector: _microkernels.Emitted) -> _microkernels.Emitted:
-        return _microkernels.Emitted(
-            self.builder, _microkernels.emit_sqrt(self.builder, vector.value, self.lanes)
-        )
-
-    def not_negative(self, vector: _microkernels.Emitted) -> _microkernels.Emitted:
-        """Return 0 for negative elements; NaN passes."""
-        zero = self.number(0.0)
-        return _microkernels.Emitted(
-            self.builder, self.builder.select(vector < zero, zero.value, vector.value)
-        )
-
-    def where(self, flag: Any, vector: _microkernels.Emitted) -> _microkernels.Emitted:
-        """Return 0 where the flag is not set."""
-        return _microkernels.Emitted(
-            self.builder, self.builder.select(flag, vector.value, self.number(0.0).value)
-        )
-
-
-def _emit_step(kinds: str, body: Any) -> Any:
-    """Emitter of a step over all columns; its arguments are the width and what `kinds` says."""
-
-    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def some(column: Any, lanes: int, vectors: int) -> None:
-            columns = _Columns(builder, column, lanes)
-            given: list[Any] = []
-            for kind, numba_type, value in zip(kinds, signature.args[1:], args[1:], strict=True):
-                if kind == "a":
-                    data = context.make_array(numba_type)(context, builder, value).data
-                    given.append([data, numba_type.dtype == types.float32])
-                elif kind == "i":
-                    given[-1].append(value)
-                else:
-                    given.append(columns.number(value) if kind == "f" else value)
-            body(columns, *given)
-
-        lanes = _microkernels.tile(np.dtype(np.float64)).lanes
-        _for_columns(builder, args[0], ((lanes, 1), (1, 1)), some)
-        return context.get_dummy_value()
-
-    return emit
-
-
-def _vector_intrinsic(name: str, arrays: tuple[str, ...], emit: Any) -> Any:
-    """Intrinsic of typed arrays at the places "a" of `arrays`, integers "i", numbers "f" and flags "b"."""
-    kinds = {"i": types.int64, "f": types.float64, "b": types.boolean}
-    names = ", ".join(f"a{k}" for k in range(len(arrays)))
-
-    def typed(given: Any) -> Any:
-        wanted = [kinds.get(kind, value) for kind, value in zip(arrays, given, strict=True)]
-        return types.void(*wanted), emit
-
-    space: dict[str, Any] = {"typed": typed}
-    exec(f"def {name}(typingctx, {names}): return typed(({names},))", space)
-    return intrinsic(space[name])
-
-
-# ----------------------------------------------------------------------------------------------
-# Steps over all columns: between the passes every thread waits for them, so they are vector code too
-# ----------------------------------------------------------------------------------------------
-
-
-def _finish_block_step(columns: Any, n: Any, first: Any, sums: Any, squares: Any) -> None:
-    """Make mean and sum of squared deviations of the sums of deviations from the first row."""
-    total = columns[sums]
+@simd.elementwise
+def block_moments(total: Any, square: Any, n: Any, origin: Any) -> tuple[Any, Any]:
+    """Mean and sum of squared deviations from it, of sums of n deviations from `origin`."""
     a = total / n
-    columns[sums] = columns[first] + a
     # rounding may leave a tiny negative number
-    columns[squares] = columns.not_negative(columns[squares] - a * total)
+    return origin + a, simd.max(square - a * total, 0.0)
 
 
-def _merge_step(
-    columns: Any, share: Any, weight: Any, means: Any, squares: Any, added: Any, added_squares: Any
-) -> None:
-    delta = columns[added] - columns[means]
-    columns[means] = columns[means] + delta * share
-    columns[squares] = columns[squares] + (columns[added_squares] + delta * delta * weight)
+@simd.elementwise
+def merged_moments(
+    mean: Any, square: Any, other_mean: Any, other_square: Any, share: Any, weight: Any
+) -> tuple[Any, Any]:
+    """Merge two means and sums of squared deviations (Chan, Golub and LeVeque 1979).
 
-
-def _add_step(columns: Any, sums: Any, added: Any) -> None:
-    columns[sums] = columns[sums] + columns[added]
-
-
-def _scale_step(
-    columns: Any, n: Any, eps: Any, gamma: Any, sums: Any, squares: Any, mean: Any, rstd: Any
-) -> None:
-    """Set mean and rstd, and make gamma * rstd and the variance of the merged statistics."""
-    columns[mean] = columns[sums]
-    columns[squares] = columns[squares] / n
-    columns[rstd] = columns.number(1.0) / columns.sqrt(columns[squares] + eps)
-    columns[sums] = columns[gamma] * columns[rstd]
-
-
-def _forward_step(
-    columns: Any, mean: Any, scale: Any, shift: Any, means: Any, scales: Any, shifts: Any
-) -> None:
-    """Store a mean in two parts, so that x - mean is right although each part is rounded."""
-    columns[means], columns[scales] = columns[mean], columns[scale]
-    columns[shifts] = columns[shift] - (columns[mean] - columns[means]) * columns[scale]
-
-
-def _backward_step(
-    columns: Any, n: Any, training: Any, gamma: Any, mean: Any, rstd: Any, sums: Any, products: Any,
-    dgamma: Any, dbeta: Any, means: Any, scales: Any, shifts: Any, rstds: Any, slopes: Any,
-) -> None:  # fmt: skip
-    """Set dgamma and dbeta, and what dx is made of.
-
-    dx = gamma rstd (dout - mean(dout) - xhat mean(dout xhat)), means over the batch
+    `share` is that of the second, m / (n + m), and `weight` is n times as much.
     """
-    product, zero = columns[products] * columns[rstd], columns.number(0.0)
-    columns[dbeta], columns[dgamma] = columns[sums], product
-    scale = columns[gamma] * columns[rstd]
-    slope = columns.where(training, (zero - scale) * (product / n))
-    shift = columns.where(training, (zero - scale) * (columns[sums] / n))
-    columns[means], columns[rstds] = columns[mean], columns[rstd]
-    columns[scales], columns[slopes] = scale, slope
-    columns[shifts] = shift - (columns[mean] - columns[means]) * columns[rstd] * slope
+    delta = other_mean - mean
+    return mean + delta * share, square + (other_square + delta * delta * weight)
 
 
-if config.DISABLE_JIT:
+@simd.elementwise
+def normalized(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """``(x - mean) * scale + shift``."""
+    return simd.fma(x - mean, scale, shift)
 
-    class _InterpretedColumns:
-        """`_Columns` of all columns at once."""
 
-        def __init__(self, width: int) -> None:
-            self.width = width
+@simd.elementwise
+def input_gradient(dout: Any, x: Any, mean: Any, scale: Any, shift: Any, rstd: Any, slope: Any) -> Any:
+    """``dx = scale * dout + slope * xhat + shift`` with ``xhat = (x - mean) * rstd``.
 
-        def __getitem__(self, place: Any) -> Any:
-            array, offset = place
-            return array.reshape(-1)[offset : offset + self.width].astype(np.float64)
+    As ``dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat))``, where mean(...) is over the
+    batch, `scale` is gamma * rstd, `slope` is -scale * mean(dout * xhat), and `shift` -scale * mean(dout).
+    """
+    xhat = (x - mean) * rstd
+    return simd.fma(dout, scale, simd.fma(xhat, slope, shift))
 
-        def __setitem__(self, place: Any, values: Any) -> None:
-            array, offset = place
-            array.reshape(-1)[offset : offset + self.width] = values
 
-        def number(self, value: float) -> float:
-            return value
+# ----------------------------------------------------------------------------------------------
+# Columns: vectors of sums are float64, whatever the dtype of the data
+# ----------------------------------------------------------------------------------------------
 
-        def sqrt(self, values: Any) -> Any:
-            return np.sqrt(values)
 
-        def not_negative(self, values: Any) -> Any:
-            return np.where(values < 0.0, 0.0, values)
+class _Columns(NamedTuple):
+    """Neighbouring columns, from column j on, of which the last `left` exist (None: all)."""
 
-        def where(self, flag: bool, values: Any) -> Any:
-            return np.where(flag, values, 0.0)
+    j: Any
+    lanes: int
+    left: Any
 
-    def _step(name: str, kinds: str, body: Any) -> Any:
-        def step(width: int, *args: Any) -> None:
-            places = [pair for pair in itertools.pairwise(args) if isinstance(pair[0], np.ndarray)]
-            body(_InterpretedColumns(width), *args[: kinds.index("a")], *places)
+    def get(self, array: Any, offset: Any = 0) -> Any:
+        """Return their elements in float64, in an array whose column 0 is element `offset`."""
+        lanes = simd.native_lanes(np.float64)
+        if self.left is not None:
+            return simd.convert(simd.load(array, offset + self.j, lanes, self.left), np.float64)
+        # A register at a time: instructions that load and convert at once take no more.
+        starts = range(0, self.lanes, lanes)
+        parts = [simd.convert(simd.load(array, offset + self.j + k, lanes), np.float64) for k in starts]
+        return simd.concatenate(*parts)
 
-        return step
+    def put(self, array: Any, offset: Any, value: Any) -> None:
+        """Store their elements."""
+        simd.store(array, offset + self.j, simd.convert(value, array.dtype), self.left)
 
-    def _add_statistics(x: Any, start: int, stop: int, first: int, ahead: int, sums: Any) -> None:
-        """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
-        d = x[start:stop].astype(np.float64) - x[first].astype(np.float64)
-        sums += np.concatenate((d.sum(axis=0), (d * d).sum(axis=0)))
+    def prefetch(self, array: Any, offset: Any) -> None:
+        """Ask for their elements."""
+        simd.prefetch(array, offset + self.j, self.lanes * array.dtype.itemsize, level=2)
 
-    def _add_gradient_sums(
-        x: Any, dout: Any, mean: Any, start: int, stop: int, ahead: int, sums: Any
-    ) -> None:
-        """Add dout and dout * (x - mean) of some rows to the sums."""
-        d = dout[start:stop].astype(np.float64)
-        sums += np.concatenate((d.sum(axis=0), (d * (x[start:stop] - mean)).sum(axis=0)))
 
-    def _last_pass(x: Any, dout: Any, factors: Any, j: Any, period: int, backward: bool) -> Any:
-        table = factors[: FACTORS * (period + _WRAP)].reshape(FACTORS, -1)[:, j]
-        centred = x - table[MEAN]
-        if not backward:
-            return centred * table[SCALE] + table[SHIFT]
-        return dout * table[SCALE] + (centred * table[RSTD] * table[SLOPE] + table[SHIFT])
+def _for_columns(width: Any, vectors: Any, body: Callable[[_Columns], None]) -> None:
+    """Go through all columns, `vectors` registers of float64 at a time, then one."""
+    lanes = simd.native_lanes(np.float64)
+    wide = lanes * vectors
+    most, whole = width & -wide, width & -lanes
+    simd.loop(0, most, wide, lambda j: body(_Columns(j, wide, None)))
+    if vectors > 1:
+        simd.loop(most, whole, lanes, lambda j: body(_Columns(j, lanes, None)))
+    simd.loop(whole, width, lanes, lambda j: body(_Columns(j, lanes, width - j)))
 
-    def _interpreted(backward: bool) -> Any:
-        def span(
-            x: Any, dout: Any, factors: Any, out: Any, begin: int, end: int, period: int, streamed: bool
-        ) -> None:
-            part, j = slice(begin, end), np.arange(begin, end) % period
-            x, dout, out = x.reshape(-1), dout.reshape(-1), out.reshape(-1)
-            out[part] = _last_pass(x[part], dout[part], factors, j, period, backward)
 
-        return span
+def _sum_vectors() -> int:
+    """Return how many registers of columns are summed up together, two sums and an origin for each."""
+    return 8 if simd.target().registers == 32 and simd.target().register_bytes == 64 else 4
 
-    _forward_span, _backward_span = _interpreted(False), _interpreted(True)
 
-else:
+@simd.traced
+def _add_statistics(x: Any, start: Any, stop: Any, first: Any, ahead: Any, width: Any, sums: Any) -> None:
+    """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
 
-    def _step(name: str, kinds: str, body: Any) -> Any:
-        return _vector_intrinsic(name, (*"i", *kinds), _emit_step(kinds, body))
+    def some(columns: _Columns) -> None:
+        origin = columns.get(x, first * width)
 
-    _add_statistics = _vector_intrinsic("add_statistics", (*"aiiiia",), _emit_statistics)
-    _add_gradient_sums = _vector_intrinsic("add_gradient_sums", (*"aaaiiia",), _emit_gradient_sums)
-    _forward_span = _vector_intrinsic("forward_span", (*"aaaaiiib",), _emit_map(False))
-    _backward_span = _vector_intrinsic("backward_span", (*"aaaaiiib",), _emit_map(True))
+        def add(i: Any, total: Any, square: Any) -> Any:
+            result = add_deviation(columns.get(x, i * width) - origin, total, square)
+            columns.prefetch(x, i * width + ahead)
+            return result
 
-# Each takes the width, numbers and flags, and places: arrays, each with an offset.
-_finish_block = _step("finish_block", "f" + "ai" * 3, _finish_block_step)
-_merge = _step("merge", "ff" + "ai" * 4, _merge_step)
-_add = _step("add", "ai" * 2, _add_step)
-_scale = _step("scale", "ff" + "ai" * 5, _scale_step)
-_forward_row = _step("forward_row", "ai" * 6, _forward_step)
-_backward_row = _step("backward_row", "fb" + "ai" * 12, _backward_step)
+        sums_so_far = columns.get(sums), columns.get(sums, width)
+        total, square = simd.loop(start, stop, 1, add, *sums_so_far)
+        columns.put(sums, 0, total)
+        columns.put(sums, width, square)
+
+    _for_columns(width, _sum_vectors(), some)
+
+
+@simd.traced
+def _add_gradient_sums(
+    x: Any, dout: Any, mean: Any, start: Any, stop: Any, ahead: Any, width: Any, sums: Any
+) -> None:
+    """Add dout and dout * (x - mean) of some rows to the sums."""
+
+    def some(columns: _Columns) -> None:
+        center = columns.get(mean)
+
+        def add(i: Any, total: Any, product: Any) -> Any:
+            slope, value = columns.get(dout, i * width), columns.get(x, i * width)
+            result = total + slope, simd.fma(slope, value - center, product)
+            columns.prefetch(x, i * width + ahead)
+            columns.prefetch(dout, i * width + ahead)
+            return result
+
+        sums_so_far = columns.get(sums), columns.get(sums, width)
+        total, product = simd.loop(start, stop, 1, add, *sums_so_far)
+        columns.put(sums, 0, total)
+        columns.put(sums, width, product)
+
+    _for_columns(width, _sum_vectors(), some)
+
+
+@simd.traced
+def _finish_block(n: Any, x: Any, first: Any, width: Any, sums: Any) -> None:
+    """Make mean and sum of squared deviations of the sums of deviations from the row `first`."""
+
+    def some(columns: _Columns) -> None:
+        origin = columns.get(x, first * width)
+        mean, square = block_moments(columns.get(sums), columns.get(sums, width), n, origin)
+        columns.put(sums, 0, mean)
+        columns.put(sums, width, square)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _merge(share: Any, weight: Any, width: Any, sums: Any, added: Any) -> None:
+    """Merge the statistics that begin at element `added` into the first ones."""
+
+    def some(columns: _Columns) -> None:
+        here, there = ((columns.get(sums, at), columns.get(sums, at + width)) for at in (0, added))
+        mean, square = merged_moments(*here, *there, share, weight)
+        columns.put(sums, 0, mean)
+        columns.put(sums, width, square)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _add(width: Any, sums: Any, added: Any) -> None:
+    """Add the sums that begin at element `added` to the first ones."""
+    _for_columns(width, 1, lambda columns: columns.put(sums, 0, columns.get(sums) + columns.get(sums, added)))
+
+
+@simd.traced
+def _scale(n: Any, eps: Any, gamma: Any, sums: Any, mean: Any, rstd: Any, width: Any) -> None:
+    """Set mean and rstd, and make gamma * rstd and the variance of the merged statistics."""
+
+    def some(columns: _Columns) -> None:
+        var = columns.get(sums, width) / n
+        inverse = 1.0 / simd.sqrt(var + eps)
+        columns.put(mean, 0, columns.get(sums))
+        columns.put(rstd, 0, inverse)
+        columns.put(sums, 0, columns.get(gamma) * inverse)
+        columns.put(sums, width, var)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _forward_table(mean: Any, scale: Any, shift: Any, width: Any, row: Any, factors: Any) -> None:
+    """Store a mean in two parts, so that x - mean is right although each part is rounded."""
+
+    def some(columns: _Columns) -> None:
+        center, factor = columns.get(mean), columns.get(scale)
+        columns.put(factors, MEAN * row, center)
+        lost = center - columns.get(factors, MEAN * row)
+        columns.put(factors, SCALE * row, factor)
+        columns.put(factors, SHIFT * row, columns.get(shift) - lost * factor)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _backward_table(
+    n: Any, training: Any, gamma: Any, mean: Any, rstd: Any, sums: Any, dgamma: Any, dbeta: Any,
+    width: Any, row: Any, factors: Any,
+) -> None:  # fmt: skip
+    """Set dgamma and dbeta, and what `input_gradient` needs."""
+
+    def some(columns: _Columns) -> None:
+        center, inverse, total = columns.get(mean), columns.get(rstd), columns.get(sums)
+        product = columns.get(sums, width) * inverse
+        columns.put(dbeta, 0, total)
+        columns.put(dgamma, 0, product)
+        scale = columns.get(gamma) * inverse
+        slope = simd.where(training, -scale * (product / n), 0.0)
+        shift = simd.where(training, -scale * (total / n), 0.0)
+        columns.put(factors, MEAN * row, center)
+        lost = center - columns.get(factors, MEAN * row)
+        columns.put(factors, SCALE * row, scale)
+        columns.put(factors, RSTD * row, inverse)
+        columns.put(factors, SLOPE * row, slope)
+        columns.put(factors, SHIFT * row, shift - lost * inverse * slope)
+
+    _for_columns(width, 1, some)
+
+
+# ----------------------------------------------------------------------------------------------
+# The last pass: flat elements beside the table of factors of their columns
+# ----------------------------------------------------------------------------------------------
+
+
+def _span(
+    formula: Callable[..., Any], arrays: tuple[Any, ...], table: tuple[int, ...], factors: Any, out: Any,
+    begin: Any, end: Any, column: Any, period: Any, streamed: Any,
+) -> None:  # fmt: skip
+    """Write ``formula(elements, factors)`` to ``out[begin:end]``; whole vectors begin at a cache line."""
+    item = out.dtype.itemsize
+    lanes = simd.native_lanes(out.dtype)
+
+    def elements(lanes: int, write: Callable[..., None], ahead: bool = False) -> Callable[[Any, Any], Any]:
+        def some(i: Any, j: Any) -> Any:
+            values = [simd.load(x, i, lanes) for x in arrays]
+            values += [simd.load(factors, row * (period + _WRAP) + j, lanes) for row in table]
+            write(out, i, formula(*values))
+            if ahead:
+                for x in arrays:
+                    simd.prefetch(x, i + AHEAD // item, lanes * item, level=2)
+            j = j + lanes
+            return simd.where(j < period, j, j - period)
+
+        return some
+
+    head = (-simd.address(out, begin) & (_LINE - 1)) >> (item.bit_length() - 1)
+    first = simd.min(begin + head, end)
+    last = first + ((end - first) & -lanes)
+
+    def plain(j: Any) -> Any:
+        return simd.loop(first, last, lanes, elements(lanes, simd.store), j)
+
+    def past_the_caches(j: Any) -> Any:
+        j = simd.loop(first, last, lanes, elements(lanes, simd.stream, ahead=True), j)
+        simd.fence()  # streamed stores must be seen before the task ends
+        return j
+
+    column = simd.loop(begin, first, 1, elements(1, simd.store), column)
+    column = simd.switch(streamed, [plain, past_the_caches], column)
+    simd.loop(last, end, 1, elements(1, simd.store), column)
+
+
+@simd.traced
+def _forward_span(x: Any, factors: Any, out: Any, *limits: Any) -> None:
+    """Write the normalised elements of a range."""
+    _span(normalized, (x,), (MEAN, SCALE, SHIFT), factors, out, *limits)
+
+
+@simd.traced
+def _backward_span(dout: Any, x: Any, factors: Any, out: Any, *limits: Any) -> None:
+    """Write the gradient with respect to the elements of a range."""
+    _span(input_gradient, (dout, x), (MEAN, SCALE, SHIFT, RSTD, SLOPE), factors, out, *limits)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -556,8 +392,8 @@ def _block_statistics(x: Any, start: Any, stop: Any, sums: Any) -> None:
     sums[:] = 0.0
     ahead = _ahead(x)
     for i in range(start, stop, STRIP):
-        _add_statistics(x, i, min(i + STRIP, stop), start, ahead, sums)
-    _finish_block(width, n, x, start * width, sums, 0, sums, width)
+        _add_statistics(x, i, min(i + STRIP, stop), start, ahead, width, sums)
+    _finish_block(n, x, start, width, sums)
 
 
 @_jit.inner_kernel
@@ -569,7 +405,7 @@ def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
         share = added / (before + added)
         weight = before * share
         at = block * 2 * width
-        _merge(width, share, weight, sums, 0, sums, width, sums, at, sums, at + width)
+        _merge(share, weight, width, sums, at)
 
 
 @_jit.inner_kernel
@@ -585,9 +421,7 @@ def _repeat_factors(width: Any, factors: Any) -> None:
 def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
     width = mean.size
     row = _period(width) + _WRAP
-    _forward_row(
-        width, mean, 0, scale, 0, shift, 0, factors, MEAN * row, factors, SCALE * row, factors, SHIFT * row
-    )
+    _forward_table(mean, scale, shift, width, row, factors)
     _repeat_factors(width, factors)
 
 
@@ -600,7 +434,7 @@ def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factor
     _forward_factors(mean, scale, shift, table)
     for block in numba.prange((n + rows - 1) // rows):
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, x, table, out, begin, end, period, streamed)
+        _forward_span(x, table, out, begin, end, begin % period, period, streamed)
 
 
 @_jit.parallel_kernel
@@ -632,12 +466,12 @@ def forward_kernel(
         start = block * rows
         _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
     _merge_statistics(n, rows, width, sums)
-    _scale(width, n, eps, gamma, 0, sums, 0, sums, width, mean, 0, rstd, 0)
+    _scale(n, eps, gamma, sums, mean, rstd, width)
     _forward_factors(mean, sums, beta, table)
     for turn in numba.prange(blocks):
-        block = blocks - 1 - turn if size >= BACKWARDS else turn
+        block = np.int64(blocks - 1 - turn if size >= BACKWARDS else turn)
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, x, table, out, begin, end, period, 2 * size >= LARGE)
+        _forward_span(x, table, out, begin, end, begin % period, period, 2 * size >= LARGE)
 
 
 @_jit.inner_kernel
@@ -646,7 +480,7 @@ def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, su
     sums[:] = 0.0
     ahead = _ahead(x)
     for i in range(start, stop, STRIP):
-        _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), ahead, sums)
+        _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), ahead, x.shape[1], sums)
 
 
 @_jit.inner_kernel
@@ -655,11 +489,7 @@ def _backward_factors(
 ) -> None:
     width = mean.size
     row = _period(width) + _WRAP
-    _backward_row(
-        width, n, training, gamma, 0, mean, 0, rstd, 0, sums, 0, sums, width, dgamma, 0, dbeta, 0,
-        factors, MEAN * row, factors, SCALE * row, factors, SHIFT * row, factors, RSTD * row,
-        factors, SLOPE * row,
-    )  # fmt: skip
+    _backward_table(n, training, gamma, mean, rstd, sums, dgamma, dbeta, width, row, factors)
     _repeat_factors(width, factors)
 
 
@@ -685,12 +515,12 @@ def backward_kernel(
         start = block * rows
         _block_gradient_sums(dout, x, mean, start, min(n, start + rows), _sums_of(block, width, sums))
     for block in range(1, blocks):
-        _add(2 * width, sums, 0, sums, block * 2 * width)
+        _add(2 * width, sums, block * 2 * width)
     _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, table)
     for turn in numba.prange(blocks):
-        block = blocks - 1 - turn if size >= BACKWARDS else turn
+        block = np.int64(blocks - 1 - turn if size >= BACKWARDS else turn)
         begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _backward_span(x, dout, table, dx, begin, end, period, 3 * size >= LARGE)
+        _backward_span(dout, x, table, dx, begin, end, begin % period, period, 3 * size >= LARGE)
 
 
 # ----------------------------------------------------------------------------------------------

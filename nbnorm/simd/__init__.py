@@ -9,7 +9,8 @@ can be stepped through in a debugger.  The page *Vectors in your own kernels* of
 to write one.
 
 Memory
-    `load`, `store`, `stream`, `fence`, `prefetch`, `gather`, `get`, `put`, `size`, `peek`, `array_at`
+    `load`, `store`, `stream`, `fence`, `prefetch`, `gather`, `get`, `put`, `size`, `address`,
+    `peek`, `array_at`
 Making vectors and masks
     `splat`, `zeros`, `iota`, `full_like`, `first_lanes`
 Arithmetic, on vectors and numbers
@@ -110,6 +111,7 @@ from nbnorm.simd._lanes import (
     sum,
 )
 from nbnorm.simd._memory import (
+    address,
     array_at,
     fence,
     get,
@@ -144,6 +146,7 @@ __all__ = [
     "Tile",
     "Vector",
     "abs",
+    "address",
     "all",
     "any",
     "array_at",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from numba import types
 
 from nbnorm.simd import _emitted
@@ -79,7 +80,7 @@ def switch(number: Any, functions: Sequence[Callable[..., Any]], *args: Any) -> 
 
     Parameters
     ----------
-    number : int
+    number : int or bool
         Which one; the last where there are not so many.
     functions : sequence of functions
         They take the same arguments and return values of the same type, or write to memory.
@@ -109,7 +110,7 @@ def switch(number: Any, functions: Sequence[Callable[..., Any]], *args: Any) -> 
     builder = emission()[1]
     blocks = [builder.append_basic_block(f"switch.{k}") for k in range(len(functions))]
     after = builder.append_basic_block("switch.end")
-    choice = builder.switch(index(number), blocks[-1])
+    choice = builder.switch(index(_emitted.converted(number, np.int64)), blocks[-1])
     results = []
     for k, (block, function) in enumerate(zip(blocks, functions, strict=True)):
         choice.add_case(I64(k), block)

@@ -413,18 +413,18 @@ def high_half(v: Any) -> Any:
 
 
 @traced
-def concatenate(a: Any, b: Any) -> Any:
-    """Return two vectors of one type as one.
+def concatenate(*vectors: Any) -> Any:
+    """Return vectors of one type as one.
 
     Parameters
     ----------
-    a, b : vector or mask
-        Values.
+    *vectors : vector or mask
+        1, 2, 4, 8 or another power of two of them.
 
     Returns
     -------
     vector or mask
-        Those of `a`, then those of `b`.
+        The elements of the first, then those of the others.
 
     Examples
     --------
@@ -432,7 +432,13 @@ def concatenate(a: Any, b: Any) -> Any:
     >>> simd.concatenate(simd.splat(1.0, 2), simd.splat(2.0, 2))
     NumpyVector(array([1., 1., 2., 2.]))
     """
-    return choose(a, b, list(range(2 * a.lanes)))
+    parts = list(vectors)
+    if len(parts) & (len(parts) - 1):
+        raise TypeError(f"the number of vectors must be a power of two, got {len(parts)}")
+    while len(parts) > 1:
+        pairs = zip(parts[::2], parts[1::2], strict=True)
+        parts = [choose(a, b, list(range(2 * a.lanes))) for a, b in pairs]
+    return parts[0]
 
 
 @traced

@@ -340,6 +340,37 @@ def put(x: Any, i: Any, value: Any) -> None:
     _numpy.elements(x, i, 1)[0] = value
 
 
+def _emit_address(x: Any, i: Any) -> Emitted:
+    return Emitted(types.int64, emission()[1].ptrtoint(_emitted.address(x, i), I64))
+
+
+@operation(_emit_address)
+def address(x: Any, i: Any) -> Any:
+    """Return where an element stands in memory.
+
+    Parameters
+    ----------
+    x : array or pointer
+        C-contiguous array with any number of axes.
+    i : int
+        Number of the element, all axes flattened.
+
+    Returns
+    -------
+    int
+        Its address.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = np.zeros(4)
+    >>> simd.address(x, 2) - x.ctypes.data
+    16
+    """
+    return x.ctypes.data + int(i) * x.itemsize
+
+
 def _emit_peek(address: Any, offset: Any, dtype: Any) -> Emitted:
     builder, number = emission()[1], number_type(dtype)
     base = builder.inttoptr(index(address), ir.IntType(8).as_pointer())
