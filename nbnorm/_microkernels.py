@@ -28,7 +28,10 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nbnorm import _leaves
+from nbnorm import _leaves, simd, updates
+from nbnorm.simd._emitted import Emitted as Value
+from nbnorm.simd._emitted import emitting
+from nbnorm.simd._types import Vector
 from nbnorm.simd.target import target as processor
 
 # ----------------------------------------------------------------------------------------------
@@ -151,11 +154,8 @@ def emit_prefetch(
 
 
 # What a micro-kernel may do with the gradient of a tile of weights: keep it; SGD, also with a penalty
-# on the squares of the weights; AdamW.  Their numbers stand in an array of the weights' type:
-#     g = gradient + PENALTY w
-#     sgd:   v = MOMENTUM v + g;  w = SHRINK w - RATE v - AHEAD g
-#     adam:  v = MOMENTUM v + FRESH g;  s = BETA2 s + FRESH2 g^2
-#            w = SHRINK w - RATE v / (sqrt(CORRECTION2 s) + LEAST)
+# on the squares of the weights; AdamW.  Their numbers stand in an array of the weights' type: those of
+# `nbnorm.updates`, and PENALTY, which times the weight is added to the gradient.
 UPDATES = ("store", "sgd", "penalized", "adam")
 (MOMENTUM, SHRINK, RATE, AHEAD, PENALTY, FRESH, BETA2, FRESH2, CORRECTION2, LEAST, NUMBERS) = range(11)
 
@@ -188,54 +188,50 @@ def micro_kernel(kind: str, dtype: Any, *, half: bool = False) -> int:
 
 
 def _emit_update(
-    builder: Any, kind: str, vector: Any, fma: bool, pointers: Any, places: list[int], gradients: list[Any]
+    builder: Any, kind: str, vector: Any, pointers: Any, places: list[int], gradients: list[Any]
 ) -> None:
     """Write one of `UPDATES` for the vectors that stand `places` behind weight, velocity and square."""
     weight, velocity, square, numbers = pointers
-    suffix = f"v{vector.count}{vector.element.intrinsic_name}"
+    number_type = types.float32 if isinstance(vector.element, ir.FloatType) else types.float64
 
-    def number(place: int) -> Any:
-        value = builder.load(builder.gep(numbers, [_I64(place)], inbounds=True))
-        return emit_splat(builder, value, vector.count)
+    def number(place: int) -> Value:
+        pointer = builder.gep(numbers, [_I64(place)], inbounds=True)
+        return Value(number_type, builder.load(pointer))
 
     def at(pointer: Any, place: int) -> Any:
         address = builder.gep(pointer, [_I64(place)], inbounds=True)
         return builder.bitcast(address, vector.as_pointer())
 
-    def function(name: str, count: int) -> Any:
-        kind = ir.FunctionType(vector, [vector] * count)
-        return cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.{suffix}")
-
-    def muladd(a: Any, b: Any, c: Any) -> Any:
-        return builder.call(function("fma", 3), [a, b, c]) if fma else builder.fadd(builder.fmul(a, b), c)
+    def load(pointer: Any, place: int) -> Value:
+        return Value(Vector(number_type, vector.count), builder.load(at(pointer, place), align=4))
 
     if kind == "store":
         for place, gradient in zip(places, gradients, strict=True):
             builder.store(gradient, at(velocity, place), align=4)
         return
-    momentum, shrink, rate = (number(place) for place in (MOMENTUM, SHRINK, RATE))
-    if kind == "adam":
-        fresh, decay, rest, correction, least = (
-            number(place) for place in (FRESH, BETA2, FRESH2, CORRECTION2, LEAST)
-        )
-    else:
-        ahead = number(AHEAD)
-    penalty = None if kind == "sgd" else number(PENALTY)
-    for place, of_loss in zip(places, gradients, strict=True):
-        w, v = (builder.load(at(pointer, place), align=4) for pointer in (weight, velocity))
-        gradient = of_loss if penalty is None else muladd(penalty, w, of_loss)
+    with emitting(None, builder):
+        momentum, shrink, rate = (number(place) for place in (MOMENTUM, SHRINK, RATE))
         if kind == "adam":
-            v = muladd(momentum, v, builder.fmul(fresh, gradient))
-            s = builder.load(at(square, place), align=4)
-            s = muladd(decay, s, builder.fmul(rest, builder.fmul(gradient, gradient)))
-            builder.store(s, at(square, place), align=4)
-            root = builder.call(function("sqrt", 1), [builder.fmul(s, correction)])
-            step = builder.fdiv(builder.fmul(rate, v), builder.fadd(root, least))
+            fresh, beta2, fresh2, correction2, least = (
+                number(place) for place in (FRESH, BETA2, FRESH2, CORRECTION2, LEAST)
+            )
         else:
-            v = muladd(momentum, v, gradient)
-            step = muladd(rate, v, builder.fmul(ahead, gradient))
-        builder.store(v, at(velocity, place), align=4)
-        builder.store(builder.fsub(builder.fmul(shrink, w), step), at(weight, place), align=4)
+            ahead = number(AHEAD)
+        penalty = None if kind == "sgd" else number(PENALTY)
+        for place, of_loss in zip(places, gradients, strict=True):
+            w, v = load(weight, place), load(velocity, place)
+            g = Value(w.kind, of_loss)
+            g = g if penalty is None else simd.fma(penalty, w, g)
+            if kind == "adam":
+                s = load(square, place)
+                w, v, s = updates.adam(
+                    w, v, s, g, momentum, fresh, beta2, fresh2, rate, correction2, least, shrink
+                )
+                builder.store(s.value, at(square, place), align=4)
+            else:
+                w, v = updates.sgd(w, v, g, momentum, shrink, rate, ahead)
+            builder.store(v.value, at(velocity, place), align=4)
+            builder.store(w.value, at(weight, place), align=4)
 
 
 @functools.cache
@@ -257,7 +253,7 @@ def vector_kernel(kind: str, dtype: Any) -> int:
         vector = ir.VectorType(scalar, shape.rows)
         gradient = builder.load(builder.bitcast(function.args[3], vector.as_pointer()), align=4)
         pointers = [*function.args[:3], function.args[4]]
-        _emit_update(builder, kind, vector, shape.fma, pointers, [0], [gradient])
+        _emit_update(builder, kind, vector, pointers, [0], [gradient])
         builder.ret_void()
 
     return _leaves.emitted(name, write)
@@ -379,7 +375,7 @@ class _Emitter:
     def _emit_update(self, builder: Any, sums: list[Any]) -> None:
         """Write the update of `UPDATES` that this kernel is for."""
         pointers = self.function.args[2:6]
-        _emit_update(builder, self.kind, self.vector, self.shape.fma, pointers, self._places(), sums)
+        _emit_update(builder, self.kind, self.vector, pointers, self._places(), sums)
 
     def _emit_store(self, builder: Any, sums: list[Any]) -> None:
         """Write the tile, or add it to what stands there."""
@@ -617,13 +613,10 @@ if config.DISABLE_JIT:
             g = g + c[PENALTY] * here
         if kind == "adam":
             seconds = square[s : s + size]
-            there[:] = c[MOMENTUM] * there + c[FRESH] * g
-            seconds[:] = c[BETA2] * seconds + c[FRESH2] * g * g
-            step = c[RATE] * there / (np.sqrt(seconds * c[CORRECTION2]) + c[LEAST])
+            constants = (c[n] for n in (MOMENTUM, FRESH, BETA2, FRESH2, RATE, CORRECTION2, LEAST, SHRINK))
+            here[:], there[:], seconds[:] = updates.adam(here, there, seconds, g, *constants)
         else:
-            there[:] = c[MOMENTUM] * there + g
-            step = c[RATE] * there + c[AHEAD] * g
-        here[:] = c[SHRINK] * here - step
+            here[:], there[:] = updates.sgd(here, there, g, *(c[n] for n in (MOMENTUM, SHRINK, RATE, AHEAD)))
 
     def vector_update(
         place: int, vector: Any, velocity: Any, square: Any, at: int, s: int, gradient: Any, g: int,

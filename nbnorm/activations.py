@@ -296,35 +296,19 @@ def _slope_of_y(y: Any, code: Any) -> Any:
 
 
 @simd.traced
-def _map(function: Callable[..., Any], *arrays: Any) -> None:
-    """Write a function of the elements of vectors to the last of them, which may be one of the others."""
-    *given, out = arrays
-    lanes, n = simd.native_lanes(out.dtype), simd.size(out)
-    wide = 4 * lanes
-
-    def whole(i: Any) -> None:
-        simd.store(out, i, function(*(simd.load(x, i, wide) for x in given)))
-
-    def rest(i: Any) -> None:
-        left = n - i
-        simd.store(out, i, function(*(simd.load(x, i, lanes, left) for x in given)), left)
-
-    end = n & -wide
-    simd.loop(0, end, wide, whole)
-    simd.loop(end, n, lanes, rest)
-
-
-@simd.traced
 def _forward_rows(z: Any, code: Any, out: Any) -> None:
-    simd.switch(code, [functools.partial(_map, function.value) for function in FUNCTIONS.values()], z, out)
+    def row(function: Function) -> Callable[[], None]:
+        return lambda: simd.map_elements(function.value, [z], [out])
+
+    simd.switch(code, [row(function) for function in FUNCTIONS.values()])
 
 
 @simd.traced
 def _backward_rows(dy: Any, y: Any, code: Any, dz: Any) -> None:
-    def times(slope: Callable[[Any], Any]) -> Callable[..., None]:
-        return functools.partial(_map, lambda dy, y: dy * slope(y))
+    def row(function: Function) -> Callable[[], None]:
+        return lambda: simd.map_elements(lambda dy, y: dy * function.slope(y), [dy, y], [dz])
 
-    simd.switch(code, [times(function.slope) for function in FUNCTIONS.values()], dy, y, dz)
+    simd.switch(code, [row(function) for function in FUNCTIONS.values()])
 
 
 @_jit.kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,26 +10,23 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, _jit
+from nbnorm import _check, _jit, simd, updates
 
 # Elements in one block of the parallel loop.
 BLOCK = 16_384
 
 
-@_jit.inner_kernel
-def _step_row(
+@simd.traced
+def _sgd_rows(
     param: Any, grad: Any, velocity: Any, lr: Any, momentum: Any, nesterov: Any, shrink: Any
 ) -> None:
-    if nesterov:
-        for i in range(param.size):
-            speed = momentum * velocity[i] + grad[i]
-            velocity[i] = speed
-            param[i] = shrink * param[i] - lr * (grad[i] + momentum * speed)
-    else:
-        for i in range(param.size):
-            speed = momentum * velocity[i] + grad[i]
-            velocity[i] = speed
-            param[i] = shrink * param[i] - lr * speed
+    def rows(rate: Any, ahead: Any) -> Callable[[], None]:
+        def step(w: Any, g: Any, v: Any) -> Any:
+            return updates.sgd(w, v, g, momentum, shrink, rate, ahead)
+
+        return lambda: simd.map_elements(step, [param, grad, velocity], [param, velocity])
+
+    simd.switch(nesterov, [rows(lr, None), rows(lr * momentum, lr)])
 
 
 @_jit.parallel_kernel
@@ -41,21 +38,15 @@ def step_kernel(
     rate, friction, shrink = number(lr), number(momentum), number(1.0 - lr * weight_decay)
     for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(param.size, (block + 1) * BLOCK)
-        _step_row(param[start:stop], grad[start:stop], velocity[start:stop], rate, friction, nesterov, shrink)
+        _sgd_rows(param[start:stop], grad[start:stop], velocity[start:stop], rate, friction, nesterov, shrink)
 
 
-@_jit.inner_kernel
-def _adamw_row(
-    param: Any, grad: Any, mean: Any, square: Any, rate: Any, beta1: Any, fresh1: Any, beta2: Any,
-    fresh2: Any, root: Any, eps: Any, shrink: Any,
-) -> None:  # fmt: skip
-    for i in range(param.size):
-        g = grad[i]
-        m = beta1 * mean[i] + fresh1 * g
-        s = beta2 * square[i] + fresh2 * (g * g)
-        mean[i] = m
-        square[i] = s
-        param[i] = shrink * param[i] - rate * m / (math.sqrt(s) * root + eps)
+@simd.traced
+def _adamw_rows(param: Any, grad: Any, mean: Any, square: Any, *numbers: Any) -> None:
+    def step(w: Any, g: Any, v: Any, s: Any) -> Any:
+        return updates.adam(w, v, s, g, *numbers)
+
+    simd.map_elements(step, [param, grad, mean, square], [param, mean, square])
 
 
 @_jit.parallel_kernel
@@ -65,28 +56,17 @@ def adamw_kernel(
 ) -> None:  # fmt: skip
     """Update vectors in place; the numbers are rounded to the dtype of `param`."""
     number = param.dtype.type
-    # Both bias corrections become factors of the whole step.
-    rate = number(lr / (1.0 - beta1**step))
-    root = number(1.0 / math.sqrt(1.0 - beta2**step))
     keep1, fresh1 = number(beta1), number(1.0 - beta1)
     keep2, fresh2 = number(beta2), number(1.0 - beta2)
+    # Both bias corrections become factors.
+    rate, correction2 = number(lr / (1.0 - beta1**step)), number(1.0 / (1.0 - beta2**step))
     least, shrink = number(eps), number(1.0 - lr * weight_decay)
     for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
         start, stop = block * BLOCK, min(param.size, (block + 1) * BLOCK)
-        _adamw_row(
-            param[start:stop],
-            grad[start:stop],
-            mean[start:stop],
-            square[start:stop],
-            rate,
-            keep1,
-            fresh1,
-            keep2,
-            fresh2,
-            root,
-            least,
-            shrink,
-        )
+        _adamw_rows(
+            param[start:stop], grad[start:stop], mean[start:stop], square[start:stop],
+            keep1, fresh1, keep2, fresh2, rate, correction2, least, shrink,
+        )  # fmt: skip
 
 
 def _in_place(

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from nbnorm import updates
 from nbnorm._jit import inner_kernel, kernel
 from nbnorm._leaves import caller
 from nbnorm._microkernels import (
@@ -476,18 +477,20 @@ def _update_scalar(
     if update == STORE:
         put(stored, at, gradient)
         return
-    value, v = get(vector, at), get(velocity, at)
+    w, v, one = get(vector, at), get(velocity, at), vector.dtype.type(1)
     if update == ADAM:
-        v = get(numbers, k + MOMENTUM) * v + get(numbers, k + FRESH) * gradient
-        s = get(numbers, k + BETA2) * get(square, at) + get(numbers, k + FRESH2) * gradient * gradient
+        w, v, s = updates.adam(
+            w, v, get(square, at), gradient, get(numbers, k + MOMENTUM), get(numbers, k + FRESH),
+            get(numbers, k + BETA2), get(numbers, k + FRESH2), get(numbers, k + RATE),
+            get(numbers, k + CORRECTION2), get(numbers, k + LEAST), one,
+        )  # fmt: skip
         put(square, at, s)
-        root = math.sqrt(s * get(numbers, k + CORRECTION2)) + get(numbers, k + LEAST)
-        step = get(numbers, k + RATE) * v / root
     else:
-        v = get(numbers, k + MOMENTUM) * v + gradient
-        step = get(numbers, k + RATE) * v + get(numbers, k + AHEAD) * gradient
+        w, v = updates.sgd(
+            w, v, gradient, get(numbers, k + MOMENTUM), one, get(numbers, k + RATE), get(numbers, k + AHEAD)
+        )
     put(velocity, at, v)
-    put(vector, at, value - step)
+    put(vector, at, w)
 
 
 @inner_kernel

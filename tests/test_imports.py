@@ -25,7 +25,7 @@ LAYERS = (
     ("simd._control", "simd._elementary", "simd._lanes"),
     ("simd._tiles",),
     ("simd",),
-    ("_csv", "_leaves", "_team", "concurrency"),
+    ("_csv", "_leaves", "_team", "concurrency", "updates"),
     ("_microkernels",),
     ("activations", "datasets", "plots", "tables"),
     ("moments", "batch_norm", "dense", "optimizers", "rows"),

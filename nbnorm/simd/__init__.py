@@ -30,7 +30,7 @@ Elementary functions
     `exp`, `exp_below`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`,
     `softplus`
 Functions of your own
-    `elementwise`, `traced`, and in them `loop`, `switch`
+    `elementwise`, `traced`, and in them `loop`, `switch`, `map_elements`
 The processor
     `target`, `native_lanes`
 Numba types, for explicit signatures
@@ -76,6 +76,7 @@ from nbnorm.simd._arithmetic import (
 )
 from nbnorm.simd._control import (
     loop,
+    map_elements,
     switch,
 )
 from nbnorm.simd._elementary import (
@@ -181,6 +182,7 @@ __all__ = [
     "log1p",
     "loop",
     "low_half",
+    "map_elements",
     "max",
     "min",
     "native_lanes",

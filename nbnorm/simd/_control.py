@@ -10,6 +10,8 @@ from numba import types
 
 from nbnorm.simd import _emitted
 from nbnorm.simd._emitted import I64, Emitted, emission, index, static
+from nbnorm.simd._memory import load, size, store
+from nbnorm.simd.target import native_lanes
 
 
 def loop(start: Any, stop: Any, step: Any, body: Callable[..., Any], *carried: Any) -> Any:
@@ -124,6 +126,51 @@ def switch(number: Any, functions: Sequence[Callable[..., Any]], *args: Any) -> 
     for result, block in results:
         phi.add_incoming(result.value, block)
     return results[0][0].with_value(phi)
+
+
+def map_elements(function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Apply a function to all elements of arrays, in a traced function.
+
+    Parameters
+    ----------
+    function : function
+        It takes a vector of each of the inputs and returns one for each of the outputs.
+    inputs, outputs : sequence of arrays
+        Of one size and with elements of one size; an output may be one of the inputs but not overlap others.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from nbnorm import simd
+    >>> @simd.traced
+    ... def gelus(z, y):
+    ...     simd.map_elements(simd.gelu, [z], [y])
+    >>> @njit
+    ... def compute(z, y):
+    ...     gelus(z, y)
+    >>> z, y = np.zeros(5), np.ones(5)
+    >>> compute(z, y)
+    >>> y
+    array([0., 0., 0., 0., 0.])
+    """
+    lanes, n = native_lanes(outputs[0].dtype), size(outputs[0])
+    wide = 4 * lanes
+
+    def whole(i: Any) -> None:
+        results = _tuple(function(*(load(x, i, wide) for x in inputs)))
+        for out, values in zip(outputs, results, strict=True):
+            store(out, i, values)
+
+    def rest(i: Any) -> None:
+        left = n - i
+        results = _tuple(function(*(load(x, i, lanes, left) for x in inputs)))
+        for out, values in zip(outputs, results, strict=True):
+            store(out, i, values, left)
+
+    end = n & -wide
+    loop(0, end, wide, whole)
+    loop(end, n, lanes, rest)
 
 
 def _tuple(result: Any) -> tuple[Any, ...]:
