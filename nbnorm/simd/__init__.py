@@ -25,7 +25,8 @@ Moving elements
     `repeat`, `cycle`, `shuffle`, `reverse`, `part`, `low_half`, `high_half`, `concatenate`, `interleave`,
     `extract`, `insert`
 Register tiles
-    `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `transpose`
+    `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `row_sums`,
+    `transpose`
 Elementary functions
     `exp`, `exp_below`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`,
     `softplus`
@@ -127,6 +128,7 @@ from nbnorm.simd._memory import (
 from nbnorm.simd._tiles import (
     rank1,
     row,
+    row_sums,
     tile_add,
     tile_load,
     tile_of,
@@ -196,6 +198,7 @@ __all__ = [
     "reverse",
     "round",
     "row",
+    "row_sums",
     "shuffle",
     "sigmoid",
     "size",

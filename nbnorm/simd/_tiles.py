@@ -6,7 +6,7 @@ from typing import Any
 
 from nbnorm.simd._arithmetic import fma, zeros
 from nbnorm.simd._emitted import TileRows, static
-from nbnorm.simd._lanes import choose
+from nbnorm.simd._lanes import choose, high_half, low_half
 from nbnorm.simd._memory import get, load, store
 from nbnorm.simd._tracing import traced
 
@@ -198,6 +198,45 @@ def tile_add(a: Any, b: Any) -> Any:
     NumpyVector(array([4., 4.]))
     """
     return TileRows(x + y for x, y in zip(a, b, strict=True))
+
+
+@traced
+def row_sums(tile: Any) -> Any:
+    """Return the sum of each row of a register tile, as a vector of one number for each row.
+
+    The order depends on the shape alone: halves of a row onto halves down to as many lanes as rows, then
+    neighbours onto neighbours.
+
+    Parameters
+    ----------
+    tile : tile
+        A power of two of rows, and of lanes, at least as many as rows.
+
+    Returns
+    -------
+    vector
+        With as many lanes as the tile has rows.
+
+    Examples
+    --------
+    >>> from nbnorm import simd
+    >>> simd.row_sums(simd.tile_of(simd.splat(1.0, 4), simd.splat(2.0, 4)))
+    NumpyVector(array([4., 8.]))
+    """
+    rows, lanes = list(tile), tile[0].lanes
+    if len(rows) & (len(rows) - 1) or lanes & (lanes - 1) or lanes < len(rows):
+        raise TypeError(f"a tile of {len(rows)} rows of {lanes} lanes has no sums of rows")
+    while lanes > len(rows):
+        rows = [low_half(x) + high_half(x) for x in rows]
+        lanes //= 2
+    step = 1
+    while len(rows) > 1:  # lanes with bit `step` go on with the second vector of a pair
+        keep = [k if not k & step else lanes + k for k in range(lanes)]
+        other = [k + step if not k & step else lanes + k - step for k in range(lanes)]
+        pairs = zip(rows[0::2], rows[1::2], strict=True)
+        rows = [choose(x, y, keep) + choose(x, y, other) for x, y in pairs]
+        step *= 2
+    return rows[0]
 
 
 @traced
