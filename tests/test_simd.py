@@ -820,3 +820,82 @@ def test_target_does_not_ask_for_the_hardware(monkeypatch):
 def test_target_of_a_named_processor(tmp_path):
     if simd.target().architecture == "x86_64":
         assert run(tmp_path, NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="+64bit")[0] == "plain"
+
+
+# ----------------------------------------------------------------------------------------------
+# Loops and choices in traced functions
+# ----------------------------------------------------------------------------------------------
+
+
+@simd.traced
+def first_and_last(x, begin, end):
+    """Sum of elements, and the last of them, by a loop that carries two values."""
+
+    def add(i, total, last):
+        value = simd.get(x, i)
+        return total + value, value
+
+    return simd.loop(begin, end, 1, add, simd.get(x, 0) * 0, simd.get(x, 0))
+
+
+@simd.traced
+def chosen(number, x):
+    return simd.switch(number, [lambda x: x + 1, lambda x: 2 * x, lambda x: -x], x)
+
+
+@simd.traced
+def sums_and_products(x, y, total, product):
+    simd.map_elements(lambda x, y: (x + y, x * y), [x, y], [total, product])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_loop_carries_values(dtype, rng):
+    @njit
+    def compute(x, begin, end, out):
+        out[0], out[1] = first_and_last(x, begin, end)
+
+    x = rng.integers(-9, 9, 7).astype(dtype)
+    for begin, end in ((0, 7), (2, 5), (3, 3)):
+        last = x[end - 1] if begin < end else x[0]
+        got = both(compute, x, begin, end, np.zeros(2, dtype))
+        np.testing.assert_array_equal(got, [x[begin:end].sum(), last])
+
+
+def test_switch_takes_the_last_where_there_are_not_so_many():
+    @njit
+    def compute(number, out):
+        out[0] = chosen(number, out[1])
+
+    for number, expected in ((0, 4), (1, 6), (2, -3), (3, -3), (-1, -3)):
+        assert both(compute, number, np.array([0.0, 3.0]))[0] == expected
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, np.int32])
+@pytest.mark.parametrize("size", [1, 7, 64, 133])
+def test_map_elements(size, dtype, rng):
+    @njit
+    def compute(x, y, out):
+        sums_and_products(x, y, out[0], out[1])
+
+    x, y = numbers(rng, dtype, size), numbers(rng, dtype, size)
+    np.testing.assert_array_equal(both(compute, x, y, np.zeros((2, size), dtype)), [x + y, x * y])
+
+
+@pytest.mark.parametrize(("rows", "lanes"), [(1, 1), (2, 8), (4, 4), (8, 16)])
+def test_row_sums(rows, lanes, rng):
+    @njit
+    def compute(x, out):
+        simd.store(out, 0, simd.row_sums(simd.tile_load(x, 0, lanes, rows, lanes)))
+
+    x = rng.integers(-9, 9, (rows, lanes)).astype(float)
+    np.testing.assert_array_equal(both(compute, x, np.zeros(rows)), x.sum(axis=1))
+
+
+def test_address_size_and_named_arguments():
+    @njit
+    def compute(x, out):
+        out[0] = simd.peek(simd.address(x, 3), offset=0, dtype=np.float64)
+        out[1] = simd.sum(simd.load(x, i=1, lanes=4, mask=2), groups=None)
+        simd.store(x=out, i=2, v=simd.splat(2.0, lanes=2))
+
+    assert both(compute, np.arange(6.0), np.zeros(4)).tolist() == [3, 3, 2, 2]
