@@ -219,7 +219,7 @@ class ColumnEncoder:
 
     @property
     def table(self) -> Array:
-        """Description of the encoded columns for compiled code, shape (6, n_features_out_)."""
+        """Description of the encoded columns for compiled code, shape (6, columns)."""
         self._fitted()
         return self._table
 
@@ -297,12 +297,12 @@ class ColumnEncoder:
 
         Parameters
         ----------
-        x : array_like or SciPy sparse matrix, shape (n_samples, n_features_in_)
+        x : array_like or SciPy sparse matrix, shape (n_samples, n_features)
             Numbers of any real type.
 
         Returns
         -------
-        ndarray of float64, shape (n_samples, n_features_out_)
+        ndarray of float64, shape (n_samples, n_encoded)
             For each column itself and its positions in its bins, or its levels, and whether it is missing.
             Positions of missing numbers are NaN.
 
@@ -333,7 +333,7 @@ class ColumnEncoder:
 
         Parameters
         ----------
-        x : array_like or SciPy sparse matrix, shape (n_samples, n_features_in_)
+        x : array_like or SciPy sparse matrix, shape (n_samples, n_features)
             Numbers of any real type, read in parts.
         weights : array_like, shape (n_samples,), optional
             Weights, not negative.

@@ -37,8 +37,8 @@ The processor
 Numba types, for explicit signatures
     `Vector`, `Mask`, `Tile`
 
-Examples
---------
+A vector kernel, its end with masks:
+
 >>> import numpy as np
 >>> from numba import njit
 >>> from nbnorm import simd
