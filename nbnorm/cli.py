@@ -77,10 +77,13 @@ def _of_a_table(rows: int) -> _Defaults:
 # The estimators' epsilon of AdamW.
 _EPSILON = 1e-3
 
-# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  These six
-# settings come within 0.02 R2 of a ridge whose penalty is chosen in thirteen steps, but where there are more
-# columns than rows, or hardly any rows (docs/examples/table_defaults.py).
+# Without hidden layers the model is linear, and an L2 penalty on its weights is a ridge.  Classes are trained
+# with one of these penalties.
 _LINEAR_LR, _LINEAR_L2 = 0.02, (0.001, 0.03, 0.1, 0.5, 3.0, 30.0)
+# Values have an exact solution, which is cheap up to so many samples or columns.  Its penalty is the one of
+# these, as ridge regression counts them, that predicts each sample best from all others.
+_MOST_EQUATIONS = 1000
+_RIDGE = tuple(10.0 ** (k / 2) for k in range(-6, 7))
 
 # A network is compared with linear models up to so many training samples, by cross-validation in so many
 # folds; above, it has enough to learn from.
@@ -342,6 +345,7 @@ def _complete(args: argparse.Namespace, data: _Data) -> None:
         if getattr(args, name) is None:
             setattr(args, name, value)
     l2, args.epsilon = 0.0, _EPSILON
+    args.penalties = getattr(args, "penalties", None)
     norm, layers = None if args.norm == "none" else args.norm, [args.activation] * len(args.hidden)
     if args.optimizer == "sgd":
         lr, weight_decay = given.sgd
@@ -384,8 +388,10 @@ def _candidates(args: argparse.Namespace, data: _Data) -> list[argparse.Namespac
     if not compared:
         return [default]
     if len(data.X_train) < 2 * _FOLDS:  # too few to compare anything
-        return [variant(hidden=[0])]
-    linear = [variant(hidden=[0], l2=l2) for l2 in _LINEAR_L2]
+        return [variant(hidden=[0], penalties=_RIDGE)]
+    linear = [variant(hidden=[0], penalties=_RIDGE)]
+    if not _solvable(linear[0], data):
+        linear = [variant(hidden=[0], l2=l2) for l2 in _LINEAR_L2]
     return [default, variant(weight_decay=_STRONGER * default.weight_decay), *linear]
 
 
@@ -406,10 +412,11 @@ def _choose(
         )
         for hidden in (True, False)
     )
-    # One standard error: the simpler model where chance may have made the difference.
+    # Two standard errors: the simpler model where chance may have made the difference.
     with np.errstate(invalid="ignore"):  # where training diverges
         gain = errors[linear] - errors[network]
-        better = gain.mean() > gain.std() / math.sqrt(len(gain)) or not np.isfinite(errors[linear]).all()
+        error = gain.std() / math.sqrt(len(gain))
+        better = gain.mean() > 2.0 * error or not np.isfinite(errors[linear]).all()
     measure = "accuracy" if classifies else "R2"
     scores = {
         name: float(1.0 - errors[number].mean())
@@ -437,6 +444,9 @@ def _cross_validate(
     from nbnorm.training import DivergenceError
 
     got = np.empty(data.y_train.shape, data.y_train.dtype)
+    if _solvable(args, data):  # an epoch learns the statistics
+        args = copy.copy(args)
+        args.epochs = 1
     for fold in range(int(folds.max()) + 1):
         held = folds == fold
         net = _network(args, data)
@@ -446,6 +456,8 @@ def _cross_validate(
             return np.full(len(got), np.inf)
         if history.stopped == "interrupted":
             raise KeyboardInterrupt
+        if _solvable(args, data):
+            _solve(net, data.X_train[~held], data.y_train[~held], args)
         got[held] = net.predict(data.X_train[held])
     if data.task == "classification":
         return np.asarray(got != data.y_train, np.float64)
@@ -495,6 +507,43 @@ def _fit(
         seed=args.seed,
         **options,
     )
+
+
+def _solvable(args: argparse.Namespace, data: _Data) -> bool:
+    """Whether the model has an exact solution that is cheap."""
+    ridge = data.task == "regression" and not args.hidden and args.loss in (None, "squared")
+    alone = bool(args.l2) and not args.weight_decay and args.early_stopping is None
+    return ridge and alone and data.defaults is None and min(data.X_train.shape) <= _MOST_EQUATIONS
+
+
+def _solve(net: FNN, X: npt.NDArray[Any], y: npt.NDArray[Any], args: argparse.Namespace) -> float:
+    """Replace the weights of a linear network by those that minimize squared error and penalty exactly.
+
+    Of several penalties the one is taken whose squared errors are least when each sample is predicted from
+    all others.  With standardized inputs X = U S V^T and targets Y, the weights are V D U^T Y with
+    D = S / (S^2 + penalty), and the error of a sample that is left out is its residual divided by 1 - h,
+    where h is its element on the diagonal of 1/n + U S D U^T (Golub, Heath and Wahba 1979).  Returns the
+    penalty for each sample, as `FNN.fit` counts it.
+    """
+    assert net.standardizer is not None
+    assert net.target_standardizer is not None
+    inputs = net.standardizer.transform(X.astype(np.float64))
+    targets = net.target_standardizer.transform(y.reshape(len(y), -1).astype(np.float64))
+    u, s, vt = np.linalg.svd(inputs, full_matrices=False)
+    projected = u.T @ targets
+    best, least = None, math.inf
+    for penalty in args.penalties or (args.l2 * len(X),):
+        weight = s / (s * s + penalty)
+        rest = 1.0 - 1.0 / len(X) - (u * u) @ (s * weight)
+        residuals = targets - u @ ((s * weight)[:, None] * projected)
+        left_out = float(np.sum((residuals / np.maximum(rest, 1e-10)[:, None]) ** 2))
+        if best is None or left_out < least:
+            best, least = (penalty, weight), left_out
+    assert best is not None
+    penalty, weight = best
+    net.parameters()["dense1.weight"][:] = (vt.T @ (weight[:, None] * projected)).T
+    net.parameters()["dense1.bias"][:] = 0.0
+    return float(penalty / len(X))
 
 
 def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
@@ -572,6 +621,9 @@ def _train(args: argparse.Namespace) -> int:
         return _error("interrupted before the end of the first epoch: nothing was saved", args.ending.status)
     if history.stopped == "interrupted":
         _say(f"Interrupted: the {_plural(history.epochs, 'epoch')} done so far are kept")
+    if _solvable(args, data) and history.stopped is None:
+        args.l2 = _solve(net, data.X_train, data.y_train, args)
+        _say(f"Weights: the exact minimum of squared error and penalty {args.l2:g}, a ridge regression")
     if history.best_epoch is not None:
         _say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
     scores = _evaluate(net, data)
