@@ -109,7 +109,7 @@ CONTAINERS = {
     "arrow float32": lambda pa: pa.table({"a": pa.array([1.5, None], pa.float32())}),
     "arrow nothing": lambda pa: pa.table({"a": pa.nulls(2)}),
     "arrow chunks": lambda pa: pa.concat_tables([pa.table({"a": [1]}), pa.table({"a": [2]})]),
-    "arrow batch": lambda pa: pa.record_batch({"a": [1, None]}),
+    "arrow batch": lambda pa: pa.RecordBatch.from_pydict({"a": [1, None]}),
 }
 
 

@@ -1092,6 +1092,13 @@ def test_a_tiny_weight_leaves_no_batch_of_one(tiny, data):
     assert (model.n_iter_, model.t_) == (2, 2 * (66 if tiny == 1e-30 else 65))
 
 
+def test_accuracy_by_name_is_that_of_the_validation_data(data):
+    X, y = data
+    named, entry = (small(early_stopping=name).fit(X, y) for name in ("accuracy", "val_accuracy"))
+    assert named.validation_scores_ == entry.validation_scores_ == named.history_.val_accuracy
+    assert named.history_.best_epoch == entry.history_.best_epoch
+
+
 def by_weight(labels, weight):
     """Return what gives each class that has a weight the same total, float64."""
     total = np.bincount(labels, weights=weight)

@@ -129,7 +129,11 @@ def polars_frames(polars):
 @pytest.mark.parametrize(("package", "frames"), [("pandas", pandas_frames), ("polars", polars_frames)])
 def test_containers_are_taken_where_the_peer_takes_them(package, frames):
     for x in frames(pytest.importorskip(package)):
-        got, expected = StandardScaler().fit(x), Peer().fit(x)
+        try:
+            expected = Peer().fit(x)
+        except TypeError:  # pandas 2.0 gives it no numbers for Arrow's decimals
+            continue
+        got = StandardScaler().fit(x)
         for name in ("mean_", "var_", "n_samples_seen_"):
             np.testing.assert_allclose(
                 getattr(got, name), getattr(expected, name), rtol=1e-14, err_msg=str(x)

@@ -137,8 +137,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Largest norm of all gradients together.
     early_stopping : bool, str or EarlyStopping, default False
         Whether to hold out a part of the data, to watch the loss there and to take the parameters of the
-        epoch where it was least.  Training ends as `n_iter_no_change` says.  A name watches something else,
-        such as "@metric@", one of `metrics`, or a scorer of scikit-learn.
+        epoch where it was least.  Training ends as `n_iter_no_change` says.  A name watches something else
+        of these data, such as "@metric@", one of `metrics`, or a scorer of scikit-learn; only "loss" is that
+        of the training data.
     validation_fraction : float, default 0.1
         Share of the data that is held out, unless `fit` is given validation data.
     metrics : sequence of str, callables, Metric and scorers, default ()
@@ -654,18 +655,19 @@ class Network(BaseEstimator):
 
     def _watched(self) -> EarlyStopping | str | None:
         """Return what early stopping follows, or None without it."""
-        if isinstance(self.early_stopping, (str, EarlyStopping)):
-            return self.early_stopping
-        return "val_loss" if self.early_stopping else None
+        watched = self.early_stopping
+        if watched == "accuracy":  # as of every scorer, that of the validation data
+            return "val_accuracy"
+        if isinstance(watched, (str, EarlyStopping)):
+            return watched
+        return "val_loss" if watched else None
 
     def _shown(self) -> str | None:
         """Return what `validation_scores_` holds, or None without early stopping."""
-        watched = self.early_stopping
-        if isinstance(watched, EarlyStopping):
-            return watched.monitor
-        if isinstance(watched, str):
-            return watched
-        return self._score_name if watched else None
+        if isinstance(self.early_stopping, (bool, np.bool_)):
+            return self._score_name if self.early_stopping else None
+        watched = self._watched()
+        return watched.monitor if isinstance(watched, EarlyStopping) else watched
 
     def _planned(self) -> bool:
         """Whether the learning rate is planned for all epochs."""
