@@ -1507,6 +1507,6 @@ class FNN:
             net._check_arrays(arrays)
             for name, values in net._arrays().items():
                 values[:] = arrays[name]
-        except (KeyError, TypeError, ValueError) as error:
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold a network: {error}") from None
         return net
