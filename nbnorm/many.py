@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, storage
+from nbnorm import _check, datasets, storage
 from nbnorm.concurrency import side_by_side
 from nbnorm.network import FNN
 from nbnorm.training import DivergenceError, History
@@ -129,7 +129,10 @@ def cross_validate(
     checked = network._truth("y", truth, samples, "X")
     folds = _check.integer("folds", folds, least=2, most=samples)
     weights = None if sample_weight is None else _check.weights("sample_weight", sample_weight, samples)
-    held_out = _deal(checked, folds, _check.integer("seed", seed, least=0))
+    numbers = datasets.folds(
+        checked, folds, seed=_check.integer("seed", seed, least=0), stratify=network.output == "softmax"
+    )
+    held_out = [np.flatnonzero(numbers == fold) for fold in range(folds)]
     names = list(grid or {})
     candidates = [
         dict(zip(names, values, strict=True)) for values in itertools.product(*dict(grid or {}).values())
@@ -159,14 +162,6 @@ def cross_validate(
         [histories[first : first + folds] for first in range(0, len(histories), folds)],
         held_out,
     )
-
-
-def _deal(truth: npt.NDArray[Any], folds: int, seed: int) -> list[npt.NDArray[np.int64]]:
-    """Deal shuffled rows to the folds in turn, those of one class after the other."""
-    order = np.random.default_rng(seed).permutation(len(truth))
-    if truth.dtype.kind == "i":  # classes
-        order = order[np.argsort(truth[order], kind="stable")]
-    return [np.sort(order[fold::folds]) for fold in range(folds)]
 
 
 def fit_many(
