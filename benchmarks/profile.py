@@ -22,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import NETWORKS, labels, normal
-from nbnorm import FNN, SGD, _leaves, gather, losses, set_num_threads, steps
+from nbnorm import FNN, SGD, set_num_threads
+from nbnorm.compile import pointers
+from nbnorm.engine import gather, steps
+from nbnorm.functions import losses
 
 # Bytes behind a piece's address that still belong to it.
 REACH = 60_000
@@ -39,7 +42,7 @@ GROUPS = {
 
 def addresses() -> list[tuple[int, str]]:
     """Return the address and the name of every compiled piece."""
-    found = [(address, name) for name, (_, address) in _leaves._held.items()]
+    found = [(address, name) for name, (_, address) in pointers._held.items()]
     for module in (steps, gather, losses):
         for name, function in vars(module).items():
             for result in getattr(function, "overloads", {}).values():

@@ -1,6 +1,6 @@
 """Where a team of threads becomes faster than one: the time of a step on one and on several, by turns.
 
-nbnorm trains on one thread where a step has fewer than `nbnorm.training.TEAM_WORK` operations.
+nbnorm trains on one thread where a step has fewer than `nbnorm.model.training.TEAM_WORK` operations.
 
     python -m benchmarks.switch_over [--threads 2]
 """
@@ -11,7 +11,8 @@ import argparse
 import statistics
 
 from benchmarks.common import labels, normal
-from nbnorm import FNN, SGD, set_num_threads, training
+from nbnorm import FNN, SGD, set_num_threads
+from nbnorm.model import training
 
 # Layer sizes and batch, from a tenth of the limit to ten times as much.
 NETWORKS = (

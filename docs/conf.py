@@ -13,7 +13,7 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.util.math import get_node_equation_number
 
-import nbnorm.cli
+from nbnorm.cli import main
 
 # Pages of names that are gone must not stay.
 shutil.rmtree(Path(__file__).parent / "generated", ignore_errors=True)
@@ -83,7 +83,7 @@ def _write_help(app):
     folder.mkdir(exist_ok=True)
     for command in ("train", "predict", "standardize", "gradcheck"):
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
-            nbnorm.cli.main([command, "--help"])
+            main([command, "--help"])
         (folder / f"help-{command}.txt").write_text(text.getvalue(), "utf-8")
 
 

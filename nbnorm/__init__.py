@@ -1,18 +1,26 @@
 """Standardization, batch normalization and fast training of fully connected networks on CPUs."""
 
 from nbnorm import kernels as kernels
-from nbnorm._jit import get_num_threads, set_num_threads
-from nbnorm.activations import Activation, activation_backward, activation_forward
-from nbnorm.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_inference
-from nbnorm.datasets import load_digits, load_mnist, train_test_split
-from nbnorm.dense import Dense, dense_backward, dense_forward
-from nbnorm.gradcheck import gradcheck
-from nbnorm.losses import (
+from nbnorm.compile.threads import get_num_threads, set_num_threads
+from nbnorm.data.datasets import load_digits, load_mnist, train_test_split
+from nbnorm.data.streams import standardize_file
+from nbnorm.data.tables import read_table
+from nbnorm.functions.activations import Activation, activation_backward, activation_forward
+from nbnorm.functions.batch_norm import (
+    BatchNorm,
+    batch_norm_backward,
+    batch_norm_forward,
+    batch_norm_inference,
+)
+from nbnorm.functions.dense import Dense, dense_backward, dense_forward
+from nbnorm.functions.gradcheck import gradcheck
+from nbnorm.functions.losses import (
     AbsoluteError,
     BinaryCrossEntropy,
     CrossEntropy,
     CustomLoss,
     Huber,
+    Loss,
     Poisson,
     SquaredError,
     binary_cross_entropy,
@@ -22,13 +30,15 @@ from nbnorm.losses import (
     poisson_loss,
     softmax_cross_entropy,
 )
-from nbnorm.many import CrossValidation, cross_validate, fit_many
-from nbnorm.metrics import Metric
-from nbnorm.moments import Moments, moments
-from nbnorm.network import FNN
-from nbnorm.optimizers import SGD, AdamW, adamw_step, sgd_step
-from nbnorm.standardize import Standardizer, standardize
-from nbnorm.training import DivergenceError, EarlyStopping, History
+from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
+from nbnorm.model.many import CrossValidation, cross_validate, fit_many
+from nbnorm.model.metrics import Metric
+from nbnorm.model.network import FNN
+from nbnorm.model.schedules import Constant, Cosine, LearningRates, OneCycle, Plateau, Schedule, StepDecay
+from nbnorm.model.training import DivergenceError, EarlyStopping, History
+from nbnorm.statistics.encoding import ColumnEncoder
+from nbnorm.statistics.moments import Moments, moments
+from nbnorm.statistics.standardize import Standardizer, standardize
 
 __version__ = "0.1.0"
 
@@ -40,6 +50,9 @@ __all__ = [
     "AdamW",
     "BatchNorm",
     "BinaryCrossEntropy",
+    "ColumnEncoder",
+    "Constant",
+    "Cosine",
     "CrossEntropy",
     "CrossValidation",
     "CustomLoss",
@@ -48,11 +61,17 @@ __all__ = [
     "EarlyStopping",
     "History",
     "Huber",
+    "LearningRates",
+    "Loss",
     "Metric",
     "Moments",
+    "OneCycle",
+    "Plateau",
     "Poisson",
+    "Schedule",
     "SquaredError",
     "Standardizer",
+    "StepDecay",
     "activation_backward",
     "activation_forward",
     "adamw_step",
@@ -67,15 +86,18 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "huber_loss",
+    "kernels",
     "load_digits",
     "load_mnist",
     "mean_absolute_error",
     "mean_squared_error",
     "moments",
     "poisson_loss",
+    "read_table",
     "set_num_threads",
     "sgd_step",
     "softmax_cross_entropy",
     "standardize",
+    "standardize_file",
     "train_test_split",
 ]

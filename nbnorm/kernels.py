@@ -18,11 +18,11 @@ Scalars
     ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``
         Their derivatives.
     ``activate(x, code)``
-        The activation function that has the number `code` in ``nbnorm.activations.CODES``.
+        The activation function that has the number `code` in ``nbnorm.functions.activations.CODES``.
     ``derivative_from_output(y, code)``
         Derivative of identity, relu, sigmoid or tanh, codes 0 to 3, from the value y; NaN for the others.
 
-Activations on vectors, chosen by the number in ``nbnorm.activations.CODES``
+Activations on vectors, chosen by the number in ``nbnorm.functions.activations.CODES``
     ``activation_forward(z, code, y)``
         y = f(z).
     ``activation_backward(dy, y, code, dz)``
@@ -113,11 +113,13 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numba import types
 
-from nbnorm import _jit, activations, batch_norm, dense, losses, optimizers, simd
-from nbnorm._signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only, check
-from nbnorm.activations import activate, derivative_from_output
-from nbnorm.batch_norm import factors_size, sums_size
-from nbnorm.losses import partial_size
+from nbnorm import simd
+from nbnorm.compile.kernels import kernel
+from nbnorm.compile.signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only, check
+from nbnorm.functions import activations, batch_norm, dense, losses, optimizers
+from nbnorm.functions.activations import activate, derivative_from_output
+from nbnorm.functions.batch_norm import factors_size, sums_size
+from nbnorm.functions.losses import partial_size
 from nbnorm.simd._emitted import compiles
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -243,14 +245,14 @@ for _name, _pair in _PAIRS.items():
     setattr(parallel, _name, _pair.parallel)
 
 
-@_jit.kernel
+@kernel
 def dense_forward(x: Any, weight: Any, bias: Any, z: Any) -> None:
     """Affine map, by the matrix product that Numba compiles `numpy.dot` to."""
     np.dot(x, weight.T, z)
     _add_bias(z, bias)
 
 
-@_jit.kernel
+@kernel
 def dense_backward(dz: Any, x: Any, weight: Any, dx: Any, dweight: Any, dbias: Any, rows: Any) -> None:
     """Gradients of `dense_forward`."""
     np.dot(dz, weight, dx)
@@ -258,7 +260,7 @@ def dense_backward(dz: Any, x: Any, weight: Any, dx: Any, dweight: Any, dbias: A
     _column_sums(dz, dbias, rows)
 
 
-@_jit.kernel
+@kernel
 def standardize(x: Any, mean: Any, std: Any, out: Any) -> None:
     """``(x - mean) / std`` row by row, in float64."""
     for i in range(x.shape[0]):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import storage
+from nbnorm import _files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +29,7 @@ def _figure_class() -> type[Figure]:
     return Figure
 
 
-def check_format(path: storage.PathLike) -> None:
+def check_format(path: _files.PathLike) -> None:
     """Raise an error now if `learning_curve` could not write a file of this name later.
 
     Parameters
@@ -56,7 +56,7 @@ def check_format(path: storage.PathLike) -> None:
     if Path(path).suffix.lower().lstrip(".") not in known:
         endings = ", ".join(f".{suffix}" for suffix in known)
         raise ValueError(f"{os.fspath(path)} must end in one of {endings}")
-    storage.check_writable(path)
+    _files.check_writable(path)
 
 
 def _draw(
@@ -86,7 +86,7 @@ def _draw(
 
 
 def learning_curve(
-    history: Mapping[str, Any], path: storage.PathLike | None = None, *, title: str | None = None
+    history: Mapping[str, Any], path: _files.PathLike | None = None, *, title: str | None = None
 ) -> Figure:
     """Draw loss, accuracy and metrics over the epochs of a training.
 
@@ -147,21 +147,21 @@ def learning_curve(
     return figure
 
 
-def _write(figure: Figure, path: storage.PathLike | None) -> None:
+def _write(figure: Figure, path: _files.PathLike | None) -> None:
     if path is not None:
-        with storage.replace(path) as file:
+        with _files.replace(path) as file:
             figure.savefig(file, format=Path(path).suffix.lower().lstrip("."), dpi=150)
 
 
 def learning_rates(
-    rates: npt.ArrayLike, losses: npt.ArrayLike, suggestion: float, path: storage.PathLike | None = None
+    rates: npt.ArrayLike, losses: npt.ArrayLike, suggestion: float, path: _files.PathLike | None = None
 ) -> Figure:
     """Draw the loss over the learning rate, with the suggested rate.
 
     Parameters
     ----------
     rates, losses : array_like of float
-        As `nbnorm.schedules.LearningRates` holds them.
+        As `nbnorm.LearningRates` holds them.
     suggestion : float
         Learning rate to mark.
     path : str or path, optional

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import nbnorm
-from nbnorm import _jit, training
+from nbnorm.compile.threads import _launched
+from nbnorm.model import training
 
 MNIST_FILES = (
     "train-images-idx3-ubyte",
@@ -50,7 +51,7 @@ def all_threads():
     """Give every test the whole machine, whatever the one before has set."""
     yield
     nbnorm.set_num_threads(None)
-    if _jit._launched():
+    if _launched():
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 

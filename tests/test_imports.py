@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import graphlib
 import json
 import re
 import subprocess
@@ -15,41 +16,43 @@ import nbnorm
 PACKAGE = Path(nbnorm.__file__).parent
 OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "pandas", "polars")
 
-# From the bottom upwards: a module imports only modules of earlier lines.
-LAYERS = (
-    ("_jit", "_check", "_signatures", "defaults", "storage"),
-    ("simd.target", "simd._types", "simd._numpy"),
-    ("simd._emitted",),
-    ("simd._tracing",),
-    ("simd._arithmetic", "simd._memory"),
-    ("simd._control", "simd._elementary", "simd._lanes"),
-    ("simd._tiles",),
-    ("simd",),
-    ("_csv", "_leaves", "_team", "concurrency", "updates"),
-    ("_microkernels",),
-    ("activations", "datasets", "plots", "tables"),
-    ("moments", "batch_norm", "dense", "optimizers", "rows"),
-    ("encoding",),
-    ("gather",),
-    ("losses", "steps"),
-    ("metrics",),
-    ("standardize", "kernels", "engine", "gradcheck", "schedules", "checkpoints"),
-    ("streams", "scale_out", "training"),
-    ("network", "estimators.scaler", "estimators.scorers"),
-    ("many",),
-    ("cli", "estimators.base"),
-    ("estimators.network",),
-    ("estimators",),
-    ("__main__",),
+# From the bottom upwards: a module imports only from its own folder and from earlier ones.
+ORDER = (
+    "_check",
+    "_files",
+    "compile",
+    "simd",
+    "functions",
+    "statistics",
+    "kernels",
+    "plots",
+    "engine",
+    "data",
+    "model",
+    "estimators",
+    "cli",
+    "__main__",
 )
 
-# What a function may import when it is called: other forms of data for the statistics, and whole
-# networks for the table of gradient errors.
-LAZILY = {
-    ("moments", "streams"),
-    ("standardize", "streams"),
-    ("standardize", "scale_out"),
-    ("gradcheck", "network"),
+
+# What the division of long modules is to end.
+UPWARDS = {
+    "functions.gradcheck imports model.network",
+    "functions.losses imports engine.epilogues",
+    "functions.losses imports engine.microkernels",
+    "statistics.moments imports data.streams",
+    "statistics.moments imports engine.microkernels",
+    "statistics.standardize imports data.streams",
+    "statistics.standardize imports engine.microkernels",
+}
+LONG = {
+    "cli.main",
+    "engine.steps",
+    "estimators.base",
+    "functions.batch_norm",
+    "functions.losses",
+    "model.network",
+    "statistics.moments",
 }
 
 
@@ -65,14 +68,11 @@ def modules():
 
 
 def imports(path):
-    """Yield the modules of nbnorm that a file imports, and whether a function does it."""
+    """Yield the modules of nbnorm that a file imports, wherever in it."""
     tree, known = ast.parse(path.read_text("utf-8")), modules()
-    inside = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             node.body = []
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            inside |= set(ast.walk(node))
     for node in ast.walk(tree):
         names = []
         if isinstance(node, ast.ImportFrom) and node.module == "nbnorm":
@@ -85,33 +85,51 @@ def imports(path):
             ]
         elif isinstance(node, ast.Import):
             names = [a.name.removeprefix("nbnorm.") for a in node.names if a.name.startswith("nbnorm.")]
-        for name in names:
-            yield name, node in inside
+        yield from names
 
 
-def test_every_module_has_its_layer():
-    assert set(modules()) == {name for layer in LAYERS for name in layer}
+def folder(module):
+    return module.partition(".")[0]
 
 
-def test_modules_import_downwards_only():
-    level = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+def test_every_module_has_its_place():
+    assert {folder(name) for name in modules()} == set(ORDER)
+
+
+def test_imports_go_downwards_only():
+    level = {name: number for number, name in enumerate(ORDER)}
     wrong = {
         f"{module} imports {name}"
         for module, path in modules().items()
-        for name, lazily in imports(path)
-        if level.get(name, 0) >= level[module] and not (lazily and (module, name) in LAZILY)
+        for name in imports(path)
+        if level[folder(name)] > level[folder(module)]
     }
-    assert not wrong
+    assert wrong == UPWARDS
 
 
-def test_only_jit_compiles():
+def test_no_imports_go_in_a_circle():
+    # A package offers the names of its modules, so these are what one imports from it.
+    graph = {
+        module: {name for name in imports(path) if f"{module} imports {name}" not in UPWARDS}
+        - {folder(module)}
+        for module, path in modules().items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises for a circle and names it
+
+
+def test_no_module_is_long():
+    long = {name for name, path in modules().items() if len(path.read_text("utf-8").splitlines()) > 900}
+    assert long == LONG
+
+
+def test_one_module_compiles():
     def compiles(path):
         nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
         names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         names |= {a.name for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names}
         return names & {"njit", "jit", "vectorize", "guvectorize"}
 
-    assert [name for name, path in modules().items() if compiles(path)] == ["_jit"]
+    assert [name for name, path in modules().items() if compiles(path)] == ["compile.kernels"]
 
 
 def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():

@@ -21,8 +21,8 @@ from nbnorm import (
     sgd_step,
     softmax_cross_entropy,
 )
-from nbnorm._signatures import Array, check
-from nbnorm.activations import CODES
+from nbnorm.compile.signatures import Array, check
+from nbnorm.functions.activations import CODES
 
 PAGE = Path(__file__).parents[1] / "docs" / "embedding.md"
 

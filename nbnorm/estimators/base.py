@@ -17,19 +17,21 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from nbnorm import _check, activations, checkpoints, defaults, schedules
-from nbnorm import metrics as _metrics
-from nbnorm.activations import Activation
+from nbnorm import _check
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.estimators.scorers import is_scorer, scored
-from nbnorm.losses import Loss
-from nbnorm.many import fit_many, numbered
-from nbnorm.metrics import Measure
-from nbnorm.moments import is_sparse
-from nbnorm.network import ENCODINGS, FNN, INITS
-from nbnorm.optimizers import SGD, AdamW
-from nbnorm.schedules import Constant, Plateau, Schedule
-from nbnorm.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
+from nbnorm.functions import activations
+from nbnorm.functions.activations import Activation
+from nbnorm.functions.losses import Loss
+from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.model import checkpoints, defaults, schedules
+from nbnorm.model import metrics as _metrics
+from nbnorm.model.many import fit_many, numbered
+from nbnorm.model.metrics import Measure
+from nbnorm.model.network import ENCODINGS, FNN, INITS
+from nbnorm.model.schedules import Constant, Plateau, Schedule
+from nbnorm.model.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
+from nbnorm.statistics.moments import is_sparse
 
 Array = npt.NDArray[Any]
 _Self = TypeVar("_Self", bound="Network")
@@ -100,7 +102,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     learning_rate : str, schedule or callable, default "@learning_rate@"
         Course of the learning rate: "constant"; "invscaling", divided by samples seen to the power of
         `power_t`; "adaptive", divided by 5 whenever there is no improvement; "step", "cosine",
-        "one_cycle", "plateau", the same with options from `nbnorm.schedules`; or a function of the step.
+        "one_cycle", "plateau", the same with options (`nbnorm.Cosine` and others); or a function of the step.
     learning_rate_init : float or "auto", default "@learning_rate_init@"
         Learning rate that the course begins with or is relative to.  "auto" is 0.005 for "adamw" where
         ``norm="after"`` follows "relu", "leaky_relu" or "identity", 0.02 for "sgd" and 0.03 otherwise.

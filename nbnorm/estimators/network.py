@@ -12,10 +12,10 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
-from nbnorm.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
-from nbnorm.network import FNN
-from nbnorm.schedules import Schedule
-from nbnorm.training import EarlyStopping, History, class_weights
+from nbnorm.functions.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from nbnorm.model.network import FNN
+from nbnorm.model.schedules import Schedule
+from nbnorm.model.training import EarlyStopping, History, class_weights
 
 Array = npt.NDArray[Any]
 
@@ -365,7 +365,7 @@ class FNNRegressor(RegressorMixin, Network):
     <parameters>
     loss : str or Loss, default "squared_error"
         "squared_error", "absolute_error", "huber", "poisson" (for targets not below 0; the network
-        predicts their logarithm), or an object of `nbnorm.losses`.
+        predicts their logarithm), or a `nbnorm.Loss`.
     standardize_targets : bool, default True
         Whether the network learns standardized targets; losses are then in their units.  Not with the
         Poisson loss.

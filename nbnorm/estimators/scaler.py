@@ -12,9 +12,9 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
 
 from nbnorm import _check
-from nbnorm.moments import Moments
-from nbnorm.standardize import apply, is_constant
-from nbnorm.streams import scale_sparse
+from nbnorm.data.streams import scale_sparse
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.standardize import apply, is_constant
 
 Array = npt.NDArray[Any]
 

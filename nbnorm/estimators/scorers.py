@@ -9,8 +9,8 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer, get_scorer_names
 
-from nbnorm import metrics
-from nbnorm.metrics import Measure, Outcome
+from nbnorm.model import metrics
+from nbnorm.model.metrics import Measure, Outcome
 
 Array = npt.NDArray[Any]
 

@@ -75,11 +75,7 @@ from nbnorm.simd._arithmetic import (
     where,
     zeros,
 )
-from nbnorm.simd._control import (
-    loop,
-    map_elements,
-    switch,
-)
+from nbnorm.simd._control import loop, map_elements, switch
 from nbnorm.simd._elementary import (
     exp,
     exp_below,
@@ -112,19 +108,7 @@ from nbnorm.simd._lanes import (
     smallest,
     sum,
 )
-from nbnorm.simd._memory import (
-    address,
-    array_at,
-    fence,
-    get,
-    load,
-    peek,
-    prefetch,
-    put,
-    size,
-    store,
-    stream,
-)
+from nbnorm.simd._memory import address, array_at, fence, get, load, peek, prefetch, put, size, store, stream
 from nbnorm.simd._tiles import (
     rank1,
     row,
@@ -136,10 +120,7 @@ from nbnorm.simd._tiles import (
     tile_zeros,
     transpose,
 )
-from nbnorm.simd._tracing import (
-    elementwise,
-    traced,
-)
+from nbnorm.simd._tracing import elementwise, traced
 from nbnorm.simd._types import Mask, Tile, Vector
 from nbnorm.simd.target import Target, native_lanes, target
 

@@ -20,18 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.simd._arithmetic import (
-    abs,
-    bitcast,
-    clamp,
-    convert,
-    copysign,
-    fma,
-    full_like,
-    max,
-    min,
-    where,
-)
+from nbnorm.simd._arithmetic import abs, bitcast, clamp, convert, copysign, fma, full_like, max, min, where
 from nbnorm.simd._tracing import elementwise
 
 

@@ -1,0 +1,3 @@
+"""The command line."""
+
+from nbnorm.cli.main import main as main

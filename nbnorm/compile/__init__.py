@@ -1,0 +1,20 @@
+"""All that knows Numba's inside: compile options, the cache on disk, threads, function pointers.
+
+Numba promises nothing about these parts of it, so `pyproject.toml` allows only releases that have been tried:
+
+- in `cache`, ``numba.core.caching`` (`FunctionCache`, `CompileResultCacheImpl`, `_CacheLocator`) and
+  ``numba.core.serialize.dumps``, for a cache whose files are bound to the whole package;
+- in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``;
+- in `threads`, ``numba.np.ufunc.parallel._is_initialized``, which
+  tells whether threads have been started;
+- in `signatures`, that a dispatcher's ``compile`` is asked for every new signature, and
+  ``numba.core.sigutils``;
+- in `pointers`, the code generator of ``numba.core.registry.cpu_target`` with its ``magic_tuple``, libraries
+  and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention
+  ``call_conv``;
+- in `_check`, the class ``numba.core.dispatcher.Dispatcher``;
+- where instructions are emitted, ``numba.core.cgutils`` and in `simd` and `engine`
+  ``numba.np.arrayobj``, beside the documented ``numba.extending`` and llvmlite's ``ir``;
+- in `simd`, ``numba.core.typing.templates`` (`AbstractTemplate`, `infer`, `infer_global`, `signature`),
+  ``numba.core.registry.cpu_target`` and ``numba.np.numpy_support``.
+"""

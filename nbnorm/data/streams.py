@@ -1,0 +1,899 @@
+"""Data that arrive in parts: iterators, Arrow and Parquet, files larger than memory, sparse matrices."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, _files
+from nbnorm.compile.kernels import kernel
+from nbnorm.data import csv_files, tables
+from nbnorm.statistics.moments import (
+    COUNT,
+    COUNT_ERROR,
+    M2,
+    M2_ERROR,
+    MAX,
+    MEAN,
+    MEAN_LOW,
+    MIN,
+    STEPS,
+    SUM_ERROR,
+    UNIT,
+    Moments,
+    empty_state,
+    is_sparse,
+    refuse_range,
+    two_sum,
+)
+from nbnorm.statistics.standardize import Standardizer, result_dtype
+
+Array = npt.NDArray[Any]
+
+CHUNK = 8 << 20  # bytes of a file that are held at a time
+
+# ----------------------------------------------------------------------------------------------
+# Chunks
+# ----------------------------------------------------------------------------------------------
+
+
+def _arrow() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
+    return pyarrow
+
+
+def is_stream(x: object) -> bool:
+    """Return whether `x` hands out its rows in chunks.
+
+    Parameters
+    ----------
+    x : object
+
+    Returns
+    -------
+    bool
+        True for iterators and for Arrow tables, record batches, readers, Parquet files and datasets.
+
+    Examples
+    --------
+    >>> is_stream(iter([])), is_stream([[1.0]])
+    (True, False)
+    """
+    return isinstance(x, Iterator) or _check.is_arrow(x)
+
+
+def _batches(source: Any) -> Any:
+    """Return the record batches of an Arrow object."""
+    if hasattr(source, "iter_batches"):  # a Parquet file
+        return source.iter_batches(batch_size=_rows(max(1, len(source.schema_arrow))))
+    if hasattr(source, "to_batches"):  # a table, a dataset or a scanner
+        return source.to_batches()
+    if hasattr(source, "read_next_batch"):
+        return iter(source)
+    return [source]
+
+
+def _rows(features: int, itemsize: int = 8) -> int:
+    return max(1, CHUNK // (features * itemsize))
+
+
+def parts(source: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a stream consists of, as it is, each part under the name that errors use.
+
+    Parameters
+    ----------
+    source : iterator or Arrow object
+        As for `chunks`.
+
+    Yields
+    ------
+    name : str
+        ``"chunk 0"`` for the first.
+    part
+        An array, a frame, a sparse matrix or a record batch with at least one row.
+
+    Raises
+    ------
+    ValueError
+        If a part is not two-dimensional.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [name for name, part in parts(iter([np.ones((3, 2)), np.ones((0, 2)), np.ones((1, 2))]))]
+    ['chunk 0', 'chunk 2']
+    """
+    for number, item in enumerate(_batches(source) if _check.is_arrow(source) else source):
+        name = f"chunk {number}"
+        for part in _batches(item) if _check.is_arrow(item) else [item]:
+            shape = getattr(part, "shape", None)
+            given = part if isinstance(shape, tuple) else np.asarray(part)
+            if len(given.shape) != 2:
+                raise ValueError(f"{name} must have shape (n_samples, n_features), got shape {given.shape}")
+            if given.shape[0]:
+                yield name, given
+
+
+def chunks(source: Any) -> Iterator[Any]:
+    """Yield the rows of `source`, a chunk at a time.
+
+    Parameters
+    ----------
+    source : iterator or Arrow object
+        An iterator of arrays of shape (n_rows, n_features), of frames, of Arrow tables, of record batches or
+        of SciPy sparse matrices; or an Arrow table, record batch, reader, dataset or Parquet file.  A null
+        becomes NaN.  Columns that have names are taken by name, in the order of the first chunk.
+
+    Yields
+    ------
+    ndarray or sparse matrix of shape (n_rows, n_features)
+        Chunks without rows are passed over.
+
+    Raises
+    ------
+    TypeError
+        If a chunk or a column does not hold real numbers.
+    ValueError
+        If a chunk is not two-dimensional, or differs from the first in width or in the names of its columns.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [chunk.shape for chunk in chunks(iter([np.ones((3, 2)), np.ones((1, 2))]))]
+    [(3, 2), (1, 2)]
+    """
+    width = known = None
+    for name, part in parts(source):
+        if is_sparse(part):
+            rows, names = part, None
+        else:
+            rows, names = _check.table(name, part, known)
+        if width is not None and rows.shape[1] != width:
+            raise ValueError(f"{name} must have {width} features like the first, got {rows.shape[1]}")
+        width, known = rows.shape[1], known or names
+        yield rows
+
+
+def gather_chunks(source: Any, moments: Moments) -> Moments:
+    """Add all rows of a stream to moments.
+
+    Parameters
+    ----------
+    source
+        As for `chunks`.
+    moments : Moments
+        Changed even if a later chunk is refused.
+
+    Returns
+    -------
+    Moments
+        `moments`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `chunks` does, and if there are no rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import Moments
+    >>> gather_chunks(iter([np.ones((3, 2)), np.zeros((1, 2))]), Moments()).mean
+    array([0.75, 0.75])
+    """
+    empty = True
+    for name, part in parts(source):
+        moments.add(name, part)
+        empty = False
+    if empty:
+        raise ValueError("x must not be empty, got a stream without rows")
+    return moments
+
+
+# ----------------------------------------------------------------------------------------------
+# Sparse matrices
+# ----------------------------------------------------------------------------------------------
+
+# Rows of the sums over stored values: how many, weight, weight of missing ones, deviations and their
+# squares, both with what rounding left, extremes.  A column may have any number of values: plain sums would
+# lose digits.
+_STORED, _WEIGHT, _MISSING, _FIRST, _FIRST_LOW, _SECOND, _SECOND_LOW, _LOW, _HIGH = range(9)
+
+
+@kernel
+def _sparse_sums(
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    by_row: bool,
+    weighted: bool,
+    weights: Array,
+    omit: bool,
+    shift: Array,
+    sums: Array,
+) -> None:
+    """Sum the stored values of every column as deviations from `shift`, without the implied zeros."""
+    for major in range(indptr.shape[0] - 1):
+        for p in range(indptr[major], indptr[major + 1]):
+            row, column = (major, indices[p]) if by_row else (indices[p], major)
+            weight = weights[row] if weighted else 1.0
+            value = data[p]
+            if weight <= 0.0:
+                continue
+            sums[_STORED, column] += 1.0
+            if omit and value != value:
+                sums[_MISSING, column] += weight
+                continue
+            d = value - shift[column]
+            sums[_WEIGHT, column] += weight
+            sums[_FIRST, column], error = two_sum(sums[_FIRST, column], weight * d)
+            sums[_FIRST_LOW, column] += error
+            sums[_SECOND, column], error = two_sum(sums[_SECOND, column], weight * d * d)
+            sums[_SECOND_LOW, column] += error
+            if value < sums[_LOW, column]:
+                sums[_LOW, column] = value
+            if value > sums[_HIGH, column]:
+                sums[_HIGH, column] = value
+
+
+def _compressed(name: str, x: Any) -> Any:
+    """Return `x` in compressed rows or columns, each place stored once."""
+    if x.dtype.kind not in "fiub":
+        raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
+    result = x if x.format in ("csr", "csc") else x.tocsr()
+    if not result.has_canonical_format:
+        result = result.copy()
+        result.sum_duplicates()
+    return result
+
+
+def gather_sparse(name: str, x: Any, weights: npt.ArrayLike | None, moments: Moments) -> Array:
+    """Return the state of a SciPy sparse matrix, whose implied zeros count like any value.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    x : sparse matrix or array of shape (n_samples, n_features)
+    weights : array_like of shape (n_samples,), or None
+    moments : Moments
+        What the state is for: they say what a NaN does, and how many features there are.
+
+    Returns
+    -------
+    ndarray of shape (10, n_features), float64
+        As `Moments` holds it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `Moments.update` does.
+
+    Examples
+    --------
+    >>> import scipy.sparse
+    >>> from nbnorm import moments
+    >>> moments(scipy.sparse.csr_array([[0.0, 2.0], [0.0, 0.0]])).mean
+    array([0., 1.])
+    """
+    if x.ndim != 2 or 0 in x.shape:
+        raise ValueError(f"{name} must have shape (n_samples, n_features), not empty, got shape {x.shape}")
+    n, features = x.shape
+    moments.same_width(name, features)
+    nan = moments.nan
+    mass = np.ones(1) if weights is None else _check.weights("weights", weights, n, some=False)
+    matrix = _compressed(name, x)
+    data = _check.readable(np.ascontiguousarray(matrix.data, dtype=result_dtype(matrix.dtype)))
+    if data.dtype == np.float16:
+        data = data.astype(np.float32)
+    places = _check.readable(matrix.indices), _check.readable(matrix.indptr)
+    by_row = matrix.format == "csr"
+    if nan == "raise" and np.isnan(data).any():
+        raise ValueError(f"{name} must not hold NaN (nan='raise'), got one among the stored values")
+    weighted = weights is not None
+    rows = float(np.count_nonzero(mass) if weighted else n)
+    total = float(mass.sum() if weighted else n)
+    shift = np.zeros(features)
+    state = empty_state(features)
+    # Twice: the first mean is the shift for which the second pass loses nothing.
+    for _ in range(2):
+        sums = np.zeros((9, features))
+        sums[_LOW], sums[_HIGH] = math.inf, -math.inf
+        _sparse_sums(data, *places, by_row, weighted, mass, nan == "omit", shift, sums)
+        implied = np.where(sums[_STORED] == rows, 0.0, total - sums[_WEIGHT] - sums[_MISSING])
+        count = implied + sums[_WEIGHT]
+        with np.errstate(invalid="ignore", over="ignore"):
+            first, second = (
+                np.where(np.isfinite(sums[row]), sums[row] + sums[row + 1], sums[row])
+                for row in (_FIRST, _SECOND)
+            )
+            deviation = first - implied * shift
+        offset = np.divide(deviation, count, out=np.zeros(features), where=count > 0.0)
+        start, shift = shift, np.where(np.isfinite(shift + offset), shift + offset, 0.0)
+    mean = start + offset
+    with np.errstate(invalid="ignore", over="ignore"):
+        squares = second + implied * start**2
+        state[M2] = np.maximum(squares - deviation * offset, 0.0)
+        state[MEAN_LOW] = np.where(np.isfinite(mean), offset - (mean - start), 0.0)
+        whole = not weighted or bool((mass == np.floor(mass)).all() and total < 2.0**53)
+        state[COUNT_ERROR] = 0.0 if whole else UNIT * (n + STEPS) * total
+        unit = UNIT * STEPS + (state[COUNT_ERROR] / np.maximum(count, UNIT * total) if total else 0.0)
+        state[SUM_ERROR] = unit * np.sqrt(count) * np.sqrt(squares)
+        state[M2_ERROR] = unit * squares + 2.0 * np.abs(offset) * state[SUM_ERROR]
+    state[COUNT], state[MEAN] = count, mean
+    state[MIN] = np.where(implied > 0.0, np.minimum(sums[_LOW], 0.0), sums[_LOW])
+    state[MAX] = np.where(implied > 0.0, np.maximum(sums[_HIGH], 0.0), sums[_HIGH])
+
+    def counted(j: int) -> Array:
+        at = matrix.indices == j if by_row else slice(matrix.indptr[j], matrix.indptr[j + 1])
+        rows = np.repeat(np.arange(n), np.diff(matrix.indptr)) if by_row else matrix.indices
+        values = np.append(data[at], np.zeros(int(implied[j] > 0.0), data.dtype))
+        if weighted:
+            values = values[np.append(mass[rows[at]] > 0.0, np.ones(int(implied[j] > 0.0), bool))]
+        return values[~np.isnan(values)] if nan == "omit" else values
+
+    refuse_range(name, state, moments.feature_names, counted)
+    return state
+
+
+def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
+    """Return a sparse matrix with every column divided by its scale, or multiplied.
+
+    Parameters
+    ----------
+    x : sparse matrix or array of shape (n_samples, n_features)
+    scale : ndarray of shape (n_features,), float64
+    inverse : bool
+        Multiply.
+
+    Returns
+    -------
+    sparse matrix or array of shape (n_samples, n_features)
+        In compressed rows, or compressed columns if `x` is.
+
+    Examples
+    --------
+    >>> import numpy as np, scipy.sparse
+    >>> scale_sparse(scipy.sparse.csr_array([[0.0, 2.0]]), np.array([1.0, 4.0]), False).toarray()
+    array([[0. , 0.5]])
+    """
+    result = _compressed("x", x)
+    dtype = result_dtype(result.dtype)
+    by_row = result.format == "csr"
+    factors = scale[result.indices] if by_row else np.repeat(scale, np.diff(result.indptr))
+    data = result.data * factors if inverse else result.data / factors
+    places = (data.astype(dtype), result.indices.copy(), result.indptr.copy())
+    return type(result)(places, shape=result.shape)
+
+
+# ----------------------------------------------------------------------------------------------
+# Files
+# ----------------------------------------------------------------------------------------------
+
+
+class _Chunk(NamedTuple):
+    """Rows to standardize, and beside them the columns that are kept: lists of text, or Arrow arrays."""
+
+    rows: Array
+    kept: list[Any]
+
+
+class _Source:
+    """A file that can be read more than once: names, width, number of rows if known, and chunks."""
+
+    names: list[str] | None = None
+    rows: int | None = None
+
+    def __init__(self, path: _files.PathLike) -> None:
+        self.path = path
+        self.name = os.fspath(path)
+        self.kept: list[int] = []  # places of the columns that are not standardized, ascending
+        self.features: list[str] | None = None  # names of those that are
+
+    def keep(self, names: Sequence[str]) -> None:
+        """Leave columns out of the rows of the chunks; called once, before they are read."""
+        apart, counts = set(names), Counter(self.names)
+        for name in names:
+            if self.names is None:
+                raise ValueError(f"keep names the column {name!r}, and {self.name} has no column names")
+            if name not in counts:
+                listed = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
+                raise ValueError(f"{self.name} has no column {name!r}; it has {listed}")
+            if counts[name] > 1:
+                raise ValueError(f"{self.name} has several columns {name!r}: none of them can be kept")
+        if self.names is None:
+            return
+        self.kept = [at for at, name in enumerate(self.names) if name in apart]
+        self.features = [name for name in self.names if name not in apart]
+        if self.kept and not self.features:
+            raise ValueError(f"keep must leave a column to standardize, {self.name} has no other")
+
+    def count(self) -> int:
+        """Return the number of rows, for which a CSV file has to be read."""
+        if self.rows is None:
+            self.rows = sum(len(part.rows) for part in self.chunks(with_kept=False))
+        return self.rows
+
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
+        """Read through the file, with or without the columns that are kept."""
+        raise NotImplementedError
+
+    def arrow_field(self, at: int) -> Any:
+        """Return name and type of a kept column for Arrow."""
+        pa = _arrow()
+        return pa.field(self.names[at], pa.string())  # type: ignore[index]
+
+    def _refuse_missing(self, rows: Array, before: int) -> None:
+        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+            row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+            where = repr(self.features[column]) if self.features else str(column)
+            raise ValueError(
+                f"{self.name}: row {before + row}, column {where} must be finite, got {rows[row, column]}"
+            )
+
+
+class _CsvSource(_Source):
+    def __init__(self, path: _files.PathLike) -> None:
+        super().__init__(path)
+        self._reader = csv_files.Reader(path)
+        self.names = self._reader.columns
+
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
+        apart = set(self.kept)
+        chosen = [at for at in range(len(self._reader.columns)) if at not in apart]
+        for part in self._reader.rows(chosen, self.kept if with_kept else [], CHUNK):
+            yield _Chunk(part.numbers, part.texts)
+
+
+class _NpySource(_Source):
+    def __init__(self, path: _files.PathLike) -> None:
+        super().__init__(path)
+        with _files.reading(path, "an array file") as file:
+            layout = _files.read_layout(file, "the array", os.fstat(file.fileno()).st_size)
+            start = file.tell()
+        _check_layout(self.name, layout)
+        order: Literal["F", "C"] = "F" if layout.fortran else "C"
+        self._data = np.memmap(path, layout.dtype, "r", start, layout.shape, order)
+        self.rows = len(self._data)
+
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
+        step = _rows(self._data.shape[1], self._data.itemsize)
+        for start in range(0, len(self._data), step):
+            rows = self._data[start : start + step]
+            self._refuse_missing(rows, start)
+            yield _Chunk(rows, [])
+
+
+class _NpzSource(_Source):
+    """The array ``X`` of an NPZ file, read through without unpacking it whole."""
+
+    def __init__(self, path: _files.PathLike) -> None:
+        super().__init__(path)
+        with _files.open_npz(path) as archive:
+            members = archive.namelist()
+            self.member = "X.npy" if "X.npy" in members or len(members) != 1 else members[0]
+            if self.member not in members:
+                raise _files.MalformedError(
+                    f"it must hold an array X, and has {', '.join(members) or 'none'}"
+                )
+            with archive.open(self.member) as file:
+                self._layout = _files.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
+        _check_layout(f"{self.name}: X", self._layout)
+        if self._layout.fortran:
+            raise ValueError(f"{self.name}: X must be stored in C order to be read in parts")
+        self.rows = self._layout.shape[0]
+
+    def _blocks(self) -> Iterator[Array]:
+        (n, width), _, dtype = self._layout
+        step = _rows(width, dtype.itemsize)
+        with _files.open_npz(self.path) as archive, archive.open(self.member) as file:
+            _files.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
+            for start in range(0, n, step):
+                count = min(step, n - start)
+                yield np.frombuffer(file.read(count * width * dtype.itemsize), dtype).reshape(count, width)
+
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
+        before = 0
+        for rows in self._blocks():
+            self._refuse_missing(rows, before)
+            before += len(rows)
+            yield _Chunk(rows, [])
+
+    def others(self) -> Iterator[tuple[str, bytes]]:
+        """Yield the contents of all other members in parts."""
+        with _files.open_npz(self.path) as archive:
+            for member in archive.namelist():
+                if member != self.member:
+                    with archive.open(member) as file:
+                        yield member, b""
+                        while part := file.read(CHUNK):
+                            yield member, part
+
+
+def _check_layout(name: str, layout: _files.Layout) -> None:
+    """Refuse an array that is no table of real numbers."""
+    scalar = np.zeros((), layout.dtype)
+    _check.rank(name, _check.numeric(name, np.broadcast_to(scalar, layout.shape)), 2)
+
+
+class _ParquetSource(_Source):
+    def __init__(self, path: _files.PathLike) -> None:
+        super().__init__(path)
+        pa = _arrow()
+        with _files.reading(path, "a Parquet file"), pa.parquet.ParquetFile(path) as file:
+            self._schema = file.schema_arrow
+            self.rows = file.metadata.num_rows
+            self._row_bytes = _row_bytes(file.metadata)
+        self.names = list(self._schema.names)
+
+    def _read(self, columns: list[str] | None) -> Iterator[Any]:
+        step = _rows(max(1, len(self._schema)))
+        if self.kept:
+            step = min(step, max(1, CHUNK // self._row_bytes))
+        pa = _arrow()
+        with _files.reading(self.path, "a Parquet file"), pa.parquet.ParquetFile(self.path) as file:
+            yield from file.iter_batches(batch_size=step, columns=columns)
+
+    def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
+        before = 0
+        kept = {self._schema.names[at] for at in self.kept}
+        for batch in self._read(None if with_kept or not kept else list(dict.fromkeys(self.features or []))):
+            # By place, because two columns may have one name.
+            chosen = [at for at, name in enumerate(batch.schema.names) if name not in kept]
+            rows = _check.numeric(self.name, batch.select(chosen))
+            if len(rows):
+                self._refuse_missing(rows, before)
+                before += len(rows)
+                yield _Chunk(rows, [batch.column(at) for at in self.kept] if with_kept else [])
+
+    def arrow_field(self, at: int) -> Any:
+        return self._schema.field(at)
+
+
+def _row_bytes(metadata: Any) -> int:
+    """Return about how many bytes a row of a Parquet file takes, at least 1."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    most = 1
+    for group in groups:
+        if group.num_rows:
+            most = max(most, math.ceil(group.total_byte_size / group.num_rows))
+    return most
+
+
+_SOURCES: dict[str, Callable[[_files.PathLike], _Source]] = {
+    ".csv": _CsvSource,
+    ".tsv": _CsvSource,
+    ".txt": _CsvSource,
+    ".npy": _NpySource,
+    ".npz": _NpzSource,
+    ".parquet": _ParquetSource,
+}
+
+
+def _texts(name: str, column: Any) -> list[str]:
+    """Return a kept column as fields of a CSV file; a null becomes an empty one."""
+    if isinstance(column, list):
+        return column
+    pa = _arrow()
+    try:
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        return [csv_files.protected(text or "") for text in column.cast(pa.string()).to_pylist()]
+    except pa.lib.ArrowException as error:
+        raise ValueError(f"column {name!r} of {column.type} cannot be written as text: {error}") from None
+
+
+def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+    first, parts = _peeked(parts, source)
+    names = source.names or [f"x{j}" for j in range(first.shape[1])]
+    file.write(csv_files.header(source.name, names))
+    for rows, kept in parts:
+        texts = dict(zip(source.kept, kept, strict=True))
+        numbers = iter(rows.T.tolist())
+        fields = [
+            map(csv_files.field, _texts(name, texts[at])) if at in texts else map(repr, next(numbers))
+            for at, name in enumerate(names)
+        ]
+        file.write("".join(",".join(row) + "\n" for row in zip(*fields, strict=True)))
+
+
+def _write_rows(file: Any, parts: Iterator[_Chunk]) -> None:
+    known = None
+    for rows, _ in parts:
+        known = known or rows.dtype
+        if rows.dtype != known:
+            raise ValueError(f"chunks must have one dtype, got {known} and {rows.dtype}")
+        file.write(np.ascontiguousarray(rows).data)
+
+
+def _header_bytes(shape: tuple[int, int], dtype: np.dtype[Any]) -> bytes:
+    """Return the header of an NPY file."""
+    buffer = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, description)
+    return buffer.getvalue()
+
+
+def _peeked(parts: Iterator[_Chunk], source: _Source) -> tuple[Array, Iterator[_Chunk]]:
+    first = next(parts, None)
+    if first is None:
+        raise ValueError(f"{source.name} has no rows")
+    return first.rows, chain([first], parts)
+
+
+def _write_npy(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+    first, parts = _peeked(parts, source)
+    file.write(_header_bytes((source.count(), first.shape[1]), first.dtype))
+    _write_rows(file, parts)
+
+
+def _write_npz(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+    first, parts = _peeked(parts, source)
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        with archive.open("X.npy", "w", force_zip64=True) as member:
+            member.write(_header_bytes((source.count(), first.shape[1]), first.dtype))
+            _write_rows(member, parts)
+        if isinstance(source, _NpzSource):
+            for name, group in groupby(source.others(), itemgetter(0)):
+                with archive.open(name, "w", force_zip64=True) as member:
+                    for _, content in group:
+                        member.write(content)
+
+
+def _arrow_texts(column: Any) -> Any:
+    """Return a kept column for Arrow."""
+    pa = _arrow()
+    return pa.array(map(str, column), pa.string()) if isinstance(column, list) else column
+
+
+def _write_parquet(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+    pa = _arrow()
+    first, parts = _peeked(parts, source)
+    names = source.names or [f"x{j}" for j in range(first.shape[1])]
+    apart, dtype = set(source.kept), pa.from_numpy_dtype(first.dtype)
+    fields = [source.arrow_field(at) if at in apart else pa.field(n, dtype) for at, n in enumerate(names)]
+    schema = pa.schema(fields)
+    with pa.parquet.ParquetWriter(file, schema) as writer:
+        for rows, kept in parts:
+            beside = dict(zip(source.kept, kept, strict=True))
+            numbers = iter(rows.T)
+            columns = [
+                _arrow_texts(beside[at]) if at in beside else pa.array(np.ascontiguousarray(next(numbers)))
+                for at in range(len(names))
+            ]
+            writer.write_batch(pa.record_batch(columns, schema=schema))
+
+
+_WRITERS: dict[str, tuple[str, Callable[[Any, _Source, Iterator[_Chunk]], None]]] = {
+    ".csv": ("w", _write_csv),
+    ".npy": ("wb", _write_npy),
+    ".npz": ("wb", _write_npz),
+    ".parquet": ("wb", _write_parquet),
+}
+
+
+def _kind(role: str, path: _files.PathLike, known: Iterable[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in known:
+        raise ValueError(f"{role} must end in one of {', '.join(known)}, got {os.fspath(path)!r}")
+    return suffix
+
+
+def _counted(
+    parts: Iterator[_Chunk], label: str, total: int | None, progress: bool | None
+) -> Iterator[_Chunk]:
+    """Yield the chunks and show how many rows have been."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        yield from parts
+        return
+    hidden = None if progress is None else not progress  # None: hidden unless on a terminal
+    with tqdm(desc=label, total=total, unit="row", unit_scale=True, disable=hidden) as bar:
+        for part in parts:
+            yield part
+            bar.update(len(part.rows))
+
+
+def _add(moments: Moments, name: str, rows: Array) -> None:
+    """Add rows of a file, which is named in errors."""
+    try:
+        moments.update(rows)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _applied(source: _Source, parts: Iterator[_Chunk], apply: Callable[[Array], Array]) -> Iterator[_Chunk]:
+    """Yield the chunks with transformed rows; values that the floating type cannot hold are refused."""
+    before = 0
+    for rows, kept in parts:
+        result = apply(rows)
+        good = np.isfinite(result)
+        if not good.all():
+            row, column = (int(i) for i in np.argwhere(~good)[0])
+            where = repr(source.features[column]) if source.features else str(column)
+            raise ValueError(
+                f"{source.name}: row {before + row}, column {where} holds {rows[row, column]:g}, which "
+                f"becomes {result[row, column]} in {result.dtype}: use another unit, or other statistics"
+            )
+        before += len(rows)
+        yield _Chunk(result, kept)
+
+
+def read_statistics(path: _files.PathLike) -> Moments:
+    """Read the statistics that `standardize_file` saved.
+
+    Parameters
+    ----------
+    path : str or path
+        A JSON file.
+
+    Returns
+    -------
+    Moments
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it does not hold statistics.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "stats.json")
+    >>> with open(path, "w") as file:
+    ...     _ = file.write("[]")
+    >>> read_statistics(path)
+    Traceback (most recent call last):
+    ...
+    ValueError: ...stats.json: statistics must have format 'nbnorm moments 1', got 'list'
+    """
+    with _files.open_input(path) as file:
+        try:
+            return Moments.from_dict(json.loads(file.read().decode()))
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def standardize_file(
+    source: _files.PathLike,
+    destination: _files.PathLike,
+    *,
+    stats: _files.PathLike | Moments | None = None,
+    save_stats: _files.PathLike | None = None,
+    inverse: bool = False,
+    keep: Iterable[str] = (),
+    progress: bool | None = None,
+) -> Moments:
+    r"""Standardize a file of any length into another one, in bounded memory.
+
+    The source is read twice, once for the statistics and once to standardize; with `stats` only once.
+
+    Parameters
+    ----------
+    source : str or path
+        A CSV file (``.csv``, ``.tsv``, ``.txt``) with a header line, NPY, NPZ (its array ``X``; other
+        arrays are copied) or Parquet file.
+    destination : str or path
+        A ``.csv``, ``.npy``, ``.npz`` or ``.parquet`` file; replaced whole at the end or left as it was.
+    stats : str, path or Moments, optional
+        Statistics to use instead of the source's own.
+    save_stats : str or path, optional
+        JSON file for the statistics; it is replaced together with the destination or not at all.
+    inverse : bool, default: False
+        Turn standardized data back; needs `stats`.
+    keep : iterable of str, default: ()
+        Names of columns to copy unchanged, each in its place, and to leave out of the statistics: text, a
+        target, any type of Parquet.  Source and destination must be CSV or Parquet.  The text of a CSV file
+        stays as it is; from Parquet to CSV a null becomes an empty field.
+    progress : bool, optional
+        Show progress bars (with tqdm); by default on a terminal.
+
+    Returns
+    -------
+    Moments
+        The statistics used.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read or written.
+    TypeError
+        If `keep` is a string, or a column of a Parquet file that is not kept holds no real numbers.
+    ValueError
+        If the source has no rows, a value is missing or no number (named by line and column), the statistics
+        are of other features, a file is damaged or of an unknown kind, a result is beyond its type, a
+        column in `keep` does not exist or cannot be written to the destination, or no other column is left.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> source, destination = os.path.join(folder, "a.csv"), os.path.join(folder, "b.csv")
+    >>> with open(source, "w") as file:
+    ...     _ = file.write("height,age\n0,3\n4,5\n")
+    >>> standardize_file(source, destination).mean
+    array([2., 4.])
+    >>> with open(destination) as file:
+    ...     print(file.read())
+    height,age
+    -1.0,-1.0
+    1.0,1.0
+    <BLANKLINE>
+    >>> standardize_file(source, destination, keep=["age"]).feature_names
+    ['height']
+    >>> with open(destination) as file:
+    ...     print(file.read())
+    height,age
+    -1.0,3
+    1.0,5
+    """
+    if isinstance(keep, str):
+        raise TypeError(f"keep must be column names in a list or tuple, got {keep!r}")
+    names = list(keep)
+    given = _SOURCES[_kind("source", source, _SOURCES)](source)
+    suffix = _kind("destination", destination, _WRITERS)
+    mode, write = _WRITERS[suffix]
+    given.keep(names)
+    if names and suffix not in (".csv", ".parquet"):
+        raise ValueError(
+            f"destination must end in .csv or .parquet to keep the column {names[0]!r}, "
+            f"got {os.fspath(destination)!r}"
+        )
+    if inverse and stats is None:
+        raise ValueError("stats must be given for inverse=True, got None")
+    if save_stats is not None and os.path.realpath(save_stats) == os.path.realpath(destination):
+        raise ValueError(f"save_stats must be another file than the destination {os.fspath(destination)!r}")
+    for path in (destination, save_stats):
+        if path is not None:
+            _files.check_writable(path)  # before a long source is read
+    if stats is None:
+        moments = Moments()
+        moments.feature_names = given.features
+        for part in _counted(given.chunks(with_kept=False), "reading", given.rows, progress):
+            _add(moments, given.name, part.rows)
+        if moments.n_features is None:
+            raise ValueError(f"{given.name} has no rows")
+        labels = given.features or [str(j) for j in range(moments.n_features)]
+        tables.refuse_range(given.name, labels, np.array([moments.min, moments.max]))
+        if given.rows is None:
+            given.rows = int(moments.count)
+    else:
+        moments = stats if isinstance(stats, Moments) else read_statistics(stats)
+        expected = moments.feature_names
+        if expected is not None and given.features is not None and expected != given.features:
+            raise ValueError(
+                f"{given.name} must have the features {expected} of the statistics, got {given.features}"
+            )
+    standardizer = Standardizer.from_moments(moments)
+    apply = standardizer.inverse_transform if inverse else standardizer.transform
+    parts = _counted(given.chunks(with_kept=True), "writing", given.rows, progress)
+    # Both files are complete, on temporary ones, before either takes its place.
+    with contextlib.ExitStack() as files:
+        if save_stats is not None:
+            notes = files.enter_context(_files.replace(save_stats, "w"))
+            json.dump(moments.to_dict(), notes, indent=1)
+            notes.write("\n")
+            notes.flush()
+        with _files.replace(destination, mode, newline="" if mode == "w" else None) as file:
+            write(file, given, _applied(given, parts, apply))
+    return moments

@@ -1,0 +1,439 @@
+"""Vector kernels of the training engine over one blocked row: one feature, all samples of a batch.
+
+A row stands in pieces of ``width`` samples, ``stride`` elements apart (see `nbnorm.engine.run`).  The
+last piece may hold fewer than ``width`` samples: everything is computed for whole pieces, but sums
+leave the other lanes out.  Sums are made in a fixed order: lane by lane over the pieces, then halves of
+lanes onto halves.
+
+Each kernel is a function of addresses, compiled once by itself and called by its own address; interpreted, it
+works on views of the arrays.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+
+from nbnorm import simd
+from nbnorm.compile import pointers
+from nbnorm.compile.kernels import callback
+from nbnorm.engine.microkernels import scalar_type, tile
+from nbnorm.functions import activations
+from nbnorm.functions.activations import IDENTITY
+from nbnorm.simd._emitted import Emitted, TileRows, address, as_kind, emission, emitting, index
+from nbnorm.simd._tracing import operation
+
+_I64 = ir.IntType(64)
+_FUNCTIONS = tuple(activations.FUNCTIONS.values())
+
+# Activations whose slope is known from their value: they are computed together with batch norm.
+FROM_VALUE = tuple(code for code, function in enumerate(_FUNCTIONS) if function.slope_of_y)
+
+
+# ----------------------------------------------------------------------------------------------
+# Walking through rows
+# ----------------------------------------------------------------------------------------------
+
+
+def _pieces(width: int, stride: Any, n: Any, body: Callable[[Any, Any], Any]) -> None:
+    """Call ``body(i, at)`` for each piece: its first sample, and where that stands in a row."""
+    simd.loop(0, n, width, lambda i: body(i, (i >> (width.bit_length() - 1)) * stride))
+
+
+def _sums(width: int, stride: Any, n: Any, zeros: list[Any], terms: Callable[[Any, Any], list[Any]]) -> Any:
+    """Return the sums over the samples of ``terms(i, at)``, a vector of so many lanes for each of `zeros`."""
+
+    def added(i: Any, sums: Any) -> list[tuple[Any, Any]]:
+        return list(zip(sums, terms(i, (i >> (width.bit_length() - 1)) * stride), strict=True))
+
+    def whole(i: Any, *sums: Any) -> Any:
+        return tuple(total + term for total, term in added(i, sums))
+
+    def rest(i: Any, *sums: Any) -> Any:
+        present = simd.first_lanes(n - i, width)
+        return tuple(total + simd.where(present, term, 0.0) for total, term in added(i, sums))
+
+    end = n & -width
+    sums = _tuple(simd.loop(0, end, width, whole, *zeros))
+    return _tuple(simd.loop(end, n, width, rest, *sums))
+
+
+def _tuple(values: Any) -> tuple[Any, ...]:
+    return values if isinstance(values, tuple) else () if values is None else (values,)
+
+
+def _row_sums(
+    dtype: Any, stride: Any, n: Any, count: int, terms: Callable[[int, Any, Any], list[Any]]
+) -> list[Any]:
+    """Sum `count` terms over the samples for each row of a panel, into vectors of one number for each row.
+
+    ``terms(r, i, at)`` are those of row r for the piece that begins with sample i.
+    """
+    shape = tile(dtype)
+    width, size = shape.width, 4 if shape.rows == 8 else 2  # rows whose sums fit into the registers
+    zero = simd.zeros(dtype, width)
+    sums: list[list[Any]] = [[] for _ in range(count)]
+    for first in range(0, shape.rows, size):
+        group = range(first, first + size)
+
+        def each(i: Any, at: Any, group: range = group) -> list[Any]:
+            return [term for r in group for term in terms(r, i, at + r * width)]
+
+        got = _sums(width, stride, n, [zero] * (count * size), each)
+        for c in range(count):
+            sums[c] += got[c::count]
+    return [simd.row_sums(TileRows(rows)) for rows in sums]
+
+
+def _derive(code: int, gradient: Any, value: Any) -> Any:
+    """``gradient * f'``, with f' in terms of the value f, or of z where f does not tell it."""
+    return gradient if code == IDENTITY else gradient * _FUNCTIONS[code].slope(value)
+
+
+# ----------------------------------------------------------------------------------------------
+# Rows
+# ----------------------------------------------------------------------------------------------
+
+
+def _activate(code: int) -> Callable[..., None]:
+    def activate(x: Any, z: Any, stride: Any, n: Any, bias: Any) -> None:
+        width = tile(x.dtype).width
+
+        def piece(i: Any, at: Any) -> None:
+            value = simd.load(x, at, width) + bias
+            if code not in FROM_VALUE:
+                simd.store(z, at, value)
+            simd.store(x, at, _FUNCTIONS[code].value(value))
+
+        _pieces(width, stride, n, piece)
+
+    return activate
+
+
+def _derive_row(code: int) -> Callable[..., Any]:
+    def derive(g: Any, y: Any, stride: Any, n: Any) -> Any:
+        width = tile(g.dtype).width
+
+        def piece(i: Any, at: Any) -> list[Any]:
+            gradient = _derive(code, simd.load(g, at, width), simd.load(y, at, width))
+            simd.store(g, at, gradient)
+            return [gradient]
+
+        return simd.sum(_sums(width, stride, n, [simd.zeros(g.dtype, width)], piece)[0])
+
+    return derive
+
+
+# Constants of a 32-bit mixing function whose bits are unbiased to about one part in a thousand.
+_MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
+
+
+def _drop(x: Any, y: Any, stride: Any, n: Any, key: Any, threshold: Any, scale: Any) -> None:
+    """Dropout: an element is dropped where a hash of key and sample lies below the threshold."""
+    width = tile(x.dtype).width
+    key, threshold = (simd.convert(number, np.uint32) for number in (key, threshold))
+
+    def piece(i: Any, at: Any) -> None:
+        bits = (simd.iota(np.uint32, width) + simd.convert(i, np.uint32)) * 0x9E3779B9 ^ key
+        for shift, factor in _MIX:
+            bits = (bits ^ (bits >> shift)) * factor
+        bits = bits ^ (bits >> 15)
+        simd.store(y, at, simd.where(bits < threshold, 0.0, simd.load(x, at, width) * scale))
+
+    _pieces(width, stride, n, piece)
+
+
+# ----------------------------------------------------------------------------------------------
+# Panels: as many features as a tile has rows, whose statistics are computed side by side
+# ----------------------------------------------------------------------------------------------
+
+
+def _statistics(code: int, weighted: bool) -> Callable[..., Any]:
+    activate = _FUNCTIONS[code].value
+
+    def statistics(
+        y: Any, weights: Any, bias_at: Any, shift_at: Any, center_at: Any, variance_at: Any, stride: Any,
+        n: Any, total: Any,
+    ) -> Any:  # fmt: skip
+        """Write f(y + bias) and the moments of each row; return 0 where float32 could not hold them.
+
+        `total` is the sum of the weights; it is not used where all weights are 1.
+        """
+        dtype = y.dtype
+        _, rows, width, _ = tile(dtype)
+        bias = simd.load(bias_at, 0, rows)
+        shift = activate(simd.gather(y, simd.iota(np.int64, rows) * width) + bias)
+
+        def weigh(i: Any, term: Any) -> Any:
+            return simd.load(weights, i, width) * term if weighted else term
+
+        def deviation(r: int, i: Any, at: Any) -> list[Any]:
+            value = activate(simd.load(y, at, width) + simd.extract(bias, r))
+            simd.store(y, at, value)
+            return [weigh(i, value - simd.extract(shift, r))]
+
+        (sums,) = _row_sums(dtype, stride, n, 1, deviation)
+        samples = simd.full_like(bias, total if weighted else n)
+        center = sums / samples
+
+        def squares(r: int, i: Any, at: Any) -> list[Any]:
+            e = (simd.load(y, at, width) - simd.extract(shift, r)) - simd.extract(center, r)
+            return [weigh(i, e), weigh(i, e * e)]
+
+        rest, square = _row_sums(dtype, stride, n, 2, squares)
+        wide = simd.convert(samples, np.float64)
+        correction = simd.convert(rest, np.float64) / wide
+        simd.store(shift_at, 0, shift)
+        simd.store(center_at, 0, simd.convert(simd.convert(center, np.float64) + correction, dtype))
+        simd.store(variance_at, 0, simd.convert(square, np.float64) / wide - correction * correction)
+        # The squares of float32 numbers leave its range beyond 1e15 and below 1e-15; a feature
+        # that is the same for all samples, a dead relu for example, has none.
+        inside = ((square > 1e-30) & (square < 1e30)) | ((square == 0.0) & (sums == 0.0))
+        return simd.convert(simd.all(inside), dtype)
+
+    return statistics
+
+
+def _normalize(code: int) -> Callable[..., None]:
+    def normalize(
+        y: Any, out: Any, gamma: Any, beta: Any, shift: Any, center: Any, rstd: Any, stride: Any, n: Any
+    ) -> None:
+        """Write ``f(gamma * xhat + beta)``."""
+        _, rows, width, _ = tile(y.dtype)
+        gamma, beta, shift, center, rstd = (simd.load(x, 0, rows) for x in (gamma, beta, shift, center, rstd))
+        factor = gamma * rstd
+
+        def one(r: int, i: Any, at: Any) -> list[Any]:
+            e = (simd.load(y, at, width) - simd.extract(shift, r)) - simd.extract(center, r)
+            value = simd.fma(e, simd.extract(factor, r), simd.extract(beta, r))
+            simd.store(out, at, _FUNCTIONS[code].value(value))
+            return []
+
+        _row_sums(y.dtype, stride, n, 0, one)
+
+    return normalize
+
+
+def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
+    def backward(
+        g: Any, y: Any, a: Any, weights: Any, gamma: Any, shift: Any, center: Any, rstd: Any, dgamma_at: Any,
+        dbeta_at: Any, dbias_at: Any, stride: Any, n: Any, batch: Any, total: Any,
+    ) -> None:  # fmt: skip
+        """Turn the gradient g with respect to the output into that with respect to z, of each row.
+
+        `batch` is 1 where the statistics depend on the batch, 0 where they are constants; `total` is the sum
+        of the weights.
+        """
+        dtype = g.dtype
+        _, rows, width, _ = tile(dtype)
+        gamma, shift, center, rstd = (simd.load(x, 0, rows) for x in (gamma, shift, center, rstd))
+
+        def centred(r: int, at: Any) -> Any:
+            return (simd.load(y, at, width) - simd.extract(shift, r)) - simd.extract(center, r)
+
+        def moments(r: int, i: Any, at: Any) -> list[Any]:
+            gradient = simd.load(g, at, width)
+            if before:
+                gradient = _derive(code, gradient, simd.load(a, at, width))
+                simd.store(g, at, gradient)
+            return [gradient, gradient * centred(r, at)]
+
+        dbeta, moment = _row_sums(dtype, stride, n, 2, moments)
+        dgamma = moment * rstd
+        share = simd.full_like(gamma, batch) / simd.full_like(gamma, total if weighted else n)
+        factor, mean, slope = gamma * rstd, dbeta * share, (dgamma * share) * rstd
+
+        def input_gradient(r: int, i: Any, at: Any) -> list[Any]:
+            means, slopes = simd.extract(mean, r), simd.extract(slope, r)
+            e, gradient = centred(r, at), simd.load(g, at, width)
+            if weighted:  # a sample's part in the statistics is its weight
+                gradient = gradient - simd.load(weights, i, width) * simd.fma(e, slopes, means)
+            else:
+                gradient = (gradient - means) - e * slopes
+            gradient = simd.extract(factor, r) * gradient
+            if not before:
+                gradient = _derive(code, gradient, simd.load(y, at, width))
+            simd.store(g, at, gradient)
+            return [gradient]
+
+        (dbias,) = _row_sums(dtype, stride, n, 1, input_gradient)
+        for place, value in ((dgamma_at, dgamma), (dbeta_at, dbeta), (dbias_at, dbias)):
+            simd.store(place, 0, value)
+
+    return backward
+
+
+# ----------------------------------------------------------------------------------------------
+# Kernels by address
+# ----------------------------------------------------------------------------------------------
+
+# The arguments of a kernel: addresses, integers (stride and n first) and numbers; and whether it returns one.
+_SHAPES = {
+    "activate": (2, 2, 1, False),
+    "derive": (2, 2, 0, True),
+    "drop": (2, 4, 1, False),
+    "statistics": (6, 2, 1, True),
+    "normalize": (7, 2, 0, False),
+    "backward": (11, 2, 2, False),
+}
+
+
+def _signature(kind: str, scalar: Any) -> Any:
+    pointers, integers, numbers, returns = _SHAPES[kind]
+    kinds = [scalar.as_pointer()] * pointers + [_I64] * integers + [scalar] * numbers
+    return ir.FunctionType(scalar if returns else ir.VoidType(), kinds)
+
+
+@functools.cache
+def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False) -> int:
+    """Return the address of the kernel that `kind` names, compiled now unless it is in the cache.
+
+    ``activate``    ``row = f(row + bias)``; where f' needs z, ``row + bias`` goes to the second row
+    ``derive``      ``row *= f'``, from f or z in the second row; returns the sum
+    ``drop``        dropout, from the first row to the second
+    ``statistics``, ``normalize``, ``backward`` (``before`` in front of the activation): panels
+
+    `code` is the activation; the weighted kernels take the samples' weights into account.
+    """
+    makers: dict[str, Callable[[], Callable[..., Any]]] = {
+        "activate": lambda: _activate(code),
+        "derive": lambda: _derive_row(code),
+        "drop": lambda: _drop,
+        "statistics": lambda: _statistics(code, weighted),
+        "normalize": lambda: _normalize(code),
+        "backward": lambda: _backward(code, False, weighted),
+        "before": lambda: _backward(code, True, weighted),
+    }
+    body, shape = makers[kind](), "backward" if kind == "before" else kind
+    if config.DISABLE_JIT:
+        return pointers.interpreted(body)
+    name = f"nbnorm_row_{kind}_{code}_{'weighted_' if weighted else ''}{np.dtype(dtype)}"
+
+    def write(module: Any) -> None:
+        number = numba.from_dtype(np.dtype(dtype))
+        function = ir.Function(module, _signature(shape, scalar_type(dtype)), name)
+        function.attributes.add("nounwind")
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        pointers, integers, numbers, _ = _SHAPES[shape]
+        kinds = [types.CPointer(number)] * pointers + [types.int64] * integers + [number] * numbers
+        args = list(function.args)
+        if shape == "statistics":  # the variance is float64
+            kinds[5], args[5] = (
+                types.CPointer(types.float64), builder.bitcast(args[5], ir.DoubleType().as_pointer())
+            )  # fmt: skip
+        with emitting(None, builder):
+            result = body(*(Emitted(*pair) for pair in zip(kinds, args, strict=True)))
+        if result is None:
+            builder.ret_void()
+        else:
+            builder.ret(result.value)
+
+    return pointers.emitted(name, write)
+
+
+@functools.lru_cache(maxsize=64)
+def custom_row_kernel(kind: str, dtype: np.dtype[Any], activation: activations.Activation) -> int:
+    """Return the address of ``activate`` or ``derive`` for a user's own activation function."""
+    number, width = numba.from_dtype(dtype), tile(dtype).width
+    row, integer = types.CPointer(number), types.int64
+    function, derivative = activation.function, activation.derivative
+
+    def activate(x: Any, z: Any, stride: Any, n: Any, bias: Any) -> None:
+        for b in range(n):
+            at = b // width * stride + b % width
+            value = x[at] + bias
+            z[at] = value
+            x[at] = function(value)
+
+    def derive(g: Any, z: Any, stride: Any, n: Any) -> Any:
+        total = number(0)
+        for b in range(n):
+            at = b // width * stride + b % width
+            g[at] = number(g[at] * derivative(z[at]))
+            total += g[at]
+        return total
+
+    if config.DISABLE_JIT:
+        return pointers.interpreted(activate if kind == "activate" else derive)
+    if kind == "activate":
+        return callback(activate, types.void(row, row, integer, integer, number))
+    return callback(derive, number(row, row, integer, integer))
+
+
+def _caller(kind: str, offsets: tuple[int, ...]) -> Any:
+    """Make ``call(place, array, offsets..., ..., integers..., numbers...)``.
+
+    `offsets` says how many follow each array.
+    """
+    _, integers, _, returns = _SHAPES[kind]
+
+    def split(args: tuple[Any, ...]) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
+        places: list[tuple[Any, Any]] = []
+        at = 0
+        for count in offsets:
+            places += [(args[at], args[at + 1 + k]) for k in range(count)]
+            at += 1 + count
+        return places, args[at:]
+
+    def emit(place: Any, *args: Any) -> Any:
+        places, rest = split(args)
+        builder, number = emission()[1], places[0][0].kind.dtype
+        signature = _signature(kind, scalar_type(str(number)))
+        values = [builder.bitcast(address(*pair), signature.args[0]) for pair in places]
+        values += [index(value) for value in rest[:integers]]
+        values += [as_kind(value, number).value for value in rest[integers:]]
+        result = builder.call(builder.inttoptr(index(place), signature.as_pointer()), values)
+        return Emitted(number, result) if returns else None
+
+    def call(place: int, *args: Any) -> Any:
+        places, rest = split(args)
+        return pointers.piece_at(place)(*(x.reshape(-1)[i:] for x, i in places), *rest)
+
+    return operation(emit)(call)
+
+
+# Each takes the address of its kernel first.
+activate_row = _caller("activate", (2,))
+derive_row = _caller("derive", (2,))
+drop_row = _caller("drop", (2,))
+panel_statistics = _caller("statistics", (2, 1, 2, 1))
+panel_normalize = _caller("normalize", (2, 2, 3))
+panel_backward = _caller("backward", (4, 1, 3, 3))
+
+
+@simd.traced
+def softmax_rows(
+    x: Any, z: Any, g: Any, top_at: Any, total_at: Any, stride: Any, n: Any, inverse: Any
+) -> None:
+    """Write the softmax of one piece of samples over `n` outputs, times `inverse`, to g.
+
+    The largest z and the sum of the exponentials go to `top_at` and `total_at`.
+    """
+    width = tile(x.dtype).width
+
+    def larger(k: Any, top: Any) -> Any:
+        value = simd.load(x, z + k * stride, width)
+        return simd.where(value > top, value, top)
+
+    top = simd.loop(0, n, 1, larger, simd.load(x, z, width))
+
+    def exponential(k: Any, total: Any) -> Any:
+        e = simd.exp_below(simd.load(x, z + k * stride, width) - top)
+        simd.store(x, g + k * stride, e)
+        return total + e
+
+    total = simd.loop(0, n, 1, exponential, simd.zeros(x.dtype, width))
+    factor = inverse / total
+
+    def scale(k: Any) -> None:
+        simd.store(x, g + k * stride, simd.load(x, g + k * stride, width) * factor)
+
+    simd.loop(0, n, 1, scale)
+    simd.store(x, top_at, top)
+    simd.store(x, total_at, total)

@@ -1,0 +1,584 @@
+"""The memory of the training engine: where everything of a network stands, and the runs over data.
+
+The compiled step itself is `nbnorm.engine.steps`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import numpy.typing as npt
+from numba import config, types
+
+from nbnorm.compile.pointers import address
+from nbnorm.compile.threads import MOST_THREADS
+from nbnorm.engine import epilogues, gather, microkernels, steps
+from nbnorm.engine.microkernels import empty_aligned, tile
+from nbnorm.engine.steps import permutation, run_steps
+from nbnorm.engine.thread_pool import Team, new_sync
+from nbnorm.functions import activations
+from nbnorm.functions.losses import Loss
+from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.statistics.encoding import ColumnEncoder
+
+# ----------------------------------------------------------------------------------------------
+# Memory
+# ----------------------------------------------------------------------------------------------
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _code(activation: Any) -> Any:
+    """Code of an activation that the package knows by name, or the user's own."""
+    return activations.CODES[activation] if isinstance(activation, str) else activation
+
+
+class Layout:
+    """Where everything of a network stands in the arrays of the engine, for one batch size."""
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        activations_: Sequence[Any],
+        norm: str | None,
+        batch: int,
+        dtype: np.dtype[Any],
+        *,
+        gradients: bool,
+        dropout: Sequence[float] = (),
+    ) -> None:
+        shape = tile(dtype)
+        width = shape.width
+        self.sizes, self.dtype, self.batch, self.width = sizes, dtype, batch, width
+        self.padded = _up(batch, width)
+        layers = len(sizes) - 1
+        self.activations = (activations.IDENTITY, *map(_code, activations_), activations.IDENTITY)
+        net = np.zeros((layers + 1, steps.COLUMNS), np.int64)
+        act = weight = vector = stat = 0
+
+        def room(features: int) -> int:
+            nonlocal act
+            start = act
+            act += features * self.padded
+            return start
+
+        for l, size in enumerate(sizes):
+            row = net[l]
+            pad = _up(size, shape.rows)
+            hidden = 0 < l < layers
+            drop = dropout[l - 1] if hidden and dropout else 0.0
+            row[steps.SIZE], row[steps.PAD] = size, pad
+            row[steps.NORM] = steps.NORMS[norm] if hidden else steps.NO_NORM
+            row[steps.THRESHOLD] = round(drop * 2.0**32)
+            row[steps.FUSED] = self.activations[l] in epilogues.FROM_VALUE
+            row[steps.Y] = room(pad)
+            # The input is double-buffered; batch norm keeps what it read beside what it gave, and
+            # dropout what it changed.
+            row[steps.V] = room(pad) if row[steps.NORM] != steps.NO_NORM else row[steps.Y]
+            row[steps.A] = room(pad) if drop > 0.0 or l == 0 else row[steps.V]
+            row[steps.Z] = row[steps.V] if row[steps.NORM] == steps.BEFORE else row[steps.Y]
+            if not row[steps.FUSED]:
+                row[steps.Z] = room(pad)
+            if l == layers and gradients:  # scratch of the loss
+                row[steps.A] = room(3 * size)
+            if l == 0:
+                continue
+            if gradients:
+                row[steps.G] = room(pad)
+                row[steps.T] = room(_up(size, width))
+            row[steps.W] = weight
+            weight += _up(size, width) * int(net[l - 1, steps.PAD])
+            for column in (steps.BIAS, steps.GAMMA, steps.BETA):
+                row[column] = vector
+                vector += pad
+            row[steps.STAT] = stat
+            stat += pad if hidden else 0
+        self.net = net
+        self.zeros = vector
+        vector += shape.rows
+        self.weights = room(1)
+        self.act_size, self.weight_size, self.vector_size = act, weight, vector
+        self.features = max(stat, 1)
+
+    def room(self, wanted: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return zeros for each weight and each element of a vector, or next to nothing."""
+        sizes = (self.weight_size, self.vector_size) if wanted else (1, 1)
+        return empty_aligned(sizes[0], self.dtype), empty_aligned(sizes[1], self.dtype)
+
+    def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """View of the weights of layer l in `weight`: (blocks of outputs, inputs, width)."""
+        size, inputs = self.sizes[l], int(self.net[l - 1, steps.PAD])
+        blocks = _up(size, self.width) // self.width
+        start = int(self.net[l, steps.W])
+        view = weight[start : start + blocks * inputs * self.width]
+        return view.reshape(blocks, inputs, self.width)
+
+    def pack(self, l: int, source: npt.NDArray[Any], weight: npt.NDArray[Any]) -> None:
+        """Copy a matrix (n_out, n_in) into the blocked weights of layer l."""
+        target = self.blocked(l, weight)
+        n_out, n_in = source.shape
+        whole = n_out // self.width
+        split = source[: whole * self.width].reshape(whole, self.width, n_in)
+        target[:whole, :n_in] = split.transpose(0, 2, 1)
+        rest = n_out - whole * self.width
+        if rest:
+            target[whole, :n_in, :rest] = source[whole * self.width :].T
+
+    def unpack(self, l: int, weight: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
+        """Copy the blocked weights of layer l into a matrix (n_out, n_in)."""
+        source = self.blocked(l, weight)
+        n_out, n_in = target.shape
+        for block in range(len(source)):
+            stop = min((block + 1) * self.width, n_out)
+            rows = slice(block * self.width, stop)
+            target[rows] = source[block, :n_in, : stop - block * self.width].T
+
+
+class Engine:
+    """The arrays of one network in the engine's arrangement, and the calls that work on them.
+
+    Parameters
+    ----------
+    layout : Layout
+        Places of everything.
+    parameters, buffers : dict of str to array
+        The network's own arrays, from which `load` copies and into which `store` copies.
+    encoder : ColumnEncoder, optional
+        How the columns of the data become the network's input.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        parameters: dict[str, npt.NDArray[Any]],
+        buffers: dict[str, npt.NDArray[Any]],
+        *,
+        encoder: ColumnEncoder | None = None,
+        spread: str,
+        unbiased: bool,
+        decay: float,
+        eps: float,
+        loss: Loss,
+    ) -> None:
+        self.layout, self.parameters, self.buffers, self._spread = layout, parameters, buffers, spread
+        dtype = layout.dtype
+        self.weight = empty_aligned(layout.weight_size, dtype)
+        self.vector = empty_aligned(layout.vector_size, dtype)
+        self.running = np.zeros(2 * layout.features)
+        self.loss = loss
+        self.control = np.zeros(steps.CONTROLS, np.int64)
+        for place, value in (
+            (steps.LAYERS, len(layout.sizes) - 1),
+            (steps.UNBIASED, int(unbiased)),
+            (steps.SPREAD, int(spread == "running_std")),
+            (steps.PADDED, layout.padded),
+            (steps.ZEROS, layout.zeros),
+            (steps.WEIGHTS, layout.weights),
+        ):
+            self.control[place] = value
+        self.hyper = np.zeros(steps.HYPERS)
+        self.hyper[steps.DECAY], self.hyper[steps.EPS] = decay, eps
+        self.hyper[steps.CLIP_NORM] = self.hyper[steps.CLIP_VALUE] = np.inf
+        inputs = layout.sizes[0]
+        self._encoding = np.empty((0, inputs)) if encoder is None else encoder.table
+        self.standardize(np.zeros(inputs), np.zeros(inputs), np.ones(inputs))
+        self.load()
+
+    def standardize(self, mean: npt.NDArray[Any], low: npt.NDArray[Any], scale: npt.NDArray[Any]) -> None:
+        """Set the statistics of the input standardizer; the mean is `mean` + `low`."""
+        dtype = self.layout.dtype
+        self.exact = np.vstack([mean, low, 1.0 / np.asarray(scale), self._encoding])
+        with np.errstate(over="ignore"):  # float64 data may lie beyond float32
+            high = self.exact[0].astype(dtype)
+            rest = (self.exact[0] - high) + self.exact[1]
+            self.single = np.array([high, rest.astype(dtype), self.exact[2].astype(dtype)])
+
+    def _vectors(self) -> Iterator[tuple[npt.NDArray[Any], int, int]]:
+        """Public vectors with the layer and the column that says where the engine keeps them."""
+        for l in range(1, len(self.layout.sizes)):
+            for name, column in (
+                (f"dense{l}.bias", steps.BIAS),
+                (f"norm{l}.gamma", steps.GAMMA),
+                (f"norm{l}.beta", steps.BETA),
+            ):
+                if name in self.parameters:
+                    yield self.parameters[name], l, column
+
+    def _statistics(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], slice]]:
+        for l in range(1, len(self.layout.sizes) - 1):
+            if f"norm{l}.running_mean" in self.buffers:
+                start = int(self.layout.net[l, steps.STAT])
+                place = slice(start, start + self.layout.sizes[l])
+                half = self.running.reshape(2, -1)
+                yield self.buffers[f"norm{l}.running_mean"], half[0], place
+                yield self.buffers[f"norm{l}.{self._spread}"], half[1], place
+
+    def load(self) -> None:
+        """Copy the network's parameters and buffers into the engine."""
+        for l in range(1, len(self.layout.sizes)):
+            self.layout.pack(l, self.parameters[f"dense{l}.weight"], self.weight)
+        for values, l, column in self._vectors():
+            start = int(self.layout.net[l, column])
+            self.vector[start : start + len(values)] = values
+        for values, held, place in self._statistics():
+            held[place] = values
+
+    def store(self) -> None:
+        """Copy the engine's parameters and buffers into the network."""
+        self.export(self.weight, self.vector, self.parameters)
+        self.store_statistics()
+
+    def store_statistics(self) -> None:
+        """Copy the engine's moving averages into the network."""
+        for values, held, place in self._statistics():
+            values[:] = held[place]
+
+    def export(
+        self, weight: npt.NDArray[Any], vector: npt.NDArray[Any], target: dict[str, npt.NDArray[Any]]
+    ) -> None:
+        """Copy arrays in the engine's arrangement into arrays named and shaped like the parameters."""
+        for l in range(1, len(self.layout.sizes)):
+            self.layout.unpack(l, weight, target[f"dense{l}.weight"])
+        for name, column in (
+            ("dense{}.bias", steps.BIAS),
+            ("norm{}.gamma", steps.GAMMA),
+            ("norm{}.beta", steps.BETA),
+        ):
+            for l in range(1, len(self.layout.sizes)):
+                values = target.get(name.format(l))
+                if values is not None:
+                    start = int(self.layout.net[l, column])
+                    values[:] = vector[start : start + len(values)]
+
+    def finite(self) -> bool:
+        """Whether all parameters are finite."""
+        return bool(np.isfinite(self.weight).all() and np.isfinite(self.vector).all())
+
+
+class Run:
+    """A pass of an engine over data: what `run_steps` needs beside the network.
+
+    Parameters
+    ----------
+    engine : Engine
+        Network in the engine's arrangement.
+    data : Data or SparseData
+        Samples.
+    batch : int
+        Most samples of a step: an epoch has as few steps as that allows, and their batches are even.
+    mode : int
+        TRAIN, GRADIENTS or FORWARD.
+    training : bool
+        Whether batch norm uses the statistics of the batch.
+    labels, targets : ndarray, optional
+        Classes (int64), or the targets of all outputs in one row (in the network's dtype).
+    weights : ndarray, shape (n_samples,), optional
+        Positive weights of the samples, in the network's dtype; those of weight 0 are not `selected`.
+    weighted_statistics : bool, optional
+        Whether the weights enter the statistics of batch norm.
+    unit : float, optional
+        How many samples a weight of 1 then stands for there.
+    selected : ndarray of int64, optional
+        Rows of the data that take part; by default all.
+    optimizer : SGD or AdamW, optional
+        What becomes of the gradients in mode TRAIN.
+    l2, clip_norm, clip_value : float, optional
+        Penalty on the weights, and bounds of the gradients.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        data: gather.Data | gather.SparseData,
+        batch: int,
+        mode: int,
+        *,
+        training: bool,
+        labels: npt.NDArray[Any] | None = None,
+        targets: npt.NDArray[Any] | None = None,
+        weights: npt.NDArray[Any] | None = None,
+        weighted_statistics: bool = False,
+        unit: float = 1.0,
+        selected: npt.NDArray[np.int64] | None = None,
+        optimizer: SGD | AdamW | None = None,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        layout = engine.layout
+        dtype = layout.dtype
+        self.engine, self.data, self.mode, self._selected = engine, data, mode, selected
+        samples = data.samples if selected is None else len(selected)
+        number = -(-samples // batch)
+        weighed = weighted_statistics and weights is not None
+        clipped = clip_norm is not None or clip_value is not None
+        adam, updates = isinstance(optimizer, AdamW), mode == steps.TRAIN
+        self.labels = np.zeros(1, np.int64) if labels is None else labels
+        self.targets = np.zeros(1, dtype) if targets is None else targets
+        self.weights = np.zeros(0, dtype) if weights is None else weights
+        stored = mode == steps.GRADIENTS or clipped
+        self.weight_velocity, self.vector_velocity = layout.room(updates)
+        self.weight_square, self.vector_square = layout.room(updates and adam)
+        self.weight_gradient, self.vector_gradient = layout.room(stored)
+        self.act = empty_aligned(layout.act_size, dtype)
+        self.saved = np.zeros(3 * layout.features, dtype)
+        self.spread = np.zeros(layout.features)
+        self.gradients = np.zeros(layout.vector_size, dtype)
+        self.partial = np.zeros(2 * (layout.padded // layout.width))
+        self.norms = np.zeros(1 + sum(-(-size // layout.width) for size in layout.sizes[1:]))
+        self.numbers = np.zeros(4 * microkernels.NUMBERS, dtype)
+        self.progress = np.zeros(steps.PROGRESSES)
+        self.order = np.arange(samples, dtype=np.int64) if selected is None else selected.copy()
+        self.rates = np.zeros(number)
+        self.out = np.empty((samples, layout.sizes[-1]) if mode == steps.FORWARD else (1, 1), dtype)
+        self.sync = new_sync(MOST_THREADS)
+        self.hyper = engine.hyper.copy()
+        if optimizer is not None:
+            self._use(optimizer)
+        self.hyper[steps.UNIT], self.hyper[steps.L2] = unit if weighed else 1.0, l2
+        for place, bound in ((steps.CLIP_NORM, clip_norm), (steps.CLIP_VALUE, clip_value)):
+            self.hyper[place] = np.inf if bound is None else bound
+        self.control = engine.control.copy()
+        update = steps.STORE if not updates or clipped else steps.ADAM if adam else steps.SGD_UPDATE
+        for place, value in (
+            (steps.SAMPLES, samples), (steps.BATCH, -(-samples // number)), (steps.STEPS, number),
+            (steps.LAST, number), (steps.MODE, mode), (steps.UPDATE, update),
+            (steps.CLIPPED, int(updates and clipped)), (steps.TRAINING, int(training)),
+            (steps.WEIGHTED, int(weights is not None)), (steps.WEIGHTED_STATISTICS, int(weighed)),
+            (gather.ADDRESS, data.address), (gather.KIND, data.kind), (gather.ROW, data.strides[0]),
+            (gather.COLUMN, data.strides[1]),
+        ):  # fmt: skip
+            self.control[place] = value
+        self.options = engine.loss.options()
+        self.calls = np.zeros(steps.CALLS, np.int64)
+        self._compile(update)
+
+    def _use(self, optimizer: SGD | AdamW) -> None:
+        hyper = self.hyper
+        hyper[steps.WEIGHT_DECAY] = optimizer.weight_decay
+        if isinstance(optimizer, AdamW):
+            hyper[steps.FIRST], hyper[steps.SECOND] = optimizer.beta1, optimizer.beta2
+            hyper[steps.ROOT_LEAST] = optimizer.eps
+        else:
+            hyper[steps.FIRST], hyper[steps.NESTEROV] = optimizer.momentum, float(optimizer.nesterov)
+
+    def _compile(self, update: int) -> None:
+        """Find the addresses of all pieces that this run needs."""
+        engine, layout, calls = self.engine, self.engine.layout, self.calls
+        net, dtype, control = layout.net, layout.dtype, self.control
+        training, weighted = control[steps.TRAINING] == 1, control[steps.WEIGHTED_STATISTICS] == 1
+        backward = self.mode != steps.FORWARD
+        names = {steps.GATHER: "gather", steps.LAYER: "forward_layer", steps.FEATURES: "forward_features"}
+        if not backward:
+            names[steps.LOGITS] = "write_logits"
+        else:
+            names |= {
+                steps.LOSS_PART: "loss_part",
+                steps.OUTPUT_BIAS: "output_bias",
+                steps.WEIGHT_LAYER: "weight_layer",
+            }
+            if len(layout.sizes) > 2:
+                names |= {
+                    steps.BACKWARD_LAYER: "backward_layer",
+                    steps.BACKWARD_FEATURES: "backward_features",
+                }
+            if control[steps.CLIPPED] == 1:
+                names |= {steps.NORM_PART: "norm_part", steps.APPLY_PART: "apply_part"}
+            calls[steps.LOSS_BLOCK] = _piece(engine.loss.block, "block", dtype)
+            kind = {steps.STORE: "store", steps.ADAM: "adam"}.get(update)
+            kind = kind or ("penalized" if self.hyper[steps.L2] > 0.0 else "sgd")
+            calls[steps.TILE_UPDATE] = microkernels.micro_kernel(kind, dtype)
+            calls[steps.HALF_UPDATE] = microkernels.micro_kernel(kind, dtype, half=True)
+            plain = "sgd" if kind == "penalized" else kind
+            calls[steps.VECTOR_UPDATE] = microkernels.vector_kernel(plain, dtype)
+            calls[steps.ACROSS] = microkernels.micro_kernel("across", dtype)
+        calls[steps.ALONG] = microkernels.micro_kernel("along", dtype)
+        self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
+        if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
+            self.steps = np.errstate(over="ignore")(self.steps)
+        else:  # now, and not in the first step
+            run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
+        for place, name in names.items():
+            piece = self.data.kernel if name == "gather" else getattr(steps, name)
+            calls[place] = _piece(piece, name, dtype)
+        self.control[gather.SQUARES] = self.data.squares(dtype)
+        for l in range(1, len(layout.sizes)):
+            row, code = net[l], layout.activations[l]
+            norm, fused = row[steps.NORM], row[steps.FUSED] == 1
+            inside = code if fused else activations.IDENTITY
+            if row[steps.THRESHOLD] > 0:
+                calls[steps.DROP] = epilogues.row_kernel("drop", dtype)
+                calls[steps.DROP_PANEL] = _piece(steps.drop_panel, "drop_panel", dtype)
+            by_rows = norm == steps.NO_NORM or not fused
+            if by_rows or (norm == steps.AFTER and not training):
+                row[steps.ACTIVATE] = _row(code, "activate", dtype)
+            if by_rows and backward:
+                row[steps.DERIVE] = _row(code, "derive", dtype)
+            if norm == steps.NO_NORM:
+                continue
+            first, then = (activations.IDENTITY, inside) if norm == steps.BEFORE else (inside, 0)
+            row[steps.NORMALIZE] = epilogues.row_kernel("normalize", dtype, then)
+            if training:
+                calls[steps.WIDE] = _piece(steps.wide_statistics, "wide_statistics", dtype)
+                row[steps.STATISTICS] = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
+            if backward:
+                kind = "before" if norm == steps.BEFORE else "backward"
+                row[steps.BACKWARD] = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
+
+    def beyond(self) -> int | None:
+        """Return the first row used that the network's dtype does not hold once standardized, or None."""
+        width, dtype = self.engine.layout.sizes[0], self.engine.layout.dtype
+        used = np.full(self.data.samples, self._selected is None)
+        if self._selected is not None:
+            used[self._selected] = True
+        several = max((1 << 18) // width, 1)
+        for start in range(0, self.data.samples, several):
+            x = self.data.rows(start, min(start + several, self.data.samples))
+            missing = np.isnan(x) if self.data.encoder is not None else False
+            s = self.engine.exact if self.data.double else self.engine.single  # as `gather` computes
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = (((x.astype(s.dtype) - s[0]) - s[1]) * s[2]).astype(dtype)
+            wrong = used[start : start + several] & ~(np.isfinite(values) | missing).all(axis=1)
+            if wrong.any():
+                return start + int(np.argmax(wrong))
+        return None
+
+    def begin(self, seed: int, epoch: int, shuffle: bool) -> None:
+        """Start an epoch."""
+        with np.errstate(over="ignore"):  # interpreted, NumPy warns that the generator's numbers wrap
+            permutation(np.uint64(seed), np.uint64(epoch), shuffle, self.order)
+        if self._selected is not None:
+            self.order[:] = self._selected[self.order]
+        key = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & (2**63 - 1)
+        self.control[steps.STEP], self.control[steps.KEY] = 0, key
+        self.progress[:] = 0.0
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Arguments of `steps` behind (tid, threads)."""
+        engine, layout = self.engine, self.engine.layout
+        return (
+            self.sync, layout.net, self.control, self.hyper, self.calls, self.rates, self.progress,
+            self.order, self.labels, self.targets, self.weights, self.options, engine.exact, engine.single,
+            self.numbers, engine.weight, self.weight_velocity, self.weight_square, self.weight_gradient,
+            engine.vector, self.vector_velocity, self.vector_square, self.vector_gradient, engine.running,
+            self.saved, self.spread, self.gradients, self.act, self.partial, self.norms, self.out,
+        )  # fmt: skip
+
+    def stop(self) -> None:
+        """Make a running `run_steps` return before its next step."""
+        self.control[steps.STOP] = 1
+
+    def all(self, threads: int) -> Run:
+        """Run all steps from the present one; return the run itself."""
+        if threads == 1:
+            self.steps(0, 1, *self.arguments())
+        else:
+            with Team(threads) as team:
+                team.run(self.steps, self.arguments(), lambda: None, self.stop)
+        return self
+
+    def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that the optimizer keeps from step to step."""
+        names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
+        return {
+            "updates": self.control[steps.UPDATES : steps.UPDATES + 1],
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays that a training needs to go on from here within its epoch."""
+        engine = self.engine
+        return {
+            "weight": engine.weight,
+            "vector": engine.vector,
+            "running": engine.running,
+            "progress": self.progress,
+            "step": self.control[steps.STEP : steps.STEP + 1],
+            **self.optimizer_state(),
+        }
+
+    def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Go on from what `state` gave, in this process or another."""
+        for name, held in self.state().items():
+            if state[name].shape != held.shape:
+                raise ValueError(f"{name} must have shape {held.shape}, got shape {state[name].shape}")
+            held[:] = state[name]
+
+    def carry(self, state: dict[str, npt.NDArray[Any]]) -> None:
+        """Begin with the `optimizer_state` of another run; that of another kind of optimizer is left out."""
+        mine = self.optimizer_state()
+        if all(state[name].shape == held.shape for name, held in mine.items()):
+            for name, held in mine.items():
+                held[:] = state[name]
+
+    def go_on(self) -> None:
+        """Take back `stop`."""
+        self.control[steps.STOP] = self.control[steps.HALT] = 0
+
+
+def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:
+    """Address of the kernel that computes or derives one row."""
+    if isinstance(code, activations.Activation):
+        return epilogues.custom_row_kernel(kind, dtype, code)
+    return epilogues.row_kernel(kind, dtype, code)
+
+
+@functools.lru_cache(maxsize=256)
+def _piece(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
+    """Address of a kernel whose types `_signatures` knows by `name`."""
+    return address(kernel, *_signatures(dtype)[name])
+
+
+@functools.cache
+def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
+    """Types of the kernels that `run_steps` calls by address."""
+    whole, real, flag = types.int64, types.float64, types.boolean
+    net, place, number = types.int64[:, ::1], types.int64[::1], types.float64[::1]
+    kind = numba.from_dtype(dtype)
+    value, table = kind[::1], kind[:, ::1]
+    team = (whole, whole)
+    sums = (value, value, value, value)
+    return {
+        "epoch": (
+            *team, place, net, place, number, place, number, number, place, place, value, value, number,
+            types.float64[:, ::1], table, value, *sums, *sums, number, value, number, value, value, number,
+            number, table,
+        ),
+        "gather": (*team, place, whole, whole, place, whole, types.float64[:, ::1], table, value, whole),
+        "forward_layer": (
+            net, place, number, place, whole, whole, real, whole, value, value, number, value, number, value,
+            whole, whole,
+        ),
+        "forward_features": (
+            net, place, number, place, whole, whole, whole, whole, real, value, number, value, number, value,
+        ),
+        "write_logits": (*team, net, whole, whole, whole, value, table),
+        "loss_part": (
+            *team, net, place, place, whole, real, place, place, value, value, number, value, number,
+        ),
+        "block": (
+            value, whole, whole, whole, whole, whole, whole, kind, place, place, value, value, number,
+            number, whole,
+        ),
+        "output_bias": (net, place, whole, value, whole, *sums, value, whole, whole),
+        "backward_layer": (
+            net, place, place, whole, whole, real, value, whole, value, *sums, value, value, value, whole,
+            whole,
+        ),
+        "backward_features": (
+            net, place, place, whole, whole, whole, whole, real, value, whole, *sums, value, value, value,
+        ),
+        "weight_layer": (
+            net, place, place, whole, whole, whole, value, whole, *sums, value, whole, whole,
+        ),
+        "drop_panel": (net, place, place, whole, whole, whole, whole, whole, value),
+        "wide_statistics": (place, value, whole, whole, whole, real, value, number, whole),
+        "norm_part": (*team, net, place, number, value, value, number, value),
+        "apply_part": (*team, place, number, flag, value, whole, number, *sums, *sums, value),
+    }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The functions of the mathematics, each beside its kernel."""

@@ -1,0 +1,972 @@
+"""Batch normalization: forward, backward and inference, and the layer `BatchNorm`.
+
+Statistics are computed and kept in float64, whatever the dtype of the data: a mean rounded to
+float32 would shift data of mean 1e7 and standard deviation 1 by half its own spread, and the square
+of 1e30 does not exist in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, simd
+from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
+
+# Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
+# the workspace small.  They are fixed because they decide the order of summation.
+_ROWS = ((512, 64), (8192, 256))
+_MOST_ROWS = 512
+
+# Rows that are added up before the sums go back to memory.
+STRIP = 16
+
+# Bytes between what is read and what is asked for from memory: the sums keep the processor so busy that
+# its own prefetching falls behind.
+AHEAD = 32 << 10
+
+# Bytes of all arrays of a pass from which the result is written past the caches, which saves reading its
+# lines first.
+LARGE = 24 << 20
+
+# Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
+# dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  What rounding took from the mean is in SHIFT.
+MEAN, SCALE, SHIFT, RSTD, SLOPE, FACTORS = range(6)
+
+# Bytes from which the last pass goes backwards, because what has been read last may still be in a cache.
+# Below, each core has what it has read itself.
+BACKWARDS = 2 << 20
+
+# The table repeats its first columns at the end, so that vectors may run over the end of a row.
+_WRAP = 16
+
+# Bytes of a cache line.
+_LINE = 64
+
+# ----------------------------------------------------------------------------------------------
+# Formulas
+# ----------------------------------------------------------------------------------------------
+
+
+@simd.elementwise
+def add_deviation(d: Any, total: Any, square: Any) -> tuple[Any, Any]:
+    """Add a deviation and its square to sums."""
+    return total + d, simd.fma(d, d, square)
+
+
+@simd.elementwise
+def block_moments(total: Any, square: Any, n: Any, origin: Any) -> tuple[Any, Any]:
+    """Mean and sum of squared deviations from it, of sums of n deviations from `origin`."""
+    a = total / n
+    # rounding may leave a tiny negative number
+    return origin + a, simd.max(square - a * total, 0.0)
+
+
+@simd.elementwise
+def merged_moments(
+    mean: Any, square: Any, other_mean: Any, other_square: Any, share: Any, weight: Any
+) -> tuple[Any, Any]:
+    """Merge two means and sums of squared deviations (Chan, Golub and LeVeque 1979).
+
+    `share` is that of the second, m / (n + m), and `weight` is n times as much.
+    """
+    delta = other_mean - mean
+    return mean + delta * share, square + (other_square + delta * delta * weight)
+
+
+@simd.elementwise
+def normalized(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
+    """``(x - mean) * scale + shift``."""
+    return simd.fma(x - mean, scale, shift)
+
+
+@simd.elementwise
+def input_gradient(dout: Any, x: Any, mean: Any, scale: Any, shift: Any, rstd: Any, slope: Any) -> Any:
+    """``dx = scale * dout + slope * xhat + shift`` with ``xhat = (x - mean) * rstd``.
+
+    As ``dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat))``, where mean(...) is over the
+    batch, `scale` is gamma * rstd, `slope` is -scale * mean(dout * xhat), and `shift` -scale * mean(dout).
+    """
+    xhat = (x - mean) * rstd
+    return simd.fma(dout, scale, simd.fma(xhat, slope, shift))
+
+
+# ----------------------------------------------------------------------------------------------
+# Columns: vectors of sums are float64, whatever the dtype of the data
+# ----------------------------------------------------------------------------------------------
+
+
+class _Columns(NamedTuple):
+    """Neighbouring columns, from column j on, of which the last `left` exist (None: all)."""
+
+    j: Any
+    lanes: int
+    left: Any
+
+    def get(self, array: Any, offset: Any = 0) -> Any:
+        """Return their elements in float64, in an array whose column 0 is element `offset`."""
+        lanes = simd.native_lanes(np.float64)
+        if self.left is not None:
+            return simd.convert(simd.load(array, offset + self.j, lanes, self.left), np.float64)
+        # A register at a time: instructions that load and convert at once take no more.
+        starts = range(0, self.lanes, lanes)
+        parts = [simd.convert(simd.load(array, offset + self.j + k, lanes), np.float64) for k in starts]
+        return simd.concatenate(*parts)
+
+    def put(self, array: Any, offset: Any, value: Any) -> None:
+        """Store their elements."""
+        simd.store(array, offset + self.j, simd.convert(value, array.dtype), self.left)
+
+    def prefetch(self, array: Any, offset: Any) -> None:
+        """Ask for their elements."""
+        simd.prefetch(array, offset + self.j, self.lanes * array.dtype.itemsize, level=2)
+
+
+def _for_columns(width: Any, vectors: Any, body: Callable[[_Columns], None]) -> None:
+    """Go through all columns, `vectors` registers of float64 at a time, then one."""
+    lanes = simd.native_lanes(np.float64)
+    wide = lanes * vectors
+    most, whole = width & -wide, width & -lanes
+    simd.loop(0, most, wide, lambda j: body(_Columns(j, wide, None)))
+    if vectors > 1:
+        simd.loop(most, whole, lanes, lambda j: body(_Columns(j, lanes, None)))
+    simd.loop(whole, width, lanes, lambda j: body(_Columns(j, lanes, width - j)))
+
+
+def _sum_vectors() -> int:
+    """Return how many registers of columns are summed up together, two sums and an origin for each."""
+    return 8 if simd.target().registers == 32 and simd.target().register_bytes == 64 else 4
+
+
+@simd.traced
+def _add_statistics(x: Any, start: Any, stop: Any, first: Any, ahead: Any, width: Any, sums: Any) -> None:
+    """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
+
+    def some(columns: _Columns) -> None:
+        origin = columns.get(x, first * width)
+
+        def add(i: Any, total: Any, square: Any) -> Any:
+            result = add_deviation(columns.get(x, i * width) - origin, total, square)
+            columns.prefetch(x, i * width + ahead)
+            return result
+
+        sums_so_far = columns.get(sums), columns.get(sums, width)
+        total, square = simd.loop(start, stop, 1, add, *sums_so_far)
+        columns.put(sums, 0, total)
+        columns.put(sums, width, square)
+
+    _for_columns(width, _sum_vectors(), some)
+
+
+@simd.traced
+def _add_gradient_sums(
+    x: Any, dout: Any, mean: Any, start: Any, stop: Any, ahead: Any, width: Any, sums: Any
+) -> None:
+    """Add dout and dout * (x - mean) of some rows to the sums."""
+
+    def some(columns: _Columns) -> None:
+        center = columns.get(mean)
+
+        def add(i: Any, total: Any, product: Any) -> Any:
+            slope, value = columns.get(dout, i * width), columns.get(x, i * width)
+            result = total + slope, simd.fma(slope, value - center, product)
+            columns.prefetch(x, i * width + ahead)
+            columns.prefetch(dout, i * width + ahead)
+            return result
+
+        sums_so_far = columns.get(sums), columns.get(sums, width)
+        total, product = simd.loop(start, stop, 1, add, *sums_so_far)
+        columns.put(sums, 0, total)
+        columns.put(sums, width, product)
+
+    _for_columns(width, _sum_vectors(), some)
+
+
+@simd.traced
+def _finish_block(n: Any, x: Any, first: Any, width: Any, sums: Any) -> None:
+    """Make mean and sum of squared deviations of the sums of deviations from the row `first`."""
+
+    def some(columns: _Columns) -> None:
+        origin = columns.get(x, first * width)
+        mean, square = block_moments(columns.get(sums), columns.get(sums, width), n, origin)
+        columns.put(sums, 0, mean)
+        columns.put(sums, width, square)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _merge(share: Any, weight: Any, width: Any, sums: Any, added: Any) -> None:
+    """Merge the statistics that begin at element `added` into the first ones."""
+
+    def some(columns: _Columns) -> None:
+        here, there = ((columns.get(sums, at), columns.get(sums, at + width)) for at in (0, added))
+        mean, square = merged_moments(*here, *there, share, weight)
+        columns.put(sums, 0, mean)
+        columns.put(sums, width, square)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _add(width: Any, sums: Any, added: Any) -> None:
+    """Add the sums that begin at element `added` to the first ones."""
+    _for_columns(width, 1, lambda columns: columns.put(sums, 0, columns.get(sums) + columns.get(sums, added)))
+
+
+@simd.traced
+def _scale(n: Any, eps: Any, gamma: Any, sums: Any, mean: Any, rstd: Any, width: Any) -> None:
+    """Set mean and rstd, and make gamma * rstd and the variance of the merged statistics."""
+
+    def some(columns: _Columns) -> None:
+        var = columns.get(sums, width) / n
+        inverse = 1.0 / simd.sqrt(var + eps)
+        columns.put(mean, 0, columns.get(sums))
+        columns.put(rstd, 0, inverse)
+        columns.put(sums, 0, columns.get(gamma) * inverse)
+        columns.put(sums, width, var)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _forward_table(mean: Any, scale: Any, shift: Any, width: Any, row: Any, factors: Any) -> None:
+    """Store a mean in two parts, so that x - mean is right although each part is rounded."""
+
+    def some(columns: _Columns) -> None:
+        center, factor = columns.get(mean), columns.get(scale)
+        columns.put(factors, MEAN * row, center)
+        lost = center - columns.get(factors, MEAN * row)
+        columns.put(factors, SCALE * row, factor)
+        columns.put(factors, SHIFT * row, columns.get(shift) - lost * factor)
+
+    _for_columns(width, 1, some)
+
+
+@simd.traced
+def _backward_table(
+    n: Any, training: Any, gamma: Any, mean: Any, rstd: Any, sums: Any, dgamma: Any, dbeta: Any,
+    width: Any, row: Any, factors: Any,
+) -> None:  # fmt: skip
+    """Set dgamma and dbeta, and what `input_gradient` needs."""
+
+    def some(columns: _Columns) -> None:
+        center, inverse, total = columns.get(mean), columns.get(rstd), columns.get(sums)
+        product = columns.get(sums, width) * inverse
+        columns.put(dbeta, 0, total)
+        columns.put(dgamma, 0, product)
+        scale = columns.get(gamma) * inverse
+        slope = simd.where(training, -scale * (product / n), 0.0)
+        shift = simd.where(training, -scale * (total / n), 0.0)
+        columns.put(factors, MEAN * row, center)
+        lost = center - columns.get(factors, MEAN * row)
+        columns.put(factors, SCALE * row, scale)
+        columns.put(factors, RSTD * row, inverse)
+        columns.put(factors, SLOPE * row, slope)
+        columns.put(factors, SHIFT * row, shift - lost * inverse * slope)
+
+    _for_columns(width, 1, some)
+
+
+# ----------------------------------------------------------------------------------------------
+# The last pass: flat elements beside the table of factors of their columns
+# ----------------------------------------------------------------------------------------------
+
+
+def _span(
+    formula: Callable[..., Any], arrays: tuple[Any, ...], table: tuple[int, ...], factors: Any, out: Any,
+    begin: Any, end: Any, column: Any, period: Any, streamed: Any,
+) -> None:  # fmt: skip
+    """Write ``formula(elements, factors)`` to ``out[begin:end]``; whole vectors begin at a cache line."""
+    item = out.dtype.itemsize
+    lanes = simd.native_lanes(out.dtype)
+
+    def elements(lanes: int, write: Callable[..., None], ahead: bool = False) -> Callable[[Any, Any], Any]:
+        def some(i: Any, j: Any) -> Any:
+            values = [simd.load(x, i, lanes) for x in arrays]
+            values += [simd.load(factors, row * (period + _WRAP) + j, lanes) for row in table]
+            write(out, i, formula(*values))
+            if ahead:
+                for x in arrays:
+                    simd.prefetch(x, i + AHEAD // item, lanes * item, level=2)
+            j = j + lanes
+            return simd.where(j < period, j, j - period)
+
+        return some
+
+    head = (-simd.address(out, begin) & (_LINE - 1)) >> (item.bit_length() - 1)
+    first = simd.min(begin + head, end)
+    last = first + ((end - first) & -lanes)
+
+    def plain(j: Any) -> Any:
+        return simd.loop(first, last, lanes, elements(lanes, simd.store), j)
+
+    def past_the_caches(j: Any) -> Any:
+        j = simd.loop(first, last, lanes, elements(lanes, simd.stream, ahead=True), j)
+        simd.fence()  # streamed stores must be seen before the task ends
+        return j
+
+    column = simd.loop(begin, first, 1, elements(1, simd.store), column)
+    column = simd.switch(streamed, [plain, past_the_caches], column)
+    simd.loop(last, end, 1, elements(1, simd.store), column)
+
+
+@simd.traced
+def _forward_span(x: Any, factors: Any, out: Any, *limits: Any) -> None:
+    """Write the normalised elements of a range."""
+    _span(normalized, (x,), (MEAN, SCALE, SHIFT), factors, out, *limits)
+
+
+@simd.traced
+def _backward_span(dout: Any, x: Any, factors: Any, out: Any, *limits: Any) -> None:
+    """Write the gradient with respect to the elements of a range."""
+    _span(input_gradient, (dout, x), (MEAN, SCALE, SHIFT, RSTD, SLOPE), factors, out, *limits)
+
+
+# ----------------------------------------------------------------------------------------------
+# Kernels
+# ----------------------------------------------------------------------------------------------
+
+
+@inner_kernel
+def _period(n_features: Any) -> Any:
+    """Return the columns of the table of factors: the features, repeated if they are few."""
+    return (_WRAP + n_features - 1) // n_features * n_features if n_features < _WRAP else n_features
+
+
+@kernel
+def sums_size(n_samples: Any, n_features: Any) -> Any:
+    """Return the number of float64 elements of the workspace `sums` of the kernels below."""
+    rows = _block_rows(n_samples)
+    return ((n_samples + rows - 1) // rows) * 2 * n_features
+
+
+@kernel
+def factors_size(n_features: Any) -> Any:
+    """Return the number of elements, of the dtype of the data, of the workspace `factors`."""
+    return (_period(n_features) + _WRAP) * FACTORS + _LINE // 4
+
+
+@inner_kernel
+def _table(factors: Any, out: Any) -> Any:
+    """Return the workspace from where it lies in a cache line as `out` does.
+
+    The last pass writes whole lines, and its vectors of factors must not cross lines either.
+    """
+    return factors[(out.ctypes.data - factors.ctypes.data) % _LINE // out.itemsize :]
+
+
+@inner_kernel
+def _block_rows(n_samples: Any) -> Any:
+    """Return the rows of a block."""
+    for most, rows in _ROWS:
+        if n_samples <= most:
+            return rows
+    return _MOST_ROWS
+
+
+@inner_kernel
+def _ahead(x: Any) -> Any:
+    """Return the elements between what is read and what is asked for."""
+    return max(STRIP * x.shape[1], AHEAD // x.itemsize)
+
+
+@inner_kernel
+def _sums_of(block: Any, width: Any, sums: Any) -> Any:
+    """Return the two sums of each column of one block."""
+    return sums[2 * block * width : 2 * (block + 1) * width]
+
+
+@inner_kernel
+def _block_statistics(x: Any, start: Any, stop: Any, sums: Any) -> None:
+    """Mean and sum of squared deviations of the columns of one block.
+
+    Deviations are taken from the block's first row, and the mean's own deviation is removed at the
+    end.  As that row belongs to the data, its squared distance from the mean is at most n variances:
+    the relative error is below n units in the last place of float64, n <= 512, wherever the data lie.
+    """
+    n, width = stop - start, x.shape[1]
+    sums[:] = 0.0
+    ahead = _ahead(x)
+    for i in range(start, stop, STRIP):
+        _add_statistics(x, i, min(i + STRIP, stop), start, ahead, width, sums)
+    _finish_block(n, x, start, width, sums)
+
+
+@inner_kernel
+def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
+    """Merge the statistics of the blocks in order (Chan, Golub and LeVeque 1979)."""
+    for block in range(1, (n_samples + rows - 1) // rows):
+        before = block * rows
+        added = min(n_samples, before + rows) - before
+        share = added / (before + added)
+        weight = before * share
+        at = block * 2 * width
+        _merge(share, weight, width, sums, at)
+
+
+@inner_kernel
+def _repeat_factors(width: Any, factors: Any) -> None:
+    """Fill the rest of each row of the table."""
+    length = _period(width) + _WRAP
+    for row in range(FACTORS):
+        for j in range(width, length):
+            factors[row * length + j] = factors[row * length + j - width]
+
+
+@inner_kernel
+def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
+    width = mean.size
+    row = _period(width) + _WRAP
+    _forward_table(mean, scale, shift, width, row, factors)
+    _repeat_factors(width, factors)
+
+
+@parallel_kernel
+def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factors: Any) -> None:
+    """``out = (x - mean) * scale + shift``; `mean`, `scale` and `shift` are float64 vectors."""
+    n, width = x.shape
+    rows, period, table = _block_rows(n), _period(width), _table(factors, out)
+    streamed = 2 * out.size * out.itemsize >= LARGE
+    _forward_factors(mean, scale, shift, table)
+    for block in numba.prange((n + rows - 1) // rows):
+        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
+        _forward_span(x, table, out, begin, end, begin % period, period, streamed)
+
+
+@parallel_kernel
+def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
+    """Mean and biased variance of the columns, in float64; workspace as `sums_size` says."""
+    n, width = x.shape
+    rows = _block_rows(n)
+    for block in numba.prange((n + rows - 1) // rows):
+        start = block * rows
+        _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
+    _merge_statistics(n, rows, width, sums)
+    for j in range(width):
+        mean[j] = sums[j]
+        var[j] = sums[width + j] / n
+
+
+@parallel_kernel
+def forward_kernel(
+    x: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: Any, rstd: Any, sums: Any, factors: Any
+) -> None:
+    """Normalise a mini-batch; `mean` and `rstd` are float64, workspaces as `sums_size` says.
+
+    ``sums[width:2 * width]`` is left with the biased variance.
+    """
+    n, width = x.shape
+    rows, period, table = _block_rows(n), _period(width), _table(factors, out)
+    blocks, size = (n + rows - 1) // rows, out.size * out.itemsize
+    for block in numba.prange(blocks):
+        start = block * rows
+        _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
+    _merge_statistics(n, rows, width, sums)
+    _scale(n, eps, gamma, sums, mean, rstd, width)
+    _forward_factors(mean, sums, beta, table)
+    for turn in numba.prange(blocks):
+        block = np.int64(blocks - 1 - turn if size >= BACKWARDS else turn)
+        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
+        _forward_span(x, table, out, begin, end, begin % period, period, 2 * size >= LARGE)
+
+
+@inner_kernel
+def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any) -> None:
+    """Sum dout and dout * (x - mean) over the rows of one block."""
+    sums[:] = 0.0
+    ahead = _ahead(x)
+    for i in range(start, stop, STRIP):
+        _add_gradient_sums(x, dout, mean, i, min(i + STRIP, stop), ahead, x.shape[1], sums)
+
+
+@inner_kernel
+def _backward_factors(
+    n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, sums: Any, dgamma: Any, dbeta: Any, factors: Any
+) -> None:
+    width = mean.size
+    row = _period(width) + _WRAP
+    _backward_table(n, training, gamma, mean, rstd, sums, dgamma, dbeta, width, row, factors)
+    _repeat_factors(width, factors)
+
+
+@parallel_kernel
+def backward_kernel(
+    dout: Any,
+    x: Any,
+    gamma: Any,
+    mean: Any,
+    rstd: Any,
+    training: Any,
+    dx: Any,
+    dgamma: Any,
+    dbeta: Any,
+    sums: Any,
+    factors: Any,
+) -> None:
+    """Gradients of `forward_kernel`, or of inference (statistics held fixed) if not `training`."""
+    n, width = x.shape
+    rows, period, table = _block_rows(n), _period(width), _table(factors, dx)
+    blocks, size = (n + rows - 1) // rows, dx.size * dx.itemsize
+    for block in numba.prange(blocks):
+        start = block * rows
+        _block_gradient_sums(dout, x, mean, start, min(n, start + rows), _sums_of(block, width, sums))
+    for block in range(1, blocks):
+        _add(2 * width, sums, block * 2 * width)
+    _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, table)
+    for turn in numba.prange(blocks):
+        block = np.int64(blocks - 1 - turn if size >= BACKWARDS else turn)
+        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
+        _backward_span(dout, x, table, dx, begin, end, begin % period, period, 3 * size >= LARGE)
+
+
+# ----------------------------------------------------------------------------------------------
+# Public functions
+# ----------------------------------------------------------------------------------------------
+
+
+def _workspace(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    n, width = x.shape
+    return np.empty(sums_size(n, width)), np.empty(factors_size(width), x.dtype)
+
+
+def _eps(eps: Any, dtype: np.dtype[Any]) -> float:
+    # 1 / sqrt(eps) has to exist in the dtype of the data, or a constant column becomes NaN.
+    return _check.number("eps", eps, least=float(np.finfo(dtype).tiny))
+
+
+def _refuse_range(x: npt.NDArray[Any], rstd: npt.NDArray[np.float64]) -> None:
+    """Refuse a feature of finite values whose variance float64 cannot hold."""
+    for j in np.flatnonzero(~(rstd > 0.0)):
+        if np.isfinite(x[:, j]).all():
+            raise ValueError(
+                f"x must have values whose variance is finite, but that of column {j} is not: it has values "
+                f"up to {np.abs(x[:, j]).max():g}"
+            )
+
+
+def batch_norm_forward(
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike,
+    beta: npt.ArrayLike,
+    *,
+    eps: float = 1e-5,
+    out: npt.NDArray[Any] | None = None,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Normalise a mini-batch with its own mean and variance.
+
+    ``out = gamma * (x - mean) * rstd + beta`` with ``rstd = 1 / sqrt(var + eps)``; mean and biased
+    variance are taken over the rows [1]_.
+
+    Parameters
+    ----------
+    x : array_like, shape (n_samples, n_features)
+        Mini-batch; float32 stays float32, other real types become float64.
+    gamma, beta : array_like, shape (n_features,)
+        Scale and shift.
+    eps : float, default 1e-5
+        Positive number added to the variance.
+    out : ndarray, optional
+        C-contiguous array of the shape and dtype of the result, apart from `x`.
+
+    Returns
+    -------
+    out : ndarray, shape (n_samples, n_features)
+        Normalised mini-batch.
+    mean, rstd : ndarray of float64, shape (n_features,)
+        Statistics for `batch_norm_backward`; float64 for float32 data as well, so that the backward
+        pass subtracts the same mean.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold real numbers or `eps` is not a number.
+    ValueError
+        If a shape does not fit, `x` is empty, `eps` is not positive, `out` does not fit, or values are
+        finite and their variance in float64 is not.
+
+    References
+    ----------
+    .. [1] S. Ioffe and C. Szegedy, "Batch Normalization: Accelerating Deep Network Training by
+       Reducing Internal Covariate Shift", ICML 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import batch_norm_forward
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> out, mean, rstd = batch_norm_forward(x, np.ones(2), np.zeros(2))
+    >>> mean
+    array([ 2., 20.])
+    >>> out.round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    """
+    x = _check.floats("x", x, 2)
+    width = x.shape[1]
+    gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=(width,))
+    beta = _check.floats("beta", beta, 1, dtype=x.dtype, shape=(width,))
+    eps = _eps(eps, x.dtype)
+    out = _check.output("out", out, x.shape, x.dtype)
+    _check.apart("out", out, x=x, gamma=gamma, beta=beta)
+    mean, rstd = np.empty(width), np.empty(width)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below; only interpreted kernels warn
+        forward_kernel(x.size, x, gamma, beta, eps, out, mean, rstd, *_workspace(x))
+    _refuse_range(x, rstd)
+    return out, mean, rstd
+
+
+def batch_norm_backward(
+    dout: npt.ArrayLike,
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike,
+    mean: npt.ArrayLike,
+    rstd: npt.ArrayLike,
+    *,
+    out: npt.NDArray[Any] | None = None,
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Gradients of `batch_norm_forward`.
+
+    With ``xhat = (x - mean) * rstd`` and ``g = gamma * dout``, means and sums over the rows::
+
+        dgamma = sum(dout * xhat)
+        dbeta = sum(dout)
+        dx = rstd * (g - mean(g) - xhat * mean(g * xhat))
+
+    Parameters
+    ----------
+    dout : array_like, shape (n_samples, n_features)
+        Gradient of the loss with respect to the normalised mini-batch.
+    x : array_like, shape (n_samples, n_features)
+        Mini-batch given to `batch_norm_forward`; its dtype is that of the results.
+    gamma : array_like, shape (n_features,)
+        Scale.
+    mean, rstd : array_like of float64, shape (n_features,)
+        Statistics returned by `batch_norm_forward`.
+    out : ndarray, optional
+        C-contiguous array for dx, apart from `dout` and `x`.
+
+    Returns
+    -------
+    dx : ndarray, shape (n_samples, n_features)
+        Gradient with respect to `x`; `out` if given.
+    dgamma, dbeta : ndarray, shape (n_features,)
+        Gradients with respect to `gamma` and `beta`.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold real numbers.
+    ValueError
+        If a shape does not fit, `x` is empty, or `out` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import batch_norm_backward, batch_norm_forward
+    >>> x, gamma = np.array([[1.0], [3.0], [5.0]]), np.ones(1)
+    >>> out, mean, rstd = batch_norm_forward(x, gamma, np.zeros(1))
+    >>> dx, dgamma, dbeta = batch_norm_backward(np.ones((3, 1)), x, gamma, mean, rstd)
+    >>> bool(abs(dx).max() < 1e-15)  # a shift of the whole batch changes nothing
+    True
+    >>> dbeta
+    array([3.])
+    """
+    x = _check.floats("x", x, 2)
+    width = x.shape[1]
+    dout = _check.floats("dout", dout, 2, dtype=x.dtype, shape=x.shape)
+    gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=(width,))
+    mean = _check.floats("mean", mean, 1, dtype=np.dtype(np.float64), shape=(width,))
+    rstd = _check.floats("rstd", rstd, 1, dtype=np.dtype(np.float64), shape=(width,))
+    dx = _check.output("out", out, x.shape, x.dtype)
+    _check.apart("out", dx, dout=dout, x=x, gamma=gamma)
+    return _backward(dout, x, gamma, mean, rstd, True, dx)
+
+
+def _backward(
+    dout: npt.NDArray[Any],
+    x: npt.NDArray[Any],
+    gamma: npt.NDArray[Any],
+    mean: npt.NDArray[Any],
+    rstd: npt.NDArray[Any],
+    training: bool,
+    dx: npt.NDArray[Any],
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
+    backward_kernel(2 * x.size, dout, x, gamma, mean, rstd, training, dx, dgamma, dbeta, *_workspace(x))
+    return dx, dgamma, dbeta
+
+
+def batch_norm_inference(
+    x: npt.ArrayLike,
+    gamma: npt.ArrayLike,
+    beta: npt.ArrayLike,
+    running_mean: npt.ArrayLike,
+    running_var: npt.ArrayLike,
+    *,
+    eps: float = 1e-5,
+    out: npt.NDArray[Any] | None = None,
+) -> npt.NDArray[Any]:
+    """Normalise with given statistics, as a trained network does.
+
+    ``out = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``
+
+    Parameters
+    ----------
+    x : array_like, shape (n_samples, n_features)
+        Data; float32 stays float32, other real types become float64.
+    gamma, beta : array_like, shape (n_features,)
+        Scale and shift.
+    running_mean, running_var : array_like, shape (n_features,)
+        Moving averages of mean and variance; used in float64.
+    eps : float, default 1e-5
+        Positive number added to the variance.
+    out : ndarray, optional
+        C-contiguous array of the shape and dtype of the result, apart from `x`.
+
+    Returns
+    -------
+    ndarray, shape (n_samples, n_features)
+        Normalised data; `out` if given.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold real numbers or `eps` is not a number.
+    ValueError
+        If a shape does not fit, `x` is empty, a variance is negative, `eps` is not positive, or
+        `out` does not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import batch_norm_inference
+    >>> one = np.ones(1)
+    >>> batch_norm_inference(np.array([[5.0]]), one, 0 * one, one, 4 * one).round(3)
+    array([[2.]])
+    """
+    x = _check.floats("x", x, 2)
+    width = x.shape[1]
+    double = np.dtype(np.float64)
+    gamma = _check.floats("gamma", gamma, 1, dtype=double, shape=(width,))
+    beta = _check.floats("beta", beta, 1, dtype=double, shape=(width,))
+    mean = _check.floats("running_mean", running_mean, 1, dtype=double, shape=(width,))
+    var = _check.floats("running_var", running_var, 1, dtype=double, shape=(width,))
+    if (var < 0).any():
+        at = int(np.argmax(var < 0))
+        raise ValueError(f"running_var must not be negative, got {var[at]} at [{at}]")
+    eps = _eps(eps, x.dtype)
+    out = _check.output("out", out, x.shape, x.dtype)
+    _check.apart("out", out, x=x)
+    scale = gamma / np.sqrt(var + eps)
+    inference_kernel(x.size, x, mean, scale, beta, out, _workspace(x)[1])
+    return out
+
+
+# ----------------------------------------------------------------------------------------------
+# Layer
+# ----------------------------------------------------------------------------------------------
+
+
+class BatchNorm:
+    """Batch normalization as a layer with moving averages.
+
+    In training mode a mini-batch is normalised with its own statistics, which also update the
+    averages, ``running <- decay * running + (1 - decay) * batch``; in evaluation mode the averages
+    are used and not changed.
+
+    Parameters
+    ----------
+    n_features : int
+        Number of features.
+    eps : float, default 1e-5
+        Positive number added to the variance.
+    decay : float, default 0.9
+        Weight of the old average, in [0, 1).
+    running : {"var", "std"}, default "var"
+        Whether variances or standard deviations are averaged.
+    unbiased : bool, default True
+        Whether the averaged variance is the batch's times n / (n - 1).
+    dtype : {float32, float64}, default float32
+        Dtype of the parameters and of the computation.
+
+    Attributes
+    ----------
+    gamma, beta : ndarray, shape (n_features,)
+        Scale and shift, at first 1 and 0.
+    dgamma, dbeta : ndarray, shape (n_features,)
+        Their gradients after `backward`.
+    running_mean : ndarray of float64, shape (n_features,)
+        Average of the means, at first 0.
+    running_var, running_std : ndarray of float64, shape (n_features,)
+        Average of the variances or of the standard deviations, at first 1; only the one that
+        `running` names exists.
+    training : bool
+        Mode, at first True.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is of the wrong type.
+    ValueError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import BatchNorm
+    >>> layer = BatchNorm(2, dtype=np.float64)
+    >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
+    >>> layer.forward(x).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> layer.running_mean
+    array([0.2, 2. ])
+    >>> layer.eval().forward(x[:1]).shape
+    (1, 2)
+    """
+
+    running_var: npt.NDArray[np.float64]
+    running_std: npt.NDArray[np.float64]
+
+    def __init__(
+        self,
+        n_features: int,
+        *,
+        eps: float = 1e-5,
+        decay: float = 0.9,
+        running: str = "var",
+        unbiased: bool = True,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        self.n_features = _check.integer("n_features", n_features, least=1)
+        self.dtype = _check.float_dtype("dtype", dtype)
+        self.eps = _eps(eps, self.dtype)
+        self.decay = _check.number("decay", decay, least=0, below=1)
+        self.running = str(_check.choice("running", running, ("var", "std")))
+        self.unbiased = _check.flag("unbiased", unbiased)
+        self.gamma = np.ones(self.n_features, self.dtype)
+        self.beta = np.zeros(self.n_features, self.dtype)
+        self.dgamma = np.zeros_like(self.gamma)
+        self.dbeta = np.zeros_like(self.beta)
+        self.running_mean = np.zeros(self.n_features)
+        setattr(self, f"running_{self.running}", np.ones(self.n_features))
+        self.training = True
+        self._saved: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], bool] | None = None
+
+    def train(self) -> BatchNorm:
+        """Switch to training mode and return the layer."""
+        self.training = True
+        return self
+
+    def eval(self) -> BatchNorm:
+        """Switch to evaluation mode and return the layer."""
+        self.training = False
+        return self
+
+    def parameters(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live arrays ``{"gamma": ..., "beta": ...}``."""
+        return {"gamma": self.gamma, "beta": self.beta}
+
+    def gradients(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the gradients of the last `backward` under the parameters' names."""
+        return {"gamma": self.dgamma, "beta": self.dbeta}
+
+    def buffers(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the live moving averages under their names."""
+        second = f"running_{self.running}"
+        return {"running_mean": self.running_mean, second: getattr(self, second)}
+
+    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Normalise a mini-batch in the present mode.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_samples, n_features)
+            Mini-batch.  `backward` needs it and has a copy: the array may be filled anew in between.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_features)
+            Normalised mini-batch, of the layer's dtype.
+
+        Raises
+        ------
+        TypeError
+            If `x` does not hold real numbers.
+        ValueError
+            If the shape does not fit, or in training mode if there is only one sample, or if values are
+            finite and their variance in float64 is not.
+        """
+        x = _check.floats("x", x, 2, dtype=self.dtype)
+        n, width = x.shape
+        if width != self.n_features:
+            raise ValueError(f"x must have {self.n_features} features, got shape {x.shape}")
+        if not self.training:
+            var = self._running_var()
+            out = batch_norm_inference(x, self.gamma, self.beta, self.running_mean, var, eps=self.eps)
+            self._saved = (x.copy(), self.running_mean.copy(), 1 / np.sqrt(var + self.eps), False)
+            return out
+        if n == 1:
+            raise ValueError(
+                "x must have at least 2 samples in training mode, got 1, whose variance is unknown: "
+                "use a larger batch or call eval() first"
+            )
+        gamma, beta = self._checked("gamma"), self._checked("beta")
+        out, mean, rstd = np.empty_like(x), np.empty(width), np.empty(width)
+        sums, factors = _workspace(x)
+        with np.errstate(over="ignore", invalid="ignore"):
+            forward_kernel(x.size, x, gamma, beta, self.eps, out, mean, rstd, sums, factors)
+        _refuse_range(x, rstd)
+        self._average(mean, sums[width : 2 * width] * (n / (n - 1) if self.unbiased else 1))
+        self._saved = (x.copy(), mean, rstd, True)
+        return out
+
+    def _checked(self, name: str) -> npt.NDArray[Any]:
+        """Return a parameter as kernels take it: the attribute is the user's to set."""
+        return _check.floats(name, getattr(self, name), 1, dtype=self.dtype, shape=(self.n_features,))
+
+    def _running_var(self) -> npt.NDArray[np.float64]:
+        return self.running_var if self.running == "var" else self.running_std**2
+
+    def _average(self, mean: npt.NDArray[Any], var: npt.NDArray[Any]) -> None:
+        second = var if self.running == "var" else np.sqrt(var)
+        # Not as a step towards the new value, of which the difference from a large old one keeps no digit.
+        for average, new in zip(self.buffers().values(), (mean, second), strict=True):
+            average[...] = self.decay * average + (1 - self.decay) * new
+
+    def backward(self, dout: npt.ArrayLike) -> npt.NDArray[Any]:
+        """Gradient with respect to the input of the last `forward`; sets `dgamma` and `dbeta`.
+
+        After a forward pass in evaluation mode the statistics count as constants.
+
+        Parameters
+        ----------
+        dout : array_like, shape (n_samples, n_features)
+            Gradient of the loss with respect to the output.
+
+        Returns
+        -------
+        ndarray, shape (n_samples, n_features)
+            Gradient of the loss with respect to the input.
+
+        Raises
+        ------
+        TypeError
+            If `dout` does not hold real numbers.
+        ValueError
+            If the shape is not that of the last output.
+        RuntimeError
+            If `forward` has not been called.
+        """
+        if self._saved is None:
+            raise RuntimeError("backward needs a call of forward first")
+        x, mean, rstd, training = self._saved
+        dout = _check.floats("dout", dout, 2, dtype=self.dtype, shape=x.shape)
+        dx, dgamma, dbeta = _backward(dout, x, self._checked("gamma"), mean, rstd, training, np.empty_like(x))
+        self.dgamma[...], self.dbeta[...] = dgamma, dbeta
+        return dx

@@ -1,0 +1,323 @@
+"""Numerical gradients, against which every backward function of the package is checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.functions.activations import CODES, activation_backward, activation_forward
+from nbnorm.functions.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward
+from nbnorm.functions.dense import dense_backward, dense_forward
+from nbnorm.functions.losses import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Poisson,
+    binary_cross_entropy,
+    huber_loss,
+    mean_absolute_error,
+    mean_squared_error,
+    poisson_loss,
+    softmax_cross_entropy,
+)
+from nbnorm.functions.optimizers import SGD, AdamW
+
+Array = npt.NDArray[np.float64]
+
+# The differences start with this step, in float64: small enough to stay on one side of a relu's
+# corner, large enough for rounding to stay below 1e-12.
+STEP = 1e-3
+
+
+class Row(NamedTuple):
+    """One line of `table`."""
+
+    function: str
+    option: str
+    error: float
+
+
+def gradcheck(
+    function: Callable[[Array], float],
+    x: npt.ArrayLike,
+    gradient: npt.ArrayLike,
+    *,
+    step: float = STEP,
+    least: float = 0.0,
+) -> float:
+    """Compare a gradient with central differences of eighth order.
+
+    Uses `scipy.differentiate.jacobian`, which halves the step until its error estimate is small.
+    The function has to compute in float64: float32 has too few digits for differences.
+
+    Parameters
+    ----------
+    function : callable
+        Takes a float64 array of the shape of `x` and returns a number.
+    x : array_like
+        Point at which the derivative is taken.
+    gradient : array_like
+        Gradient of `function` at `x` to be judged, of the shape of `x`.
+    step : float, default 1e-3
+        First step of the differences.
+    least : float, default 0.0
+        Size below which gradients count as zero: errors are divided by it at least.
+
+    Returns
+    -------
+    float
+        Largest difference between both gradients, divided by the largest element of either; 0 if
+        both are 0 everywhere.
+
+    Raises
+    ------
+    TypeError
+        If an array does not hold real numbers.
+    ValueError
+        If the shapes differ or an array is empty or not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import gradcheck
+    >>> x = np.array([1.0, 2.0])
+    >>> gradcheck(lambda x: (x**3).sum(), x, 3 * x**2) < 1e-10
+    True
+    >>> gradcheck(lambda x: (x**3).sum(), x, 2 * x**2) < 1e-10
+    False
+    """
+    from scipy.differentiate import jacobian
+
+    point = _check.numeric("x", x)
+    got = _check.numeric("gradient", gradient)
+    if got.shape != point.shape:
+        raise ValueError(f"gradient must have shape {point.shape}, got shape {got.shape}")
+    if point.size == 0:
+        raise ValueError(f"x must not be empty, got shape {point.shape}")
+    step = _check.number("step", step, above=0)
+    point, got = point.astype(np.float64), got.astype(np.float64)
+    _check.finite("x", np.atleast_1d(point))
+    _check.finite("gradient", np.atleast_1d(got))
+
+    def along(points: Array) -> Array:
+        flat = points.reshape(point.size, -1)
+        values = [float(function(flat[:, k].reshape(point.shape))) for k in range(flat.shape[1])]
+        return np.array(values).reshape(points.shape[1:])
+
+    expected = jacobian(along, point.reshape(-1), initial_step=step, order=8, maxiter=4).df.reshape(got.shape)
+    largest = max(np.abs(expected).max(), np.abs(got).max(), _check.number("least", least, least=0))
+    return float(np.abs(got - expected).max() / largest) if largest > 0 else 0.0
+
+
+def _weighted(output: Callable[[Array], Array], weights: Array) -> Callable[[Array], float]:
+    """Scalar function whose gradient is `weights` carried backward through `output`."""
+    return lambda x: float(np.vdot(weights, output(x)))
+
+
+def _function_rows() -> Iterator[Row]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(7, 5))
+    # Keep corners of relu away from the differences' steps.
+    x += np.sign(x) * 0.05
+    weights = rng.normal(size=(7, 5))
+    for name in CODES:
+        y = activation_forward(x, name)
+        yield Row(
+            "activation_backward",
+            name,
+            gradcheck(
+                _weighted(lambda z, name=name: activation_forward(z, name), weights),  # type: ignore[misc]
+                x,
+                activation_backward(weights, y, name, z=x),
+            ),
+        )
+
+    weight, bias, dz = rng.normal(size=(4, 5)), rng.normal(size=4), rng.normal(size=(7, 4))
+    affine: tuple[tuple[str, Callable[[Array], Array], Array], ...] = (
+        ("dx", lambda v: dense_forward(v, weight, bias), x),
+        ("dweight", lambda v: dense_forward(x, v, bias), weight),
+        ("dbias", lambda v: dense_forward(x, weight, v), bias),
+    )
+    for (name, call, at), grad in zip(affine, dense_backward(dz, x, weight), strict=True):
+        yield Row("dense_backward", name, gradcheck(_weighted(call, dz), at, grad))
+
+    gamma, beta = rng.normal(size=5), rng.normal(size=5)
+    for eps in (1e-5, 0.1):
+        for offset in (0.0, 1e3):
+            data = x + offset
+            _, mean, rstd = batch_norm_forward(data, gamma, beta, eps=eps)
+            grads = batch_norm_backward(weights, data, gamma, mean, rstd)
+            calls: tuple[tuple[str, Callable[[Array], Array], Array], ...] = (
+                ("dx", lambda v, eps=eps: batch_norm_forward(v, gamma, beta, eps=eps)[0], data),  # type: ignore[misc]
+                ("dgamma", lambda v, d=data, eps=eps: batch_norm_forward(d, v, beta, eps=eps)[0], gamma),  # type: ignore[misc]
+                ("dbeta", lambda v, d=data, eps=eps: batch_norm_forward(d, gamma, v, eps=eps)[0], beta),  # type: ignore[misc]
+            )
+            for (name, call, at), grad in zip(calls, grads, strict=True):
+                yield Row(
+                    "batch_norm_backward",
+                    f"{name}, eps={eps:g}, mean={offset:g}",
+                    gradcheck(_weighted(call, weights), at, grad),
+                )
+
+    labels, targets = rng.integers(0, 5, 7), rng.uniform(size=(7, 5))
+    some = rng.integers(0, 3, 7) + (np.arange(7) == 0)
+    losses: tuple[tuple[Callable[..., Any], npt.NDArray[Any], dict[str, float]], ...] = (
+        (softmax_cross_entropy, labels, {}),
+        (softmax_cross_entropy, labels, {"label_smoothing": 0.1}),
+        (binary_cross_entropy, targets, {}),
+        (binary_cross_entropy, targets, {"label_smoothing": 0.1}),
+        (mean_squared_error, targets, {}),
+        (mean_absolute_error, targets, {}),
+        (huber_loss, targets, {}),
+        (huber_loss, targets, {"delta": 0.3}),
+        (poisson_loss, targets, {}),
+    )
+    for function, y, numbers in losses:
+        for sample_weight in (None, some):
+            call = functools.partial(function, targets=y, sample_weight=sample_weight, **numbers)
+            if function is softmax_cross_entropy:
+                call = functools.partial(function, labels=y, sample_weight=sample_weight, **numbers)
+            option = [f"{key}={value:g}" for key, value in numbers.items()]
+            option += [] if sample_weight is None else ["sample_weight"]
+            yield Row(
+                function.__name__,
+                ", ".join(option) or "plain",
+                gradcheck(lambda v, call=call: call(v)[0], x, call(x)[1]),  # type: ignore[misc]
+            )
+
+
+def _optimizer_rows() -> Iterator[Row]:
+    """Compare the steps of the optimizers, which have no gradient, with their equations."""
+    rng = np.random.default_rng(4)
+    start, grads = rng.normal(size=5), rng.normal(size=(4, 5))
+
+    def row(function: str, options: SGD | AdamW, got: Array, expected: Array) -> Row:
+        values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+        option = ", ".join(f"{key}={value:g}" for key, value in values.items())
+        return Row(function, option, float(np.abs(got - expected).max() / np.abs(expected).max()))
+
+    for sgd in (
+        SGD(0.1),
+        SGD(0.1, momentum=0.9),
+        SGD(0.1, momentum=0.9, nesterov=True),
+        SGD(0.1, momentum=0.9, weight_decay=0.02),
+        SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.02),
+    ):
+        param, velocity = start.copy(), np.zeros(5)
+        expected, speed = start, np.zeros(5)
+        for grad in grads:
+            sgd.step(param, grad, velocity)
+            speed = sgd.momentum * speed + grad
+            ahead = grad + sgd.momentum * speed if sgd.nesterov else speed
+            expected = expected - sgd.lr * (sgd.weight_decay * expected + ahead)
+        yield row("sgd_step", sgd, param, expected)
+
+    for adamw in (AdamW(), AdamW(0.1, weight_decay=0.0), AdamW(0.1, beta1=0.5, beta2=0.8, eps=0.1)):
+        param, mean, square = start.copy(), np.zeros(5), np.zeros(5)
+        expected = start
+        for step, grad in enumerate(grads, 1):
+            adamw.step(param, grad, mean, square, step)
+            # the averages with their corrections, as weighted means of all gradients so far
+            age = np.arange(step)[::-1]
+            first = np.average(grads[:step], axis=0, weights=adamw.beta1**age)
+            second = np.average(grads[:step] ** 2, axis=0, weights=adamw.beta2**age)
+            move = first / (np.sqrt(second) + adamw.eps) + adamw.weight_decay * expected
+            expected = expected - adamw.lr * move
+        yield row("adamw_step", adamw, param, expected)
+
+
+def _layer_rows() -> Iterator[Row]:
+    rng = np.random.default_rng(1)
+    x, weights = rng.normal(size=(7, 5)), rng.normal(size=(7, 5))
+    for running in ("var", "std"):
+        for unbiased in (True, False):
+            for mode in ("train", "eval"):
+                layer = BatchNorm(5, running=running, unbiased=unbiased, dtype=np.float64)
+                layer.gamma[...], layer.beta[...] = rng.normal(size=5), rng.normal(size=5)
+                layer.forward(x)
+                layer.training = mode == "train"
+                layer.forward(x)
+                dx = layer.backward(weights)
+                yield Row(
+                    "BatchNorm.backward",
+                    f"{mode}, running={running}, unbiased={unbiased}",
+                    gradcheck(_weighted(layer.forward, weights), x, dx),
+                )
+
+
+def _network_rows() -> Iterator[Row]:
+    from nbnorm.model.network import FNN  # which imports this module
+
+    rng = np.random.default_rng(2)
+    X = rng.normal(size=(9, 4))
+    targets: dict[str, npt.NDArray[Any]] = {
+        "softmax": rng.integers(0, 3, 9),
+        "sigmoid": rng.integers(0, 2, (9, 3)),
+        "identity": rng.normal(size=(9, 3)),
+    }
+    same: dict[str, Any] = {"dtype": np.float64, "standardize": False}
+    for output, y in targets.items():
+        # Every activation with one output; one of each kind with the others.
+        for activation in CODES if output == "softmax" else ("tanh", "gelu"):
+            for norm in ("after", "before", None):
+                for mode in ("train", "eval"):
+                    # with this seed no sample lies on the corner of a relu
+                    net = FNN([4, 6, 5, 3], activation=activation, norm=norm, output=output, seed=4, **same)
+                    net.train() if mode == "train" else net.eval()
+                    yield Row(
+                        "FNN.loss_and_gradients",
+                        f"{output}, norm={norm}, {activation}, {mode}",
+                        max(net.check_gradients(X, y).values()),
+                    )
+
+    weights = np.array([2.0, 1.0, 0.0, 3.0, 1.0, 0.5, 1.0, 1.0, 2.0])
+    mixed: tuple[tuple[str, Any, str | None], ...] = (
+        *((output, None, norm) for output in targets for norm in ("after", "before", None)),
+        ("softmax", CrossEntropy(label_smoothing=0.1), "after"),
+        ("sigmoid", BinaryCrossEntropy(label_smoothing=0.1), "after"),
+        ("identity", AbsoluteError(), "after"),
+        ("identity", Huber(delta=0.3), "after"),
+        ("identity", Poisson(), "after"),
+    )
+    for weighted in (False, True):
+        ending = "sample_weight, weighted_statistics" if weighted else "sample_weight"
+        same["weighted_statistics"] = weighted
+        for output, loss, norm in mixed:
+            net = FNN(
+                [4, 6, 5, 3], activation=["tanh", "silu"], norm=norm, output=output, loss=loss, seed=4, **same
+            )
+            net.train()
+            y = np.abs(targets[output]) if isinstance(loss, Poisson) else targets[output]
+            errors = net.check_gradients(X, y, sample_weight=weights)
+            label = f"{output}, norm={norm}, {loss or 'default loss'}, {ending}"
+            yield Row("FNN.loss_and_gradients", label, max(errors.values()))
+        net = FNN([4, 6, 5, 3], activation="tanh", dropout=0.3, seed=4, **same)
+        net.train()
+        errors = net.check_gradients(X, targets["softmax"], sample_weight=weights)
+        yield Row("FNN.loss_and_gradients", f"softmax, dropout=0.3, {ending}", max(errors.values()))
+
+
+def table() -> list[Row]:
+    """Check every backward function of the package, with every option that changes it, in float64.
+
+    The steps of the optimizers stand in the table too, compared with their equations.
+
+    Returns
+    -------
+    list of Row
+        ``(function, option, error)``: largest relative error as `gradcheck` defines it.
+
+    Examples
+    --------
+    >>> from nbnorm.gradcheck import table
+    >>> max(row.error for row in table()) < 1e-6  # doctest: +SKIP
+    True
+    """
+    return [*_function_rows(), *_optimizer_rows(), *_layer_rows(), *_network_rows()]

@@ -1,0 +1,266 @@
+"""Training of several networks side by side: ensembles, cross-validation and small grids."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, _files
+from nbnorm.data import datasets
+from nbnorm.engine.concurrency import side_by_side
+from nbnorm.model.network import FNN
+from nbnorm.model.training import DivergenceError, History
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossValidation:
+    """Results of `cross_validate`.
+
+    Attributes
+    ----------
+    candidates : list of dict
+        Options of `FNN.fit` that the grid gave, in the order of its product; one empty dict without a grid.
+    scores : ndarray of float64, shape (n_candidates, n_folds)
+        Score of each candidate on each held-out fold: accuracy, or the coefficient of determination.
+    histories : list of list of History
+        Of each candidate and fold.
+    folds : list of ndarray of int64
+        Rows that each fold holds out.
+
+    Examples
+    --------
+    >>> from nbnorm import FNN, cross_validate, load_digits
+    >>> found = cross_validate(FNN([64, 10], seed=0), *load_digits(), folds=3, epochs=2)
+    >>> found.candidates, bool(found.mean[0] > 0.8)
+    ([{}], True)
+    """
+
+    candidates: list[dict[str, Any]]
+    scores: npt.NDArray[np.float64]
+    histories: list[list[History]]
+    folds: list[npt.NDArray[np.int64]]
+
+    @property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Mean score of each candidate over the folds."""
+        return np.asarray(self.scores.mean(axis=1))
+
+    @property
+    def std(self) -> npt.NDArray[np.float64]:
+        """Standard deviation of each candidate's scores over the folds."""
+        return np.asarray(self.scores.std(axis=1))
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """Candidate with the best mean score, the first of equal ones."""
+        return self.candidates[int(np.argmax(self.mean))]
+
+
+def cross_validate(
+    network: FNN,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    folds: int = 5,
+    grid: Mapping[str, Sequence[Any]] | None = None,
+    seed: int = 0,
+    sample_weight: npt.ArrayLike | None = None,
+    **options: Any,
+) -> CrossValidation:
+    """Train copies of a network on all folds but one and score them on that one, side by side.
+
+    The trainings of all folds and candidates run in one process, each on one thread; the scores do not
+    depend on the number of threads.
+
+    Parameters
+    ----------
+    network : FNN
+        What is copied; it stays as it is.  Statistics that it has learned are not: each copy learns them
+        from its own training rows, unless the network was trained before.
+    X : array_like or SciPy sparse matrix, shape (n_samples, n_features)
+        Samples; each training has a copy of its own rows.
+    y : array_like
+        Targets as for `FNN.fit`.
+    folds : int, default 5
+        Parts of the data, each held out once.  Their sizes differ by at most one; of classes each part has
+        as many, but for one.
+    grid : mapping of str to sequence, optional
+        Options of `FNN.fit` and their values; all combinations are tried.
+    seed : int, default 0
+        Seed of the order in which samples are dealt to the folds.
+    sample_weight : array_like, shape (n_samples,), optional
+        Weights in training and in the scores.
+    **options
+        All else that `FNN.fit` takes, but for validation data and checkpoints.
+
+    Returns
+    -------
+    CrossValidation
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is of the wrong kind or out of range, or as `FNN.fit`.
+    DivergenceError
+        If a training diverges.
+
+    Examples
+    --------
+    >>> from nbnorm import FNN, cross_validate, load_digits
+    >>> X, y = load_digits()
+    >>> found = cross_validate(FNN([64, 16, 10], seed=0), X, y, folds=3, grid={"epochs": [1, 4]})
+    >>> found.scores.shape, found.best
+    ((2, 3), {'epochs': 4})
+    """
+    if not isinstance(network, FNN):
+        raise TypeError(f"network must be an FNN, got {type(network).__name__}")
+    for name in ("validation_data", "checkpoint"):
+        if name in options:
+            raise TypeError(f"cross_validate does not take {name}")
+    x, truth = network._table("X", X), np.asarray(y)
+    samples = x.shape[0]
+    checked = network._truth("y", truth, samples, "X")
+    folds = _check.integer("folds", folds, least=2, most=samples)
+    weights = None if sample_weight is None else _check.weights("sample_weight", sample_weight, samples)
+    numbers = datasets.folds(
+        checked, folds, seed=_check.integer("seed", seed, least=0), stratify=network.output == "softmax"
+    )
+    held_out = [np.flatnonzero(numbers == fold) for fold in range(folds)]
+    names = list(grid or {})
+    candidates = [
+        dict(zip(names, values, strict=True)) for values in itertools.product(*dict(grid or {}).values())
+    ]
+
+    def train(candidate: dict[str, Any], held: npt.NDArray[np.int64]) -> tuple[float, History]:
+        net = copy.deepcopy(network)
+        rest = np.setdiff1d(np.arange(samples), held)
+        share = None if weights is None else weights[rest]
+        history = net.fit(x[rest], truth[rest], sample_weight=share, **{**options, **candidate})
+        return net.score(x[held], truth[held], None if weights is None else weights[held]), history
+
+    results = side_by_side(
+        [functools.partial(train, candidate, held) for candidate in candidates for held in held_out]
+    )
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+        if result is None or result[1].stopped == "interrupted":
+            raise KeyboardInterrupt
+    pairs = [result for result in results if isinstance(result, tuple)]
+    scores = np.array([score for score, _ in pairs]).reshape(len(candidates), folds)
+    histories = [history for _, history in pairs]
+    return CrossValidation(
+        candidates,
+        scores,
+        [histories[first : first + folds] for first in range(0, len(histories), folds)],
+        held_out,
+    )
+
+
+def fit_many(
+    networks: Sequence[FNN],
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    checkpoint: _files.PathLike | None = None,
+    **options: Any,
+) -> list[History]:
+    """Train several networks on the same data, each on one thread, side by side on all threads.
+
+    Each becomes what its own `FNN.fit` would make of it, to the last bit, whatever the number of threads.
+    The data are read where they lie by all of them, and statistics that are the same are computed once.
+
+    Parameters
+    ----------
+    networks : sequence of FNN
+        Networks of any sizes and options that fit the data; usually of different seeds.
+    X, y : array_like
+        Training data as for `FNN.fit`.
+    checkpoint : path-like, optional
+        Network k keeps its checkpoint in the file of this name with ``-k`` before the ending.  Called again
+        with the same networks, data and options, a training that was killed goes on to the same bits.
+    **options
+        All else that `FNN.fit` takes, for all networks alike.
+
+    Returns
+    -------
+    list of History
+        One for each network.  After Ctrl-C, which ends all trainings as it ends a single one, those of
+        networks whose turn did not come have no epochs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a network is not an `FNN` or given twice, or as `FNN.fit`.
+    DivergenceError
+        If a training diverges, after the others have ended; the message names the network.
+
+    Examples
+    --------
+    >>> from nbnorm import FNN, fit_many, load_digits
+    >>> X, y = load_digits()
+    >>> networks = [FNN([64, 16, 10], seed=seed) for seed in range(3)]
+    >>> histories = fit_many(networks, X, y, epochs=2, batch_size=64)
+    >>> [history.epochs for history in histories]
+    [2, 2, 2]
+    """
+    networks = list(networks)
+    if not networks:
+        raise ValueError("networks must not be empty")
+    for k, net in enumerate(networks):
+        if not isinstance(net, FNN):
+            raise TypeError(f"networks[{k}] must be an FNN, got {type(net).__name__}")
+    if len({id(net) for net in networks}) < len(networks):
+        raise ValueError("networks must not hold a network twice")
+    before = [net._state() for net in networks]
+    results: list[History | BaseException | None] = [None] * len(networks)
+    try:
+        _learn_once(networks, X, y, options)
+        jobs = [
+            functools.partial(
+                net.fit, X, y, checkpoint=None if checkpoint is None else numbered(checkpoint, k), **options
+            )
+            for k, net in enumerate(networks)
+        ]
+        results = side_by_side(jobs)
+    except KeyboardInterrupt:
+        pass  # before any of them has begun
+    finally:
+        for net, state in zip(networks, before, strict=True):
+            if net.epochs_trained == state["epochs_trained"]:
+                vars(net).update(state)
+    for k, result in enumerate(results):
+        if isinstance(result, DivergenceError):
+            raise DivergenceError(f"network {k}: {result}", result.history) from result
+        if isinstance(result, BaseException):
+            raise result
+    return [result if isinstance(result, History) else History(stopped="interrupted") for result in results]
+
+
+def numbered(checkpoint: _files.PathLike, k: int) -> Path:
+    """Return the file in which network k keeps its checkpoint."""
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}-{k}{path.suffix}")
+
+
+def _learn_once(networks: Sequence[FNN], X: Any, y: Any, options: dict[str, Any]) -> None:
+    """Fit encoders and standardizers of networks that have none once for all that need the same."""
+    leaders: dict[tuple[Any, ...], FNN] = {}
+    weights = {name: options.get(name) for name in ("sample_weight", "class_weight")}
+    for net in networks:
+        if net.epochs_trained or any(net._learned()):
+            continue
+        kind = (net.encoding, net.bins, net.standardize, net.standardize_targets, net.weighted_statistics)
+        leader = leaders.setdefault((*kind, net.output, net.dtype), net)
+        if leader is net:
+            net._learn_inputs(net._samples(X, y, batch_size=options.get("batch_size", 128), **weights))
+        else:
+            net._take_learned(*copy.deepcopy(leader._learned()))

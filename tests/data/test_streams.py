@@ -1,0 +1,535 @@
+"""Streams, files and sparse matrices against the same data read at once."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from nbnorm import Moments, Standardizer, moments
+from nbnorm.data.streams import chunks, standardize_file
+
+
+def normal(shape, dtype=np.float64, seed=0, mean=0.0):
+    return (np.random.default_rng(seed).standard_normal(shape) + mean).astype(dtype)
+
+
+def write_csv(path, x, names=None):
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerow(names or [f"f{j}" for j in range(x.shape[1])])
+        csv.writer(file).writerows(x.tolist())
+    return path
+
+
+def read_csv(path):
+    return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
+
+
+# ------------------------------------------------------------------------------------------ streams
+
+
+def test_iterators_of_chunks():
+    x = normal((100, 3))
+    got = Standardizer().fit(x[i : i + 30] for i in range(0, 100, 30))
+    np.testing.assert_allclose(got.var_, x.var(axis=0), rtol=1e-13)
+    out = np.concatenate(list(got.transform_chunks(iter([x[:40], x[40:]]))))
+    np.testing.assert_array_equal(out, got.transform(x))
+
+
+def test_memory_map(tmp_path):
+    x = normal((500, 4), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    source = np.load(tmp_path / "x.npy", mmap_mode="r")
+    got = Standardizer().fit(source)
+    np.testing.assert_array_equal(got.mean_, Standardizer().fit(x).mean_)
+    out = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", x.dtype, x.shape)
+    got.transform(source, out=out)
+    np.testing.assert_array_equal(out, got.transform(x))
+
+
+def test_a_memory_map_is_not_loaded(tmp_path):
+    """Anonymous memory must not grow with a file of 200 MB."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("reads /proc")
+    script = """
+import sys, numpy as np
+from nbnorm import Standardizer
+def anonymous():
+    with open("/proc/self/status") as file:
+        return int(next(line for line in file if line.startswith("RssAnon")).split()[1])
+x = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (500_000, 100))
+out = np.lib.format.open_memmap(sys.argv[2], "w+", np.float32, (500_000, 100))
+for start in range(0, 500_000, 50_000):
+    x[start:start + 50_000] = start
+Standardizer().fit(x[:99]).transform(x[:99])
+before = anonymous()
+Standardizer().fit(x).transform(x, out=out)
+print(anonymous() - before)
+"""
+    files = [str(tmp_path / name) for name in ("x.npy", "y.npy")]
+    got = subprocess.run([sys.executable, "-c", script, *files], capture_output=True, text=True, check=True)
+    assert int(got.stdout) < 40_000, got.stdout  # kB
+
+
+def test_arrow():
+    pyarrow = pytest.importorskip("pyarrow")
+    x = normal((60, 2))
+    table = pyarrow.table({"a": x[:, 0], "b": x[:, 1]})
+    expected = moments(x)
+    for source in (table, table.to_batches()[0], iter(table.to_batches(20)), table.to_reader(20)):
+        got = Standardizer().fit(source)
+        np.testing.assert_allclose(got.var_, expected.var(), rtol=1e-13)
+    assert Standardizer().fit(table).moments_.feature_names == ["a", "b"]
+    with pytest.raises(ValueError, match="features"):
+        Standardizer().fit(table).partial_fit(table.rename_columns(["a", "c"]))
+    with pytest.raises(TypeError, match="column 'a' must hold real numbers, got string"):
+        Standardizer().fit(pyarrow.table({"a": ["x"]}))
+
+
+def test_arrow_nulls_and_types():
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({"a": [1, None, 3], "b": [True, False, True]})
+    got = Standardizer(nan="omit").fit(table)
+    np.testing.assert_array_equal(got.n_samples_seen_, [2, 3])
+    np.testing.assert_allclose(got.mean_, [2, 2 / 3])
+    single = pyarrow.table({"a": np.ones(3, np.float32)})
+    assert next(chunks(single)).dtype == np.float32
+
+
+def test_arrow_integers_beyond_floats_with_nulls():
+    pyarrow = pytest.importorskip("pyarrow")
+    values = [1700000000000000001, 1700000001000000001, 1700000003000000001]
+    expected = Standardizer().fit(np.array(values).reshape(-1, 1))
+    table = pyarrow.table({"t": [*values, None]})
+    got = Standardizer(nan="omit").fit(table)
+    np.testing.assert_array_equal(got.scale_, expected.scale_)
+    column = np.array(values).reshape(-1, 1)
+    np.testing.assert_allclose(got.transform(table)[:3], expected.transform(column), rtol=1e-14)
+    assert np.isnan(got.transform(table)[3, 0])
+
+
+def test_transform_of_a_table_is_that_of_its_chunks():
+    pyarrow = pytest.importorskip("pyarrow")
+    flags = pyarrow.table({"a": [True, None, False], "b": [1, 2, 4]})
+    for table in (
+        flags,
+        flags.select(["a"]),
+        flags.select(["b"]).cast(pyarrow.schema([("b", pyarrow.float16())])),
+    ):
+        got = Standardizer(nan="omit").fit(table)
+        (chunk,) = got.transform_chunks(table)
+        np.testing.assert_array_equal(chunk, got.transform(table), strict=True)
+
+
+def test_columns_of_arrow_are_taken_by_name(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pyarrow.table({"a": [0.0, 4.0], "b": [1.0, 3.0]})
+    turned = table.select(["b", "a"])
+    parquet.write_table(turned, tmp_path / "x.parquet")
+    got = Standardizer().fit(table)
+    expected = [[-1, -1], [1, 1]]
+    for source in (turned, turned.to_batches()[0], iter([turned]), turned.to_reader()):
+        np.testing.assert_array_equal(np.concatenate(list(got.transform_chunks(source))), expected)
+    with parquet.ParquetFile(tmp_path / "x.parquet") as file:
+        np.testing.assert_array_equal(np.concatenate(list(got.transform_chunks(file))), expected)
+        np.testing.assert_array_equal(Standardizer().fit(table).partial_fit(file).scale_, [2, 1])
+    np.testing.assert_array_equal(got.transform(turned), expected)
+    np.testing.assert_array_equal(Standardizer().fit(iter([table, turned])).scale_, [2, 1])
+    np.testing.assert_array_equal(np.concatenate(list(chunks(iter([table, turned])))), [[0, 1], [4, 3]] * 2)
+    other = table.rename_columns(["a", "c"])
+    for call in (
+        lambda: list(got.transform_chunks(other)),
+        lambda: Standardizer().fit(iter([table, other])),
+        lambda: list(chunks(iter([table, other]))),
+        lambda: got.partial_fit(other.to_reader()),
+    ):
+        with pytest.raises(ValueError, match=r"chunk \d must have the features .* \['c'\] not known"):
+            call()
+    with pytest.raises(ValueError, match="chunk 0 must have distinct names of columns, got 'a' 2 times"):
+        Standardizer().fit(iter([table.rename_columns(["a", "a"])]))
+
+
+def test_streams_of_frames():
+    polars = pytest.importorskip("polars")
+    pandas = pytest.importorskip("pandas")
+    first = pandas.DataFrame({"a": [0.0, 4.0], "b": [1.0, 3.0]})
+    second = polars.DataFrame({"b": [1.0, 3.0], "a": [0.0, 4.0]})
+    got = Standardizer().fit(iter([first, second]))
+    np.testing.assert_array_equal(got.scale_, [2, 1])
+    assert got.moments_.feature_names == ["a", "b"]
+
+
+def test_parquet_file_object(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    x = normal((300, 2))
+    parquet.write_table(
+        pyarrow.table({"a": x[:, 0], "b": x[:, 1]}), tmp_path / "x.parquet", row_group_size=70
+    )
+    with parquet.ParquetFile(tmp_path / "x.parquet") as file:
+        got = Standardizer().fit(file)
+    np.testing.assert_allclose(got.mean_, x.mean(axis=0), rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------- sparse
+
+
+def sparse_data(dtype=np.float64):
+    x = normal((90, 6), dtype, mean=4)
+    x[np.random.default_rng(1).random(x.shape) < 0.7] = 0
+    x[:, 5] = 0
+    x[:, 4] = normal(90, dtype, mean=1e6)  # no zeros at all
+    return x
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array"])
+def test_sparse_moments_are_the_dense_ones(kind, dtype):
+    x = sparse_data(dtype)
+    weights = np.random.default_rng(2).integers(0, 3, len(x))
+    sparse = getattr(scipy.sparse, kind)(x)
+    for got, expected in (
+        (moments(sparse), moments(x)),
+        (moments(sparse, weights=weights), moments(x, weights=weights)),
+    ):
+        np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-13)
+        np.testing.assert_allclose(got.var(), expected.var(), rtol=1e-12)
+        np.testing.assert_array_equal(got.min, expected.min)
+        np.testing.assert_array_equal(got.max, expected.max)
+        assert got.count == expected.count
+
+
+def test_sparse_missing_and_duplicates():
+    x = scipy.sparse.csr_array([[np.nan, 1.0], [2.0, 0.0], [0.0, 0.0]])
+    got = moments(x, nan="omit")
+    np.testing.assert_array_equal(got.count, [2, 3])
+    np.testing.assert_allclose(got.mean, [1, 1 / 3])
+    assert np.isnan(moments(x).mean[0])
+    with pytest.raises(ValueError, match="NaN"):
+        moments(x, nan="raise")
+    twice = scipy.sparse.csr_array(([1.0, 2.0], [0, 0], [0, 2, 2]), shape=(2, 1))
+    assert moments(twice).mean[0] == 1.5
+    assert twice.nnz == 2
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array"])
+def test_sparse_transform(kind):
+    x = sparse_data(np.float32)
+    sparse = getattr(scipy.sparse, kind)(x)
+    standardizer = Standardizer(with_mean=False).fit(sparse)
+    got = standardizer.transform(sparse)
+    assert got.format == sparse.format
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got.toarray(), standardizer.transform(x), rtol=1e-6)
+    np.testing.assert_allclose(standardizer.inverse_transform(got).toarray(), x, rtol=1e-6)
+    with pytest.raises(ValueError, match="fold"):
+        Standardizer().fit(sparse).transform(sparse)
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array"])
+def test_streams_of_sparse_matrices(kind):
+    x = sparse_data()
+    form = getattr(scipy.sparse, kind)
+    expected = Standardizer(with_mean=False).fit(x)
+    got = Standardizer(with_mean=False).fit(form(part) for part in np.split(x, 3))
+    np.testing.assert_allclose(got.var_, expected.var_, rtol=1e-12)
+    mixed = Standardizer(with_mean=False).partial_fit(iter([x[:20], form(x[20:])]))
+    np.testing.assert_allclose(mixed.scale_, expected.scale_, rtol=1e-12)
+    there = list(got.transform_chunks(iter([form(x[:40]), form(x[40:])])))
+    assert all(scipy.sparse.issparse(part) for part in there)
+    np.testing.assert_allclose(scipy.sparse.vstack(there).toarray(), got.transform(x), rtol=1e-14)
+    assert [part.shape for part in chunks(iter([form(x[:40]), x[40:]]))] == [(40, 6), (50, 6)]
+    with pytest.raises(ValueError, match="fold"):
+        next(Standardizer().fit(x).transform_chunks(iter([form(x)])))
+    with pytest.raises(ValueError, match="chunk 1 must have 6 features"):
+        Standardizer().fit(iter([form(x), form(x[:, :2])]))
+
+
+def test_downdate_of_sparse_moments():
+    x = scipy.sparse.csr_array(sparse_data())
+    got = (moments(x) - moments(x[:50])).var()
+    np.testing.assert_allclose(got, moments(x[50:]).var(), rtol=1e-10)
+
+
+def test_long_sparse_columns_lose_no_digits():
+    x = np.full((300_000, 1), 0.1)
+    x[::2] = 0.3
+    got = moments(scipy.sparse.csr_array(x))
+    assert abs(got.mean[0] - moments(x).mean[0]) < 1e-16
+    assert got.var()[0] == pytest.approx(moments(x).var()[0], rel=1e-15)
+
+
+def test_sparse_data_are_centred_by_folding():
+    x, weight = sparse_data()[:, :4], normal((3, 4), seed=5)
+    sparse = scipy.sparse.csr_array(x)
+    folded, bias = Standardizer().fit(sparse).fold(weight)
+    expected = (x - x.mean(axis=0)) / x.std(axis=0) @ weight.T
+    np.testing.assert_allclose(sparse @ folded.T + bias, expected, rtol=1e-11, atol=1e-13)
+
+
+# -------------------------------------------------------------------------------------------- files
+
+
+def make(path, x):
+    if path.suffix == ".csv":
+        write_csv(path, x)
+    elif path.suffix == ".npy":
+        np.save(path, x)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, X=x, y=np.arange(len(x)))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        parquet = pytest.importorskip("pyarrow.parquet")
+        parquet.write_table(pyarrow.table({f"f{j}": x[:, j] for j in range(x.shape[1])}), path)
+    return path
+
+
+def load(path):
+    if path.suffix == ".csv":
+        return read_csv(path)
+    if path.suffix == ".npy":
+        return np.load(path)
+    if path.suffix == ".npz":
+        with np.load(path) as archive:
+            return archive["X"]
+    import pyarrow.parquet
+
+    table = pyarrow.parquet.read_table(path)
+    return np.column_stack([column.to_numpy() for column in table.columns])
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr("nbnorm.data.streams.CHUNK", 2000)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet"])
+def test_files_there_and_back(tmp_path, suffix, small_chunks):
+    x = normal((200, 3), mean=100)
+    source = make(tmp_path / f"x{suffix}", x)
+    there, back, stats = tmp_path / f"y{suffix}", tmp_path / f"z{suffix}", tmp_path / "stats.json"
+    used = standardize_file(source, there, save_stats=stats)
+    np.testing.assert_allclose(used.mean, x.mean(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(load(there), (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-12)
+    assert Moments.from_dict(json.loads(stats.read_text())).to_dict() == used.to_dict()
+    standardize_file(there, back, stats=stats, inverse=True)
+    np.testing.assert_allclose(load(back), x, rtol=1e-13)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".parquet"])
+def test_csv_becomes_another_kind(tmp_path, suffix, small_chunks):
+    x = normal((150, 2))
+    standardize_file(write_csv(tmp_path / "x.csv", x), tmp_path / f"y{suffix}")
+    np.testing.assert_allclose(load(tmp_path / f"y{suffix}"), (x - x.mean(0)) / x.std(0), atol=1e-13)
+
+
+def test_npz_keeps_its_other_arrays_and_dtype(tmp_path):
+    source = make(tmp_path / "x.npz", normal((20, 2), np.float32))
+    standardize_file(source, tmp_path / "y.npz")
+    with np.load(tmp_path / "y.npz") as archive:
+        np.testing.assert_array_equal(archive["y"], np.arange(20))
+        assert archive["X"].dtype == np.float32
+
+
+def test_statistics_of_other_features_are_refused(tmp_path):
+    stats = tmp_path / "stats.json"
+    source = write_csv(tmp_path / "x.csv", normal((9, 2)), ["a", "b"])
+    standardize_file(source, tmp_path / "y.csv", save_stats=stats)
+    before = (tmp_path / "y.csv").read_bytes()
+    other = write_csv(tmp_path / "other.csv", normal((9, 2)), ["a", "c"])
+    with pytest.raises(ValueError, match=r"must have the features \['a', 'b'\]"):
+        standardize_file(other, tmp_path / "y.csv", stats=stats)
+    np.save(tmp_path / "wide.npy", np.ones((3, 3)))
+    with pytest.raises(ValueError, match="x must have 2 features as fitted, got 3"):
+        standardize_file(tmp_path / "wide.npy", tmp_path / "y.csv", stats=stats)
+    assert (tmp_path / "y.csv").read_bytes() == before
+
+
+BAD_ROWS = [
+    ("a,b\n1,2\n3\n", "line 3: got 1 fields, expected 2"),
+    ("a,b\n1,2\n\n3,x\n", "line 4, column 'b': expected a number, got 'x'"),
+    ("a,b\n1,\n", "line 2, column 'b': missing value"),
+    ("a,b\n1,2\n1,inf\n", "line 3, column 'b': must be finite, got inf"),
+    ("a,b\n", "has no rows"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_ROWS)
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path, text, message):
+    (tmp_path / "x.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        standardize_file(tmp_path / "x.csv", tmp_path / "y.csv", save_stats=tmp_path / "s.json")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv"]
+
+
+MIXED = 'id,height,note,price\n007,0,"a, ""b""",100\n008,4,"two\r\nlines, or\rthree", 1e2\n009,8,,NaN\n'
+
+
+def mixed_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_kept_columns_of_csv_stay_as_they_stand(tmp_path):
+    source, there, back = (tmp_path / name for name in ("x.csv", "y.csv", "z.csv"))
+    stats = tmp_path / "s.json"
+    source.write_text(MIXED, newline="")
+    keep = ("price", "id", "note", "id")  # in any order, named twice
+    used = standardize_file(source, there, save_stats=stats, keep=keep)
+    assert used.feature_names == ["height"]
+    assert json.loads(stats.read_text())["feature_names"] == ["height"]
+    np.testing.assert_array_equal(used.mean, [4])
+    expected, got = mixed_rows(source), mixed_rows(there)
+    assert got[0] == expected[0]
+    for column in (0, 2, 3):
+        assert [row[column] for row in got] == [row[column] for row in expected]
+    np.testing.assert_allclose([float(row[1]) for row in got[1:]], [-(1.5**0.5), 0, 1.5**0.5])
+    standardize_file(there, back, stats=stats, inverse=True, keep=keep)
+    np.testing.assert_allclose([float(row[1]) for row in mixed_rows(back)[1:]], [0, 4, 8], atol=1e-15)
+    assert [row[2] for row in mixed_rows(back)] == [row[2] for row in expected]
+    with pytest.raises(ValueError, match=r"must have the features \['height'\] of the statistics"):
+        standardize_file(source, there, stats=stats, keep=["id", "note"])
+
+
+def test_kept_columns_across_chunks_and_delimiters(tmp_path, monkeypatch):
+    monkeypatch.setattr("nbnorm.data.streams.CHUNK", 1000)
+    x = normal((60, 2), mean=3)
+    texts = [f"{i},{'long ' * (i % 7 * 20)}" for i in range(60)]
+    with open(tmp_path / "x.tsv", "w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t")
+        writer.writerows([["a", "text", "b"], *([a, text, b] for (a, b), text in zip(x, texts, strict=True))])
+    standardize_file(tmp_path / "x.tsv", tmp_path / "y.csv", keep=["text"])
+    rows = mixed_rows(tmp_path / "y.csv")[1:]
+    assert [row[1] for row in rows] == texts
+    got = [[float(row[0]), float(row[2])] for row in rows]
+    np.testing.assert_allclose(got, (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-13)
+
+
+def test_kept_columns_of_parquet_have_any_type(tmp_path, small_chunks):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    x = normal((300, 2), np.float32, mean=5)
+    kinds = [None if i % 5 == 0 else "setosa" if i < 150 else "virginica" for i in range(300)]
+    table = pyarrow.table(
+        {
+            "kind": pyarrow.array(kinds).dictionary_encode(),
+            "a": x[:, 0],
+            "place": [{"city": "x" * (i % 9), "at": [i]} for i in range(300)],
+            "b": x[:, 1],
+            "price": pyarrow.array(range(300), pyarrow.int16()),
+            "when": pyarrow.array(range(300), pyarrow.timestamp("ms")),
+        }
+    )
+    parquet.write_table(table, tmp_path / "x.parquet", row_group_size=70)
+    keep = ["kind", "place", "price", "when"]
+    stats = tmp_path / "s.json"
+    used = standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", save_stats=stats, keep=keep)
+    assert used.feature_names == ["a", "b"]
+    got = parquet.read_table(tmp_path / "y.parquet")
+    assert got.column_names == table.column_names
+    assert got.select(keep).cast(table.select(keep).schema).equals(table.select(keep))
+    assert got.schema.field("place").type == table.schema.field("place").type
+    assert got.schema.field("price").type == pyarrow.int16()
+    assert got.schema.field("a").type == pyarrow.float32()
+    np.testing.assert_allclose(got["b"].to_numpy(), (x[:, 1] - x[:, 1].mean()) / x[:, 1].std(), atol=1e-5)
+    standardize_file(
+        tmp_path / "y.parquet", tmp_path / "z.parquet", stats=stats, inverse=True, keep=iter(keep)
+    )
+    np.testing.assert_allclose(parquet.read_table(tmp_path / "z.parquet")["a"].to_numpy(), x[:, 0], rtol=1e-5)
+    with pytest.raises(TypeError, match="column 'kind' must hold real numbers"):
+        standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", keep=keep[1:])
+
+
+def test_kept_columns_between_csv_and_parquet(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "x.csv").write_text(MIXED, newline="")
+    keep = ["id", "note", "price"]
+    standardize_file(tmp_path / "x.csv", tmp_path / "y.parquet", keep=keep)
+    got = parquet.read_table(tmp_path / "y.parquet")
+    expected = mixed_rows(tmp_path / "x.csv")
+    assert got["id"].to_pylist() == ["007", "008", "009"]
+    assert got["note"].to_pylist() == [row[2] for row in expected[1:]]
+    standardize_file(tmp_path / "y.parquet", tmp_path / "z.csv", keep=keep)
+    assert [row[2] for row in mixed_rows(tmp_path / "z.csv")] == [row[2] for row in expected]
+    table = pyarrow.table(
+        {
+            "kind": pyarrow.array(["a", None, "b"]).dictionary_encode(),
+            "x": [1.0, 2.0, 3.0],
+            "n": [10**18, None, 3],
+            "pair": [[1], [2], [3]],
+        }
+    )
+    parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"column 'pair' of list<.*> cannot be written as text"):
+        standardize_file(tmp_path / "x.parquet", tmp_path / "z.csv", keep=["kind", "n", "pair"])
+    parquet.write_table(table.drop_columns(["pair"]), tmp_path / "x.parquet")
+    standardize_file(tmp_path / "x.parquet", tmp_path / "z.csv", keep=["kind", "n"])
+    rows = mixed_rows(tmp_path / "z.csv")
+    assert [[row[0], row[2]] for row in rows] == [["kind", "n"], ["a", str(10**18)], ["", ""], ["b", "3"]]
+
+
+def test_columns_that_cannot_be_kept(tmp_path):
+    (tmp_path / "x.csv").write_text("a,kind\n1,x\n2,y\n")
+    files = tmp_path / "x.csv", tmp_path / "y.csv"
+    with pytest.raises(ValueError, match=r"x\.csv has no column 'kinds'; it has a, kind"):
+        standardize_file(*files, keep=["kind", "kinds"])
+    with pytest.raises(ValueError, match="keep must leave a column to standardize"):
+        standardize_file(*files, keep=["kind", "a"])
+    with pytest.raises(TypeError, match="keep must be column names in a list or tuple, got 'kind'"):
+        standardize_file(*files, keep="kind")
+    with pytest.raises(ValueError, match=r"line 2, column 'kind': expected a number, got 'x'"):
+        standardize_file(*files, keep=["a"])
+    for suffix in (".npy", ".npz"):
+        with pytest.raises(ValueError, match=r"destination must end in \.csv or \.parquet to keep .*'kind'"):
+            standardize_file(files[0], tmp_path / f"y{suffix}", keep=["kind"])
+        source = make(tmp_path / f"x{suffix}", np.ones((3, 2)))
+        with pytest.raises(ValueError, match=rf"column 'y', and .*x\{suffix} has no column names"):
+            standardize_file(source, files[1], keep=["y"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.csv", "x.npy", "x.npz"]
+
+
+def test_of_two_columns_of_one_name_none_is_kept(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = [pyarrow.array(values) for values in ([1.0, 3.0], ["x", "y"], [2.0, 6.0])]
+    parquet.write_table(pyarrow.table(columns, names=["a", "kind", "a"]), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="has several columns 'a'"):
+        standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", keep=["a"])
+    used = standardize_file(tmp_path / "x.parquet", tmp_path / "y.parquet", keep=["kind"])
+    np.testing.assert_array_equal(used.mean, [2, 4])
+    with parquet.ParquetFile(tmp_path / "y.parquet") as file:
+        assert [column.to_pylist() for column in file.read().columns] == [[-1, 1], ["x", "y"], [-1, 1]]
+
+
+def test_bad_files(tmp_path):
+    bad = tmp_path / "x.npy"
+    bad.write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"x\.npy is not an array file"):
+        standardize_file(bad, tmp_path / "y.npy")
+    (tmp_path / "x.npz").write_bytes(b"nonsense")
+    with pytest.raises(ValueError, match=r"x\.npz is not an NPZ file"):
+        standardize_file(tmp_path / "x.npz", tmp_path / "y.npy")
+    np.save(bad, np.array([[1.0, np.nan]]))
+    with pytest.raises(ValueError, match="row 0, column 1 must be finite, got nan"):
+        standardize_file(bad, tmp_path / "y.npy")
+    with pytest.raises(ValueError, match="destination must end in one of"):
+        standardize_file(bad, tmp_path / "y.doc")
+    (tmp_path / "s.json").write_text("{")
+    with pytest.raises(ValueError, match=r"s\.json: "):
+        standardize_file(bad, tmp_path / "y.npy", stats=tmp_path / "s.json")
+    with pytest.raises(ValueError, match="stats must be given"):
+        standardize_file(bad, tmp_path / "y.npy", inverse=True)
+
+
+def test_progress_bars(tmp_path, capsys):
+    pytest.importorskip("tqdm")
+    source = write_csv(tmp_path / "x.csv", normal((9, 2)))
+    standardize_file(source, tmp_path / "y.csv", progress=True)
+    assert "writing: 100%" in capsys.readouterr().err
+    standardize_file(source, tmp_path / "y.csv", progress=False)
+    assert capsys.readouterr().err == ""

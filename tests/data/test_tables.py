@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+from nbnorm.data import tables
+
+TEXT = "length,width,kind\n5.1,3.5,setosa\n6.3,3.25,virginica\n4.9,-3e-2,setosa\n"
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    def write(text, name="data.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def npz_file(tmp_path):
+    def write(**arrays):
+        np.savez(tmp_path / "data.npz", **arrays)
+        return tmp_path / "data.npz"
+
+    return write
+
+
+def test_read_csv(csv_file):
+    got = tables.read_table(csv_file(TEXT))
+    np.testing.assert_array_equal(got.X, [[5.1, 3.5], [6.3, 3.25], [4.9, -0.03]])
+    assert (got.features, got.target) == (("length", "width"), "kind")
+    target = got.encode()
+    assert (target.task, target.classes) == ("classification", ("setosa", "virginica"))
+    np.testing.assert_array_equal(target.y, [0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT.replace(",", ";"),
+        TEXT.replace(",", "\t"),
+        TEXT.replace("\n", "\r\n"),
+        TEXT + "\n\n",
+        TEXT.replace("length", "\ufefflength"),
+        TEXT.replace("length", '"length"').replace("5.1", '" 5.1 "').replace("virginica", " virginica "),
+    ],
+)
+def test_read_csv_dialects(csv_file, text):
+    got, expected = tables.read_table(csv_file(text)), tables.read_table(csv_file(TEXT))
+    np.testing.assert_array_equal(got.X, expected.X)
+    assert got.features == expected.features
+    assert got.encode().classes == expected.encode().classes
+
+
+def test_read_csv_target_by_name(csv_file):
+    got = tables.read_table(csv_file("a,b,c\n1,x,3\n4,y,6\n"), target="b")
+    np.testing.assert_array_equal(got.X, [[1, 3], [4, 6]])
+    assert (got.features, got.target, got.values) == (("a", "c"), "b", ["x", "y"])
+
+
+def test_read_csv_features_by_name(csv_file):
+    got = tables.read_table(csv_file(TEXT), features=["width", "length"], need_target=False)
+    np.testing.assert_array_equal(got.X[0], [3.5, 5.1])
+    assert got.target is None
+    assert got.values is None
+
+
+def test_read_csv_optional_target(csv_file):
+    path = csv_file(TEXT)
+    got = tables.read_table(path, features=["width"], target="kind", need_target=False)
+    assert got.values == ["setosa", "virginica", "setosa"]
+    assert tables.read_table(path, features=["width"], target="other", need_target=False).target is None
+
+
+def test_read_csv_many_rows(csv_file):
+    expected = np.random.default_rng(0).normal(size=(500, 7)) * 10.0 ** np.arange(-3, 4)
+    file = io.StringIO()
+    tables.write_csv(file, {f"c{i}": expected[:, i].tolist() for i in range(7)})
+    got = tables.read_table(csv_file(file.getvalue()), need_target=False)
+    np.testing.assert_array_equal(got.X, expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "has no header line"),
+        ("a,b\n", "has no rows below its header line"),
+        ("1,2\n3,4\n", "must begin with a header line of column names, got numbers"),
+        ("a,,c\n1,2,3\n", "column 2 has no name"),
+        ("a,b,a\n1,2,3\n", "two columns are named 'a'"),
+        ("a\n1\n", "needs a feature column beside the target 'a'"),
+        ("a,b\n1,2\n3\n", "line 3: got 1 fields, expected 2"),
+        ("a,b\n1,2\n\n3,4,5\n", "line 4: got 3 fields, expected 2"),
+        ("a,b,c\n1,2,3\n4,,5\n", "line 3, column 'b': missing value"),
+        ("a,b,c\n1,2,3\nNA,2,5\n", "line 3, column 'a': missing value"),
+        ("a,b,c\n1,nan,3\n", "line 2, column 'b': missing value"),
+        ("a,b,c\n1,?,3\n", "line 2, column 'b': missing value"),
+        ("a,b,c\n1,-inf,3\n", "line 2, column 'b': must be finite, got -inf"),
+        ("a,b,c\n1,2,3\n1,Paris,3\n", "line 3, column 'b': expected a number, got 'Paris'"),
+        (f"a,b,c\n1,{'x' * 99},3\n", r"got 'x{37}\.\.\.'"),
+        (f"a,b\n{'9' * 200_000},1\n", "line 2, column 'a': must be finite, got inf"),
+    ],
+)
+def test_read_csv_bad_input(csv_file, text, expected):
+    with pytest.raises(ValueError, match=expected) as caught:
+        tables.read_table(csv_file(text))
+    assert "data.csv" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_read_csv_line_after_quoted_line_break(csv_file):
+    with pytest.raises(ValueError, match="line 4, column 'a': missing value"):
+        tables.read_table(csv_file('a,b\n1,"two\nlines"\n,x\n'))
+
+
+def test_read_csv_encoding(csv_file):
+    with pytest.raises(ValueError, match=r"data\.csv is not UTF-8 text: invalid .* at byte"):
+        tables.read_table(csv_file("größe,b\n1,2\n", encoding="latin-1"))
+
+
+@pytest.mark.parametrize("options", [{"target": "x"}, {"features": ["width", "x"]}])
+def test_read_csv_unknown_column(csv_file, options):
+    with pytest.raises(ValueError, match="column 'x'; it has length, width, kind"):
+        tables.read_table(csv_file(TEXT), **options)
+
+
+def test_read_table_suffix(tmp_path):
+    with pytest.raises(ValueError, match=r"table\.xlsx must be a table that ends in \.csv or \.npz"):
+        tables.read_table(tmp_path / "table.xlsx")
+    with pytest.raises(FileNotFoundError, match=r"table\.csv"):
+        tables.read_table(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "expected", "classes"),
+    [
+        ("red red blue", "auto", "classification", ("blue", "red")),
+        ("3 1 1", "auto", "classification", (1, 3)),
+        ("3.0 1.0 1.0", "auto", "classification", ("1.0", "3.0")),
+        ("1e300 1 1", "auto", "regression", None),
+        ("0.5 1 1", "auto", "regression", None),
+        ("3 1 1", "regression", "regression", None),
+        ("1 2 x", "auto", "classification", ("1", "2", "x")),
+        (" ".join(str(i) for i in range(20)), "auto", "classification", tuple(range(20))),
+        (" ".join(str(i) for i in range(21)), "auto", "regression", None),
+        (" ".join(str(i) for i in range(21)), "classification", "classification", tuple(range(21))),
+        ("None other None", "auto", "classification", ("None", "other")),
+    ],
+)
+def test_encode_task(csv_file, values, task, expected, classes):
+    rows = "".join(f"{i},{value}\n" for i, value in enumerate(values.split()))
+    got = tables.read_table(csv_file("a,b\n" + rows)).encode(task)
+    assert (got.task, got.classes) == (expected, classes)
+    if classes is None:
+        np.testing.assert_array_equal(got.y, [float(value) for value in values.split()])
+    else:
+        assert [str(classes[i]) for i in got.y] == values.split()
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "expected"),
+    [
+        (["x", ""], "auto", "line 3, column 'b': the target is missing"),
+        (["1", "NA"], "auto", "line 3, column 'b': the target is missing"),
+        (["1", "x"], "regression", "line 3, column 'b': expected a number, got 'x'"),
+        (["1", "inf"], "regression", "line 3, column 'b': must be finite, got inf"),
+        (["0", "1"], "other", "task must be one of 'auto'"),
+    ],
+)
+def test_encode_bad_input(csv_file, values, task, expected):
+    rows = "".join(f"{i},{value}\n" for i, value in enumerate(values))
+    table = tables.read_table(csv_file("a,b\n" + rows))
+    with pytest.raises(ValueError, match=expected):
+        table.encode(task)
+
+
+def test_class_numbers(csv_file):
+    table = tables.read_table(csv_file("a,b\n1,x\n2, y\n3,\n4,z\n"))
+    np.testing.assert_array_equal(table.class_numbers(("x", "y")), [0, 1, -1, -1])
+    table = tables.read_table(csv_file("a,b\n1,7\n2,5.0\n3,\n4,6\n"))
+    np.testing.assert_array_equal(table.class_numbers((5, 7)), [1, -1, -1, -1])
+    np.testing.assert_array_equal(table.class_numbers(("5.0", "7")), [1, 0, -1, -1])
+
+
+def test_numbers(csv_file, npz_file):
+    table = tables.read_table(csv_file("a,b\n1,7\n2,x\n3,\n"))
+    np.testing.assert_array_equal(table.numbers(), [7, np.nan, np.nan])
+    table = tables.read_table(npz_file(X=np.ones((2, 1)), y=np.array([3, 4])))
+    np.testing.assert_array_equal(table.numbers(), [3.0, 4.0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.int16, bool])
+def test_read_npz(npz_file, dtype):
+    expected = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    got = tables.read_table(npz_file(X=expected, y=np.array([3, 5])))
+    assert got.X.dtype == dtype
+    np.testing.assert_array_equal(got.X, expected.reshape(2, 12))
+    assert got.encode().classes == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("y", "task", "classes"),
+    [
+        (np.array(["b", "a"]), "classification", ("a", "b")),
+        (np.array([b"b", b"a"]), "classification", ("a", "b")),
+        (np.array([[1], [0]]), "classification", (0, 1)),
+        (np.array([True, False]), "classification", (0, 1)),
+        (np.array([1.5, 0.0]), "regression", None),
+        (np.array([[1.5, 0.0], [1.0, 2.0]]), "regression", None),
+    ],
+)
+def test_read_npz_targets(npz_file, y, task, classes):
+    table = tables.read_table(npz_file(X=np.ones((2, 1)), y=y))
+    got = table.encode()
+    assert (got.task, got.classes) == (task, classes)
+    if classes is None:
+        np.testing.assert_array_equal(got.y, y)
+    else:
+        np.testing.assert_array_equal(table.class_numbers(classes), got.y)
+        assert got.y.tolist() == [1, 0]
+
+
+def test_read_npz_without_target(npz_file):
+    path = npz_file(X=np.ones((2, 1)))
+    assert tables.read_table(path, need_target=False).values is None
+    with pytest.raises(ValueError, match="must hold an array 'y'; it holds X"):
+        tables.read_table(path)
+
+
+X = np.ones((2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "expected"),
+    [
+        ({"x": X}, ValueError, "must hold an array 'X'; it holds x"),
+        ({"X": X, "y": np.ones(3)}, ValueError, "same length: X has 2, y has 3"),
+        ({"X": np.ones(2), "y": np.ones(2)}, ValueError, r"X must have shape .* got shape \(2,\)"),
+        ({"X": np.ones((0, 2)), "y": np.ones(0)}, ValueError, "X must have shape"),
+        ({"X": X * np.nan, "y": np.ones(2)}, ValueError, r"X must be finite, got nan at \[0, 0\]"),
+        ({"X": X * 1j, "y": np.ones(2)}, TypeError, "X must hold real numbers, got dtype complex128"),
+        ({"X": np.array([["a"]]), "y": np.ones(1)}, TypeError, "X must hold real numbers"),
+        ({"X": np.array([[{}]]), "y": np.ones(1)}, ValueError, "'X' holds Python objects"),
+        ({"X": X, "y": np.array([1, {}])}, ValueError, "'y' holds Python objects"),
+        ({"X": X, "y": X * 1j}, ValueError, "y must hold numbers or text"),
+        ({"X": X, "y": np.ones((2, 2, 2))}, ValueError, "y must have shape"),
+        ({"X": X, "y": np.array([["a", "b"]] * 2)}, ValueError, "y must have shape"),
+    ],
+)
+def test_read_npz_bad_input(npz_file, arrays, error, expected):
+    with pytest.raises(error, match=expected) as caught:
+        tables.read_table(npz_file(**arrays))
+    assert "data.npz" in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04", b"\x93NUMPY\x01\x00"])
+def test_read_npz_foreign(tmp_path, data):
+    path = tmp_path / "data.npz"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"data\.npz (is not an NPZ file|must hold)"):
+        tables.read_table(path)
+
+
+def test_read_npz_truncated(npz_file):
+    path = npz_file(X=X, y=np.ones(2))
+    data = path.read_bytes()
+    for length in range(0, len(data), 7):
+        path.write_bytes(data[:length])
+        with pytest.raises(ValueError, match=r"data\.npz"):
+            tables.read_table(path)
+
+
+def test_encode_npz_bad_input(npz_file):
+    text = tables.read_table(npz_file(X=X, y=np.array(["a", "b"])))
+    with pytest.raises(ValueError, match="y must hold numbers for regression, got text"):
+        text.encode("regression")
+    none = tables.read_table(npz_file(X=X), need_target=False)
+    with pytest.raises(ValueError, match="has no target to train on"):
+        none.encode()
+
+
+def test_write_csv_reads_back():
+    file = io.StringIO()
+    tables.write_csv(file, {"a": ["x,y", 'q"'], "b": [0.1, 1e-300]})
+    assert file.getvalue() == 'a,b\n"x,y",0.1\n"q""",1e-300\n'

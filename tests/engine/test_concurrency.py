@@ -1,0 +1,43 @@
+import threading
+import time
+
+from nbnorm import get_num_threads
+from nbnorm.compile.threads import thread_limit
+from nbnorm.engine.concurrency import Turns, side_by_side
+
+
+def test_turns_are_taken_in_the_order_of_asking():
+    turns, order = Turns(1), []
+
+    def work(name):
+        for _ in range(3):
+            with turns:
+                order.append(name)
+                time.sleep(0.01)
+
+    workers = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    for worker in workers:
+        worker.start()
+        time.sleep(0.002)
+    for worker in workers:
+        worker.join()
+    assert order == list("ababab")
+
+
+def test_results_and_errors_come_back_in_order():
+    def fail():
+        raise ValueError("no")
+
+    got = side_by_side([lambda: 1, fail, get_num_threads])
+    assert got[0] == got[2] == 1
+    assert isinstance(got[1], ValueError)
+
+
+def test_thread_limit_is_the_callers_alone():
+    with thread_limit(1):
+        assert get_num_threads() == 1
+        seen = []
+        worker = threading.Thread(target=lambda: seen.append(get_num_threads()))
+        worker.start()
+        worker.join()
+    assert seen == [get_num_threads()]
