@@ -45,6 +45,7 @@ UPWARDS = {
     "statistics.standardize imports data.streams",
     "statistics.standardize imports engine.microkernels",
 }
+CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {
     "cli.main",
     "engine.steps",
@@ -110,7 +111,7 @@ def test_imports_go_downwards_only():
 def test_no_imports_go_in_a_circle():
     # A package offers the names of its modules, so these are what one imports from it.
     graph = {
-        module: {name for name in imports(path) if f"{module} imports {name}" not in UPWARDS}
+        module: {name for name in imports(path) if f"{module} imports {name}" not in UPWARDS | CIRCLES}
         - {folder(module)}
         for module, path in modules().items()
     }
