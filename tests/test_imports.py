@@ -47,7 +47,6 @@ UPWARDS = {
 }
 CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {
-    "cli.main",
     "engine.steps",
     "estimators.base",
     "functions.batch_norm",

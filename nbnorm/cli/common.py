@@ -1,0 +1,124 @@
+"""What the commands share: output, errors, exit status and the types of options."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from nbnorm import _check, _files
+
+FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+class OutputError(Exception):
+    """Standard output takes no more: its reader has gone, or the disk is full."""
+
+
+@contextlib.contextmanager
+def output() -> Iterator[Any]:
+    """Write to standard output, now and not when Python ends."""
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputError(error) from error
+
+
+def say(line: str) -> None:
+    """Print a line."""
+    with output() as out:
+        print(line, file=out)
+
+
+def plural(count: int, thing: str) -> str:
+    """Return a count with its noun."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "es" if thing.endswith("s") else "s")
+
+
+def same_file(a: _files.PathLike, b: _files.PathLike) -> bool:
+    """Whether two paths name one file."""
+    if os.path.exists(a) and os.path.exists(b):
+        return os.path.samefile(a, b)
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def refuse_options(args: argparse.Namespace, what: str, *names: str) -> None:
+    """Refuse options that have no meaning for what the command works on."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} does not apply to {what}")
+
+
+def is_npz(path: str) -> bool:
+    """Whether a path names an NPZ file."""
+    return Path(path).suffix.lower() == ".npz"
+
+
+def fail(message: str, status: int) -> int:
+    """Print an error in one line and return the exit status."""
+    print("nbnorm: error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    return status
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser with errors of one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit."""
+        self.exit(fail(f"{message} (see '{self.prog} --help')", BAD_INPUT))
+
+
+T = TypeVar("T", int, float)
+
+
+def _checked(check: Callable[[], T]) -> T:
+    try:
+        return check()
+    except (TypeError, ValueError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def integer(least: int) -> Callable[[str], int]:
+    """Return a type of option: a whole number."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+        return _checked(lambda: _check.integer("the value", value, least=least))
+
+    return convert
+
+
+def real(**bounds: float) -> Callable[[str], float]:
+    """Return a type of option: a finite number within bounds."""
+
+    def convert(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        return _checked(lambda: _check.number("the value", value, **bounds))
+
+    return convert
+
+
+def add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str
+) -> argparse.ArgumentParser:
+    """Add the parser of a command."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=summary[0].lower() + summary[1:],
+        description=summary + ".",
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser

@@ -1,0 +1,507 @@
+"""``nbnorm train``: train a network on a file and test it on held-out samples."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import __version__, _files, plots
+from nbnorm.cli.common import (
+    FAILED,
+    add_command,
+    fail,
+    integer,
+    is_npz,
+    plural,
+    real,
+    refuse_options,
+    same_file,
+    say,
+)
+from nbnorm.cli.settings import (
+    DIGITS,
+    LEAST_STEPS,
+    LINEAR_L2,
+    MNIST,
+    MOMENTUM,
+    RETRIES,
+    Data,
+    Defaults,
+    candidates,
+    choose,
+    fit,
+    network_for,
+    solvable,
+    solve,
+)
+from nbnorm.cli.trained import SPLIT_SEED, TEST_SIZE, measure, summary
+from nbnorm.compile.clock import clock, compile_seconds
+from nbnorm.compile.threads import get_num_threads
+from nbnorm.data import datasets, tables
+from nbnorm.functions import activations
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+    from nbnorm.model.training import History
+
+VALIDATION_SIZE = 0.1
+# Above so many epochs, not each of them gets a line.
+_MOST_LINES = 60
+
+
+def _split(X: npt.NDArray[Any], target: tables.Target, args: argparse.Namespace) -> tuple[Any, ...]:
+    test_size = TEST_SIZE if args.test_size is None else args.test_size
+    seed = SPLIT_SEED if args.split_seed is None else args.split_seed
+    parts = datasets.train_test_split(
+        X, target.y, test_size=test_size, seed=seed, stratify=target.task == "classification"
+    )
+    return parts, {"test_size": test_size, "split_seed": seed}
+
+
+def _load(args: argparse.Namespace) -> Data:
+    """Return the data that the command line names, split into training and held-out samples."""
+    if args.data == "mnist":
+        refuse_options(args, "mnist", "target", "task", "test_size", "split_seed")
+        (X_train, y_train), (X_test, y_test) = datasets.load_mnist(args.data_dir, progress=say)
+        classes = tuple(range(10))
+        metadata: dict[str, Any] = {"data": "mnist", "task": "classification", "classes": list(classes)}
+        return Data("mnist", X_train, y_train, X_test, y_test, "classification", MNIST, classes, metadata)
+    refuse_options(args, args.data, "data_dir")
+    if args.data == "digits":
+        refuse_options(args, "digits", "target", "task")
+        X, y = datasets.load_digits()
+        target = tables.Target("classification", y, tuple(range(10)))
+        metadata = {"data": "digits"}
+        defaults: Defaults | None = DIGITS
+        note = ""
+    else:
+        if is_npz(args.data):
+            refuse_options(args, args.data, "target")
+        table = tables.read_table(args.data, target=args.target)
+        target = table.encode(args.task or "auto")
+        if target.classes is None:
+            y = target.y.reshape(len(target.y), -1)
+            tables.refuse_range(table.path, [str(table.target)] * y.shape[1], y)
+        X = table.X
+        metadata = {
+            "data": Path(args.data).name,
+            "features": None if table.features is None else list(table.features),
+            "target": table.target,
+        }
+        defaults = None
+        note = f"Target: {table.target}, {target.task}"
+        if args.target is None and table.features is not None:
+            note += " (the last column; --target names another)"
+    if target.classes is not None and len(target.classes) < 2:
+        raise ValueError(f"{args.data} must have at least two classes, got only {target.classes[0]!r}")
+    if target.classes is not None and 2 * np.count_nonzero(np.bincount(target.y) == 1) > len(target.y):
+        raise ValueError(
+            f"{args.data} must have several samples of a class: most are the only one of theirs, with "
+            f"{len(target.classes):,} classes in all; is {metadata.get('target')!r} the target?"
+        )
+    (X_train, X_test, y_train, y_test), split = _split(X, target, args)
+    metadata.update(
+        task=target.task, classes=None if target.classes is None else list(target.classes), **split
+    )
+    if target.task == "regression":
+        for option, given in (("balanced", args.balanced), ("label-smoothing", args.label_smoothing)):
+            if given:
+                raise ValueError(f"--{option} needs classes, and this target is numeric")
+    elif args.loss is not None:
+        raise ValueError("--loss needs a numeric target, and this one has classes: see --label-smoothing")
+    name = args.data if args.data == "digits" else Path(args.data).stem
+    return Data(name, X_train, y_train, X_test, y_test, target.task, defaults, target.classes, metadata, note)
+
+
+def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
+    """Return the files to write, after checking that they can be written."""
+    save = None if args.no_save else args.save or f"nbnorm-{name}.npz"
+    plot = None if args.no_plot else args.plot or f"nbnorm-{name}.png"
+    files = {"save": save, "plot": plot, "report": args.report, "checkpoint": args.checkpoint}
+    named = [(option, path) for option, path in files.items() if path is not None]
+    for at, (option, path) in enumerate(named):
+        if same_file(path, args.data):
+            raise ValueError(f"--{option} {path} would overwrite the data")
+        for other, other_path in named[:at]:
+            if same_file(path, other_path):
+                raise ValueError(f"--{other} and --{option} name the same file {path}")
+        if option != "plot":
+            _files.check_writable(path)
+    if plot is not None:
+        try:
+            plots.check_format(plot)
+        except ImportError as error:
+            if args.plot is not None:
+                raise
+            say(f"No plot will be drawn: {error}")
+            files["plot"] = None
+    return files
+
+
+def _evaluate(net: FNN, data: Data) -> dict[str, Any]:
+    """Return what the network makes of the held-out samples."""
+    if data.task == "classification":
+        right = int(np.count_nonzero(net.predict(data.X_test) == data.y_test))
+        return {"test_accuracy": right / len(data.y_test), "test_r2": None, "test_rmse": None}
+    return measure(net.predict(data.X_test), data.y_test)
+
+
+def _describe_data(data: Data) -> None:
+    aside = "" if data.validation is None else f", {len(data.validation[1]):,} validation"
+    rows = f"{len(data.X_train):,} training{aside} and {len(data.X_test):,} held-out samples"
+    kinds = "" if data.classes is None else f", {plural(len(data.classes), 'class')}"
+    say(f"Data: {data.name}, {rows}, {plural(data.X_train.shape[1], 'feature')}{kinds}")
+    if data.note:
+        say(data.note)
+
+
+def _describe(args: argparse.Namespace, net: FNN) -> None:
+    layers = "no hidden layer"
+    if args.hidden:
+        norm = "no batch norm" if args.norm == "none" else f"batch norm {args.norm} the activation"
+        layers = f"{args.activation}, {norm}" + (f", dropout {args.dropout:g}" if args.dropout else "")
+    sizes = "-".join(str(size) for size in net.sizes)
+    say(f"Network: {sizes}, {layers}, {plural(net.n_parameters, 'parameter')}")
+    threads = plural(get_num_threads(), "thread")
+    momentum = "" if args.momentum is None else f"momentum {args.momentum:g}, "
+    penalty = f", l2 {args.l2:g}" if args.l2 else ""
+    say(
+        f"Training: {plural(args.epochs, 'epoch')}, batches of {args.batch_size}, "
+        f"{args.optimizer}, lr {args.lr:g} ({args.schedule}), {momentum}"
+        f"weight decay {args.weight_decay:g}{penalty}, seed {args.seed}, {threads}"
+    )
+
+
+def _with_validation(args: argparse.Namespace, data: Data) -> Data:
+    """Put a part of the training samples aside where the training looks at samples that it does not learn.
+
+    The held-out samples would be no test any more if they had a say in when to stop.
+    """
+    if args.early_stopping is None and args.schedule != "plateau":
+        return data
+    X_train, X_val, y_train, y_val = datasets.train_test_split(
+        data.X_train,
+        data.y_train,
+        test_size=VALIDATION_SIZE,
+        seed=args.seed,
+        stratify=data.task == "classification",
+    )
+    return replace(data, X_train=X_train, y_train=y_train, validation=(X_val, y_val))
+
+
+def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
+    """Return a callback that prints a line for each epoch, or for each second of many, in place of a bar."""
+    from nbnorm.model.training import brief
+
+    last = -math.inf
+
+    def show(_: FNN, history: History) -> None:
+        nonlocal last
+        many = epochs > _MOST_LINES and 1 < history.epochs < epochs
+        if many and time.perf_counter() - last < 1.0:
+            return
+        last = time.perf_counter()
+        parts = [f"epoch {history.epochs:{len(str(epochs))}}/{epochs}", f"loss {brief(history.loss[-1])}"]
+        if history.accuracy:
+            parts.append(f"accuracy {history.accuracy[-1]:.4f}")
+        if history.val_accuracy:
+            parts.append(f"{held_out} {history.val_accuracy[-1]:.4f}")
+        elif history.val_loss:
+            parts.append(f"{held_out} {brief(history.val_loss[-1])}")
+        say("  ".join(parts))
+
+    return show
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command and return its exit status."""
+    from nbnorm.model.training import DivergenceError, EarlyStopping
+
+    compiled = compile_seconds()
+    name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem
+    files = _outputs(args, name)
+    data = _with_validation(args, _load(args))
+    _describe_data(data)
+    args, choice = choose(candidates(args, data), data)
+    bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
+    lines = _print_epoch(args.epochs, "held out" if data.validation is None else "validation")
+    start, retries = clock(), 0
+    while True:
+        net = network_for(args, data)
+        net.metadata = data.metadata
+        checkpoint = args.checkpoint
+        if checkpoint is not None and retries:
+            checkpoint += f".{retries}"  # that of the run that diverged is another training
+        if retries == 0:
+            _describe(args, net)
+        if checkpoint is not None and os.path.exists(checkpoint):
+            say(f"Going on from {checkpoint}")
+        try:
+            history = fit(
+                args,
+                net,
+                data.X_train,
+                data.y_train,
+                validation_data=data.validation or (data.X_test, data.y_test),
+                early_stopping=None
+                if args.early_stopping is None
+                else EarlyStopping(patience=args.early_stopping),
+                checkpoint=checkpoint,
+                progress=bar and not args.quiet,
+                callbacks=() if bar or args.quiet else (lines,),
+            )
+            break
+        except DivergenceError as error:
+            if retries == RETRIES or error.row is not None:
+                return fail(str(error), FAILED)
+            retries += 1
+            args.lr /= 10
+            say(
+                f"Diverged after {plural(error.history.epochs, 'epoch')}: "
+                f"once more at a tenth of the learning rate, {args.lr:g}"
+            )
+    seconds, compiled = clock() - start, compile_seconds() - compiled
+    if history.epochs == 0:
+        return fail("interrupted before the end of the first epoch: nothing was saved", args.ending.status)
+    if history.stopped == "interrupted":
+        say(f"Interrupted: the {plural(history.epochs, 'epoch')} done so far are kept")
+    if solvable(args, data) and history.stopped is None:
+        args.l2 = solve(net, data.X_train, data.y_train, args)
+        say(f"Weights: the exact minimum of squared error and penalty {args.l2:g}, a ridge regression")
+    if history.best_epoch is not None:
+        say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
+    scores = _evaluate(net, data)
+    beside = f", and {compiled:.1f} s of compilation" if compiled else ""
+    done = f"after {plural(history.epochs, 'epoch')} in {seconds:.1f} s{beside}"
+    say(f"Test: {summary(scores, len(data.X_test))} {done}")
+    times = {"retries": retries, **choice, "train_seconds": seconds, "compile_seconds": compiled}
+    _write_results(args, data, net, history, times, scores, files)
+    return args.ending.status if history.stopped == "interrupted" else 0
+
+
+def _write_results(
+    args: argparse.Namespace,
+    data: Data,
+    net: FNN,
+    history: History,
+    times: dict[str, Any],
+    scores: dict[str, Any],
+    files: dict[str, str | None],
+) -> None:
+    if files["save"] is not None:
+        net.metadata = {**data.metadata, **scores}
+        net.save(files["save"])
+        say(f"Model: {files['save']}")
+    curves = history.to_dict()
+    if files["plot"] is not None:
+        plots.learning_curve(curves, files["plot"], title=f"{data.name}: {summary(scores, len(data.X_test))}")
+        say(f"Learning curve: {files['plot']}")
+    if files["report"] is not None:
+        report = {
+            "nbnorm": __version__,
+            "data": data.name,
+            "task": data.task,
+            "train_samples": len(data.X_train),
+            "test_samples": len(data.X_test),
+            "sizes": [int(size) for size in net.sizes],
+            "activation": args.activation if args.hidden else None,
+            "norm": net.norm,
+            "dropout": args.dropout,
+            "loss_function": net.loss.name,
+            "label_smoothing": args.label_smoothing,
+            "batch_size": args.batch_size,
+            "optimizer": args.optimizer,
+            "lr": args.lr,
+            "schedule": args.schedule,
+            "momentum": args.momentum,
+            "weight_decay": args.weight_decay,
+            "l2": args.l2,
+            "early_stopping": args.early_stopping,
+            "balanced": bool(args.balanced),
+            "seed": args.seed,
+            "threads": get_num_threads(),
+            "parameters": int(net.n_parameters),
+            **scores,
+            **times,
+            **curves,
+            "model": files["save"],
+            "plot": files["plot"],
+        }
+        with _files.replace(files["report"], "w") as file:
+            lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
+            file.write("{\n" + ",\n".join(lines) + "\n}\n")  # a line for each list
+        say(f"Report: {files['report']}")
+
+
+_MORE = """\
+A CSV file has a header line with column names, numbers in every feature column, and
+text or numbers in the target column. An NPZ file has arrays X and y. A target of text,
+or of whole numbers with at most 20 different labels, is classification; any other is
+regression; --task says which. Labels stay as they are written: 7, 07 and 7.0 differ.
+A fifth of the samples is held out, the same ones in every run, to test the network.
+
+A table of up to 5,000 training samples trains a network or a linear model, whichever
+cross-validation favours; name --hidden to have it your way. A training that diverges
+begins again at a tenth of the learning rate, three times at most.
+
+Ctrl-C and SIGTERM end the training early and keep the epochs done so far. With
+--checkpoint the same command goes on where it was stopped, even by a power cut, to the
+same bits.
+
+examples:
+  nbnorm train                                   the bundled digits
+  nbnorm train mnist                             MNIST, downloaded once
+  nbnorm train mnist --data-dir ~/mnist --hidden 512 512 --epochs 10 --batch-size 128
+  nbnorm train wine.csv --target quality --save wine.npz --report wine.json
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    train = add_command(
+        commands,
+        "train",
+        run,
+        "Train a batch-normalised network and test it on held-out samples",
+        _MORE,
+    )
+    train.add_argument(
+        "data",
+        nargs="?",
+        default="digits",
+        metavar="DATA",
+        help="digits (bundled, the default), mnist, or a file that ends in .csv or .npz",
+    )
+    data = train.add_argument_group("data")
+    data.add_argument("--data-dir", metavar="DIR", help="where the four MNIST files lie, gzipped or not")
+    data.add_argument("--target", metavar="COLUMN", help="target column of a CSV file (default: the last)")
+    data.add_argument("--task", choices=tables.TASKS[1:], help="what the target is (default: see below)")
+    data.add_argument(
+        "--test-size", metavar="X", type=real(above=0, below=1), help="share held out (default: 0.2)"
+    )
+    data.add_argument(
+        "--split-seed", metavar="N", type=integer(0), help="which samples are held out (default: 0)"
+    )
+    network = train.add_argument_group("network")
+    network.add_argument(
+        "--hidden",
+        metavar="N",
+        nargs="+",
+        type=integer(0),
+        help="features of each hidden layer, 0 for none (default: 512 512 for mnist, 128 128 for digits, "
+        "for tables 100, or none where a linear model does better in cross-validation)",
+    )
+    network.add_argument(
+        "--activation",
+        choices=sorted(activations.CODES),
+        help="of the hidden layers (default: relu)",
+    )
+    network.add_argument(
+        "--norm",
+        choices=("after", "before", "none"),
+        help="batch norm after the activation, before it, or none (default: after)",
+    )
+    network.add_argument(
+        "--dropout",
+        metavar="X",
+        type=real(least=0, below=1),
+        help="share of each hidden layer's units that a step leaves out (default: 0)",
+    )
+    training = train.add_argument_group("training")
+    training.add_argument(
+        "--epochs",
+        metavar="N",
+        type=integer(1),
+        help="passes over the training samples (default: 10 for mnist, 40 for digits, for tables 50, or as "
+        f"many as make {LEAST_STEPS} steps)",
+    )
+    training.add_argument(
+        "--batch-size",
+        metavar="N",
+        type=integer(2),
+        help="most samples in a step (default: 128 for mnist, 64 for digits, for tables a fiftieth of them, "
+        "from 32 to 256)",
+    )
+    training.add_argument(
+        "--loss",
+        choices=("squared", "absolute", "huber", "poisson"),
+        help="for a numeric target; poisson is for counts (default: squared)",
+    )
+    training.add_argument(
+        "--label-smoothing",
+        metavar="X",
+        type=real(least=0, below=1),
+        help="share of the targets that is spread over all classes (default: 0)",
+    )
+    training.add_argument(
+        "--optimizer", choices=("sgd", "adamw"), help="(default: adamw for tables, otherwise sgd)"
+    )
+    training.add_argument(
+        "--lr",
+        metavar="X",
+        type=real(above=0),
+        help="learning rate at the start (default: 0.1 for sgd, 0.002 for adamw; for tables 0.02, or 0.005 "
+        "for adamw with relu and norm after); a training that diverges begins again at a tenth",
+    )
+    training.add_argument(
+        "--schedule",
+        choices=("cosine", "constant", "step", "one_cycle", "plateau"),
+        help="of the learning rate: falling to 0 along half a cosine, constant, a tenth after each third of "
+        "the epochs, up and down, or a tenth where it helps no more (default: cosine)",
+    )
+    training.add_argument(
+        "--early-stopping",
+        metavar="N",
+        type=integer(1),
+        help="stop after N epochs without a smaller loss on a tenth of the training samples, put aside",
+    )
+    training.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="keep the state of the training in FILE, and go on from it if it exists",
+    )
+    training.add_argument(
+        "--balanced", action="store_true", default=None, help="give every class the same total weight"
+    )
+    training.add_argument(
+        "--momentum", metavar="X", type=real(least=0, below=1), help=f"of sgd (default: {MOMENTUM})"
+    )
+    training.add_argument(
+        "--weight-decay",
+        metavar="X",
+        type=real(least=0),
+        help="decoupled, on weights only (default: for sgd 0.03 with digits, 0.01 with mnist, 0 with tables; "
+        "for adamw 5 with relu, 0.2 with others or without norm, less for many rows)",
+    )
+    training.add_argument(
+        "--l2",
+        metavar="X",
+        type=real(least=0),
+        help="penalty X / 2 times the sum of the squared weights (default: 0; for tables with no hidden "
+        f"layer {LINEAR_L2[0]:g})",
+    )
+    training.add_argument(
+        "--seed", metavar="N", type=integer(0), default=0, help="of weights and order (default: 0)"
+    )
+    training.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
+    training.add_argument("--quiet", action="store_true", help="no progress")
+    results = train.add_argument_group("results")
+    save = results.add_mutually_exclusive_group()
+    save.add_argument("--save", metavar="MODEL", help="the model (default: nbnorm-DATA.npz)")
+    save.add_argument("--no-save", action="store_true", help="save no model")
+    plot = results.add_mutually_exclusive_group()
+    plot.add_argument("--plot", metavar="FILE", help="the learning curve (default: nbnorm-DATA.png)")
+    plot.add_argument("--no-plot", action="store_true", help="draw no learning curve")
+    results.add_argument("--report", metavar="FILE", help="write settings and results as JSON")
