@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import math
 import os
@@ -36,6 +37,8 @@ FORMAT = "nbnorm"
 VERSION = 1
 HEADER = "nbnorm.json"
 PathLike = str | os.PathLike[str]
+# What models are written to and read from: a path, or a binary file that is open.
+Target = PathLike | IO[bytes]
 
 # Floats, signed and unsigned integers, booleans: everything whose bytes are numbers.
 _KINDS = "fiub"
@@ -78,6 +81,71 @@ class MalformedError(Exception):
         self.what = what
 
 
+def name_of(path: Target) -> str:
+    """Return what messages call a file.
+
+    Parameters
+    ----------
+    path : str, path or file object
+
+    Returns
+    -------
+    str
+        The path, or for a file object its name if it has one.
+
+    Examples
+    --------
+    >>> name_of(io.BytesIO())
+    'the file object'
+    """
+    if isinstance(path, (str, os.PathLike)):
+        return os.fspath(path)
+    name = getattr(path, "name", None)
+    return name if isinstance(name, str) else "the file object"
+
+
+@contextlib.contextmanager
+def _opened(path: Target, what: str) -> Iterator[IO[bytes]]:
+    """Open a path; of a file object of the caller take what is left from where it stands."""
+    if isinstance(path, (str, os.PathLike)):
+        with open_input(path) as file:
+            yield file
+        return
+    if not callable(getattr(path, "read", None)):
+        raise TypeError(f"path must be a path or a binary file, got {type(path).__name__}")
+    data: Any = path.read()
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"{name_of(path)} must be open in binary mode, got {type(data).__name__} from it")
+    if not len(data):
+        raise ValueError(
+            f"{name_of(path)} is not {what}: nothing is left to read; after writing, call seek(0) first"
+        )
+    yield io.BytesIO(data)
+
+
+def size_of(file: IO[bytes]) -> int:
+    """Return the bytes of an open file, whose position stays.
+
+    Parameters
+    ----------
+    file : file object
+        Binary, with a position.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> size_of(io.BytesIO(b"abc"))
+    3
+    """
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    return size
+
+
 def _named(error: OSError, path: PathLike) -> OSError:
     """Return the same error about `path`, instead of a temporary file or of none."""
     return type(error)(error.errno, error.strerror, os.fspath(path))
@@ -117,12 +185,13 @@ def open_input(path: PathLike) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
+def reading(path: Target, what: str) -> Iterator[IO[bytes]]:
     """Open a file, and name it in every error that its content causes.
 
     Parameters
     ----------
-    path : str or path
+    path : str, path or file object
+        A file object of the caller is read to its end, from where it stands, and stays open.
     what : str
         What the file should be, for the message.
 
@@ -151,8 +220,8 @@ def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
         ...
     ValueError: ...x.npz is not an archive: it is no NPZ archive, or it is truncated
     """
-    name = os.fspath(path)
-    with open_input(path) as file:
+    name = name_of(path)
+    with _opened(path, what) as file:
         try:
             yield file
         except MalformedError as error:
@@ -167,7 +236,7 @@ def reading(path: PathLike, what: str) -> Iterator[IO[bytes]]:
         # OSError without a number and, after a seek to nowhere, with EINVAL.
         except Exception as error:
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise _named(error, path) from None
+                raise _named(error, name) from None
             reason = f"it is damaged ({type(error).__name__}: {error})"
         else:
             return
@@ -302,14 +371,15 @@ def _writing(path: PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replace(path: PathLike, mode: str = "wb", *, newline: str | None = None) -> Iterator[IO[Any]]:
+def replace(path: Target, mode: str = "wb", *, newline: str | None = None) -> Iterator[IO[Any]]:
     r"""Write a file so that it is either replaced whole or left as it was.
 
     Parameters
     ----------
-    path : str or path
+    path : str, path or file object
         The file to write.  A symbolic link stays and its target is replaced; a device or a pipe
-        (``/dev/stdout``) is written directly.
+        (``/dev/stdout``) is written directly.  A binary file object of the caller gets the whole content
+        at once, when the block has ended without an error, and stays open.
     mode : {"wb", "w"}
         Binary, or text in UTF-8.
     newline : str, optional
@@ -338,6 +408,17 @@ def replace(path: PathLike, mode: str = "wb", *, newline: str | None = None) -> 
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode must be 'wb' or 'w', got {mode!r}")
+    if not isinstance(path, (str, os.PathLike)):
+        if not callable(getattr(path, "write", None)):
+            raise TypeError(f"path must be a path or a binary file, got {type(path).__name__}")
+        given: object = path
+        if isinstance(given, io.TextIOBase):
+            raise TypeError(f"{name_of(path)} must be open in binary mode, got {type(path).__name__}")
+        whole = io.BytesIO() if mode == "wb" else io.StringIO(newline=newline)
+        yield whole
+        content = whole.getvalue()
+        path.write(content if isinstance(content, bytes) else content.encode())
+        return
     encoding = None if mode == "wb" else "utf-8"
     if is_device(path):
         with (
@@ -488,7 +569,7 @@ def open_npz(path: PathLike) -> Iterator[zipfile.ZipFile]:
     (2, 3)
     """
     with reading(path, "an NPZ file") as file, zipfile.ZipFile(file) as archive:
-        size = os.fstat(file.fileno()).st_size
+        size = size_of(file)
         members = archive.infolist()
         if len({info.filename for info in members}) != len(members):
             raise MalformedError("two of its members have the same name")
@@ -553,14 +634,12 @@ def _member(name: str) -> zipfile.ZipInfo:
     return info
 
 
-def write(
-    path: PathLike, kind: str, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]
-) -> None:
+def write(path: Target, kind: str, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     """Store a configuration and named arrays in one file, atomically.
 
     Parameters
     ----------
-    path : str or path
+    path : str, path or file object
         The file, replaced if it exists.  No suffix is added.
     kind : str
         What is stored, such as ``"network"``; `read` asks for it.
@@ -652,7 +731,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
 
 def _read(file: IO[bytes], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     with zipfile.ZipFile(file) as archive:
-        _check_members(archive, os.fstat(file.fileno()).st_size)
+        _check_members(archive, size_of(file))
         header = _read_header(archive)
         if header["kind"] != kind:
             raise MalformedError(f"it holds a {header['kind']!r}, expected a {kind!r}")
@@ -662,12 +741,12 @@ def _read(file: IO[bytes], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDA
         return header["config"], {name: _read_array(archive, name) for name in header["arrays"]}
 
 
-def read(path: PathLike, kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+def read(path: Target, kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """Read a file that `write` made.  Nothing in it is executed.
 
     Parameters
     ----------
-    path : str or path
+    path : str, path or file object
         The file.
     kind : str
         The kind that is expected.

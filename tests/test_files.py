@@ -295,12 +295,59 @@ def test_replace_mode():
 
 
 # ----------------------------------------------------------------------------------------------
+# File objects in the place of paths
+# ----------------------------------------------------------------------------------------------
+
+
+def test_networks_go_into_file_objects_and_come_back(path):
+    net = FNN([3, 4, 2], seed=1)
+    net.save(path)
+    buffer = io.BytesIO(b"before")
+    buffer.seek(0, io.SEEK_END)
+    net.save(buffer)
+    buffer.seek(len(b"before"))
+    got = FNN.load(buffer)
+    assert not buffer.closed
+    assert buffer.getvalue() == b"before" + path.read_bytes()
+    with path.open("rb") as file:
+        also = FNN.load(file)
+    for name, expected in net.parameters().items():
+        np.testing.assert_array_equal(got.parameters()[name], expected)
+        np.testing.assert_array_equal(also.parameters()[name], expected)
+
+
+def test_file_objects_get_nothing_before_the_end():
+    file, net = io.BytesIO(), FNN([3, 2])
+    net.metadata = {"value": float("nan")}
+    with pytest.raises(ValueError, match="Out of range float"):
+        net.save(file)
+    assert file.getvalue() == b""
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "message"),
+    [
+        (io.BytesIO(), ValueError, r"the file object is not .*: nothing is left to read; .* call seek\(0\)"),
+        (io.BytesIO(b"PK"), ValueError, "the file object is not a readable nbnorm file"),
+        (io.StringIO("text"), TypeError, "must be open in binary mode"),
+        (7, TypeError, "path must be a path or a binary file, got int"),
+    ],
+)
+def test_file_objects_that_hold_no_network(file, error, message):
+    with pytest.raises(error, match=message):
+        FNN.load(file)
+    if error is TypeError:
+        with pytest.raises(error, match=message):
+            FNN([3, 2]).save(file)
+
+
+# ----------------------------------------------------------------------------------------------
 # What is left behind, and what stands in the way
 # ----------------------------------------------------------------------------------------------
 
 HALF_WRITTEN = """
 import sys
-from nbnorm import _files as storage
+from nbnorm import _files
 with _files.replace(sys.argv[1]) as file:
     file.write(b"half")
     file.flush()
@@ -549,7 +596,7 @@ def loaders(tmp_path, monkeypatch):
     resume(tmp_path / "checkpoint.npz")
     (tmp_path / "stats.json").write_text(json.dumps(Moments().update(X).to_dict()))
     (tmp_path / "data").mkdir()
-    shutil.copy(Path(datasets.__file__).parent / "data" / "digits.npz", tmp_path / "data")
+    shutil.copy(Path(datasets.__file__).with_name("digits.npz"), tmp_path / "data")
     monkeypatch.setattr(datasets, "files", lambda package: tmp_path)
 
     def standardized(path):

@@ -1355,13 +1355,13 @@ class FNN:
     # Files
     # ------------------------------------------------------------------------------------------
 
-    def save(self, path: _files.PathLike) -> None:
+    def save(self, path: _files.Target) -> None:
         """Write the network to an NPZ file, atomically and without pickle.
 
         Parameters
         ----------
-        path : path-like
-            File to write or replace.
+        path : path-like or binary file
+            File to write or replace; an open one gets the whole network at once.
 
         Raises
         ------
@@ -1455,7 +1455,7 @@ class FNN:
     @classmethod
     def load(
         cls,
-        path: _files.PathLike,
+        path: _files.Target,
         *,
         activation: str | Activation | Sequence[str | Activation] | None = None,
         loss: str | losses.Loss | None = None,
@@ -1464,8 +1464,8 @@ class FNN:
 
         Parameters
         ----------
-        path : path-like
-            File to read.  Nothing in it is executed.
+        path : path-like or binary file
+            File to read; an open one from where it stands to its end.  Nothing in it is executed.
         activation, loss : optional
             As for `FNN`, in the place of what the file names: functions of your own are not in it.
 
@@ -1510,5 +1510,5 @@ class FNN:
             for name, values in net._arrays().items():
                 values[:] = arrays[name]
         except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path} does not hold a network: {error}") from None
+            raise ValueError(f"{_files.name_of(path)} does not hold a network: {error}") from None
         return net
