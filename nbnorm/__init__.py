@@ -20,7 +20,6 @@ from nbnorm.functions.losses import (
     CrossEntropy,
     CustomLoss,
     Huber,
-    Loss,
     Poisson,
     SquaredError,
     binary_cross_entropy,
@@ -34,7 +33,7 @@ from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
 from nbnorm.model.many import CrossValidation, cross_validate, fit_many
 from nbnorm.model.metrics import Metric
 from nbnorm.model.network import FNN
-from nbnorm.model.schedules import Constant, Cosine, LearningRates, OneCycle, Plateau, Schedule, StepDecay
+from nbnorm.model.schedules import Constant, Cosine, LearningRates, OneCycle, Plateau, StepDecay
 from nbnorm.model.training import DivergenceError, EarlyStopping, History
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.moments import Moments, moments
@@ -62,13 +61,11 @@ __all__ = [
     "History",
     "Huber",
     "LearningRates",
-    "Loss",
     "Metric",
     "Moments",
     "OneCycle",
     "Plateau",
     "Poisson",
-    "Schedule",
     "SquaredError",
     "Standardizer",
     "StepDecay",
@@ -86,7 +83,6 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "huber_loss",
-    "kernels",
     "load_digits",
     "load_mnist",
     "mean_absolute_error",

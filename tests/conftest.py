@@ -56,11 +56,11 @@ def all_threads():
 
 
 @pytest.fixture
-def python(tmp_path):
+def python(tmp_path, request):
     """Run code in a new interpreter with changed environment variables; return what it prints."""
 
     def run(code, *, timeout=300, path=None, **environment):
-        folders = [str(path or Path(nbnorm.__file__).parents[1]), str(Path(__file__).parent)]
+        folders = [str(path or Path(nbnorm.__file__).parents[1]), str(request.path.parent)]
         env = {**os.environ, **{name: str(value) for name, value in environment.items()}}
         env["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [env.get("PYTHONPATH")])])
         done = subprocess.run(

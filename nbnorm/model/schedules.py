@@ -67,7 +67,15 @@ class Schedule:
     planned: ClassVar[bool] = True
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         raise NotImplementedError
 
     def rates(self, lr: float, *, epochs: int, steps: int) -> Array:
@@ -102,7 +110,15 @@ class Constant(Schedule):
     planned: ClassVar[bool] = False
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         return Rates(lambda at: np.full(len(at), lr))
 
 
@@ -136,7 +152,15 @@ class StepDecay(Schedule):
         _set(self, every=every, factor=_check.number("factor", self.factor, above=0.0, below=1.0))
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         length = steps * (-(-epochs // 3) if self.every is None else self.every)
         return Rates(lambda at: lr * self.factor ** (at // length))
 
@@ -187,7 +211,15 @@ class Cosine(Schedule):
         )
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         total = epochs * steps
         rising = _rising(self.warmup, total)
 
@@ -245,7 +277,15 @@ class OneCycle(Schedule):
         )
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         total = epochs * steps
         rising = _rising(self.warmup, total)
 
@@ -314,7 +354,15 @@ class Plateau(Schedule):
         )
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         return _PlateauRates(self, lr)
 
 
@@ -361,7 +409,15 @@ class _Called(Schedule):
     function: Callable[[int], float]
 
     def begin(self, lr: float, epochs: int, steps: int) -> Rates:
-        """Begin a training of `epochs` epochs of `steps` steps."""
+        """Begin a training of `epochs` epochs of `steps` steps.
+
+        Parameters
+        ----------
+        lr : float
+            The optimizer's learning rate.
+        epochs, steps : int
+            Epochs, and steps in each.
+        """
         return Rates(
             lambda at: np.array(
                 [_check.number("schedule(step)", self.function(int(step)), least=0.0) for step in at]

@@ -134,7 +134,7 @@ import hashlib
 import nbnorm
 import numba
 import test_threads
-from nbnorm import training
+from nbnorm.model import training
 training.TEAM_WORK = 0
 assert nbnorm.get_num_threads() == 1
 assert test_threads.team_in_fit() == 0
@@ -181,7 +181,7 @@ import threading
 import nbnorm
 import numba
 import test_threads
-from nbnorm import training
+from nbnorm.model import training
 
 training.TEAM_WORK = 0
 shape = (50_000, 50)  # above the work from which this layer is used

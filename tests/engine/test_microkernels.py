@@ -224,10 +224,10 @@ def test_other_processors(name, tmp_path):
     here = Path(__file__).parent
     chosen = ["test_microkernels.py", "test_epilogues.py", "test_run.py::test_one_step_in_float32"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", here.parent / "pyproject.toml",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", here.parents[1] / "pyproject.toml",
          *(str(here / file) for file in chosen)],
         capture_output=True, text=True, timeout=300, cwd=tmp_path,
-        env={**os.environ, "NUMBA_CPU_NAME": name, "PYTHONPATH": str(here.parent)},
+        env={**os.environ, "NUMBA_CPU_NAME": name, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here.parent)])},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout

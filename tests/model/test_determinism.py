@@ -30,7 +30,7 @@ SCRIPT = """
 import json
 import threading
 import nbnorm
-from nbnorm import training
+from nbnorm.model import training
 from test_determinism import CASES, digest
 
 training.TEAM_WORK = 0
