@@ -221,13 +221,14 @@ def test_peek_reads_every_element_type_at_any_address():
 @pytest.mark.skipif(target().instruction_set not in ("avx2", "avx512"), reason="needs a processor with AVX2")
 @pytest.mark.parametrize("name", ["haswell", "x86-64"])
 def test_other_processors(name, tmp_path):
-    here = Path(__file__).parent
+    here, root = Path(__file__).parent, Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(here.parent)])
     chosen = ["test_microkernels.py", "test_epilogues.py", "test_run.py::test_one_step_in_float32"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", here.parents[1] / "pyproject.toml",
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", root / "pyproject.toml",
          *(str(here / file) for file in chosen)],
         capture_output=True, text=True, timeout=300, cwd=tmp_path,
-        env={**os.environ, "NUMBA_CPU_NAME": name, "PYTHONPATH": os.pathsep.join([str(here.parents[1]), str(here.parent)])},
+        env={**os.environ, "NUMBA_CPU_NAME": name, "PYTHONPATH": path},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
