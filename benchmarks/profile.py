@@ -24,8 +24,7 @@ import numpy as np
 from benchmarks.common import NETWORKS, labels, normal
 from nbnorm import FNN, SGD, set_num_threads
 from nbnorm.compile import pointers
-from nbnorm.engine import gather, steps
-from nbnorm.functions import losses
+from nbnorm.engine import gather, losses, steps
 
 # Bytes behind a piece's address that still belong to it.
 REACH = 60_000

@@ -14,19 +14,23 @@ from nbnorm.functions.batch_norm import (
 )
 from nbnorm.functions.dense import Dense, dense_backward, dense_forward
 from nbnorm.functions.gradcheck import gradcheck
-from nbnorm.functions.losses import (
+from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
     CrossEntropy,
     CustomLoss,
     Huber,
     Poisson,
+    Quantile,
     SquaredError,
+)
+from nbnorm.functions.losses import (
     binary_cross_entropy,
     huber_loss,
     mean_absolute_error,
     mean_squared_error,
     poisson_loss,
+    quantile_loss,
     softmax_cross_entropy,
 )
 from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
@@ -66,6 +70,7 @@ __all__ = [
     "OneCycle",
     "Plateau",
     "Poisson",
+    "Quantile",
     "SquaredError",
     "Standardizer",
     "StepDecay",
@@ -89,6 +94,7 @@ __all__ = [
     "mean_squared_error",
     "moments",
     "poisson_loss",
+    "quantile_loss",
     "read_table",
     "set_num_threads",
     "sgd_step",

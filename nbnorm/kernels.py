@@ -55,23 +55,26 @@ Affine layers, x (n, n_in), weight (n_out, n_in)
 Losses; each returns the loss as float64
     ``softmax_cross_entropy(logits, labels, gradient, partial)``
         `labels` is int64 (n,), within range.
-    ``binary_cross_entropy(logits, targets, gradient, partial)``
-        `targets` has the shape of `logits`, (n, outputs).
-    ``mean_squared_error(pred, targets, gradient, partial)``
-        `targets` has the shape of `pred`, (n, outputs).
+    ``binary_cross_entropy(z, targets, gradient, partial)``
+        `targets` has the shape of the logits `z`, (n, outputs).
+    ``mean_squared_error(z, targets, gradient, partial)``
+        `targets` has the shape of the predictions `z`, (n, outputs).
     ``weighted_softmax_cross_entropy(logits, labels, smoothing, weights, gradient, partial)``
         With smoothed labels, and with weights of the samples: `weights` is float64 (n,), or has no
         elements where all weights are 1.
-    ``weighted_binary_cross_entropy(logits, targets, smoothing, weights, gradient, partial)``
-        With smoothed targets and weights.
-    ``weighted_mean_squared_error(pred, targets, weights, gradient, partial)``
+    ``weighted_binary_cross_entropy(z, targets, option, weights, gradient, partial)``
+        With weights, and targets smoothed by `option`.
+    ``weighted_mean_squared_error(z, targets, weights, gradient, partial)``
         With weights.
-    ``mean_absolute_error(pred, targets, weights, gradient, partial)``
-        `targets` has the shape of `pred`, (n, outputs).
-    ``huber_loss(pred, targets, delta, weights, gradient, partial)``
-        `targets` has the shape of `pred`, (n, outputs).
-    ``poisson_loss(logits, targets, weights, gradient, partial)``
-        `targets` has the shape of `logits`, (n, outputs).
+    ``mean_absolute_error(z, targets, weights, gradient, partial)``
+        `targets` has the shape of `z`, (n, outputs).
+    ``huber_loss(z, targets, option, weights, gradient, partial)``
+        `targets` has the shape of `z`, (n, outputs); `option` is delta.
+    ``poisson_loss(z, targets, weights, gradient, partial)``
+        `targets` has the shape of `z`, (n, outputs).
+    ``quantile_loss(z, targets, option, weights, gradient, partial)``
+        `targets` has shape (n, columns), `option` holds the levels, float64 (k,), and `z` has shape
+        (n, columns * k).
     ``partial_size(n_samples)``
         Length of the workspace `partial` (float64).
 
@@ -116,10 +119,10 @@ from numba import types
 from nbnorm import simd
 from nbnorm.compile.kernels import kernel
 from nbnorm.compile.signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only, check
-from nbnorm.functions import activations, batch_norm, dense, losses, optimizers
+from nbnorm.functions import activations, batch_norm, dense, loss_formulas, optimizers
 from nbnorm.functions.activations import activate, derivative_from_output
 from nbnorm.functions.batch_norm import factors_size, sums_size
-from nbnorm.functions.losses import partial_size
+from nbnorm.functions.loss_formulas import partial_size
 from nbnorm.simd._emitted import compiles
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -151,6 +154,7 @@ __all__ = [
     "parallel",
     "partial_size",
     "poisson_loss",
+    "quantile_loss",
     "relu",
     "rows_size",
     "sgd_step",
@@ -198,6 +202,8 @@ gelu, gelu_slope = map(_of_numbers, (simd.gelu, simd.gelu_slope))
 silu, silu_slope = map(_of_numbers, (activations.silu, activations.silu_slope))
 softplus, softplus_slope = map(_of_numbers, (simd.softplus, activations.softplus_slope))
 
+_LOSSES = loss_formulas.KERNELS
+
 _PAIRS = {
     "activation_forward": activations.forward_kernel,
     "activation_backward": activations.backward_kernel,
@@ -205,15 +211,16 @@ _PAIRS = {
     "batch_norm_backward": batch_norm.backward_kernel,
     "batch_norm_inference": batch_norm.inference_kernel,
     "moments": batch_norm.statistics_kernel,
-    "softmax_cross_entropy": losses.softmax_kernel,
-    "binary_cross_entropy": losses.binary_kernel,
-    "mean_squared_error": losses.squared_kernel,
-    "mean_absolute_error": losses.absolute_kernel,
-    "huber_loss": losses.huber_kernel,
-    "poisson_loss": losses.poisson_kernel,
-    "weighted_softmax_cross_entropy": losses.weighted_softmax_kernel,
-    "weighted_binary_cross_entropy": losses.weighted_binary_kernel,
-    "weighted_mean_squared_error": losses.weighted_squared_kernel,
+    "softmax_cross_entropy": loss_formulas.softmax_kernel,
+    "binary_cross_entropy": _LOSSES["binary_cross_entropy"].plain,
+    "mean_squared_error": _LOSSES["squared"].plain,
+    "mean_absolute_error": _LOSSES["absolute"].weighted,
+    "huber_loss": _LOSSES["huber"].with_option,
+    "poisson_loss": _LOSSES["poisson"].weighted,
+    "quantile_loss": _LOSSES["quantile"].with_option,
+    "weighted_softmax_cross_entropy": loss_formulas.weighted_softmax_kernel,
+    "weighted_binary_cross_entropy": _LOSSES["binary_cross_entropy"].with_option,
+    "weighted_mean_squared_error": _LOSSES["squared"].weighted,
     "sgd_step": optimizers.step_kernel,
     "adamw_step": optimizers.adamw_kernel,
 }
@@ -224,15 +231,16 @@ batch_norm_forward = batch_norm.forward_kernel.serial
 batch_norm_backward = batch_norm.backward_kernel.serial
 batch_norm_inference = batch_norm.inference_kernel.serial
 moments = batch_norm.statistics_kernel.serial
-softmax_cross_entropy = losses.softmax_kernel.serial
-binary_cross_entropy = losses.binary_kernel.serial
-mean_squared_error = losses.squared_kernel.serial
-mean_absolute_error = losses.absolute_kernel.serial
-huber_loss = losses.huber_kernel.serial
-poisson_loss = losses.poisson_kernel.serial
-weighted_softmax_cross_entropy = losses.weighted_softmax_kernel.serial
-weighted_binary_cross_entropy = losses.weighted_binary_kernel.serial
-weighted_mean_squared_error = losses.weighted_squared_kernel.serial
+softmax_cross_entropy = loss_formulas.softmax_kernel.serial
+binary_cross_entropy = _LOSSES["binary_cross_entropy"].plain.serial
+mean_squared_error = _LOSSES["squared"].plain.serial
+mean_absolute_error = _LOSSES["absolute"].weighted.serial
+huber_loss = _LOSSES["huber"].with_option.serial
+poisson_loss = _LOSSES["poisson"].weighted.serial
+quantile_loss = _LOSSES["quantile"].with_option.serial
+weighted_softmax_cross_entropy = loss_formulas.weighted_softmax_kernel.serial
+weighted_binary_cross_entropy = _LOSSES["binary_cross_entropy"].with_option.serial
+weighted_mean_squared_error = _LOSSES["squared"].weighted.serial
 sgd_step = optimizers.step_kernel.serial
 adamw_step = optimizers.adamw_kernel.serial
 rows_size = dense.sums_rows
@@ -306,18 +314,19 @@ ARGUMENTS: dict[str, dict[str, Array | Scalar]] = {
     },
     "rows_size": {"n_samples": INTEGER},
     "softmax_cross_entropy": {"logits": _MATRIX, "labels": _LABELS, **_LOSS},
-    "binary_cross_entropy": {"logits": _MATRIX, "targets": _MATRIX, **_LOSS},
-    "mean_squared_error": {"pred": _MATRIX, "targets": _MATRIX, **_LOSS},
+    "binary_cross_entropy": {"z": _MATRIX, "targets": _MATRIX, **_LOSS},
+    "mean_squared_error": {"z": _MATRIX, "targets": _MATRIX, **_LOSS},
     "weighted_softmax_cross_entropy": {
         "logits": _MATRIX, "labels": _LABELS, "smoothing": NUMBER, **_WEIGHTED_LOSS
     },
     "weighted_binary_cross_entropy": {
-        "logits": _MATRIX, "targets": _MATRIX, "smoothing": NUMBER, **_WEIGHTED_LOSS
+        "z": _MATRIX, "targets": _MATRIX, "option": NUMBER, **_WEIGHTED_LOSS
     },
-    "weighted_mean_squared_error": {"pred": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
-    "mean_absolute_error": {"pred": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
-    "huber_loss": {"pred": _MATRIX, "targets": _MATRIX, "delta": NUMBER, **_WEIGHTED_LOSS},
-    "poisson_loss": {"logits": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "weighted_mean_squared_error": {"z": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "mean_absolute_error": {"z": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "huber_loss": {"z": _MATRIX, "targets": _MATRIX, "option": NUMBER, **_WEIGHTED_LOSS},
+    "poisson_loss": {"z": _MATRIX, "targets": _MATRIX, **_WEIGHTED_LOSS},
+    "quantile_loss": {"z": _MATRIX, "targets": _MATRIX, "option": _DOUBLES, **_WEIGHTED_LOSS},
     "partial_size": {"n_samples": INTEGER},
     "standardize": {"x": _MATRIX, "mean": _DOUBLES, "std": _DOUBLES, "out": _MATRIX.out},
     "sgd_step": {

@@ -124,7 +124,7 @@ def softmax_cross_entropy(logits, labels):
     return -np.log(p[np.arange(len(p)), labels]).mean(), (p - onehot) / len(p)
 
 
-def losses(z, y, name, label_smoothing=0.0, delta=1.0):
+def losses(z, y, name, label_smoothing=0.0, delta=1.0, levels=0.5):
     """Loss of every sample."""
     z = np.asarray(z, np.longdouble)
     if name == "cross_entropy":
@@ -133,6 +133,11 @@ def losses(z, y, name, label_smoothing=0.0, delta=1.0):
     if name == "binary_cross_entropy":
         p, target = activation(z, "sigmoid").astype(float), y * (1 - label_smoothing) + label_smoothing / 2
         return -(target * np.log(p) + (1 - target) * np.log1p(-p)).sum(axis=1)
+    if name == "quantile":
+        levels = np.atleast_1d(levels)
+        e = np.repeat(y, len(levels), axis=1) - z
+        q = np.tile(levels, y.shape[1])
+        return np.maximum(q * e, (q - 1) * e).sum(axis=1)
     e = np.abs(z - y)
     return {
         "squared": lambda: e**2 / 2,

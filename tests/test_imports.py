@@ -38,8 +38,6 @@ ORDER = (
 # What the division of long modules is to end.
 UPWARDS = {
     "functions.gradcheck imports model.network",
-    "functions.losses imports engine.epilogues",
-    "functions.losses imports engine.microkernels",
     "statistics.moments imports data.streams",
     "statistics.moments imports engine.microkernels",
     "statistics.standardize imports data.streams",
@@ -50,7 +48,6 @@ LONG = {
     "engine.steps",
     "estimators.base",
     "functions.batch_norm",
-    "functions.losses",
     "model.network",
     "statistics.moments",
 }

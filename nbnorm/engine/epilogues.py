@@ -405,35 +405,3 @@ drop_row = _caller("drop", (2,))
 panel_statistics = _caller("statistics", (2, 1, 2, 1))
 panel_normalize = _caller("normalize", (2, 2, 3))
 panel_backward = _caller("backward", (4, 1, 3, 3))
-
-
-@simd.traced
-def softmax_rows(
-    x: Any, z: Any, g: Any, top_at: Any, total_at: Any, stride: Any, n: Any, inverse: Any
-) -> None:
-    """Write the softmax of one piece of samples over `n` outputs, times `inverse`, to g.
-
-    The largest z and the sum of the exponentials go to `top_at` and `total_at`.
-    """
-    width = tile(x.dtype).width
-
-    def larger(k: Any, top: Any) -> Any:
-        value = simd.load(x, z + k * stride, width)
-        return simd.where(value > top, value, top)
-
-    top = simd.loop(0, n, 1, larger, simd.load(x, z, width))
-
-    def exponential(k: Any, total: Any) -> Any:
-        e = simd.exp_below(simd.load(x, z + k * stride, width) - top)
-        simd.store(x, g + k * stride, e)
-        return total + e
-
-    total = simd.loop(0, n, 1, exponential, simd.zeros(x.dtype, width))
-    factor = inverse / total
-
-    def scale(k: Any) -> None:
-        simd.store(x, g + k * stride, simd.load(x, g + k * stride, width) * factor)
-
-    simd.loop(0, n, 1, scale)
-    simd.store(x, top_at, top)
-    simd.store(x, total_at, total)

@@ -17,11 +17,12 @@ from numba import config, types
 from nbnorm.compile.pointers import address
 from nbnorm.compile.threads import MOST_THREADS
 from nbnorm.engine import epilogues, gather, microkernels, steps
+from nbnorm.engine.losses import block_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile
 from nbnorm.engine.steps import permutation, run_steps
 from nbnorm.engine.thread_pool import Team, new_sync
 from nbnorm.functions import activations
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.statistics.encoding import ColumnEncoder
 
@@ -390,7 +391,7 @@ class Run:
                 }
             if control[steps.CLIPPED] == 1:
                 names |= {steps.NORM_PART: "norm_part", steps.APPLY_PART: "apply_part"}
-            calls[steps.LOSS_BLOCK] = _piece(engine.loss.block, "block", dtype)
+            calls[steps.LOSS_BLOCK] = _piece(block_kernel(engine.loss), "block", dtype)
             kind = {steps.STORE: "store", steps.ADAM: "adam"}.get(update)
             kind = kind or ("penalized" if self.hyper[steps.L2] > 0.0 else "sgd")
             calls[steps.TILE_UPDATE] = microkernels.micro_kernel(kind, dtype)

@@ -22,7 +22,7 @@ from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.estimators.scorers import is_scorer, scored
 from nbnorm.functions import activations
 from nbnorm.functions.activations import Activation
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints, defaults, schedules
 from nbnorm.model import metrics as _metrics

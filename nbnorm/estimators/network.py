@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
-from nbnorm.functions.losses import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
 from nbnorm.model.network import FNN
 from nbnorm.model.schedules import Schedule
 from nbnorm.model.training import EarlyStopping, History, class_weights

@@ -14,17 +14,21 @@ from nbnorm import _check
 from nbnorm.functions.activations import CODES, activation_backward, activation_forward
 from nbnorm.functions.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward
 from nbnorm.functions.dense import dense_backward, dense_forward
-from nbnorm.functions.losses import (
+from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
     CrossEntropy,
     Huber,
     Poisson,
+    Quantile,
+)
+from nbnorm.functions.losses import (
     binary_cross_entropy,
     huber_loss,
     mean_absolute_error,
     mean_squared_error,
     poisson_loss,
+    quantile_loss,
     softmax_cross_entropy,
 )
 from nbnorm.functions.optimizers import SGD, AdamW
@@ -178,6 +182,7 @@ def _function_rows() -> Iterator[Row]:
         (huber_loss, targets, {}),
         (huber_loss, targets, {"delta": 0.3}),
         (poisson_loss, targets, {}),
+        (quantile_loss, targets, {"levels": 0.3}),
     )
     for function, y, numbers in losses:
         for sample_weight in (None, some):
@@ -285,6 +290,7 @@ def _network_rows() -> Iterator[Row]:
         ("identity", AbsoluteError(), "after"),
         ("identity", Huber(delta=0.3), "after"),
         ("identity", Poisson(), "after"),
+        ("identity", Quantile(levels=(0.2, 0.5, 0.7)), "after"),
     )
     for weighted in (False, True):
         ending = "sample_weight, weighted_statistics" if weighted else "sample_weight"
@@ -295,6 +301,7 @@ def _network_rows() -> Iterator[Row]:
             )
             net.train()
             y = np.abs(targets[output]) if isinstance(loss, Poisson) else targets[output]
+            y = y[:, :1] if isinstance(loss, Quantile) else y
             errors = net.check_gradients(X, y, sample_weight=weights)
             label = f"{output}, norm={norm}, {loss or 'default loss'}, {ending}"
             yield Row("FNN.loss_and_gradients", label, max(errors.values()))

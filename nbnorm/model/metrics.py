@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.losses import BinaryCrossEntropy, CrossEntropy, Loss
+from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss
 
 Array = npt.NDArray[Any]
 
@@ -88,8 +88,14 @@ class Outcome:
         return [(self.truth == kind, chosen == kind, p[:, kind]) for kind in range(z.shape[1])]
 
     def errors(self) -> Array:
-        """Return truth minus prediction, float64, shape (n_samples, n_out)."""
-        return np.asarray(self.truth.reshape(self.logits.shape).astype(np.float64) - self.logits)
+        """Return truth minus prediction, float64, shape (n_samples, n_targets).
+
+        Where several outputs share a target, its quantiles, the middle one is the prediction.
+        """
+        samples = len(self.logits)
+        truth = self.truth.reshape(samples, -1).astype(np.float64)
+        predicted = self.logits.reshape(*truth.shape, -1)
+        return np.asarray(truth - predicted[:, :, (predicted.shape[2] - 1) // 2])
 
 
 def right(outcome: Outcome) -> Array:
@@ -147,7 +153,7 @@ def _r2(outcome: Outcome) -> float:
     output says nothing about the others.
     """
     weights = outcome.total()
-    truth = outcome.truth.reshape(outcome.logits.shape).astype(np.float64)
+    truth = outcome.truth.reshape(len(outcome.logits), -1).astype(np.float64)
     mean = np.average(truth, axis=0, weights=weights)
     spread, rest = weights @ (truth - mean) ** 2, weights @ outcome.errors() ** 2
     # rounding of the mean would give a constant a spread

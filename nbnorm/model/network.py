@@ -18,7 +18,8 @@ from nbnorm.engine.gather import Data, SparseData
 from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Engine, Layout, Run
 from nbnorm.engine.steps import FORWARD, GRADIENTS, LOSS, SEEN, TRAIN
-from nbnorm.functions import activations, losses
+from nbnorm.functions import activations
+from nbnorm.functions import loss_options as losses
 from nbnorm.functions.activations import Activation, activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.functions.gradcheck import STEP, gradcheck
@@ -86,8 +87,9 @@ class FNN:
         Softmax with cross-entropy for classes 0, 1, ...; sigmoid with binary cross-entropy for one
         or more yes/no targets; identity with half the mean squared error for regression.
     loss : str or `Loss`, optional
-        What training minimizes, if not the loss named above: "absolute", "huber" or "poisson" for the
-        identity output, the same with options (label smoothing, for one), or a `CustomLoss`.
+        What training minimizes, if not the loss named above: "absolute", "huber", "poisson" or "quantile"
+        for the identity output, the same with options (label smoothing, for one), or a `CustomLoss`.  With
+        `Quantile` each target has an output for each level, and `score` measures the middle one.
     dropout : float or sequence of float, default 0.0
         Probability with which `fit` leaves out what a hidden layer gives to the next, one for all
         layers or one for each [2]_.
@@ -204,6 +206,7 @@ class FNN:
                 'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
             )
         self.loss = losses.resolve(loss, self.output)
+        self.loss.targets(self.sizes[-1])
         if isinstance(dropout, np.ndarray):
             dropout = dropout.tolist()
         shares = dropout if isinstance(dropout, (list, tuple)) else [dropout] * hidden
@@ -410,7 +413,7 @@ class FNN:
     def _truth(self, name: str, y: Any, samples: int, other: str) -> Array:
         """Check targets; return classes (int64) or values (n_samples, n_out), as the user has them."""
         got = _check.plain(name, y)
-        n_out = self.sizes[-1]
+        n_out = self.loss.targets(self.sizes[-1])
         if got.ndim == 0 or len(got) != samples:
             length = "no length" if got.ndim == 0 else f"{len(got)}"
             raise ValueError(f"{name} must have the length of {other}, {samples}, got {length}")
@@ -461,7 +464,13 @@ class FNN:
             return np.asarray(np.exp(logits))
         if self.target_standardizer is None:
             return logits
-        return np.asarray(self.target_standardizer.inverse_transform(logits.astype(np.float64)))
+        # the outputs that share a target, such as its quantiles, below each other
+        together = (len(logits), self.loss.targets(self.sizes[-1]), -1)
+        values = logits.astype(np.float64).reshape(together).swapaxes(1, 2)
+        values = self.target_standardizer.inverse_transform(values.reshape(-1, together[1])).reshape(
+            values.shape
+        )
+        return np.ascontiguousarray(values.swapaxes(1, 2)).reshape(logits.shape)
 
     def _arrays(self) -> dict[str, Array]:
         """Return parameters and moving averages, live, by name."""
@@ -1431,7 +1440,8 @@ class FNN:
                 raise ValueError(f"the encoder has {encoder.n_features_in_} features")
         inputs = self.sizes[0] if encoder is None else encoder.n_features_out_
         fitted: list[Standardizer | None] = []
-        for name, width in (("standardizer", inputs), ("target_standardizer", self.sizes[-1])):
+        targets = self.loss.targets(self.sizes[-1])
+        for name, width in (("standardizer", inputs), ("target_standardizer", targets)):
             values = config[name]
             fitted.append(None if values is None else Standardizer.from_dict(values))
             last = fitted[-1]

@@ -24,7 +24,7 @@ from nbnorm.engine.concurrency import turn
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import BATCH, DIVERGED, FORWARD, LAST, LOSS, SEEN, STEP, STEPS
 from nbnorm.engine.thread_pool import Team
-from nbnorm.functions.losses import Poisson
+from nbnorm.functions.loss_options import Poisson
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints
 from nbnorm.model import metrics as _metrics
@@ -484,7 +484,7 @@ class _Validation:
         answers = held.labels if net.output == "softmax" else held.targets
         assert answers is not None
         if answers.ndim == 1 and net.output != "softmax":
-            answers = answers.reshape(z.shape)
+            answers = answers.reshape(len(z), -1)
         values = {"val_loss": net.loss.value(z, answers, held.weights)}
         outcome = Outcome(net.output, net._in_units(z), held.truth, held.weights)
         if net.output != "identity":

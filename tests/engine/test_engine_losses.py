@@ -1,0 +1,89 @@
+import functools
+
+import numpy as np
+import pytest
+from loss_cases import CASES, LABELS, WEIGHTS, T, Z, output_of, quartic
+
+from nbnorm import CustomLoss
+from nbnorm.compile.kernels import kernel
+from nbnorm.engine.losses import block_kernel
+from nbnorm.engine.microkernels import tile
+from nbnorm.functions.loss_options import resolve
+
+DTYPES = [np.float32, np.float64]
+
+
+@functools.cache
+def _from_python(block):
+    """Let Python call a kernel that only compiled code calls."""
+
+    @kernel(cache=False)
+    def call(
+        act, z, g, workspace, size, first, valid, inverse, rows, labels, targets, w, options, partial, at
+    ):
+        block(
+            act, z, g, workspace, size, first, valid, inverse, rows, labels, targets, w, options, partial, at
+        )
+
+    return call
+
+
+def _block(loss, z, y, weights, dtype, inverse):
+    """Run the kernel of a loss on samples that stand in reverse order in the data."""
+    valid, size = z.shape
+    width = tile(np.dtype(dtype)).width
+    act = np.full(5 * size * width + 7, 99, dtype)
+    act[: size * width].reshape(size, width)[:, :valid] = z.T
+    act[: size * width].reshape(size, width)[:, valid:] = 0
+    g = size * width
+    rows = np.arange(3 + valid)[::-1].copy()
+    labels, targets, w = np.zeros(valid, np.int64), np.zeros(1, dtype), np.zeros(0, dtype)
+    if y.ndim == 1:
+        labels = y[::-1].copy()
+    else:
+        targets = y[::-1].astype(dtype).reshape(-1)
+    if weights is not None:
+        w = weights[::-1].astype(dtype)
+    partial = np.full(6, 99.0)
+    _from_python(block_kernel(loss))(
+        act, 0, g, 2 * g, size, 3, valid, dtype(inverse), rows, labels, targets, w, loss.options(), partial, 2
+    )
+    assert (partial[[0, 1, 4, 5]] == 99).all()
+    assert (act[5 * size * width :] == 99).all()
+    return partial[2], partial[3], act[g : 2 * g].reshape(size, width)[:, :valid].T
+
+
+def _hits(z, y, output):
+    if output == "softmax":
+        return (z.argmax(axis=1) == y).astype(float)
+    return ((z > 0) == (y > 0.5)).all(axis=1) if output == "sigmoid" else np.zeros(len(z))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES)
+def test_block_agrees_with_the_function(case, dtype):
+    function, y, options, loss = CASES[case]
+    valid = tile(np.dtype(dtype)).width - 1
+    z, y = Z[:valid].astype(dtype), y[:valid]
+    for weights in (None, WEIGHTS[:valid]):
+        w = np.ones(valid) if weights is None else weights
+        got, hits, gradient = _block(loss, z, y, weights, dtype, 1 / w.sum())
+        expected, expected_gradient = function(z, y, sample_weight=weights, **options)
+        rtol = 1e-6 if dtype == np.float32 else 1e-13
+        assert got / w.sum() == pytest.approx(expected, rel=rtol)
+        assert hits == (w * _hits(z, y, output_of(case))).sum()
+        np.testing.assert_allclose(gradient, expected_gradient, rtol=rtol, atol=rtol / 10)
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
+def test_block_of_a_custom_loss(output):
+    loss = resolve(CustomLoss(quartic), output)
+    y = LABELS if output == "softmax" else T
+    t = np.eye(3)[LABELS] if output == "softmax" else T
+    valid = tile(np.dtype(np.float64)).width - 1
+    z, y, t, w = Z[:valid], y[:valid], t[:valid], WEIGHTS[:valid]
+    got, hits, gradient = _block(loss, z, y, w, np.float64, 0.5)
+    assert got == pytest.approx((w[:, None] * (z - t) ** 4).sum())
+    assert hits == (w * _hits(z, y, output)).sum()
+    np.testing.assert_allclose(gradient, 2 * w[:, None] * (z - t) ** 3, rtol=1e-12)
+    assert loss.value(z, y, w) == pytest.approx(got / w.sum())
