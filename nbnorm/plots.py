@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 # Blue and orange: told apart by colour-blind readers and in print.
 _TRAINING = "#0b62a4"
 _HELD_OUT = "#d95f02"
+# So many classes have their names beside a confusion matrix.
+_MOST_NAMES = 20
+Panel = Callable[["Axes"], None]
 
 
 def _figure_class() -> type[Figure]:
@@ -118,7 +122,11 @@ def learning_curve(
     >>> [axes.get_ylabel() for axes in figure.axes]
     ['loss', 'accuracy']
     """
-    figure_class = _figure_class()
+    return _picture(_curves(history), path, title)
+
+
+def _curves(history: Mapping[str, Any]) -> list[Panel]:
+    """Return a panel for loss, accuracy and each metric over the epochs."""
     curves = {key: history.get(key) for key in ("loss", "accuracy", "val_loss", "val_accuracy")}
     loss = curves["loss"]
     if not loss:
@@ -127,24 +135,141 @@ def learning_curve(
         if values and len(values) != len(loss):
             got = f"{len(loss)} of loss, {len(values)} of {key}"
             raise ValueError(f"history must hold one entry per epoch, got {got}")
-    if path is not None:
-        check_format(path)
     names = [name for name in ("loss", "accuracy") if curves[name]]
     panels = {name: (curves[name], curves[f"val_{name}"]) for name in names}
     # the accuracy of the held-out data stands beside that of the training data already
     others = {name: values for name, values in (history.get("metrics") or {}).items() if name not in panels}
     panels |= {name: (None, values) for name, values in others.items()}
+    epochs, best = range(1, len(loss) + 1), history.get("best_epoch")
+
+    def panel(name: str, training: Sequence[float] | None, held_out: Sequence[float] | None) -> Panel:
+        def draw(axes: Axes) -> None:
+            _draw(axes, epochs, training, held_out, best)
+            axes.set_ylabel(name)
+
+        return draw
+
+    return [panel(name, *both) for name, both in panels.items()]
+
+
+def _picture(panels: Sequence[Panel], path: _files.PathLike | None, title: str | None) -> Figure:
+    """Draw panels side by side."""
+    figure_class = _figure_class()
+    if path is not None:
+        check_format(path)
     figure = figure_class(figsize=(4.8 * len(panels), 3.6), layout="constrained")
-    epochs = range(1, len(loss) + 1)
-    best = history.get("best_epoch")
-    subplots = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (name, (training, held_out)) in zip(subplots, panels.items(), strict=True):
-        _draw(axes, epochs, training, held_out, best)
-        axes.set_ylabel(name)
+    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        draw(axes)
     if title is not None:
         figure.suptitle(title)
     _write(figure, path)
     return figure
+
+
+def answers(
+    scores: Mapping[str, Any],
+    path: _files.PathLike | None = None,
+    *,
+    points: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+    history: Mapping[str, Any] | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Draw what a model is worth: the confusion matrix and calibration, or predictions against truth.
+
+    Parameters
+    ----------
+    scores : dict
+        As ``nbnorm evaluate --json`` prints it.
+    path : str or path, optional
+        File to write the figure to, in the format of its suffix.
+    points : (truth, predictions), optional
+        Values of regression, each of shape (n_samples,) or (n_samples, n_outputs).
+    history : dict, optional
+        The training, as for `learning_curve`, whose panels come first.
+    title : str, optional
+        A line above the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If there is nothing to draw, or the format is unknown.
+
+    Examples
+    --------
+    >>> figure = answers({"samples": 3}, points=([1.0, 2.0, 4.0], [1.1, 2.1, 3.7]))
+    >>> [axes.get_ylabel() for axes in figure.axes]
+    ['prediction']
+    """
+    panels = [] if history is None else _curves(history)
+    if scores.get("confusion_matrix"):
+        panels.append(functools.partial(_draw_confusions, scores))
+    if scores.get("calibration") and "accuracy" in scores:
+        panels.append(functools.partial(_draw_calibration, scores["calibration"]))
+    if points is not None:
+        panels.append(functools.partial(_draw_points, *points))
+    if not panels:
+        raise ValueError("scores must hold a confusion matrix, or points must be given")
+    return _picture(panels, path, title)
+
+
+def _draw_confusions(scores: Mapping[str, Any], axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    matrix = np.asarray(scores["confusion_matrix"], np.float64)
+    names = [_label(one["class"]) for one in scores["classes"]]
+    rows = [*names, "(unseen)"][: len(matrix)]
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
+    axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    axes.set_xlabel("prediction")
+    axes.set_ylabel("truth")
+    if len(rows) > _MOST_NAMES:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+        return
+    axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 4 else 90)
+    axes.set_yticks(range(len(rows)), rows)
+    for (row, column), count in np.ndenumerate(matrix):
+        if count:
+            colour = "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=7)
+
+
+def _label(name: object) -> str:
+    """Return the name of a class for an axis; a dollar would begin a formula."""
+    text = str(name).replace("$", r"\$")
+    return text if len(text) <= 16 else text[:13] + "..."
+
+
+def _draw_calibration(calibration: Mapping[str, Any], axes: Axes) -> None:
+    bins = calibration["bins"]
+    axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1)
+    confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
+    axes.plot(confidence, accuracy, color=_HELD_OUT, marker="o", markersize=4)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share that is right")
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_points(truth: npt.ArrayLike, predictions: npt.ArrayLike, axes: Axes) -> None:
+    x, y = np.asarray(truth, np.float64), np.asarray(predictions, np.float64)
+    ends = [min(x.min(), y.min()), max(x.max(), y.max())]
+    axes.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)
+    for j in range(x.reshape(len(x), -1).shape[1]):
+        pairs = (values.reshape(len(values), -1)[:, j] for values in (x, y))
+        axes.plot(*pairs, ".", markersize=3, alpha=0.6, rasterized=len(x) > 5000)
+    axes.set_xlabel("truth")
+    axes.set_ylabel("prediction")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _write(figure: Figure, path: _files.PathLike | None) -> None:

@@ -73,3 +73,19 @@ def test_learning_curve_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r'pip install "nbnorm\[plot\]"'):
         plots.learning_curve(HISTORY)
+
+
+def test_answers():
+    calibration = {"bins": [{"confidence": 0.7, "accuracy": 0.5, "samples": 2}]}
+    scores = {
+        "accuracy": 0.5,
+        "classes": [{"class": "a$b"}, {"class": "c"}],
+        "confusion_matrix": [[3, 1], [0, 2]],
+        "calibration": calibration,
+    }
+    figure = plots.answers(scores, history={"loss": [0.9, 0.4]})
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "truth", "share that is right"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["3", "1", "2"]
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match="must hold a confusion matrix"):
+        plots.answers({})

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -13,6 +15,9 @@ from typing import Any, NoReturn, TypeVar
 from nbnorm import _check, _files
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# Columns of a page.
+WIDTH = 80
+BOLD, _RED = 1, 31
 
 
 class OutputError(Exception):
@@ -29,10 +34,45 @@ def output() -> Iterator[Any]:
         raise OutputError(error) from error
 
 
-def say(line: str) -> None:
-    """Print a line."""
+def say(text: str) -> None:
+    """Print a line, as several where it is longer than the page; names of files are not divided."""
     with output() as out:
-        print(line, file=out)
+        print("\n".join(wrapped(text)), file=out)
+
+
+def wrapped(text: str) -> list[str]:
+    """Return text in lines that fit the page, those after the first indented two columns more."""
+    indent = " " * (len(text) - len(text.lstrip(" ")) + 2)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    ) or [""]
+
+
+def styled(text: str, code: int, stream: Any) -> str:
+    """Return text in a colour or style of terminals, bare where the stream is none or NO_COLOR is set."""
+    if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return text
+    return f"\33[{code}m{text}\33[0m"
+
+
+def clipped(text: object, width: int) -> str:
+    """Return text without control characters, shortened to a width."""
+    line = "".join(character if character.isprintable() else "?" for character in str(text))
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def finite(value: Any) -> Any:
+    """Return a value for JSON, which has neither NaN nor infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plural(count: int, thing: str) -> str:
@@ -61,7 +101,8 @@ def is_npz(path: str) -> bool:
 
 def fail(message: str, status: int) -> int:
     """Print an error in one line and return the exit status."""
-    print("nbnorm: error: " + " ".join(message.split()), file=sys.stderr, flush=True)
+    label = styled("nbnorm: error:", _RED, sys.stderr)
+    print(label, " ".join(message.split()), file=sys.stderr, flush=True)
     return status
 
 
@@ -120,5 +161,6 @@ def add_command(
         epilog=more,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")
     parser.set_defaults(run=run)
     return parser

@@ -23,6 +23,13 @@ def run(args: argparse.Namespace) -> int:
     worst = max((error for *_, error in rows), key=lambda error: math.inf if math.isnan(error) else error)
     good = worst <= GRADIENT_BAR
     say(f"largest relative error {worst:.1e}, {'within' if good else 'ABOVE'} {GRADIENT_BAR:.0e}")
+    args.result.update(
+        {
+            "largest": worst,
+            "bound": GRADIENT_BAR,
+            "errors": [{"function": row[0], "option": row[1], "error": row[2]} for row in rows],
+        }
+    )
     return 0 if good else FAILED
 
 

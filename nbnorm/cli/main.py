@@ -11,6 +11,7 @@ import argparse
 import codecs
 import contextlib
 import io
+import json
 import os
 import signal
 import sys
@@ -19,8 +20,19 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from nbnorm import __version__
-from nbnorm.cli import gradcheck, predict, standardize, train
-from nbnorm.cli.common import BAD_INPUT, FAILED, INTERRUPTED, TERMINATED, OutputError, Parser, fail, say
+from nbnorm.cli import evaluate, gradcheck, info, predict, standardize, train
+from nbnorm.cli.common import (
+    BAD_INPUT,
+    FAILED,
+    INTERRUPTED,
+    TERMINATED,
+    OutputError,
+    Parser,
+    fail,
+    finite,
+    output,
+    say,
+)
 from nbnorm.compile import threads
 from nbnorm.compile.clock import announced
 
@@ -33,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nbnorm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (train, predict, standardize, gradcheck):
+    for command in (train, predict, evaluate, info, standardize, gradcheck):
         command.add(commands)
     return parser
 
@@ -120,7 +132,7 @@ def _announcement(args: argparse.Namespace) -> Callable[[bool], None]:
 
 def _subject(args: argparse.Namespace) -> str:
     """Return the data that a command works on."""
-    names = (getattr(args, name, None) for name in ("data", "file", "source", "command"))
+    names = (getattr(args, name, None) for name in ("data", "file", "source", "model", "command"))
     return str(next(name for name in names if name is not None))
 
 
@@ -133,6 +145,19 @@ def _lost_output(error: OutputError) -> int:
     return (
         FAILED if isinstance(cause, BrokenPipeError) else fail(f"standard output: {cause.strerror}", FAILED)
     )
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run a command; with ``--json`` its result alone goes to standard output, and all else beside it."""
+    args.result = {}
+    if not args.json:
+        return int(args.run(args))
+    with contextlib.redirect_stdout(sys.stderr):
+        status = int(args.run(args))
+    if args.result:
+        with output() as out:
+            print(json.dumps(finite(args.result), allow_nan=False), file=out)
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -165,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with args.ending, announced(_announcement(args)):
                 if args.threads is not None:
                     threads.set_num_threads(min(args.threads, threads.MOST_THREADS))
-                return int(args.run(args))
+                return _run(args)
         except KeyboardInterrupt:
             return fail("interrupted", args.ending.status)
         except OutputError as error:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
             )
     if args.stats is not None and same_file(args.source, args.stats):
         raise ValueError(f"--stats {args.stats} is the data: choose another name for the statistics")
-    standardize_file(
+    moments = standardize_file(
         args.source,
         args.destination,
         stats=args.stats if known else None,
@@ -39,6 +39,15 @@ def run(args: argparse.Namespace) -> int:
         where = f"its own statistics, kept in {args.stats}"
     verb = "Restored" if args.inverse else "Standardized"
     say(f"{verb} {args.source} with {where}: {args.destination}")
+    args.result.update(
+        {
+            "source": args.source,
+            "destination": args.destination,
+            "stats": args.stats,
+            "inverse": args.inverse,
+            "statistics": moments.to_dict(),
+        }
+    )
     return 0
 
 

@@ -18,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import __version__, _files, plots
+from nbnorm.cli import answers, trained
 from nbnorm.cli.common import (
     FAILED,
     add_command,
     fail,
+    finite,
     integer,
     is_npz,
     plural,
@@ -42,11 +44,14 @@ from nbnorm.cli.settings import (
     candidates,
     choose,
     fit,
+    fold_scores,
     network_for,
+    put_aside,
     solvable,
     solve,
+    watches,
 )
-from nbnorm.cli.trained import SPLIT_SEED, TEST_SIZE, measure, summary
+from nbnorm.cli.trained import SPLIT_SEED, TEST_SIZE
 from nbnorm.compile.clock import clock, compile_seconds
 from nbnorm.compile.threads import get_num_threads
 from nbnorm.data import datasets, tables
@@ -56,7 +61,6 @@ if TYPE_CHECKING:
     from nbnorm.model.network import FNN
     from nbnorm.model.training import History
 
-VALIDATION_SIZE = 0.1
 # Above so many epochs, not each of them gets a line.
 _MOST_LINES = 60
 
@@ -150,12 +154,30 @@ def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
     return files
 
 
-def _evaluate(net: FNN, data: Data) -> dict[str, Any]:
-    """Return what the network makes of the held-out samples."""
-    if data.task == "classification":
-        right = int(np.count_nonzero(net.predict(data.X_test) == data.y_test))
-        return {"test_accuracy": right / len(data.y_test), "test_r2": None, "test_rmse": None}
-    return measure(net.predict(data.X_test), data.y_test)
+def _evaluate(net: FNN, data: Data) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+    """Return what the network makes of the held-out samples, and the values of regression for a picture."""
+    if data.classes is not None:
+        probability = trained.probabilities(net, data.X_test)
+        counts = np.bincount(data.y_train, minlength=len(data.classes)).tolist()
+        decision = probability.argmax(axis=1)
+        return answers.of_classes(probability, decision, data.y_test, data.classes, counts=counts), None
+    got = net.predict(data.X_test)
+    return answers.of_values(got, data.y_test, mean=_means(data)), (data.y_test, got)
+
+
+def _means(data: Data) -> list[float]:
+    """Return the mean of each target in training."""
+    means: list[float] = np.atleast_1d(data.y_train.astype(np.float64).mean(axis=0)).tolist()
+    return means
+
+
+def _brief(scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the scores that the report and the model have under names of their own."""
+    return {
+        "test_accuracy": scores.get("accuracy"),
+        "test_r2": scores.get("r2"),
+        "test_rmse": scores.get("root_mean_squared_error"),
+    }
 
 
 def _describe_data(data: Data) -> None:
@@ -189,15 +211,9 @@ def _with_validation(args: argparse.Namespace, data: Data) -> Data:
 
     The held-out samples would be no test any more if they had a say in when to stop.
     """
-    if args.early_stopping is None and args.schedule != "plateau":
+    if not watches(args):
         return data
-    X_train, X_val, y_train, y_val = datasets.train_test_split(
-        data.X_train,
-        data.y_train,
-        test_size=VALIDATION_SIZE,
-        seed=args.seed,
-        stratify=data.task == "classification",
-    )
+    X_train, X_val, y_train, y_val = put_aside(args, data.X_train, data.y_train, data.task)
     return replace(data, X_train=X_train, y_train=y_train, validation=(X_val, y_val))
 
 
@@ -227,7 +243,7 @@ def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nbnorm.model.training import DivergenceError, EarlyStopping
+    from nbnorm.model.training import DivergenceError
 
     compiled = compile_seconds()
     name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem
@@ -255,9 +271,6 @@ def run(args: argparse.Namespace) -> int:
                 data.X_train,
                 data.y_train,
                 validation_data=data.validation or (data.X_test, data.y_test),
-                early_stopping=None
-                if args.early_stopping is None
-                else EarlyStopping(patience=args.early_stopping),
                 checkpoint=checkpoint,
                 progress=bar and not args.quiet,
                 callbacks=() if bar or args.quiet else (lines,),
@@ -282,13 +295,60 @@ def run(args: argparse.Namespace) -> int:
         say(f"Weights: the exact minimum of squared error and penalty {args.l2:g}, a ridge regression")
     if history.best_epoch is not None:
         say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
-    scores = _evaluate(net, data)
+    scores, points = _evaluate(net, data)
     beside = f", and {compiled:.1f} s of compilation" if compiled else ""
     done = f"after {plural(history.epochs, 'epoch')} in {seconds:.1f} s{beside}"
-    say(f"Test: {summary(scores, len(data.X_test))} {done}")
-    times = {"retries": retries, **choice, "train_seconds": seconds, "compile_seconds": compiled}
-    _write_results(args, data, net, history, times, scores, files)
-    return args.ending.status if history.stopped == "interrupted" else 0
+    say(f"Test: {answers.headline(scores)} {done}")
+    for line in answers.lines(scores):
+        say(line)
+    folds, ended = _folds(args, data)
+    times = {"retries": retries, **choice, "cv": folds, "train_seconds": seconds, "compile_seconds": compiled}
+    _write_results(args, data, net, history, times, scores, points, files)
+    return args.ending.status if ended or history.stopped == "interrupted" else 0
+
+
+def _folds(args: argparse.Namespace, data: Data) -> tuple[dict[str, Any] | None, bool]:
+    """Return what cross-validation over all samples says of the settings, and whether it was interrupted."""
+    if args.cv is None:
+        return None, False
+    try:
+        scores = fold_scores(args, data, args.cv)
+    except KeyboardInterrupt:
+        say("Interrupted: no cross-validation")
+        return None, True
+    name = "accuracy" if data.task == "classification" else "R2"
+    mean, spread = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    say(
+        f"Cross-validation of these settings, {args.cv} folds of all samples: {name} {mean:.4f} "
+        f"+- {spread:.4f} (standard deviation), from {min(scores):.4f} to {max(scores):.4f}"
+    )
+    return {"folds": args.cv, "scores": scores, "mean": mean, "std": spread}, False
+
+
+def _settings(args: argparse.Namespace, data: Data, net: FNN) -> dict[str, Any]:
+    """Return how the network was trained, for the report and for `nbnorm info`."""
+    return {
+        "nbnorm": __version__,
+        "train_samples": len(data.X_train),
+        "test_samples": len(data.X_test),
+        "sizes": [int(size) for size in net.sizes],
+        "activation": args.activation if args.hidden else None,
+        "norm": net.norm,
+        "dropout": args.dropout,
+        "loss_function": net.loss.name,
+        "label_smoothing": args.label_smoothing,
+        "batch_size": args.batch_size,
+        "optimizer": args.optimizer,
+        "lr": args.lr,
+        "schedule": args.schedule,
+        "momentum": args.momentum,
+        "weight_decay": args.weight_decay,
+        "l2": args.l2,
+        "early_stopping": args.early_stopping,
+        "balanced": bool(args.balanced),
+        "seed": args.seed,
+        "parameters": int(net.n_parameters),
+    }
 
 
 def _write_results(
@@ -298,49 +358,41 @@ def _write_results(
     history: History,
     times: dict[str, Any],
     scores: dict[str, Any],
+    points: tuple[Any, Any] | None,
     files: dict[str, str | None],
 ) -> None:
+    settings, brief, curves = _settings(args, data, net), _brief(scores), history.to_dict()
     if files["save"] is not None:
-        net.metadata = {**data.metadata, **scores}
+        if data.classes is not None:
+            counts = np.bincount(data.y_train, minlength=len(data.classes)).tolist()
+            worth: dict[str, Any] = {"class_counts": counts}
+        else:
+            worth = {"target_mean": _means(data)}
+        net.metadata = {**data.metadata, **brief, **worth, "training": settings}
         net.save(files["save"])
         say(f"Model: {files['save']}")
-    curves = history.to_dict()
     if files["plot"] is not None:
-        plots.learning_curve(curves, files["plot"], title=f"{data.name}: {summary(scores, len(data.X_test))}")
-        say(f"Learning curve: {files['plot']}")
-    if files["report"] is not None:
-        report = {
-            "nbnorm": __version__,
+        title = f"{data.name}: {answers.headline(scores)}"
+        plots.answers(scores, files["plot"], points=points, history=curves, title=title)
+        say(f"Picture: {files['plot']}")
+    result = finite(
+        {
             "data": data.name,
             "task": data.task,
-            "train_samples": len(data.X_train),
-            "test_samples": len(data.X_test),
-            "sizes": [int(size) for size in net.sizes],
-            "activation": args.activation if args.hidden else None,
-            "norm": net.norm,
-            "dropout": args.dropout,
-            "loss_function": net.loss.name,
-            "label_smoothing": args.label_smoothing,
-            "batch_size": args.batch_size,
-            "optimizer": args.optimizer,
-            "lr": args.lr,
-            "schedule": args.schedule,
-            "momentum": args.momentum,
-            "weight_decay": args.weight_decay,
-            "l2": args.l2,
-            "early_stopping": args.early_stopping,
-            "balanced": bool(args.balanced),
-            "seed": args.seed,
+            **settings,
             "threads": get_num_threads(),
-            "parameters": int(net.n_parameters),
-            **scores,
+            **brief,
             **times,
             **curves,
+            "test": scores,
             "model": files["save"],
             "plot": files["plot"],
         }
+    )
+    args.result.update(result)
+    if files["report"] is not None:
         with _files.replace(files["report"], "w") as file:
-            lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in report.items())
+            lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in result.items())
             file.write("{\n" + ",\n".join(lines) + "\n}\n")  # a line for each list
         say(f"Report: {files['report']}")
 
@@ -363,8 +415,8 @@ same bits.
 examples:
   nbnorm train                                   the bundled digits
   nbnorm train mnist                             MNIST, downloaded once
-  nbnorm train mnist --data-dir ~/mnist --hidden 512 512 --epochs 10 --batch-size 128
-  nbnorm train wine.csv --target quality --save wine.npz --report wine.json
+  nbnorm train mnist --data-dir ~/mnist --hidden 512 512 --epochs 10
+  nbnorm train wine.csv --target quality --save wine.npz --cv 5
 """
 
 
@@ -498,10 +550,18 @@ def add(commands: Any) -> None:
     training.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
     training.add_argument("--quiet", action="store_true", help="no progress")
     results = train.add_argument_group("results")
+    results.add_argument(
+        "--cv",
+        metavar="K",
+        type=integer(2),
+        help="cross-validate the settings as well, in K folds of all samples: mean and spread of the test",
+    )
     save = results.add_mutually_exclusive_group()
     save.add_argument("--save", metavar="MODEL", help="the model (default: nbnorm-DATA.npz)")
     save.add_argument("--no-save", action="store_true", help="save no model")
     plot = results.add_mutually_exclusive_group()
-    plot.add_argument("--plot", metavar="FILE", help="the learning curve (default: nbnorm-DATA.png)")
-    plot.add_argument("--no-plot", action="store_true", help="draw no learning curve")
+    plot.add_argument(
+        "--plot", metavar="FILE", help="picture of training and test (default: nbnorm-DATA.png)"
+    )
+    plot.add_argument("--no-plot", action="store_true", help="draw no picture")
     results.add_argument("--report", metavar="FILE", help="write settings and results as JSON")

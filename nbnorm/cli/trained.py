@@ -1,15 +1,20 @@
-"""What `nbnorm train` notes beside a network, and what the network is worth."""
+"""A trained network, what `nbnorm train` has noted beside it, and what it is worth on a table."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
-from nbnorm.model import metrics
+from nbnorm.cli import answers
+from nbnorm.cli.common import is_npz, plural, real, refuse_options
+from nbnorm.data import datasets, tables
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -27,6 +32,8 @@ class Notes:
     target: str | None
     test_size: float
     split_seed: int
+    class_counts: list[int] | None = None  # of the training samples
+    target_mean: list[float] | None = None  # of the training samples
 
 
 def read_notes(path: str, net: FNN) -> Notes:
@@ -63,20 +70,142 @@ def read_notes(path: str, net: FNN) -> Notes:
         target=entry("target", text, None),
         test_size=entry("test_size", lambda v: isinstance(v, float) and 0 < v < 1, TEST_SIZE),
         split_seed=entry("split_seed", lambda v: type(v) is int and v >= 0, SPLIT_SEED),
+        class_counts=entry("class_counts", listed((int,), n_classes), None) if classifies else None,
+        target_mean=None if classifies else entry("target_mean", listed((float, int), n_out), None),
     )
 
 
-def measure(got: npt.NDArray[Any], y: npt.NDArray[Any]) -> dict[str, float | None]:
-    """Return R2, averaged over outputs, and the root of the mean squared error."""
-    outcome = metrics.Outcome("identity", got.reshape(len(y), -1), y, None)
-    r2, rmse = (metrics.NAMED[name][0](outcome) for name in ("r2", "root_mean_squared_error"))
-    return {"test_accuracy": None, "test_r2": r2 if math.isfinite(r2) else None, "test_rmse": rmse}
+def probabilities(net: FNN, X: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return the probability of each class, shape (n_samples, n_classes), also for a sigmoid output."""
+    probability = np.asarray(net.predict_proba(X), np.float64)
+    if probability.ndim == 1 or probability.shape[1] == 1:
+        positive = probability.reshape(-1)
+        probability = np.stack([1 - positive, positive], axis=1)
+    return probability
 
 
-def summary(scores: dict[str, Any], count: int) -> str:
-    """Return scores as a line of text."""
-    if scores["test_accuracy"] is not None:
-        accuracy = scores["test_accuracy"]
-        return f"accuracy {accuracy:.4f} ({round(accuracy * count):,} of {count:,} right)"
-    r2 = "" if scores["test_r2"] is None else f"R2 {scores['test_r2']:.4f}, "
-    return f"{r2}root mean squared error {scores['test_rmse']:.6g}"
+def decide(
+    probability: npt.NDArray[np.float64], classes: Sequence[str | int], threshold: float | None
+) -> npt.NDArray[np.int64]:
+    """Return the class of each sample: the likeliest, or the second of two from a probability on."""
+    if threshold is None:
+        return np.asarray(probability.argmax(axis=1), np.int64)
+    if len(classes) != 2:
+        raise ValueError(f"--threshold needs two classes, and the model has {len(classes):,}")
+    decision: npt.NDArray[np.int64] = np.where(probability[:, 1] >= threshold, 1, 0)
+    return decision
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a network is worth on a table, and the values that a picture of it needs."""
+
+    scores: dict[str, Any]
+    missing: int  # samples without a target
+    points: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None  # truth and prediction of regression
+
+
+def assess(net: FNN, notes: Notes, table: tables.Table, threshold: float | None = None) -> Assessment | None:
+    """Return what a network is worth on a table, None where no sample has a target."""
+    if table.values is None:
+        return None
+    if notes.classes is not None:
+        truth, unseen = table.class_numbers(notes.classes)
+        there = truth >= 0
+        if not there.any():
+            return None
+        probability, truth = probabilities(net, table.X[there]), truth[there]
+        decision = decide(probability, notes.classes, threshold)
+        scores = answers.of_classes(
+            probability, decision, truth, notes.classes, counts=notes.class_counts, unseen=unseen
+        )
+        return Assessment(scores, int(np.count_nonzero(~there)), None)
+    values = table.numbers()
+    columns = values.reshape(len(values), -1)
+    if net.output == "sigmoid" or columns.shape[1] != net.sizes[-1]:
+        return None
+    there = np.asarray(np.isfinite(columns).all(axis=1))
+    if not there.any():
+        return None
+    got, values = net.predict(table.X[there]), values[there]
+    scores = answers.of_values(got, values, mean=notes.target_mean)
+    return Assessment(scores, int(np.count_nonzero(~there)), (values, got))
+
+
+def load(path: str) -> tuple[FNN, Notes]:
+    """Return a network from its file, ready to predict, and the notes beside it."""
+    from nbnorm.model.network import FNN
+
+    net = FNN.load(path).eval()
+    return net, read_notes(path, net)
+
+
+def samples(args: argparse.Namespace, net: FNN, notes: Notes) -> tuple[tables.Table, str]:
+    """Return the samples to predict and how to call them."""
+    table, what = _samples(args, notes)
+    if table.X.shape[1] != net.sizes[0]:
+        width = plural(table.X.shape[1], "feature")
+        raise ValueError(f"{args.file} has {width}, and {args.model} was trained on {net.sizes[0]}")
+    return table, what
+
+
+def _samples(args: argparse.Namespace, notes: Notes) -> tuple[tables.Table, str]:
+    """Return the samples that the command line names, and how to call them."""
+    if args.file in ("digits", "mnist") or is_npz(args.file):
+        refuse_options(args, args.file, "target")
+    if args.file == "mnist":
+        _, (X, y) = datasets.load_mnist(args.data_dir, progress=lambda line: print(line, file=sys.stderr))
+        return tables.Table("mnist", X, None, "y", y), "the 10,000 test images of mnist"
+    refuse_options(args, args.file, "data_dir")
+    if args.file == "digits":
+        X, y = datasets.load_digits()
+        if notes.data != "digits":
+            return tables.Table("digits", X, None, "y", y), f"all {len(X):,} digits"
+        _, test = datasets.split_rows(y, test_size=notes.test_size, seed=notes.split_seed, stratify=True)
+        what = f"the {len(test):,} digits held out from training"
+        return tables.Table("digits", X[test], None, "y", y[test]), what
+    # A column that is asked for has to be there; the one of the training may be missing.
+    named = args.target is not None
+    target = args.target if named else notes.target
+    table = tables.read_table(args.file, target=target, features=notes.features, need_target=named)
+    return table, f"{plural(len(table.X), 'sample')} of {args.file}"
+
+
+@contextlib.contextmanager
+def explained(net: FNN, table: tables.Table) -> Iterator[None]:
+    """Say which value lies farthest from the training data where a network refuses its input."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{error}; {_farthest(net, table)}") from None
+
+
+def _farthest(net: FNN, table: tables.Table) -> str:
+    """Return which value lies farthest from the training data."""
+    X = table.X.astype(np.float64)
+    if net.standardizer is not None:
+        X = (X - net.standardizer.mean_) / net.standardizer.scale_
+    row, column = (int(i) for i in np.unravel_index(np.argmax(np.abs(X)), X.shape))
+    return (
+        f"the value farthest from the training data is {table.X[row, column]:g} in {table.place(row, column)}"
+    )
+
+
+def add_samples(parser: argparse.ArgumentParser) -> None:
+    """Add what names a model and samples for it."""
+    parser.add_argument("model", metavar="MODEL", help="a file that nbnorm train has saved")
+    parser.add_argument("file", metavar="FILE", help="digits, mnist, or a file that ends in .csv or .npz")
+    parser.add_argument(
+        "--target", metavar="COLUMN", help="target column (default: as in training, if it is there)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="where the four MNIST files lie")
+
+
+def add_threshold(parser: argparse.ArgumentParser) -> None:
+    """Add the option that moves the border between two classes."""
+    parser.add_argument(
+        "--threshold",
+        metavar="X",
+        type=real(least=0, most=1),
+        help="of two classes take the second from this probability on (default: the likelier one)",
+    )

@@ -11,6 +11,7 @@ import math
 import os
 import re
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,8 +153,8 @@ class Table:
                 return Target("classification", y.astype(np.int64), tuple(classes.tolist()))
         return Target("regression", values.astype(np.float64), None)
 
-    def class_numbers(self, classes: Sequence[str | int]) -> npt.NDArray[np.int64]:
-        """Return the class number of each target, -1 for a missing or unknown one.
+    def class_numbers(self, classes: Sequence[str | int]) -> tuple[npt.NDArray[np.int64], dict[str, int]]:
+        """Return the class number of each target.
 
         Parameters
         ----------
@@ -162,7 +163,10 @@ class Table:
 
         Returns
         -------
-        ndarray of int64, shape (n_samples,)
+        numbers : ndarray of int64, shape (n_samples,)
+            -1 where the target is missing, ``len(classes)`` where it is none of the classes.
+        unseen : dict of str to int
+            The labels that are none of the classes, and how often each occurs, the most frequent first.
         """
         known = {label: number for number, label in enumerate(classes)}
         values = [] if self.values is None else self.values
@@ -170,10 +174,22 @@ class Table:
             labels: list[Any] = [csv_files.plain(value) for value in values]
         else:
             labels = values.tolist()
-        if isinstance(values, list) or not (classes and isinstance(classes[0], int)):
+        of_numbers = bool(classes) and isinstance(classes[0], int)
+        if isinstance(values, list) or not of_numbers:
             known = {str(label): number for label, number in known.items()}
             labels = [str(label) for label in labels]
-        return np.array([known.get(label, -1) for label in labels], dtype=np.int64)
+
+        def is_missing(label: Any) -> bool:
+            if label in known:
+                return False
+            if isinstance(label, str):
+                number = csv_files.number(label) if of_numbers else None
+                return not label or (number is not None and math.isnan(number))
+            return isinstance(label, float) and math.isnan(label)
+
+        numbers = [-1 if is_missing(label) else known.get(label, len(classes)) for label in labels]
+        unseen = Counter(str(lb) for lb, at in zip(labels, numbers, strict=True) if at == len(classes))
+        return np.array(numbers, dtype=np.int64), dict(unseen.most_common())
 
     def numbers(self) -> npt.NDArray[np.float64]:
         """Return the target as numbers, NaN where it is missing or none.

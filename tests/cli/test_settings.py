@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 import nbnorm
-from cli import QUICK
+from cli import QUICK, flat
 from nbnorm.data import datasets
 
 
 def test_adamw_with_relu_on_digits(run):
     status, out, _ = run("train", *QUICK, "--no-save", "--optimizer", "adamw")
     assert status == 0
-    assert "batches of 64, adamw, lr 0.002 (cosine), weight decay 5, seed 0" in out
+    assert "batches of 64, adamw, lr 0.002 (cosine), weight decay 5, seed 0" in flat(out)
 
 
 def write_table(path, X, y):
@@ -76,7 +76,7 @@ def test_tables_train_as_the_estimators_do(run, folder):
     assert (report["batch_size"], report["epochs"], report["steps"]) == (32, 100, 500)
     chosen = report["cross_validation"]
     assert chosen["network"] > chosen["linear"] + 0.5
-    assert f"R2 {chosen['network']:.4f} of a network, {chosen['linear']:.4f} of a linear model" in out
+    assert f"R2 {chosen['network']:.4f} of a network, {chosen['linear']:.4f} of a linear model" in flat(out)
 
 
 @pytest.mark.parametrize("option", [["--hidden", "8"], ["--lr", "0.01"], ["--weight-decay", "0"]])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nbnorm
-from cli import QUICK
+from cli import QUICK, flat
 from nbnorm.data import datasets
 
 
@@ -67,7 +67,7 @@ def test_train_regression(run, line_file, folder):
     np.testing.assert_array_equal(nbnorm.FNN.load("nbnorm-line.npz").predict(table[:, :3]), got)
     rmse = np.sqrt(np.mean((got - expected) ** 2))
     assert rmse < 0.5 * expected.std()
-    assert f"R2 {1 - rmse**2 / expected.var():.4f}, root mean squared error {rmse:.6g}" in out
+    assert f"R2 {1 - rmse**2 / expected.var():.4f}, root mean squared error {rmse:.6g}" in flat(out)
 
 
 def test_train_npz(run, folder):
@@ -172,10 +172,12 @@ def test_train_with_adamw(run, folder):
     words = ["--optimizer", "adamw", "--activation", "gelu", "--dropout", "0.25", "--label-smoothing", "0.1"]
     status, out, _ = run("train", *QUICK, *words, "--report", "r.json")
     assert status == 0
-    assert "Network: 64-8-10, gelu, batch norm after the activation, dropout 0.25, 626 parameters" in out
+    assert "Network: 64-8-10, gelu, batch norm after the activation, dropout 0.25, 626 parameters" in flat(
+        out
+    )
     rate = nbnorm.model.defaults.learning_rate("adamw", "after", ["gelu"])
     decay = nbnorm.model.defaults.weight_decay("adamw", "after", ["gelu"], 1438, rate)
-    assert f"batches of 64, adamw, lr {rate:g} (cosine), weight decay {decay:g}, seed 0" in out
+    assert f"batches of 64, adamw, lr {rate:g} (cosine), weight decay {decay:g}, seed 0" in flat(out)
     net = nbnorm.FNN.load("nbnorm-digits.npz")
     assert (net.activation, net.dropout, net.loss) == ("gelu", (0.25,), nbnorm.CrossEntropy(0.1))
     report = json.loads((folder / "r.json").read_text())
@@ -270,5 +272,30 @@ def test_report_keeps_compilation_apart(run, folder, monkeypatch):
     monkeypatch.setattr("nbnorm.cli.train.compile_seconds", lambda: next(times))
     status, out, _ = run("train", *QUICK, "--no-save", "--report", "r.json")
     assert status == 0
-    assert ", and 7.5 s of compilation\n" in out
+    assert ", and 7.5 s of compilation baseline" in flat(out)
     assert json.loads((folder / "r.json").read_text())["compile_seconds"] == 7.5
+
+
+@pytest.mark.parametrize("words", [[], ["--early-stopping", "1"]])
+def test_cross_validation_of_the_settings(run, flowers, words):
+    status, out, err = run("train", flowers, *QUICK, "--cv", "3", "--json", *words)
+    assert status == 0
+    got = json.loads(out)["cv"]
+    assert (got["folds"], len(got["scores"])) == (3, 3)
+    assert got["mean"] == pytest.approx(np.mean(got["scores"]))
+    assert got["std"] == pytest.approx(np.std(got["scores"], ddof=1))
+    assert f"accuracy {got['mean']:.4f} +- {got['std']:.4f}" in flat(err)
+
+
+def test_cross_validation_of_a_ridge(run, line_file):
+    words = ["--hidden", "0", "--l2", "0.01", "--epochs", "2", "--no-plot", "--json", "--cv", "4"]
+    got = json.loads(run("train", line_file, *words)[1])["cv"]
+    assert min(got["scores"]) > 0.99
+
+
+def test_output_fits_the_page(run, flowers):
+    status, out, _ = run(
+        "train", flowers, *QUICK, "--dropout", "0.5", "--label-smoothing", "0.1", "--save", "m"
+    )
+    assert status == 0
+    assert max(map(len, out.splitlines())) <= 80

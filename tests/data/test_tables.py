@@ -178,12 +178,19 @@ def test_encode_bad_input(csv_file, values, task, expected):
         table.encode(task)
 
 
-def test_class_numbers(csv_file):
-    table = tables.read_table(csv_file("a,b\n1,x\n2, y\n3,\n4,z\n"))
-    np.testing.assert_array_equal(table.class_numbers(("x", "y")), [0, 1, -1, -1])
-    table = tables.read_table(csv_file("a,b\n1,7\n2,5.0\n3,\n4,6\n"))
-    np.testing.assert_array_equal(table.class_numbers((5, 7)), [1, -1, -1, -1])
-    np.testing.assert_array_equal(table.class_numbers(("5.0", "7")), [1, 0, -1, -1])
+@pytest.mark.parametrize(
+    ("column", "classes", "numbers", "unseen"),
+    [
+        (["x", " y", "", "z"], ("x", "y"), [0, 1, -1, 2], {"z": 1}),
+        (["7", "5.0", "", "6", "6", "NA"], (5, 7), [1, 2, -1, 2, 2, -1], {"6": 2, "5.0": 1}),
+        (["7", "5.0", "", "6"], ("5.0", "7"), [1, 0, -1, 2], {"6": 1}),
+        (["NA", "none", "x"], ("NA", "x"), [0, 2, 1], {"none": 1}),
+    ],
+)
+def test_class_numbers(csv_file, column, classes, numbers, unseen):
+    table = tables.read_table(csv_file("a,b\n" + "".join(f"1,{value}\n" for value in column)))
+    got = table.class_numbers(classes)
+    assert (got[0].tolist(), got[1]) == (numbers, unseen)
 
 
 def test_numbers(csv_file, npz_file):
@@ -220,7 +227,7 @@ def test_read_npz_targets(npz_file, y, task, classes):
     if classes is None:
         np.testing.assert_array_equal(got.y, y)
     else:
-        np.testing.assert_array_equal(table.class_numbers(classes), got.y)
+        np.testing.assert_array_equal(table.class_numbers(classes)[0], got.y)
         assert got.y.tolist() == [1, 0]
 
 

@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+
+from nbnorm.cli import answers
+from nbnorm.cli.common import WIDTH
+
+METRICS = pytest.importorskip("sklearn.metrics")
+
+
+def predictions(classes, n=200, seed=0):
+    """Return probabilities, decisions and true classes that agree more often than not."""
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, n)
+    logits = random.normal(size=(n, classes)) + 1.5 * np.eye(classes)[truth]
+    probability = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return probability, probability.argmax(axis=1), truth
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_scores_of_classes(classes):
+    probability, decision, truth = predictions(classes)
+    got = answers.of_classes(probability, decision, truth, range(classes))
+    score = probability[:, 1] if classes == 2 else probability
+    expected = {
+        "accuracy": METRICS.accuracy_score(truth, decision),
+        "balanced_accuracy": METRICS.balanced_accuracy_score(truth, decision),
+        "roc_auc": METRICS.roc_auc_score(truth, score, multi_class="ovr"),
+        "log_loss": METRICS.log_loss(truth, probability),
+    }
+    for name, value in expected.items():
+        assert got[name] == pytest.approx(value, rel=1e-12), name
+    assert got["confusion_matrix"] == METRICS.confusion_matrix(truth, decision).tolist()
+    each = METRICS.precision_recall_fscore_support(truth, decision)
+    for key, values in zip(("precision", "recall", "f1", "samples"), each, strict=True):
+        np.testing.assert_allclose([one[key] for one in got["classes"]], values, rtol=1e-12)
+    most = np.bincount(truth).argmax()
+    assert got["baseline"] == {"class": most, "of": "these samples", "accuracy": np.mean(truth == most)}
+
+
+def test_the_baseline_is_that_of_training():
+    probability, decision, truth = predictions(2)
+    got = answers.of_classes(probability, decision, truth, ["a", "b"], counts=[3, 9])
+    assert got["baseline"] == {"class": "b", "of": "training", "accuracy": np.mean(truth == 1)}
+
+
+def test_calibration():
+    probability = np.array([[0.85, 0.15]] * 4 + [[0.35, 0.65]] * 2)
+    truth = np.array([0, 0, 0, 1, 1, 1])
+    got = answers.of_classes(probability, probability.argmax(axis=1), truth, [0, 1])["calibration"]
+    assert [one["accuracy"] for one in got["bins"]] == [1.0, 0.75]
+    assert got["error"] == pytest.approx((4 * 0.10 + 2 * 0.35) / 6)
+
+
+def test_unseen_labels_are_wrong_answers():
+    probability = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    got = answers.of_classes(
+        probability, np.array([0, 1, 0]), np.array([0, 1, 2]), ["a", "b"], unseen={"bird": 1}
+    )
+    assert (got["accuracy"], got["samples"], got["unseen_labels"]) == (pytest.approx(2 / 3), 3, {"bird": 1})
+    assert got["confusion_matrix"] == [[1, 0], [0, 1], [1, 0]]
+    assert got["log_loss"] == pytest.approx(-np.log([0.9, 0.8]).mean())
+    text = "\n".join(answers.lines(got))
+    assert "1 sample of labels that the model has never seen, counted as wrong: bird (1)" in text
+
+
+def test_one_class_alone_has_no_area():
+    probability = np.array([[0.9, 0.1], [0.2, 0.8]])
+    got = answers.of_classes(probability, np.array([0, 1]), np.array([0, 0]), ["a", "b"])
+    assert (got["roc_auc"], got["classes"][1]["recall"]) == (None, None)
+    assert got["balanced_accuracy"] == 0.5
+    answers.lines(got)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_scores_of_values(outputs):
+    random = np.random.default_rng(0)
+    truth = random.normal(5.0, 2.0, (50, outputs))
+    got = 0.5 * truth + random.normal(size=truth.shape)
+    scores = answers.of_values(got, truth, mean=[4.0] * outputs)
+    assert scores["r2"] == pytest.approx(METRICS.r2_score(truth, got))
+    assert scores["mean_absolute_error"] == pytest.approx(METRICS.mean_absolute_error(truth, got))
+    expected = np.sqrt(METRICS.mean_squared_error(truth, got))
+    assert scores["root_mean_squared_error"] == pytest.approx(expected)
+    always = np.sqrt(np.mean((truth - 4.0) ** 2))
+    assert scores["baseline"]["root_mean_squared_error"] == pytest.approx(always)
+    slope, intercept = np.polyfit(got[:, 0], truth[:, 0], 1)
+    line = scores["calibration"][0]
+    assert (line["slope"], line["intercept"]) == (pytest.approx(slope), pytest.approx(intercept))
+
+
+def test_constant_predictions_have_no_slope():
+    scores = answers.of_values(np.ones(3), np.array([1.0, 2.0, 3.0]))
+    assert scores["calibration"][0]["slope"] is None
+    answers.lines(scores)
+
+
+@pytest.mark.parametrize("classes", [2, 12, 40, 150])
+def test_lines_fit_the_page(classes):
+    probability, decision, truth = predictions(classes, n=2000)
+    names = [f"a rather long name of the class {number}" for number in range(classes)]
+    lines = answers.lines(answers.of_classes(probability, decision, truth, names))
+    assert max(map(len, lines)) <= WIDTH
+    text = "\n".join(lines)
+    assert ("confusion matrix" in text) == (classes == 2)
+    assert ("most frequent mistakes" in text) == (2 < classes <= 100)
+    assert ("with the lowest F1" in text) == (classes > 20)
