@@ -34,6 +34,7 @@ from nbnorm.functions.losses import (
     softmax_cross_entropy,
 )
 from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
+from nbnorm.model.inspection import Inspection, LayerInspection, inspect
 from nbnorm.model.many import CrossValidation, cross_validate, fit_many
 from nbnorm.model.metrics import Metric
 from nbnorm.model.network import FNN
@@ -64,6 +65,8 @@ __all__ = [
     "EarlyStopping",
     "History",
     "Huber",
+    "Inspection",
+    "LayerInspection",
     "LearningRates",
     "Metric",
     "Moments",
@@ -88,6 +91,7 @@ __all__ = [
     "get_num_threads",
     "gradcheck",
     "huber_loss",
+    "inspect",
     "load_digits",
     "load_mnist",
     "mean_absolute_error",

@@ -323,3 +323,80 @@ def learning_rates(
     axes.legend(frameon=False)
     _write(figure, path)
     return figure
+
+
+def inspection(
+    layers: Sequence[Mapping[str, Any]], path: _files.PathLike | None = None, *, title: str | None = None
+) -> Figure:
+    """Draw means and spreads of features, condition numbers and gradients over the layers.
+
+    Parameters
+    ----------
+    layers : sequence of dict
+        As `Inspection.to_dict` gives them.
+    path : str or path, optional
+        File to write the figure to, in the format of its suffix.
+    title : str, optional
+        A line above the figure.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If the format is unknown.
+
+    Examples
+    --------
+    >>> one = {"name": "input", "mean": [0.0], "std": [1.0], "condition": 4.0, "gradient_norm": None}
+    >>> [axes.get_ylabel() for axes in inspection([one]).axes]
+    ['features', 'condition number']
+    """
+    if path is not None:
+        check_format(path)
+    marked = [
+        ("condition", "features", "o", _HELD_OUT),
+        ("condition_standardized", "standardized", "s", _TRAINING),
+        ("condition_read", "what is read", "x", "0.3"),
+    ]
+    steps = [("weight_norm", "weights", "s", _TRAINING), ("gradient_norm", "gradient", "o", _HELD_OUT)]
+    panels = [("condition number", marked), ("norm", steps)]
+    panels = [
+        (label, curves)
+        for label, curves in panels
+        if any(layer.get(key) is not None for key, *_ in curves for layer in layers)
+    ]
+    size = (1 + len(panels)) * max(3.2, 0.6 * len(layers)), 3.6
+    figure = _figure_class()(figsize=size, layout="constrained")
+    subplots = figure.subplots(1, 1 + len(panels), squeeze=False)[0]
+    places = np.arange(len(layers))
+    for key, shift, colour in (("mean", -0.14, _HELD_OUT), ("std", 0.14, _TRAINING)):
+        for at, layer in zip(places, layers, strict=True):
+            low, middle, high = np.quantile(layer[key], [0.0, 0.5, 1.0])
+            subplots[0].plot([at + shift] * 2, [low, high], color=colour, linewidth=2)
+            label = key if at == 0 else None
+            subplots[0].plot(at + shift, middle, "o", color=colour, markersize=5, label=label)
+    subplots[0].set_yscale("symlog", linthresh=1.0)
+    subplots[0].set_ylabel("features")
+    for axes, (label, curves) in zip(subplots[1:], panels, strict=True):
+        for key, name, marker, colour in curves:
+            values = [layer.get(key) for layer in layers]
+            if any(value is not None for value in values):
+                heights = [np.nan if value is None else value for value in values]
+                axes.plot(places, heights, marker=marker, linestyle=":", color=colour, label=name)
+        axes.set_yscale("log")
+        axes.set_ylabel(label)
+    for axes in subplots:
+        axes.set_xticks(places, [layer["name"] for layer in layers], rotation=30, ha="right")
+        axes.set_xlim(-0.5, len(layers) - 0.5)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    if title is not None:
+        figure.suptitle(title)
+    _write(figure, path)
+    return figure

@@ -26,10 +26,11 @@ from nbnorm.functions.gradcheck import STEP, gradcheck
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints, schedules, training
 from nbnorm.model import metrics as _metrics
+from nbnorm.model.dataset_statistics import dataset_statistics, recalibrate
 from nbnorm.model.schedules import LearningRates, Schedule
 from nbnorm.model.training import EarlyStopping, History, threads_for
 from nbnorm.statistics.encoding import ColumnEncoder
-from nbnorm.statistics.moments import is_sparse
+from nbnorm.statistics.moments import Moments, is_sparse
 from nbnorm.statistics.standardize import Standardizer, fitted
 
 Array = npt.NDArray[Any]
@@ -1359,6 +1360,89 @@ class FNN:
         name = "r2" if self.output == "identity" else "accuracy"
         outcome = _metrics.Outcome(self.output, self._in_units(self._logits(x)), truth, weights)
         return _metrics.NAMED[name][0](outcome)
+
+    # ------------------------------------------------------------------------------------------
+    # Statistics of a whole data set
+    # ------------------------------------------------------------------------------------------
+
+    def dataset_statistics(self, X: npt.ArrayLike) -> dict[str, Moments]:
+        """Mean and variance of each batch norm's input over all samples of `X`, exactly.
+
+        The layers are taken in order: the first batch norm's input is measured over the whole data set, then
+        it normalizes with what was found while the second's is measured, and so on.  So these are the
+        statistics of the network that would use them in evaluation mode; see `recalibrate`.  Neither the
+        network nor its mode is changed.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            Samples as for `fit`: arrays of any real type, memory maps, frames and SciPy sparse matrices,
+            read where they lie, some rows at a time, once for each batch norm.
+
+        Returns
+        -------
+        dict of str to Moments
+            ``"norm1"``, ``"norm2"``, ...: with `mean`, `var` and `count`.
+
+        Raises
+        ------
+        TypeError
+            If `X` does not hold real numbers.
+        ValueError
+            If the network has no batch norm, `X` has another width or is not finite, or features are not.
+        RuntimeError
+            If the network encodes columns and was not fitted.
+
+        Notes
+        -----
+        A network of L hidden layers computes L (L + 1) / 2 of them for each sample and keeps no features.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm import FNN
+        >>> net = FNN([2, 3, 2], activation="identity", standardize=False, seed=0)
+        >>> net.parameters()["dense1.weight"][...] = [[1, 0], [0, 1], [1, 1]]
+        >>> found = net.dataset_statistics([[1.0, 0.0], [3.0, 4.0]])
+        >>> found["norm1"].mean, found["norm1"].var()
+        (array([2., 2., 4.]), array([1., 4., 9.]))
+        """
+        return dataset_statistics(self, X)
+
+    def recalibrate(self, X: npt.ArrayLike) -> FNN:
+        """Replace the moving averages by the statistics of a whole data set.
+
+        Means and biased variances are those of `dataset_statistics`, so that in evaluation mode each batch
+        norm's output has exactly the mean beta and the variance gamma**2 var / (var + eps) over `X`.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            At least 2 samples, as for `dataset_statistics`.
+
+        Returns
+        -------
+        FNN
+            The network itself, in the mode that it was in.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `dataset_statistics`, or if there is only one sample; the network stays as it was.
+
+        Examples
+        --------
+        >>> from nbnorm import FNN, load_digits
+        >>> X, y = load_digits()
+        >>> net = FNN([64, 16, 10], seed=0)
+        >>> history = net.fit(X, y, epochs=2)
+        >>> net = net.recalibrate(X)
+        >>> found = net.dataset_statistics(X)["norm1"]
+        >>> bool((net.buffers()["norm1.running_mean"] == found.mean).all())
+        True
+        """
+        recalibrate(self, X)
+        return self
 
     # ------------------------------------------------------------------------------------------
     # Files

@@ -1,0 +1,146 @@
+"""Statistics of batch norm's inputs over a whole data set, and what they replace: the moving averages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.functions.activations import activation_forward
+from nbnorm.functions.batch_norm import batch_norm_inference
+from nbnorm.functions.dense import dense_forward
+from nbnorm.statistics.moments import Moments, is_sparse, moments
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+
+Array = npt.NDArray[Any]
+
+# Rows that are computed together: enough for the kernels' threads, few enough to stay in a cache.
+_ROWS = 2048
+
+
+class Features(NamedTuple):
+    """What a hidden layer computes for some samples."""
+
+    normalized: Array  # what its batch norm reads: y, or z with norm="before"
+    activated: Array  # y, the output of the activation
+    out: Array  # what the next layer reads
+
+
+def table(net: FNN, X: Any) -> Any:
+    """Check samples; return an array that is not copied, or a SciPy matrix in compressed rows."""
+    if is_sparse(X):
+        x = X.tocsr()
+        _check.rank("X", x, 2)
+        values = _check.numeric("X.data", x.data)
+    else:
+        names = None
+        if net.encoder is not None:
+            names = net.encoder.feature_names
+        elif net.standardizer is not None:
+            names = net.standardizer.moments_.feature_names
+        x = values = _check.table("X", X, names)[0]
+        _check.rank("X", x, 2)
+    if x.shape[1] != net.sizes[0]:
+        raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got shape {x.shape}")
+    if values.size:
+        _check.finite("X", values, missing=net.encoding is not None)
+    if net.encoding is not None and net.encoder is None:
+        raise RuntimeError("the encoding needs a call of fit first")
+    for name, held in {**net.parameters(), **net.buffers()}.items():
+        _check.finite(f"the network's {name}", held)
+    return x
+
+
+def columns(net: FNN, x: Any) -> Iterator[Array]:
+    """Yield the columns that the standardizer reads, some rows at a time; what is missing is their mean."""
+    mean = 0.0 if net.standardizer is None else net.standardizer.mean_
+    for start in range(0, x.shape[0], _ROWS):
+        rows = x[start : start + _ROWS]
+        rows = rows.toarray() if is_sparse(rows) else np.ascontiguousarray(rows)
+        if net.encoder is not None:
+            rows = net.encoder.transform(rows)
+            rows = np.where(np.isnan(rows), mean, rows)
+        yield rows
+
+
+def inputs(net: FNN, rows: Array) -> Array:
+    """Return what the first layer reads, of columns that `columns` yields."""
+    if net.standardizer is not None:
+        rows = net.standardizer.transform(rows)
+    with np.errstate(over="ignore"):
+        return np.asarray(rows, net.dtype)
+
+
+def hidden_layers(
+    net: FNN, x: Array, statistics: Mapping[str, tuple[Array, Array]], last: int
+) -> Iterator[Features]:
+    """Yield what the hidden layers up to the number `last` compute for what the first one reads.
+
+    `statistics` are mean and variance for each batch norm; behind the last one that has some, `out` is what
+    the batch norm reads.
+    """
+    parameters = net.parameters()
+    activations = net.activation if isinstance(net.activation, (list, tuple)) else [net.activation] * last
+    for l, activation in enumerate(activations[:last], 1):
+
+        def normalize(y: Array, name: str = f"norm{l}") -> Array:
+            if name not in statistics:
+                return y
+            gamma, beta = parameters[f"{name}.gamma"], parameters[f"{name}.beta"]
+            return batch_norm_inference(y, gamma, beta, *statistics[name], eps=net.eps)
+
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            z = dense_forward(x, parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias"))
+        if not np.isfinite(z).all():
+            raise ValueError(f"X must give finite features, got others in layer {l}, beyond {net.dtype}")
+        if net.norm == "before":
+            x = activation_forward(normalize(z), activation)
+            yield Features(z, x, x)
+        else:
+            y = activation_forward(z, activation)
+            x = normalize(y)
+            yield Features(y, y, x)
+
+
+def moving_averages(net: FNN) -> dict[str, tuple[Array, Array]]:
+    """Return the mean and the variance that each batch norm uses in evaluation mode."""
+    buffers = net.buffers()
+    means = {name.partition(".")[0]: mean for name, mean in buffers.items() if name.endswith("running_mean")}
+    power = 1 if net.running == "var" else 2
+    return {name: (mean, buffers[f"{name}.running_{net.running}"] ** power) for name, mean in means.items()}
+
+
+def dataset_statistics(net: FNN, X: npt.ArrayLike) -> dict[str, Moments]:
+    """See `FNN.dataset_statistics`."""
+    if net.norm is None:
+        raise ValueError("the network must have batch normalization, got norm=None")
+    x = table(net, X)
+    found: dict[str, Moments] = {}
+    used: dict[str, tuple[Array, Array]] = {}
+    for l in range(1, len(net.sizes) - 1):
+        total: Moments | None = None
+        for rows in columns(net, x):
+            *_, features = hidden_layers(net, inputs(net, rows), used, l)
+            part = moments(features.normalized)
+            total = part if total is None else total + part
+        assert total is not None  # `table` refuses data without rows
+        found[f"norm{l}"] = total
+        used[f"norm{l}"] = total.mean, total.var()
+    return found
+
+
+def recalibrate(net: FNN, X: npt.ArrayLike) -> None:
+    """See `FNN.recalibrate`."""
+    found = dataset_statistics(net, X)
+    if any(statistics.count < 2 for statistics in found.values()):
+        raise ValueError("X must have at least 2 samples, whose variance is known, got 1")
+    buffers = net.buffers()
+    for name, statistics in found.items():
+        buffers[f"{name}.running_mean"][...] = statistics.mean
+        spread = statistics.var() if net.running == "var" else statistics.std()
+        buffers[f"{name}.running_{net.running}"][...] = spread
