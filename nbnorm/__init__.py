@@ -7,13 +7,19 @@ from nbnorm.data.streams import standardize_file
 from nbnorm.data.tables import read_table
 from nbnorm.functions.activations import Activation, activation_backward, activation_forward
 from nbnorm.functions.batch_norm import (
-    BatchNorm,
     batch_norm_backward,
     batch_norm_forward,
     batch_norm_inference,
 )
+from nbnorm.functions.batch_norm_layer import BatchNorm
 from nbnorm.functions.dense import Dense, dense_backward, dense_forward
 from nbnorm.functions.gradcheck import gradcheck
+from nbnorm.functions.layer_norm import (
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -34,6 +40,7 @@ from nbnorm.functions.losses import (
     softmax_cross_entropy,
 )
 from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
+from nbnorm.functions.weighted_batch_norm import weighted_batch_norm_backward, weighted_batch_norm_forward
 from nbnorm.model.inspection import Inspection, LayerInspection, inspect
 from nbnorm.model.many import CrossValidation, cross_validate, fit_many
 from nbnorm.model.metrics import Metric
@@ -92,6 +99,8 @@ __all__ = [
     "gradcheck",
     "huber_loss",
     "inspect",
+    "layer_norm_backward",
+    "layer_norm_forward",
     "load_digits",
     "load_mnist",
     "mean_absolute_error",
@@ -100,10 +109,14 @@ __all__ = [
     "poisson_loss",
     "quantile_loss",
     "read_table",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "set_num_threads",
     "sgd_step",
     "softmax_cross_entropy",
     "standardize",
     "standardize_file",
     "train_test_split",
+    "weighted_batch_norm_backward",
+    "weighted_batch_norm_forward",
 ]

@@ -47,7 +47,6 @@ CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {
     "engine.steps",
     "estimators.base",
-    "functions.batch_norm",
     "model.network",
     "statistics.moments",
 }

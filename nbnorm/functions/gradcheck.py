@@ -12,8 +12,15 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm.functions.activations import CODES, activation_backward, activation_forward
-from nbnorm.functions.batch_norm import BatchNorm, batch_norm_backward, batch_norm_forward
+from nbnorm.functions.batch_norm import batch_norm_backward, batch_norm_forward
+from nbnorm.functions.batch_norm_layer import BatchNorm
 from nbnorm.functions.dense import dense_backward, dense_forward
+from nbnorm.functions.layer_norm import (
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -32,6 +39,7 @@ from nbnorm.functions.losses import (
     softmax_cross_entropy,
 )
 from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.weighted_batch_norm import weighted_batch_norm_backward, weighted_batch_norm_forward
 
 Array = npt.NDArray[np.float64]
 
@@ -255,6 +263,48 @@ def _layer_rows() -> Iterator[Row]:
                     f"{mode}, running={running}, unbiased={unbiased}",
                     gradcheck(_weighted(layer.forward, weights), x, dx),
                 )
+    some = rng.integers(0, 3, 7) + (np.arange(7) < 2)
+    images, image_weights = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 3))
+    variants: tuple[tuple[str, dict[str, Any], Array, Array, Any], ...] = (
+        ("weights", {}, x, weights, some),
+        ("(n, C, d)", {}, images, image_weights, None),
+        ("(n, C, d), mask of places", {}, images, image_weights, rng.uniform(size=(4, 3)) < 0.6),
+        ("affine=False", {"affine": False}, x, weights, None),
+        ("ghost_size=4", {"ghost_size": 4}, x, weights, None),
+        ("frozen", {"frozen": True}, x, weights, None),
+    )
+    for option, options, at, dout, given in variants:
+        layer = BatchNorm(5, dtype=np.float64, **options)
+        layer.forward(at, weights=given)
+        dx = layer.backward(dout)
+        call = functools.partial(layer.forward, weights=given)
+        yield Row("BatchNorm.backward", option, gradcheck(_weighted(call, dout), at, dx))
+
+
+def _other_rows() -> Iterator[Row]:
+    """Check layer norm, RMS norm and batch norm with weights."""
+    rng = np.random.default_rng(6)
+    x, weights, gamma, beta = rng.normal(size=(7, 5)), rng.normal(size=(7, 5)), *rng.normal(size=(2, 5))
+    some = np.array([1.0, 2.0, 0.0, 0.5, 3.0, 1.0, 0.0])
+    functions: tuple[
+        tuple[Callable[..., Any], Callable[..., Any], tuple[Array, ...], tuple[Array, ...]], ...
+    ] = (
+        (layer_norm_forward, layer_norm_backward, (x, gamma, beta), ()),
+        (rms_norm_forward, rms_norm_backward, (x, gamma), ()),
+        (weighted_batch_norm_forward, weighted_batch_norm_backward, (x, gamma, beta), (some,)),
+    )
+    for forward, backward, arguments, more in functions:
+        for eps in (1e-5, 0.1):
+            _, *statistics = forward(*arguments, *more, eps=eps)
+            grads = backward(weights, x, gamma, *statistics, *more)
+            for k, (name, grad) in enumerate(zip(("dx", "dgamma", "dbeta"), grads, strict=False)):
+
+                def call(v: Array, k: int = k, forward: Any = forward, eps: float = eps) -> Array:
+                    changed = [*arguments[:k], v, *arguments[k + 1 :], *more]  # noqa: B023
+                    return np.asarray(forward(*changed, eps=eps)[0])
+
+                error = gradcheck(_weighted(call, weights), arguments[k], grad)
+                yield Row(backward.__name__, f"{name}, eps={eps:g}", error)
 
 
 def _network_rows() -> Iterator[Row]:
@@ -327,4 +377,4 @@ def table() -> list[Row]:
     >>> max(row.error for row in table()) < 1e-6  # doctest: +SKIP
     True
     """
-    return [*_function_rows(), *_optimizer_rows(), *_layer_rows(), *_network_rows()]
+    return [*_function_rows(), *_optimizer_rows(), *_layer_rows(), *_other_rows(), *_network_rows()]
