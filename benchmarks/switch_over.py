@@ -1,6 +1,6 @@
-"""Where a team of threads becomes faster than one: the time of a step on one and on several, by turns.
+"""Where a pool of threads becomes faster than one: the time of a step on one and on several, by turns.
 
-nbnorm trains on one thread where a step has fewer than `nbnorm.model.training.TEAM_WORK` operations.
+nbnorm trains on one thread where a step has fewer than `nbnorm.model.engines.POOL_WORK` operations.
 
     python -m benchmarks.switch_over [--threads 2]
 """
@@ -12,7 +12,7 @@ import statistics
 
 from benchmarks.common import labels, normal
 from nbnorm import FNN, SGD, set_num_threads
-from nbnorm.model import training
+from nbnorm.model import engines
 
 # Layer sizes and batch, from a tenth of the limit to ten times as much.
 NETWORKS = (
@@ -33,7 +33,7 @@ SECONDS = 0.05  # of a turn
 
 
 def measure(sizes: tuple[int, ...], batch: int, threads: int) -> tuple[float, float]:
-    """Return the median seconds of a step on one thread and on a team."""
+    """Return the median seconds of a step on one thread and on a pool."""
     samples = batch * 100
     x, y = normal((samples, sizes[0]), "float32"), labels(samples, sizes[-1])
     net, optimizer = FNN(sizes, seed=0), SGD(lr=0.01, momentum=0.9)
@@ -56,16 +56,16 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=2)
     threads = parser.parse_args().threads
-    limit, training.TEAM_WORK = training.TEAM_WORK, 0.0
-    print(f"TEAM_WORK is {limit:.3g}\n")
+    limit, engines.POOL_WORK = engines.POOL_WORK, 0.0
+    print(f"POOL_WORK is {limit:.3g}\n")
     print(f"| layers, batch | operations | 1 thread | {threads} threads | ratio |")
     print("| --- | --- | --- | --- | --- |")
-    for sizes, batch in sorted(NETWORKS, key=lambda row: training.operations(*row)):
-        one, team = measure(sizes, batch, threads)
+    for sizes, batch in sorted(NETWORKS, key=lambda row: engines.operations(*row)):
+        one, pool = measure(sizes, batch, threads)
         name = f"{'-'.join(map(str, sizes))}, {batch}"
         print(
-            f"| {name} | {training.operations(sizes, batch):.2g} | {1e6 * one:.1f} us | {1e6 * team:.1f} us "
-            f"| {one / team:.2f} |",
+            f"| {name} | {engines.operations(sizes, batch):.2g} | {1e6 * one:.1f} us | {1e6 * pool:.1f} us "
+            f"| {one / pool:.2f} |",
             flush=True,
         )
 

@@ -41,12 +41,13 @@ from nbnorm.functions.losses import (
 )
 from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
 from nbnorm.functions.weighted_batch_norm import weighted_batch_norm_backward, weighted_batch_norm_forward
+from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.inspection import Inspection, LayerInspection, inspect
 from nbnorm.model.many import CrossValidation, cross_validate, fit_many
 from nbnorm.model.metrics import Metric
 from nbnorm.model.network import FNN
 from nbnorm.model.schedules import Constant, Cosine, LearningRates, OneCycle, Plateau, StepDecay
-from nbnorm.model.training import DivergenceError, EarlyStopping, History
+from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.moments import Moments, moments
 from nbnorm.statistics.standardize import Standardizer, standardize

@@ -12,7 +12,7 @@ import pytest
 
 import nbnorm
 from nbnorm.compile.threads import _launched
-from nbnorm.model import training
+from nbnorm.model import engines
 
 MNIST_FILES = (
     "train-images-idx3-ubyte",
@@ -80,7 +80,7 @@ def python(tmp_path, request):
 @pytest.fixture
 def team(monkeypatch):
     """Let the smallest network train on a team of threads."""
-    monkeypatch.setattr(training, "TEAM_WORK", 0)
+    monkeypatch.setattr(engines, "POOL_WORK", 0)
 
 
 @pytest.fixture

@@ -37,7 +37,6 @@ ORDER = (
 
 # What the division of long modules is to end.
 UPWARDS = {
-    "functions.gradcheck imports model.network",
     "statistics.moments imports data.streams",
     "statistics.moments imports engine.microkernels",
     "statistics.standardize imports data.streams",
@@ -47,7 +46,6 @@ CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {
     "engine.steps",
     "estimators.base",
-    "model.network",
     "statistics.moments",
 }
 

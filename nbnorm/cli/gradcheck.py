@@ -13,7 +13,7 @@ GRADIENT_BAR = 1e-6
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nbnorm.functions.gradcheck import table
+    from nbnorm.model.gradient_table import table
 
     rows = [(str(function), str(option), float(error)) for function, option, error in table()]
     functions, options = (max(len(str(row[i])) for row in rows) for i in (0, 1))

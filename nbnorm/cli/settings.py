@@ -18,8 +18,8 @@ from nbnorm.data import datasets
 from nbnorm.model import defaults, metrics
 
 if TYPE_CHECKING:
+    from nbnorm.model.history import History
     from nbnorm.model.network import FNN
-    from nbnorm.model.training import History
 
 # How often a training that diverges begins anew, each time at a tenth of the learning rate.
 RETRIES = 3
@@ -222,7 +222,7 @@ def _cross_validate(
     Of classes it is 1 for a wrong one, of numbers the squared error as a part of the variance, so that the
     mean over the samples is 1 - accuracy or 1 - R2.
     """
-    from nbnorm.model.training import DivergenceError
+    from nbnorm.model.history import DivergenceError
 
     try:
         got = _left_out(args, data, data.X_train, data.y_train, folds)
@@ -321,7 +321,7 @@ def fit(
 ) -> History:
     """Train a network with the settings."""
     from nbnorm.functions.optimizers import SGD, AdamW
-    from nbnorm.model.training import EarlyStopping
+    from nbnorm.model.stopping import EarlyStopping
 
     optimizer: SGD | AdamW
     if args.optimizer == "sgd":

@@ -58,8 +58,8 @@ from nbnorm.data import datasets, tables
 from nbnorm.functions import activations
 
 if TYPE_CHECKING:
+    from nbnorm.model.history import History
     from nbnorm.model.network import FNN
-    from nbnorm.model.training import History
 
 # Above so many epochs, not each of them gets a line.
 _MOST_LINES = 60
@@ -219,7 +219,7 @@ def _with_validation(args: argparse.Namespace, data: Data) -> Data:
 
 def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
     """Return a callback that prints a line for each epoch, or for each second of many, in place of a bar."""
-    from nbnorm.model.training import brief
+    from nbnorm.model.progress import brief
 
     last = -math.inf
 
@@ -243,7 +243,7 @@ def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    from nbnorm.model.training import DivergenceError
+    from nbnorm.model.history import DivergenceError
 
     compiled = compile_seconds()
     name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem

@@ -24,13 +24,16 @@ from nbnorm.functions import activations
 from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
-from nbnorm.model import checkpoints, defaults, schedules
+from nbnorm.model import checkpoints, defaults, inputs, schedules
 from nbnorm.model import metrics as _metrics
+from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.many import fit_many, numbered
 from nbnorm.model.metrics import Measure
-from nbnorm.model.network import ENCODINGS, FNN, INITS
+from nbnorm.model.network import FNN
+from nbnorm.model.options import ENCODINGS, INITS
+from nbnorm.model.sample_weights import Shares, Weights, products
 from nbnorm.model.schedules import Constant, Plateau, Schedule
-from nbnorm.model.training import DivergenceError, EarlyStopping, History, Shares, Weights, products
+from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.moments import is_sparse
 
 Array = npt.NDArray[Any]
@@ -537,7 +540,7 @@ class Network(BaseEstimator):
                 if self._resolved(name) != then:
                     now = getattr(self, name)
                     raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
-            return [net._twin() for net in self.networks_]
+            return [copy.copy(net) for net in self.networks_]
         options = self._output()
         self.out_activation_ = options.pop("out_activation")
         sizes = [X.shape[1], *hidden, options.pop("outputs")]
@@ -722,9 +725,11 @@ class Network(BaseEstimator):
         measures = [] if incremental else self._measures(net, held, stopping)
         before, seen = net.epochs_trained, 0 if first else self.t_
         for one in nets:
-            one._carried = (one._carried or {}) if incremental else None  # the optimizer goes on where it was
+            one.optimizer_state = (
+                (one.optimizer_state or {}) if incremental else None
+            )  # the optimizer goes on where it was
             if incremental:
-                one._add_statistics(X, combined.of_standardizers)
+                inputs.add_statistics(one, X, combined.of_standardizers)
         adaptive = self.learning_rate == "adaptive" and not incremental
 
         def after_epoch(trained: FNN, history: History) -> bool:
@@ -903,7 +908,7 @@ class Network(BaseEstimator):
         """In evaluation, standardization and batch norm are affine: they become part of their neighbours."""
         check_is_fitted(self)
         net = self.network_
-        held = {name: np.asarray(values, np.float64) for name, values in net._arrays().items()}
+        held = {name: np.asarray(values, np.float64) for name, values in net.arrays.named().items()}
         last = len(net.sizes) - 1
         weights, biases = [], []
         factor, shift = np.ones(net.widths[0]), np.zeros(net.widths[0])  # what is applied in front of a layer

@@ -13,9 +13,12 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from nbnorm import _check
 from nbnorm.estimators.base import Network, documented
 from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from nbnorm.model import inference
+from nbnorm.model.history import History
 from nbnorm.model.network import FNN
+from nbnorm.model.sample_weights import class_weights
 from nbnorm.model.schedules import Schedule
-from nbnorm.model.training import EarlyStopping, History, class_weights
+from nbnorm.model.stopping import EarlyStopping
 
 Array = npt.NDArray[Any]
 
@@ -332,7 +335,7 @@ class FNNClassifier(ClassifierMixin, Network):
 
     def _log_probabilities(self, net: FNN, X: Any) -> Array:
         """Return the logarithms of one network's probabilities of the classes."""
-        z = net._logits(X)
+        z = inference.logits(net, X)
         if len(self.classes_) == 1 and not self._multilabel:
             return np.zeros((len(z), 1), z.dtype)
         if self.out_activation_ == "softmax":

@@ -21,14 +21,6 @@ from nbnorm.functions.layer_norm import (
     rms_norm_backward,
     rms_norm_forward,
 )
-from nbnorm.functions.loss_options import (
-    AbsoluteError,
-    BinaryCrossEntropy,
-    CrossEntropy,
-    Huber,
-    Poisson,
-    Quantile,
-)
 from nbnorm.functions.losses import (
     binary_cross_entropy,
     huber_loss,
@@ -307,62 +299,8 @@ def _other_rows() -> Iterator[Row]:
                 yield Row(backward.__name__, f"{name}, eps={eps:g}", error)
 
 
-def _network_rows() -> Iterator[Row]:
-    from nbnorm.model.network import FNN  # which imports this module
-
-    rng = np.random.default_rng(2)
-    X = rng.normal(size=(9, 4))
-    targets: dict[str, npt.NDArray[Any]] = {
-        "softmax": rng.integers(0, 3, 9),
-        "sigmoid": rng.integers(0, 2, (9, 3)),
-        "identity": rng.normal(size=(9, 3)),
-    }
-    same: dict[str, Any] = {"dtype": np.float64, "standardize": False}
-    for output, y in targets.items():
-        # Every activation with one output; one of each kind with the others.
-        for activation in CODES if output == "softmax" else ("tanh", "gelu"):
-            for norm in ("after", "before", None):
-                for mode in ("train", "eval"):
-                    # with this seed no sample lies on the corner of a relu
-                    net = FNN([4, 6, 5, 3], activation=activation, norm=norm, output=output, seed=4, **same)
-                    net.train() if mode == "train" else net.eval()
-                    yield Row(
-                        "FNN.loss_and_gradients",
-                        f"{output}, norm={norm}, {activation}, {mode}",
-                        max(net.check_gradients(X, y).values()),
-                    )
-
-    weights = np.array([2.0, 1.0, 0.0, 3.0, 1.0, 0.5, 1.0, 1.0, 2.0])
-    mixed: tuple[tuple[str, Any, str | None], ...] = (
-        *((output, None, norm) for output in targets for norm in ("after", "before", None)),
-        ("softmax", CrossEntropy(label_smoothing=0.1), "after"),
-        ("sigmoid", BinaryCrossEntropy(label_smoothing=0.1), "after"),
-        ("identity", AbsoluteError(), "after"),
-        ("identity", Huber(delta=0.3), "after"),
-        ("identity", Poisson(), "after"),
-        ("identity", Quantile(levels=(0.2, 0.5, 0.7)), "after"),
-    )
-    for weighted in (False, True):
-        ending = "sample_weight, weighted_statistics" if weighted else "sample_weight"
-        same["weighted_statistics"] = weighted
-        for output, loss, norm in mixed:
-            net = FNN(
-                [4, 6, 5, 3], activation=["tanh", "silu"], norm=norm, output=output, loss=loss, seed=4, **same
-            )
-            net.train()
-            y = np.abs(targets[output]) if isinstance(loss, Poisson) else targets[output]
-            y = y[:, :1] if isinstance(loss, Quantile) else y
-            errors = net.check_gradients(X, y, sample_weight=weights)
-            label = f"{output}, norm={norm}, {loss or 'default loss'}, {ending}"
-            yield Row("FNN.loss_and_gradients", label, max(errors.values()))
-        net = FNN([4, 6, 5, 3], activation="tanh", dropout=0.3, seed=4, **same)
-        net.train()
-        errors = net.check_gradients(X, targets["softmax"], sample_weight=weights)
-        yield Row("FNN.loss_and_gradients", f"softmax, dropout=0.3, {ending}", max(errors.values()))
-
-
 def table() -> list[Row]:
-    """Check every backward function of the package, with every option that changes it, in float64.
+    """Check every backward function and layer, with every option that changes it, in float64.
 
     The steps of the optimizers stand in the table too, compared with their equations.
 
@@ -373,8 +311,8 @@ def table() -> list[Row]:
 
     Examples
     --------
-    >>> from nbnorm.gradcheck import table
+    >>> from nbnorm.functions.gradcheck import table
     >>> max(row.error for row in table()) < 1e-6  # doctest: +SKIP
     True
     """
-    return [*_function_rows(), *_optimizer_rows(), *_layer_rows(), *_other_rows(), *_network_rows()]
+    return [*_function_rows(), *_optimizer_rows(), *_layer_rows(), *_other_rows()]

@@ -12,6 +12,7 @@ from nbnorm import _check
 from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.functions.dense import dense_forward
+from nbnorm.model.inputs import feature_names
 from nbnorm.statistics.moments import Moments, is_sparse, moments
 
 if TYPE_CHECKING:
@@ -38,12 +39,7 @@ def table(net: FNN, X: Any) -> Any:
         _check.rank("X", x, 2)
         values = _check.numeric("X.data", x.data)
     else:
-        names = None
-        if net.encoder is not None:
-            names = net.encoder.feature_names
-        elif net.standardizer is not None:
-            names = net.standardizer.moments_.feature_names
-        x = values = _check.table("X", X, names)[0]
+        x = values = _check.table("X", X, feature_names(net))[0]
         _check.rank("X", x, 2)
     if x.shape[1] != net.sizes[0]:
         raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got shape {x.shape}")
@@ -85,8 +81,7 @@ def hidden_layers(
     the batch norm reads.
     """
     parameters = net.parameters()
-    activations = net.activation if isinstance(net.activation, (list, tuple)) else [net.activation] * last
-    for l, activation in enumerate(activations[:last], 1):
+    for l, activation in enumerate(net.activations[:last], 1):
 
         def normalize(y: Array, name: str = f"norm{l}") -> Array:
             if name not in statistics:

@@ -272,11 +272,10 @@ def _gradient_norms(net: FNN, x: Any, y: npt.ArrayLike, batch_size: int) -> dict
 def _rates(net: FNN, optimizer: SGD | AdamW) -> tuple[float, Callable[[int], float]]:
     """Return the rate that momentum makes of `lr`, and the effective one of each layer's weights."""
     parameters, last = net.parameters(), len(net.sizes) - 1
-    several = isinstance(net.activation, (list, tuple))
     rate = optimizer.lr / (1 - optimizer.momentum) if isinstance(optimizer, SGD) else optimizer.lr
 
     def effective(l: int) -> float:
-        activation = net.activation[l - 1] if several and l < last else net.activation
+        activation = net.activations[l - 1] if l < last else None
         free = net.norm == "before" or (net.norm == "after" and activation in _HOMOGENEOUS)
         squares = np.square(parameters[f"dense{l}.weight"], dtype=np.float64)
         if l == last or not free or not squares.any():

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from nbnorm import _check, _files
 from nbnorm.data import datasets
 from nbnorm.engine.concurrency import side_by_side
+from nbnorm.model import inputs, plan, training
+from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.network import FNN
-from nbnorm.model.training import DivergenceError, History
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,9 +126,9 @@ def cross_validate(
     for name in ("validation_data", "checkpoint"):
         if name in options:
             raise TypeError(f"cross_validate does not take {name}")
-    x, truth = network._table("X", X), np.asarray(y)
+    x, truth = inputs.table(network, "X", X), np.asarray(y)
     samples = x.shape[0]
-    checked = network._truth("y", truth, samples, "X")
+    checked = inputs.truth(network, "y", truth, samples, "X")
     folds = _check.integer("folds", folds, least=2, most=samples)
     weights = None if sample_weight is None else _check.weights("sample_weight", sample_weight, samples)
     numbers = datasets.folds(
@@ -220,7 +221,7 @@ def fit_many(
             raise TypeError(f"networks[{k}] must be an FNN, got {type(net).__name__}")
     if len({id(net) for net in networks}) < len(networks):
         raise ValueError("networks must not hold a network twice")
-    before = [net._state() for net in networks]
+    before = [training.state_of(net) for net in networks]
     results: list[History | BaseException | None] = [None] * len(networks)
     try:
         _learn_once(networks, X, y, options)
@@ -256,11 +257,12 @@ def _learn_once(networks: Sequence[FNN], X: Any, y: Any, options: dict[str, Any]
     leaders: dict[tuple[Any, ...], FNN] = {}
     weights = {name: options.get(name) for name in ("sample_weight", "class_weight")}
     for net in networks:
-        if net.epochs_trained or any(net._learned()):
+        if net.epochs_trained or any(inputs.learned(net)):
             continue
         kind = (net.encoding, net.bins, net.standardize, net.standardize_targets, net.weighted_statistics)
         leader = leaders.setdefault((*kind, net.output, net.dtype), net)
         if leader is net:
-            net._learn_inputs(net._samples(X, y, batch_size=options.get("batch_size", 128), **weights))
+            samples = plan.training_samples(net, X, y, **weights, batch_size=options.get("batch_size", 128))
+            inputs.learn(net, samples)
         else:
-            net._take_learned(*copy.deepcopy(leader._learned()))
+            inputs.take_learned(net, *copy.deepcopy(inputs.learned(leader)))

@@ -134,8 +134,8 @@ import hashlib
 import nbnorm
 import numba
 import test_threads
-from nbnorm.model import training
-training.TEAM_WORK = 0
+from nbnorm.model import engines
+engines.POOL_WORK = 0
 assert nbnorm.get_num_threads() == 1
 assert test_threads.team_in_fit() == 0
 try:
@@ -181,9 +181,9 @@ import threading
 import nbnorm
 import numba
 import test_threads
-from nbnorm.model import training
+from nbnorm.model import engines
 
-training.TEAM_WORK = 0
+engines.POOL_WORK = 0
 shape = (50_000, 50)  # above the work from which this layer is used
 nbnorm.set_num_threads(1)
 expected = [test_threads.train(0), test_threads.normalize(0, shape)]

@@ -34,7 +34,7 @@ from nbnorm.functions.activations import Activation
 from nbnorm.model import defaults
 from nbnorm.model.metrics import name_of
 from nbnorm.model.schedules import Constant, OneCycle, Plateau, StepDecay
-from nbnorm.model.training import EarlyStopping
+from nbnorm.model.stopping import EarlyStopping
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
 

@@ -121,7 +121,7 @@ def test_resume_with_sparse_data_and_targets_in_their_units(blobs, path, monkeyp
 def test_a_finished_run_returns_its_result(blobs, path, monkeypatch):
     net, expected = fitted(blobs, path)
     before = path.read_bytes()
-    monkeypatch.setattr(training, "fit", None)
+    monkeypatch.setattr(training, "train", None)
     again, history = fitted(blobs, path)
     assert state(again) == state(net)
     assert history == expected
@@ -175,10 +175,10 @@ def test_an_interrupt_before_the_first_epoch_takes_nothing_from_the_file(blobs, 
     net = FNN(SIZES)
     before, seed = state(net), net.seed
 
-    def interrupt(self, team):
+    def interrupt(self, pool):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training._Fit, "epoch", interrupt)
+    monkeypatch.setattr(training._Training, "run_batches", interrupt)
     _, history = fitted(blobs, path, net)
     assert (history.stopped, history.epochs) == ("interrupted", 0)
     assert (state(net), net.seed) == (before, seed)
@@ -284,7 +284,7 @@ def test_damaged_and_foreign_files_are_refused(blobs, path):
 
 
 def test_an_unwritable_path_is_found_before_training(blobs, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "fit", None)
+    monkeypatch.setattr(training, "train", None)
     with pytest.raises(FileNotFoundError):
         fitted(blobs, tmp_path / "nowhere" / "run.npz")
     with pytest.raises(IsADirectoryError):
@@ -316,8 +316,9 @@ def test_fingerprints():
 KILLED = """
 import sys
 import numpy as np
-from nbnorm import FNN, SGD, EarlyStopping, training
-training.TEAM_WORK = {work}
+from nbnorm import FNN, SGD, EarlyStopping
+from nbnorm.model import engines
+engines.POOL_WORK = {work}
 rng = np.random.default_rng(0)
 X = rng.normal(size=(200_000, 20)).astype(np.float32)
 y = (X[:, :4] + rng.normal(size=(200_000, 4))).argmax(axis=1)

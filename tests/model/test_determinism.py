@@ -30,10 +30,10 @@ SCRIPT = """
 import json
 import threading
 import nbnorm
-from nbnorm.model import training
+from nbnorm.model import engines, training
 from test_determinism import CASES, digest
 
-training.TEAM_WORK = 0
+engines.POOL_WORK = 0
 sizes = set()
 run = training.Team.run
 training.Team.run = lambda self, *args: (sizes.add(len(self._threads)), run(self, *args))[1]

@@ -182,7 +182,7 @@ def test_updates_are_those_of_numpy(data, optimizer, bounds):
 @pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted teams have one thread")
 @pytest.mark.parametrize("norm", NORMS)
 def test_same_bits_for_any_number_of_threads(norm, monkeypatch):
-    monkeypatch.setattr("nbnorm.model.training.TEAM_WORK", 0.0)
+    monkeypatch.setattr("nbnorm.model.engines.POOL_WORK", 0.0)
     rng = np.random.default_rng(0)
     X, y, w = rng.normal(size=(60, 20)), rng.integers(0, 3, 60), rng.uniform(0, 2, 60)
     got = []

@@ -19,7 +19,7 @@ from test_network import assert_close, state
 
 from nbnorm import FNN, SGD, AdamW, CrossEntropy, DivergenceError, EarlyStopping, History, Metric
 from nbnorm.engine.run import Engine
-from nbnorm.model import training
+from nbnorm.model import engines, training
 from nbnorm.model.schedules import Plateau
 
 SIZES = [5, 8, 3]
@@ -953,7 +953,7 @@ def threads(request, monkeypatch):
     if request.param == "team":
         if config.DISABLE_JIT:
             pytest.skip("interpreted training has one thread")
-        monkeypatch.setattr(training, "TEAM_WORK", 0)
+        monkeypatch.setattr(engines, "POOL_WORK", 0)
 
 
 def test_interrupt_in_a_callback(blobs, threads):
@@ -1218,7 +1218,7 @@ def test_interrupt_before_the_first_step(blobs, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FNN, "_training_run", interrupt)
+    monkeypatch.setattr(training, "training_run", interrupt)
     history = net.fit(*blobs, epochs=2)
     monkeypatch.undo()
     assert (history.stopped, history.epochs, history.loss, history.accuracy) == ("interrupted", 0, [], [])
@@ -1251,7 +1251,7 @@ def test_interrupt_before_a_resumed_step_keeps_the_best_epoch(blobs, tmp_path, m
     def interrupt(*args, **given):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(FNN, "_training_run", interrupt)
+    monkeypatch.setattr(training, "training_run", interrupt)
     again, resumed = fitted(blobs, **options)
     assert (resumed.stopped, resumed.epochs, resumed.best_epoch) == ("interrupted", 6, history.best_epoch)
     assert state(again) == state(net)

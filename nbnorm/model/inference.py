@@ -1,0 +1,148 @@
+"""What a network computes without being trained: logits, loss and gradients, predictions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.engine.gather import Data
+from nbnorm.engine.steps import FORWARD, GRADIENTS, LOSS, SEEN
+from nbnorm.functions.activations import activation_forward
+from nbnorm.functions.batch_norm import batch_norm_inference
+from nbnorm.model import inputs, metrics
+from nbnorm.model.engines import engine_for, run_over
+from nbnorm.model.sample_weights import used_weights
+from nbnorm.statistics.moments import is_sparse
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+
+Array = npt.NDArray[Any]
+
+# Samples that are predicted together: enough to fill the register tiles, few enough for the cache.
+BATCH = 128
+
+# Rows of a sparse matrix that are predicted together.
+_SPARSE_ROWS = 4096
+
+
+def forward(net: FNN, X: npt.ArrayLike, *, training: bool) -> Array:
+    """Return the logits; in training mode the moving averages move. See `FNN.forward`."""
+    if is_sparse(X) and not training and net.encoding is None:
+        return _sparse_logits(net, X)
+    data = inputs.reader(net, inputs.table(net, "X", X))
+    if not training:
+        batch = min(BATCH, data.samples)
+        return run_over(engine_for(net, batch, gradients=False), data, FORWARD, batch, training=False).out
+    inputs.check_batch(net, data.samples, "give more samples, or call eval() first")
+    net.arrays.writable()
+    engine = engine_for(net, data.samples, gradients=False)
+    out = run_over(engine, data, FORWARD, data.samples, training=True).out
+    engine.store_statistics()
+    return out
+
+
+def _sparse_logits(net: FNN, X: Any) -> Array:
+    """Logits of a SciPy sparse matrix, which stays sparse: the standardizer goes into the first layer."""
+    samples = inputs.sparse_table(net, "X", X)
+    weight = net.arrays.parameters["dense1.weight"].astype(np.float64)
+    bias = net.arrays.parameters.get("dense1.bias", np.zeros(len(weight))).astype(np.float64)
+    if net.standardizer is not None:
+        weight, bias = net.standardizer.fold(weight, bias)
+    out = np.empty((samples.shape[0], net.sizes[-1]), net.dtype)
+    batch = min(BATCH, len(out))
+    rest = engine_for(net, batch, gradients=False, first=2) if len(net.sizes) > 2 else None
+    for start in range(0, len(out), _SPARSE_ROWS):
+        z = samples[start : start + _SPARSE_ROWS] @ weight.T + bias
+        if rest is not None:
+            hidden = Data(_first_hidden(net, z))
+            z = run_over(rest, hidden, FORWARD, min(batch, len(z)), training=False).out
+        with np.errstate(over="ignore"):  # as compiled code rounds
+            out[start : start + _SPARSE_ROWS] = z
+    return out
+
+
+def _first_hidden(net: FNN, z: Array) -> Array:
+    """Return what the second layer reads, from z of the first, with the moving averages."""
+    if net.norm == "before":
+        return activation_forward(_first_norm(net, z), net.activations[0])
+    y = activation_forward(z, net.activations[0])
+    return y if net.norm is None else _first_norm(net, y)
+
+
+def _first_norm(net: FNN, y: Array) -> Array:
+    parameters, buffers = net.arrays.parameters, net.arrays.buffers
+    gamma, beta = (parameters[f"norm1.{name}"].astype(np.float64) for name in ("gamma", "beta"))
+    mean, spread = (buffers[f"norm1.running_{name}"] for name in ("mean", net.running))
+    variance = spread**2 if net.running == "std" else spread
+    return batch_norm_inference(y, gamma, beta, mean, variance, eps=net.eps)
+
+
+def loss_and_gradients(
+    net: FNN, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None
+) -> tuple[float, dict[str, Array]]:
+    """Return the loss of one batch and its gradients by name. See `FNN.loss_and_gradients`."""
+    x = inputs.table(net, "X", X)
+    samples = x.shape[0]
+    labels, targets = inputs.encoded(net, "y", inputs.truth(net, "y", y, samples, "X"))
+    weights = None if sample_weight is None else _check.weights("sample_weight", sample_weight, samples)
+    weights, _, selected = used_weights(weights, net.dtype)
+    batch = samples if selected is None else len(selected)
+    if net.training:
+        inputs.check_batch(net, batch, "give more samples, or call eval() first")
+    engine = engine_for(net, batch, gradients=True)
+    run = run_over(
+        engine, inputs.reader(net, x), GRADIENTS, batch, training=net.training, labels=labels,
+        targets=targets, weights=weights, weighted_statistics=net.weighted_statistics, selected=selected,
+    )  # fmt: skip
+    gradients = {name: np.empty_like(values) for name, values in net.arrays.parameters.items()}
+    engine.export(run.weight_gradient, run.vector_gradient, gradients)
+    return float(run.progress[LOSS] / run.progress[SEEN]), gradients
+
+
+def logits(net: FNN, X: npt.ArrayLike) -> Array:
+    """Return finite logits with the moving averages, whatever the mode of the network.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FNN.predict`.
+    """
+    z = forward(net, X, training=False)
+    good = np.isfinite(z)
+    if not good.all():
+        net.arrays.check_finite()
+        row = int(np.argmin(good.all(axis=1)))
+        raise ValueError(
+            f"X must give finite outputs, got {z[row][~good[row]][0]} for row {row}: "
+            f"its values lead beyond {net.dtype}"
+        )
+    return z
+
+
+def predict(net: FNN, X: npt.ArrayLike) -> Array:
+    """Return classes or values. See `FNN.predict`."""
+    return metrics.decide(net.output, inputs.in_units(net, logits(net, X)))
+
+
+def predict_proba(net: FNN, X: npt.ArrayLike) -> Array:
+    """Return probabilities. See `FNN.predict_proba`."""
+    if net.output == "identity":
+        raise ValueError("predict_proba needs output='softmax' or 'sigmoid', got 'identity'")
+    return metrics.probabilities(net.output, logits(net, X)).astype(net.dtype)
+
+
+def score(net: FNN, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:
+    """Return the accuracy or the coefficient of determination. See `FNN.score`."""
+    x: Any = X if is_sparse(X) else inputs.table(net, "X", X, check=False)
+    truth = inputs.truth(net, "y", y, x.shape[0], "X")
+    weights = None
+    if sample_weight is not None:
+        weights = _check.weights("sample_weight", sample_weight, x.shape[0])
+    inputs.encoded(net, "y", truth)  # refuses targets beyond the network's dtype
+    name = "r2" if net.output == "identity" else "accuracy"
+    outcome = metrics.Outcome(net.output, inputs.in_units(net, logits(net, x)), truth, weights)
+    return metrics.NAMED[name][0](outcome)

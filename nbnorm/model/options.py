@@ -1,0 +1,135 @@
+"""The options of a network: their names, their types, and the checks of what a user gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.functions import activations
+from nbnorm.functions import loss_options as losses
+from nbnorm.functions.activations import Activation
+
+ActivationName: TypeAlias = Literal[
+    "relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu", "silu", "softplus"
+]
+Norm: TypeAlias = Literal["after", "before"]
+Output: TypeAlias = Literal["softmax", "sigmoid", "identity"]
+Init: TypeAlias = Literal["he", "glorot", "lecun", "orthogonal"]
+Encoding: TypeAlias = Literal["piecewise"]
+Running: TypeAlias = Literal["var", "std"]
+
+NORMS: tuple[Norm | None, ...] = ("after", "before", None)
+OUTPUTS: tuple[Output, ...] = ("softmax", "sigmoid", "identity")
+INITS: tuple[Init, ...] = ("he", "glorot", "lecun", "orthogonal")
+ENCODINGS: tuple[Encoding | None, ...] = (None, "piecewise")
+
+
+def checked(
+    sizes: Sequence[int],
+    activation: Any,
+    norm: Any,
+    output: Any,
+    loss: str | losses.Loss | None,
+    dropout: float | Sequence[float] | npt.NDArray[np.floating[Any]],
+    standardize: bool,
+    encoding: Any,
+    bins: int,
+    standardize_targets: bool,
+    eps: float,
+    decay: float,
+    running: Any,
+    unbiased: bool,
+    weighted_statistics: bool,
+    init: Any,
+    dtype: npt.DTypeLike,
+    seed: int | None,
+) -> dict[str, Any]:
+    """Return the options of `FNN` by name, checked and of their final types.
+
+    Beside them stand `activations`, one for each hidden layer, and `seeded`, whether there was a seed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is of the wrong kind or outside its range.
+    """
+    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, (Sequence, np.ndarray)):
+        raise TypeError(f"sizes must be a sequence of integers, got {type(sizes).__name__}")
+    if len(sizes) < 2:
+        raise ValueError(f"sizes must name the input and the output at least, got {list(sizes)}")
+    sizes = tuple(_check.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
+    hidden = len(sizes) - 2
+    each = _activations(activation, hidden)
+    if len(set(each)) == 1:
+        activation = each[0]
+    elif isinstance(activation, (list, tuple)):
+        activation = each
+    _check.choice("norm", norm, NORMS)
+    output = str(_check.choice("output", output, OUTPUTS))
+    if output == "softmax" and sizes[-1] < 2:
+        raise ValueError(
+            'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
+        )
+    resolved = losses.resolve(loss, output)
+    resolved.targets(sizes[-1])
+    shares = _dropout(dropout, hidden)
+    standardize_targets = _check.flag("standardize_targets", standardize_targets)
+    if standardize_targets and output != "identity":
+        raise ValueError(f"standardize_targets needs output='identity', got {output!r}")
+    if standardize_targets and isinstance(resolved, losses.Poisson):
+        raise ValueError("standardize_targets must be False for counts (loss='poisson')")
+    dtype = _check.float_dtype("dtype", dtype)
+    if seed is None:
+        drawn = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
+    else:
+        drawn = _check.integer("seed", seed, least=0, most=2**63 - 1)
+    return {
+        "sizes": sizes,
+        "activation": activation,
+        "activations": each,
+        "norm": norm,
+        "output": output,
+        "loss": resolved,
+        "dropout": shares,
+        "standardize": _check.flag("standardize", standardize),
+        "encoding": _check.choice("encoding", encoding, ENCODINGS),
+        "bins": _check.integer("bins", bins, least=2),
+        "standardize_targets": standardize_targets,
+        # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
+        "eps": _check.number("eps", eps, least=float(np.finfo(dtype).tiny)),
+        "decay": _check.number("decay", decay, least=0.0, below=1.0),
+        "running": str(_check.choice("running", running, ("var", "std"))),
+        "unbiased": _check.flag("unbiased", unbiased),
+        "weighted_statistics": _check.flag("weighted_statistics", weighted_statistics),
+        "init": str(_check.choice("init", init, INITS)),
+        "dtype": dtype,
+        "seed": drawn,
+        "seeded": seed is not None,
+    }
+
+
+def _activations(given: Any, hidden: int) -> tuple[str | Activation, ...]:
+    """Return the activation of each hidden layer."""
+    if not isinstance(given, (list, tuple)):
+        return (activations.resolve(given, argument="activation"),) * hidden
+    if len(given) != hidden:
+        raise ValueError(
+            f"activation must have one entry for each of {hidden} hidden layers, got {len(given)}"
+        )
+    return tuple(activations.resolve(one, argument=f"activation[{l}]") for l, one in enumerate(given))
+
+
+def _dropout(given: Any, hidden: int) -> tuple[float, ...]:
+    """Return the probability of dropout of each hidden layer."""
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    shares = given if isinstance(given, (list, tuple)) else [given] * hidden
+    if len(shares) != hidden:
+        raise ValueError(f"dropout must have one value for each of {hidden} hidden layers, got {len(shares)}")
+    return tuple(
+        _check.number(f"dropout[{l}]", share, least=0.0, below=1.0) for l, share in enumerate(shares)
+    )

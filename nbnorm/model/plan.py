@@ -1,0 +1,229 @@
+"""A training as `FNN.fit` was asked for it: its checked options and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, _files
+from nbnorm.engine.microkernels import tile
+from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.model import checkpoints, inputs, metrics, sample_weights, schedules, stopping
+from nbnorm.model.history import History
+from nbnorm.model.samples import Samples, ValidationData
+from nbnorm.model.schedules import Plateau, Schedule
+from nbnorm.model.stopping import EarlyStopping
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+
+Array = npt.NDArray[Any]
+Optimizer: TypeAlias = SGD | AdamW
+
+
+@dataclasses.dataclass
+class Plan:
+    """Options of one training, checked and resolved; `FNN.fit` describes them.
+
+    `seed` is None where the network's own counts; the order of the first epoch is that of `first_epoch`.
+    `bounds` are the penalty on the weights and the bounds of the gradients.
+    """
+
+    samples: Samples
+    validation: ValidationData | None
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer
+    schedule: Schedule
+    bounds: dict[str, float]
+    early_stopping: EarlyStopping | None
+    checkpoint: _files.PathLike | None
+    checkpoint_every: float
+    shuffle: bool
+    seed: int | None
+    first_epoch: int
+    progress: bool | None
+    callbacks: list[Callable[[FNN, History], object]]
+
+    def file(self, net: FNN) -> checkpoints.Checkpoint | None:
+        """Return the file of the checkpoint, which knows network, options and data, or None without one."""
+        if self.checkpoint is None:
+            return None
+        names = [name for name in inspect.signature(type(net)).parameters if name != "seed"]
+        measured = [] if self.validation is None else [metric.name for metric in self.validation.metrics]
+        options = {
+            **{name: getattr(net, name) for name in names},
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "penalty and bounds": self.bounds,
+            "metrics": measured,
+            "early_stopping": self.early_stopping,
+            "shuffle": self.shuffle,
+            "the seed of fit": self.seed,
+        }
+        settings = {
+            **{name: checkpoints.plain(value) for name, value in options.items()},
+            # arrays of the engine are stored as they lie, in tiles of the processor's width
+            "the processor's tile": str(tile(net.dtype)),
+            **self.samples.describe(),
+            "validation_data": "None" if self.validation is None else self.validation.describe(),
+        }
+        return checkpoints.Checkpoint(self.checkpoint, self.checkpoint_every, settings)
+
+
+def checked(
+    net: FNN,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer | None,
+    schedule: str | Schedule | Callable[[int], float],
+    sample_weight: npt.ArrayLike | None,
+    class_weight: Mapping[int, float] | str | sample_weights.Shares | None,
+    clip_norm: float | None,
+    clip_value: float | None,
+    l2: float,
+    validation_data: Any,
+    metrics: Any,
+    early_stopping: EarlyStopping | bool | None,
+    checkpoint: _files.PathLike | None,
+    checkpoint_every: float,
+    shuffle: bool,
+    seed: int | None,
+    progress: bool | None,
+    callbacks: Any,
+) -> Plan:
+    """Check the arguments of `FNN.fit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FNN.fit`.
+    """
+    epochs = _check.integer("epochs", epochs, least=1)
+    batch_size = _check.integer("batch_size", batch_size, least=1)
+    shuffle = _check.flag("shuffle", shuffle)
+    optimizer = checked_optimizer(optimizer)
+    resolved = schedules.resolve(schedule)
+    early = stopping.resolve(early_stopping)
+    first_epoch = net.epochs_trained
+    if seed is not None:
+        seed, first_epoch = _check.integer("seed", seed, least=0, most=2**63 - 1), 0
+    if progress is not None:
+        progress = _check.flag("progress", progress)
+    checkpoint_every = _check.number("checkpoint_every", checkpoint_every, least=0.0)
+    bounds = {"l2": _check.number("l2", l2, least=0.0)}
+    for name, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
+        if bound is not None:
+            bounds[name] = _check.number(name, bound, above=0.0)
+    calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+    if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
+        raise TypeError("callbacks must be an iterable of functions of (net, history)")
+    samples = training_samples(net, X, y, sample_weight, class_weight, batch_size)
+    validation = _validation(net, validation_data, metrics, samples.names)
+    early, resolved = _with_directions(net, validation, early, resolved)
+    return Plan(
+        samples, validation, epochs, batch_size, optimizer, resolved, bounds, early, checkpoint,
+        checkpoint_every, shuffle, seed, first_epoch, progress, calls,
+    )  # fmt: skip
+
+
+def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:
+    """Return the optimizer, or the one that `FNN.fit` has by default."""
+    if optimizer is None:
+        return SGD(lr=0.1, momentum=0.9)
+    if not isinstance(optimizer, (SGD, AdamW)):
+        raise TypeError(f"optimizer must be an SGD or AdamW, got {type(optimizer).__name__}")
+    return optimizer
+
+
+def training_samples(
+    net: FNN,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    sample_weight: npt.ArrayLike | None,
+    class_weight: Mapping[int, float] | str | sample_weights.Shares | None,
+    batch_size: int,
+) -> Samples:
+    """Check the data of a training."""
+    x = inputs.table(net, "X", X)
+    truth = inputs.truth(net, "y", y, x.shape[0], "X")
+    weights = None
+    if sample_weight is not None:
+        weights = _check.weights("sample_weight", sample_weight, x.shape[0])
+    shares = None
+    if isinstance(class_weight, sample_weights.Shares):
+        shares = class_weight.values
+    elif class_weight is not None:
+        classes = _classes(net, truth)
+        shares = sample_weights.class_weights(class_weight, classes, max(net.sizes[-1], 2), weights)
+    combined = sample_weights.Weights(
+        len(truth), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
+    )
+    names = _check.header("X", X, inputs.feature_names(net))[0]
+    samples = Samples(x, truth, combined, batch_size, names)
+    inputs.check_batch(
+        net,
+        samples.least,
+        f"{samples.used} samples in batches of {batch_size} leave a last batch of one; "
+        "choose another batch_size"
+        if samples.batch > 1
+        else "choose a larger batch_size, or norm=None",
+    )
+    return samples
+
+
+def _classes(net: FNN, truth: Array) -> Array:
+    """Return the class of each sample, where the targets are classes."""
+    if net.output == "softmax":
+        return truth
+    if net.output != "sigmoid" or net.sizes[-1] > 1:
+        raise ValueError("class_weight needs classes: output='softmax', or one sigmoid output")
+    if not ((truth == 0) | (truth == 1)).all():
+        raise ValueError("class_weight needs targets that are 0 or 1")
+    return truth.reshape(-1).astype(np.int64)
+
+
+def _validation(net: FNN, data: Any, measured: Any, names: list[str] | None) -> ValidationData | None:
+    """Check the validation data and metrics."""
+    chosen = metrics.resolve(measured, net.output, net.sizes[-1])
+    if data is None:
+        if chosen:
+            raise ValueError("metrics are measured on validation_data, which is None")
+        return None
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise TypeError("validation_data must be a tuple (X, y) or (X, y, weights)")
+    x = inputs.table(net, "validation_data[0]", data[0], names=names)
+    truth = inputs.truth(net, "validation_data[1]", data[1], x.shape[0], "validation_data[0]")
+    weights = None
+    if len(data) == 3 and data[2] is not None:
+        weights = _check.weights("validation_data[2]", data[2], x.shape[0])
+    return ValidationData(x, truth, weights, chosen)
+
+
+def _with_directions(
+    net: FNN, validation: ValidationData | None, early: EarlyStopping | None, schedule: Schedule
+) -> tuple[EarlyStopping | None, Schedule]:
+    """Settle whether more or less is better of the values that early stopping and schedule watch."""
+    measured = [] if validation is None else validation.metrics
+    known = ["loss"] + (["accuracy"] if net.output != "identity" else [])
+    if validation is not None:
+        known += [f"val_{name}" for name in known]
+        known += [name for metric in measured for name in (metric.name, f"val_{metric.name}")]
+    known = list(dict.fromkeys(known))
+    if early is not None:
+        mode = metrics.direction(early.monitor, early.mode, known, measured)
+        early = dataclasses.replace(early, mode=mode)
+    if isinstance(schedule, Plateau) and schedule.monitor is not None:
+        mode = metrics.direction(schedule.monitor, schedule.mode, known, measured)
+        schedule = dataclasses.replace(schedule, mode=mode)
+    return early, schedule

@@ -1,0 +1,117 @@
+"""Weights of samples and classes, and what a training uses them for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+
+Array = npt.NDArray[Any]
+
+
+def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array | None) -> Array:
+    """Return the weight that the class of each sample brings, float64.
+
+    Parameters
+    ----------
+    class_weight : dict or "balanced"
+        "balanced" gives every class that occurs the same total weight, and the samples 1 on average.
+    truth : ndarray of int, shape (n_samples,)
+        Classes, below `classes`.
+    classes : int
+        Number of them.
+    weights : ndarray or None
+        Weights of the samples, by which "balanced" counts them.
+    """
+    if isinstance(class_weight, str) and class_weight == "balanced":
+        counts = np.bincount(truth, weights=weights)
+        present = counts > 0
+        each = np.zeros(len(counts))
+        each[present] = counts.sum() / (np.count_nonzero(present) * counts[present])
+        return np.asarray(each[truth])
+    if not isinstance(class_weight, Mapping):
+        raise TypeError(f'class_weight must be a dict or "balanced", got {class_weight!r}')
+    result = np.ones(len(truth))
+    for kind, weight in class_weight.items():
+        chosen = truth == _check.integer("a class in class_weight", kind, least=0, most=classes - 1)
+        result[chosen] = _check.number(f"class_weight[{kind!r}]", weight, least=0.0)
+    return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Shares:
+    """A `class_weight` that says for each sample what its class brings, where a dict cannot."""
+
+    values: Array
+
+
+def used_weights(
+    weights: Array | None, dtype: np.dtype[Any]
+) -> tuple[Array | None, float, npt.NDArray[np.int64] | None]:
+    """Return weights as the engine takes them, their unit, and the rows to use if not all are.
+
+    The unit is the power of two that leaves the largest weight between 1 and 2: no digit changes, and
+    products and sums stay within float32 whatever the weights are multiplied by.  Weights below its
+    smallest normal number are 0 beside the largest.
+    """
+    if weights is None:
+        return None, 1.0, None
+    exponent = math.frexp(weights.max())[1] - 1
+    rounded = np.ldexp(weights, -exponent)
+    rounded = np.where(rounded < np.finfo(dtype).tiny, 0.0, rounded).astype(dtype)
+    return rounded, math.ldexp(1.0, exponent), None if rounded.all() else np.flatnonzero(rounded)
+
+
+def products(of_samples: Array | None, shares: Array | None) -> Array | None:
+    """Return the weights of the samples times what their classes bring, or None where all are 1."""
+    if of_samples is None or shares is None:
+        return shares if of_samples is None else of_samples
+    with np.errstate(over="ignore"):  # `Weights` refuses it
+        return np.asarray(shares * of_samples)
+
+
+class Weights:
+    """Weights of samples and classes, and which of their products a training uses where.
+
+    The loss takes the products.  The statistics of hidden features are those of the mini-batch, and
+    weights that depend on the target would tell it to the network through them: they count every row
+    once.  The standardizers, whose statistics are those of all data, take the weights of the samples.
+    With `weighted_statistics` all three take the products.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    of_samples, shares : ndarray of float64, shape (n,), or None
+        Weights of the samples, and what their classes bring.
+    dtype : dtype
+        Of the network: what is 0 in it, beside the largest weight, is left out.
+    weighted_statistics : bool
+    """
+
+    def __init__(
+        self,
+        n: int,
+        of_samples: Array | None,
+        shares: Array | None,
+        dtype: np.dtype[Any],
+        *,
+        weighted_statistics: bool,
+    ) -> None:
+        self.products = products(of_samples, shares)
+        if self.products is not None:
+            if not self.products.any():
+                raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+            _check.finite_sum("sample_weight times class_weight", self.products)
+        self.rounded, self.unit, self.selected = used_weights(self.products, dtype)
+        self.used = n if self.selected is None else len(self.selected)
+        self.of_standardizers = self.products if weighted_statistics else of_samples
+        if self.selected is not None and not weighted_statistics:
+            self.of_standardizers = np.zeros(n)
+            self.of_standardizers[self.selected] = 1.0 if of_samples is None else of_samples[self.selected]
