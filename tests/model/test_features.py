@@ -133,7 +133,7 @@ def test_weights_of_one_change_nothing(data):
 def steps(net, X, y, count, optimizer, **bounds):
     """Train by NumPy with the gradients that `loss_and_gradients` gives; return the parameters."""
     copy = FNN(net.sizes, dtype=np.float64, standardize=False, seed=0)
-    p, v, s = copy._parameters, {}, {}
+    p, v, s = copy.parameters(), {}, {}
     for name, values in net.parameters().items():
         p[name][:] = values
         v[name], s[name] = np.zeros_like(values), np.zeros_like(values)

@@ -448,7 +448,7 @@ def read_only(net):
     with tempfile.TemporaryDirectory() as folder:
         joblib.dump(net, f"{folder}/net")
         mapped = joblib.load(f"{folder}/net", mmap_mode="r")
-    assert not any(values.flags.writeable for values in mapped._arrays().values())
+    assert not any(values.flags.writeable for values in mapped.arrays.named().values())
     return [mapped, pickle.loads(pickle.dumps(mapped)), copy.deepcopy(mapped)]
 
 
@@ -584,7 +584,7 @@ def test_standardized_targets_need_values():
 def test_carried_moments_make_two_calls_one(blobs, optimizer):
     whole, _ = fitted(blobs, epochs=4, optimizer=optimizer)
     halves = FNN(SIZES, seed=0)
-    halves._carried = {}
+    halves.optimizer_state = {}
     for _ in range(2):
         halves.fit(*blobs, epochs=2, batch_size=20, optimizer=optimizer)
     assert state(halves) == state(whole)
@@ -596,7 +596,7 @@ def test_carried_moments_make_two_calls_one(blobs, optimizer):
 
 def test_moments_of_another_optimizer_are_not_carried(blobs):
     nets = [FNN(SIZES, seed=0) for _ in range(2)]
-    nets[0]._carried = {}
+    nets[0].optimizer_state = {}
     for optimizer in (AdamW(lr=0.01), SGD(lr=0.05, momentum=0.9)):
         for net in nets:
             net.fit(*blobs, epochs=1, batch_size=20, optimizer=optimizer)
