@@ -817,6 +817,8 @@ class Network(BaseEstimator):
         """Set the attributes that a training leaves."""
         net = nets[0]
         self.network_, self.networks_ = net, nets
+        for one in nets:
+            self._name(one)
         if first:
             self._built_with = {
                 name: (self._resolved(name), repr(getattr(self, name))) for name in self._lasting
@@ -843,6 +845,22 @@ class Network(BaseEstimator):
             mode = getattr(self.early_stopping, "mode", "auto")
             best = max if _metrics.direction(shown, mode, [shown], measures) == "max" else min
             self.best_validation_score_ = best(counted, default=None)
+
+    def _name(self, net: FNN) -> None:
+        """Tell a network what its columns and classes are called: `FNN.save` keeps that."""
+        features = getattr(self, "feature_names_in_", None)
+        if features is not None and len(features) == net.sizes[0]:
+            names = [str(name) for name in features]
+            net.metadata["features"] = names
+            if net.encoder is not None:
+                net.encoder.feature_names = names
+            elif net.standardizer is not None:
+                net.standardizer.moments_.feature_names = names
+        classes = self._names()
+        if classes is not None and len(classes) == max(net.sizes[-1], 2):
+            named = classes.tolist()
+            plain = all(type(name) in (str, int) for name in named)
+            net.metadata["classes"] = named if plain else [str(name) for name in named]
 
     def _split(
         self, targets: Array, combined: Array | None, rng: np.random.RandomState

@@ -1,0 +1,535 @@
+"""Layers as other programs have them, and how a row of them becomes an FNN.
+
+A reader of a format makes a list of these; `network` finds the FNN that computes the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.functions.losses import Loss
+from nbnorm.interop.extras import described, rebuilt
+from nbnorm.model.network import FNN
+from nbnorm.statistics.encoding import ColumnEncoder
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.standardize import Standardizer
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Something that turns one vector of features into another; `where` is its name in messages."""
+
+    where: str
+
+
+@dataclass(frozen=True)
+class Affine(Layer):
+    """W x + b, with W of shape (n_out, n_in)."""
+
+    weight: Array
+    bias: Array
+
+
+@dataclass(frozen=True)
+class Diagonal(Layer):
+    """(x - centre) * factor + shift, feature by feature; arrays of one element are for all features."""
+
+    centre: Array
+    factor: Array
+    shift: Array
+
+    def then(self, other: Diagonal) -> Diagonal:
+        """Return both as one."""
+        factor = self.factor * other.factor
+        return Diagonal(
+            self.where, self.centre, factor, (self.shift - other.centre) * other.factor + other.shift
+        )
+
+
+@dataclass(frozen=True)
+class BatchNorm(Layer):
+    """gamma (x - mean) / sqrt(var + eps) + beta; `momentum` is the weight of the new, or None."""
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    var: Array
+    eps: float
+    momentum: float | None
+
+    def diagonal(self) -> Diagonal:
+        """Return what it does in evaluation."""
+        return Diagonal(self.where, self.mean, self.gamma / np.sqrt(self.var + self.eps), self.beta)
+
+
+@dataclass(frozen=True)
+class Activation(Layer):
+    """An activation function of the package, or "softmax" as the last layer."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Leave out this share of the features while training."""
+
+    share: float
+
+
+@dataclass(frozen=True)
+class Encoding(Layer):
+    """The encoding of columns that a `ColumnEncoder` does."""
+
+    encoder: ColumnEncoder
+
+
+@dataclass(frozen=True)
+class Wide(Layer):
+    """What follows is computed in float64: the answers are turned back into the units of targets."""
+
+
+@dataclass
+class _Hidden:
+    """What stands between two affine layers."""
+
+    before: BatchNorm | None = None
+    activation: str | None = None
+    after: BatchNorm | None = None
+    dropout: float = 0.0
+
+
+@dataclass
+class _Plan:
+    """A network on the way: the affine layers, what stands between them, and both ends."""
+
+    affine: list[Affine] = field(default_factory=list)
+    hidden: list[_Hidden] = field(default_factory=list)
+    encoder: ColumnEncoder | None = None
+    inputs: Diagonal | None = None
+    outputs: Diagonal | None = None
+    output: str | None = None
+    wide: bool = False
+
+
+def _spread(diagonal: Diagonal, width: int) -> Diagonal:
+    """Give every feature numbers of its own."""
+    for name in ("centre", "factor", "shift"):
+        values = getattr(diagonal, name)
+        if values.size not in (1, width):
+            raise ValueError(f"{diagonal.where} has {values.size} numbers for {width} features")
+    parts = [
+        np.broadcast_to(values.reshape(-1), width)
+        for values in (diagonal.centre, diagonal.factor, diagonal.shift)
+    ]
+    return Diagonal(diagonal.where, *parts)
+
+
+def _behind(affine: Affine, diagonal: Diagonal) -> Affine:
+    """Return the affine layer that an affine layer and a diagonal behind it are."""
+    d = _spread(diagonal, len(affine.weight))
+    return Affine(
+        affine.where, d.factor[:, None] * affine.weight, (affine.bias - d.centre) * d.factor + d.shift
+    )
+
+
+def _in_front(diagonal: Diagonal, affine: Affine) -> Affine:
+    """Return the affine layer that a diagonal and an affine layer behind it are."""
+    d = _spread(diagonal, affine.weight.shape[1])
+    bias = affine.bias + affine.weight @ (d.shift - d.centre * d.factor)
+    return Affine(affine.where, affine.weight * d.factor, bias)
+
+
+def _planned(layers: Sequence[Layer]) -> _Plan:
+    """Sort the layers into a plan."""
+    plan = _Plan()
+    waiting: Diagonal | None = None  # in front of the next affine layer
+    for layer in layers:
+        last = plan.affine[-1] if plan.affine else None
+        gap = plan.hidden[-1] if plan.hidden else None
+        if plan.output is not None and not isinstance(layer, Dropout):
+            raise ValueError(f"{layer.where} follows the {plan.output} of the output")
+        if isinstance(layer, Encoding):
+            if plan.affine or waiting is not None or plan.encoder is not None:
+                raise ValueError(f"{layer.where} encodes columns, but is not the first layer")
+            plan.encoder = layer.encoder
+        elif isinstance(layer, Affine):
+            layer = _checked(layer, last)
+            if waiting is not None and not plan.affine:
+                plan.inputs = _spread(waiting, layer.weight.shape[1])
+            elif waiting is not None:
+                layer = _in_front(waiting, layer)
+            waiting = None
+            plan.affine.append(layer)
+            plan.hidden.append(_Hidden())
+        elif isinstance(layer, (Diagonal, BatchNorm)):
+            diagonal = _normal(layer).diagonal() if isinstance(layer, BatchNorm) else layer
+            if last is None or gap is None:
+                waiting = diagonal if waiting is None else waiting.then(diagonal)
+                continue
+            _spread(diagonal, len(last.weight))
+            if plan.wide:
+                plan.outputs = diagonal if plan.outputs is None else plan.outputs.then(diagonal)
+            elif waiting is not None:
+                waiting = waiting.then(diagonal)
+            elif gap.activation is None and gap.before is not None:
+                gap.before = _joined(gap.before, diagonal)
+            elif gap.activation is None and isinstance(layer, BatchNorm):
+                gap.before = layer
+            elif gap.activation is None:
+                plan.affine[-1] = _behind(last, diagonal)
+            elif gap.after is not None:
+                gap.after = _joined(gap.after, diagonal)
+            elif isinstance(layer, BatchNorm):
+                gap.after = layer
+            else:
+                waiting = diagonal
+        elif isinstance(layer, Activation):
+            if gap is None:
+                raise ValueError(f"{layer.where} ({layer.name}) stands in front of the first affine layer")
+            if layer.name == "softmax":
+                plan.output = "softmax"
+            elif layer.name == "identity":
+                continue
+            elif gap.activation is not None:
+                raise ValueError(f"{layer.where} ({layer.name}) follows another activation, {gap.activation}")
+            elif waiting is not None:
+                raise ValueError(
+                    f"{layer.where} ({layer.name}) follows more than an affine layer and batch norm"
+                )
+            else:
+                gap.activation = layer.name
+        elif isinstance(layer, Dropout):
+            if gap is not None:
+                gap.dropout += (1.0 - gap.dropout) * layer.share
+            elif layer.share > 0.0:
+                raise ValueError(
+                    f"{layer.where} leaves out inputs: an FNN has dropout behind hidden layers only"
+                )
+        elif isinstance(layer, Wide):
+            plan.wide = bool(plan.affine)
+        else:
+            raise TypeError(f"unknown layer {layer!r}")
+    if not plan.affine:
+        raise ValueError("it has no affine layer")
+    _end(plan, waiting)
+    return plan
+
+
+def _end(plan: _Plan, waiting: Diagonal | None) -> None:
+    """Take what follows the last affine layer as the output of the network."""
+    gap, last = plan.hidden.pop(), plan.affine[-1]
+    if gap.before is not None:
+        plan.affine[-1] = _behind(last, gap.before.diagonal())
+    if gap.activation == "sigmoid" and plan.output is None and gap.after is None and waiting is None:
+        plan.output = "sigmoid"
+    elif gap.activation is not None:
+        raise ValueError(
+            f"{last.where} is the output layer and has the activation {gap.activation}, which no FNN has"
+        )
+    elif waiting is not None:
+        plan.affine[-1] = _behind(plan.affine[-1], waiting)
+    if gap.dropout:
+        raise ValueError("its last layer is dropout of the outputs, which no FNN has")
+    if plan.outputs is not None:
+        plan.outputs = _spread(plan.outputs, len(last.weight))
+        if plan.output is not None:
+            raise ValueError(
+                f"{plan.outputs.where} turns the outputs into other units in front of a {plan.output}"
+            )
+
+
+def _joined(norm: BatchNorm, diagonal: Diagonal) -> BatchNorm:
+    """Return the batch norm that a batch norm and a diagonal behind it are."""
+    d = _spread(diagonal, len(norm.gamma))
+    return replace(norm, gamma=norm.gamma * d.factor, beta=(norm.beta - d.centre) * d.factor + d.shift)
+
+
+def _normal(layer: BatchNorm) -> BatchNorm:
+    """Refuse a batch norm whose numbers are none."""
+    parts = (layer.gamma, layer.beta, layer.mean, layer.var)
+    if len({part.shape for part in parts}) > 1 or layer.gamma.ndim != 1:
+        raise ValueError(f"{layer.where} has arrays of shapes {', '.join(str(part.shape) for part in parts)}")
+    if not all(np.isfinite(part).all() for part in parts) or (layer.var < 0.0).any() or not layer.eps > 0.0:
+        raise ValueError(f"{layer.where} has numbers that are not finite, or no positive variance and eps")
+    return layer
+
+
+def _checked(layer: Affine, last: Affine | None) -> Affine:
+    """Refuse an affine layer that does not fit behind the last one, or has no numbers in it."""
+    if layer.weight.ndim != 2 or 0 in layer.weight.shape:
+        raise ValueError(f"{layer.where} has a weight of shape {layer.weight.shape}")
+    n_out, n_in = layer.weight.shape
+    if layer.bias.shape != (n_out,):
+        raise ValueError(f"{layer.where} has a bias of shape {layer.bias.shape} for {n_out} outputs")
+    if last is not None and n_in != len(last.weight):
+        raise ValueError(f"{layer.where} reads {n_in} features, but {last.where} gives {len(last.weight)}")
+    return layer
+
+
+# ----------------------------------------------------------------------------------------------
+# Batch norm
+# ----------------------------------------------------------------------------------------------
+
+
+def _place(plan: _Plan, known: str | None) -> str | None:
+    """Return where all hidden layers have batch norm, or None if they do not have it alike."""
+    gaps = plan.hidden
+    decided = [gap for gap in gaps if gap.activation is not None]
+    behind = all(gap.after and not gap.before for gap in decided) and (bool(decided) or known == "after")
+    for gap in gaps:  # without an activation between, behind is before
+        if behind and gap.activation is None and gap.after is None:
+            gap.before, gap.after = None, gap.before
+    for place, other in (("before", "after"), ("after", "before")):
+        if gaps and all(getattr(gap, place) and not getattr(gap, other) for gap in gaps):
+            return place
+    return None
+
+
+def _fold_norms(plan: _Plan) -> None:
+    """Make every batch norm a part of the affine layer beside it."""
+    for l, gap in enumerate(plan.hidden):
+        if gap.before is not None:
+            plan.affine[l] = _behind(plan.affine[l], gap.before.diagonal())
+        if gap.after is not None:
+            plan.affine[l + 1] = _in_front(gap.after.diagonal(), plan.affine[l + 1])
+        gap.before = gap.after = None
+
+
+def _same_eps(norms: list[BatchNorm]) -> list[BatchNorm]:
+    """Give all the least eps: what another has more goes into its variance, which leaves the sum as it is."""
+    least = min(norm.eps for norm in norms)
+    return [replace(norm, var=norm.var + (norm.eps - least), eps=least) for norm in norms]
+
+
+def _decay(norms: list[BatchNorm]) -> float:
+    """Return the weight of the old value in the moving averages."""
+    first = norms[0]
+    for norm in norms:
+        if norm.momentum != first.momentum:
+            raise ValueError(f"{first.where} and {norm.where} have different momentum: give decay=")
+        if norm.momentum is None:
+            raise ValueError(f"{norm.where} averages all batches alike (momentum=None): give decay=")
+    return 1.0 - float(first.momentum or 0.0)
+
+
+# ----------------------------------------------------------------------------------------------
+# Standardizers
+# ----------------------------------------------------------------------------------------------
+
+
+def _standardizer(diagonal: Diagonal | None, inverse: bool = False) -> Standardizer | None:
+    """Return the standardizer that does the same, or its inverse; None if there is none."""
+    if diagonal is None:
+        return None
+    with np.errstate(all="ignore"):
+        scale = diagonal.factor if inverse else 1.0 / diagonal.factor
+        mean = (
+            diagonal.shift - diagonal.centre * diagonal.factor
+            if inverse
+            else diagonal.centre - diagonal.shift * scale
+        )
+        var = scale * scale
+    if not (np.isfinite(mean) & np.isfinite(var) & (var > 0.0) & (scale > 0.0)).all():
+        return None
+    zeros = [0.0] * len(mean)
+    moments = Moments.from_dict(
+        {
+            "format": "nbnorm moments 1", "nan": "propagate", "extremes": False, "n_features": len(mean),
+            "count": [1.0] * len(mean), "mean": mean.tolist(), "mean_low": zeros, "m2": var.tolist(),
+            "m2_low": zeros, "min": mean.tolist(), "max": mean.tolist(),
+            "count_error": zeros, "sum_error": zeros, "m2_error": zeros,
+        }
+    )  # fmt: skip
+    found = Standardizer.from_moments(moments)
+    same = np.allclose(found.scale_, scale, rtol=1e-12, atol=0.0)
+    return found if same and np.array_equal(found.mean_, mean) else None
+
+
+def _taken(found: Standardizer | None, saved: Any) -> Any:
+    """Return a standardizer's description: the saved one with all statistics where it does the same."""
+    if found is None:
+        return None
+    if saved is not None:
+        exact = Standardizer.from_dict(saved)
+        if exact.n_features_in_ == found.n_features_in_ and all(
+            np.allclose(getattr(exact, name), getattr(found, name), rtol=1e-6, atol=0.0)
+            for name in ("mean_", "scale_")
+        ):
+            return saved
+    return found.to_dict()
+
+
+# ----------------------------------------------------------------------------------------------
+# The network
+# ----------------------------------------------------------------------------------------------
+
+
+def network(
+    layers: Sequence[Layer],
+    name: str,
+    *,
+    dtype: npt.DTypeLike = np.float32,
+    output: str | None = None,
+    decay: float | None = None,
+    loss: str | Loss | None = None,
+    known: Mapping[str, Any] | None = None,
+) -> FNN:
+    """Return the FNN that computes what a row of layers does in evaluation.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        In the order in which they compute.
+    name : str
+        What messages call their origin.
+    dtype : {float32, float64}, default float32
+        Type of the network.
+    output, decay, loss : optional
+        Options of the network that the layers do not tell.
+    known : dict, optional
+        Description of the network from which the layers have come, for what they do not tell.
+
+    Returns
+    -------
+    FNN
+        In evaluation mode.  Batch norm stays what it is where all hidden layers have it in the same place,
+        and is folded into the affine layers otherwise.
+
+    Raises
+    ------
+    ValueError
+        If no FNN computes the same; the message names the layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> affine = [Affine(f"layer {l}", np.eye(2), np.zeros(2)) for l in (1, 2)]
+    >>> network([affine[0], Activation("f", "tanh"), affine[1]], "an example").activation
+    'tanh'
+    """
+    with np.errstate(all="ignore"):  # what is not finite at the end is refused
+        return _network(_planned(layers), name, np.dtype(dtype), output, decay, loss, dict(known or {}))
+
+
+def _network(
+    plan: _Plan,
+    name: str,
+    dtype: np.dtype[Any],
+    output: str | None,
+    decay: float | None,
+    loss: str | Loss | None,
+    config: dict[str, Any],
+) -> FNN:
+    place = _place(plan, config.get("norm"))
+    if place is None:
+        _fold_norms(plan)
+    norms = [] if place is None else _same_eps([getattr(gap, place) for gap in plan.hidden])
+    standardizer = _standardizer(plan.inputs)
+    if plan.inputs is not None and standardizer is None:
+        plan.affine[0] = _in_front(plan.inputs, plan.affine[0])
+    target = _standardizer(plan.outputs, inverse=True)
+    if plan.outputs is not None and target is None:
+        plan.affine[-1] = _behind(plan.affine[-1], plan.outputs)
+    sizes = [plan.affine[0].weight.shape[1], *(len(one.weight) for one in plan.affine)]
+    columns = sizes[0]
+    if plan.encoder is not None:
+        if plan.encoder.n_features_out_ != columns:
+            raise ValueError(
+                f"{plan.affine[0].where} reads {columns} of {plan.encoder.n_features_out_} encoded columns"
+            )
+        sizes[0] = plan.encoder.n_features_in_
+    kind = _output(plan, output, config.get("output"))
+    if kind != config.get("output"):
+        for option in ("loss", "loss_options"):
+            config.pop(option, None)
+    decay = _known_decay(norms, decay, config.get("decay"))
+    fresh = FNN(
+        (columns, *sizes[1:]),
+        activation=[gap.activation or "identity" for gap in plan.hidden],
+        norm=place,
+        output=kind,
+        dropout=[gap.dropout for gap in plan.hidden],
+        standardize=standardizer is not None,
+        standardize_targets=target is not None,
+        eps=norms[0].eps if norms else 1e-5,
+        decay=decay,
+        running=config.get("running", "var"),
+        dtype=dtype,
+        seed=0,
+    )
+    told = (
+        "sizes",
+        "activation",
+        "norm",
+        "output",
+        "dropout",
+        "standardize_targets",
+        "eps",
+        "decay",
+        "running",
+        "dtype",
+    )
+    options, arrays = described(fresh)
+    options.update({option: value for option, value in config.items() if option not in told})
+    options.update(sizes=sizes, training=False)
+    options["standardize"] = bool(options["standardize"] or standardizer is not None)
+    options["encoding"] = None if plan.encoder is None else "piecewise"
+    options["encoder"] = None if plan.encoder is None else plan.encoder.to_dict()
+    options["standardizer"] = _taken(standardizer, config.get("standardizer"))
+    options["target_standardizer"] = _taken(target, config.get("target_standardizer"))
+    _fill(arrays, plan, norms, place, str(options["running"]))
+    return rebuilt(options, arrays, name, loss=loss)
+
+
+def _output(plan: _Plan, given: str | None, known: str | None) -> str:
+    """Return the kind of output."""
+    if given is not None:
+        _check.choice("output", given, ("softmax", "sigmoid", "identity"))
+        if plan.output is not None and given != plan.output:
+            raise ValueError(f"output must be {plan.output!r}, with which its layers end, got {given!r}")
+        return given
+    return plan.output or known or "identity"
+
+
+def _known_decay(norms: list[BatchNorm], given: float | None, known: float | None) -> float:
+    """Return the decay of the moving averages."""
+    if given is not None:
+        return given
+    if not norms:
+        return 0.9 if known is None else known
+    found = _decay(norms)
+    return known if known is not None and math.isclose(known, found, rel_tol=1e-9) else found
+
+
+def _fill(
+    arrays: dict[str, Array], plan: _Plan, norms: list[BatchNorm], place: str | None, running: str
+) -> None:
+    """Put the numbers of the layers into the arrays of the network."""
+    last = len(plan.affine)
+    for l, affine in enumerate(plan.affine, start=1):
+        given = {f"dense{l}.weight": affine.weight}
+        if l < last and place is not None:
+            norm = norms[l - 1]
+            mean = norm.mean - affine.bias if place == "before" else norm.mean  # a bias moves only the mean
+            averaged = np.sqrt(norm.var) if running == "std" else norm.var
+            given |= {f"norm{l}.gamma": norm.gamma, f"norm{l}.beta": norm.beta}
+            given |= {f"norm{l}.running_mean": mean, f"norm{l}.running_{running}": averaged}
+        if l == last or place != "before":
+            given[f"dense{l}.bias"] = affine.bias
+        for key, values in given.items():
+            if not np.isfinite(values).all() or (key.endswith(("_var", "_std")) and (values < 0).any()):
+                raise ValueError(
+                    f"{affine.where} has numbers in its {key.partition('.')[2]} that are not finite"
+                )
+            with np.errstate(over="ignore"):
+                arrays[key] = np.array(values, arrays[key].dtype, order="C")
+            _check.finite(f"{affine.where}: {key} in {arrays[key].dtype}", arrays[key])

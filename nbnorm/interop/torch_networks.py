@@ -1,0 +1,306 @@
+"""Networks as torch modules and back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.functions.losses import Loss
+from nbnorm.interop import layers
+from nbnorm.interop.extras import activation_names, described, needed, normalisation
+from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer
+from nbnorm.model.network import FNN
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+
+# Under this name a module made here keeps the description of its network, for `from_torch`.
+_DESCRIPTION = "nbnorm_network"
+
+
+def _activation(nn: Any, name: str) -> Any:
+    """Return torch's module of an activation."""
+    made = {
+        "relu": nn.ReLU,
+        "sigmoid": nn.Sigmoid,
+        "tanh": nn.Tanh,
+        "identity": nn.Identity,
+        "leaky_relu": lambda: nn.LeakyReLU(0.01),
+        "elu": nn.ELU,
+        "gelu": nn.GELU,
+        "silu": nn.SiLU,
+        "softplus": lambda: nn.Softplus(threshold=40.0),
+    }
+    if name not in made:
+        raise ValueError(f"the activation {name!r} has no counterpart in torch here")
+    return made[name]()
+
+
+def to_torch(net: FNN) -> torch.nn.Sequential:
+    """Return a torch module that computes the same and can be trained on.
+
+    Its parts are named as those of the network, so that its ``state_dict`` holds
+
+    =========================  ======================================================================
+    ``standardizer.mean``      with ``.mean_low`` and ``.scale``: buffers, which are not trained
+    ``dense1.weight``          and ``dense1.bias``, as in `FNN.parameters`
+    ``norm1.weight``           gamma, and ``norm1.bias`` beta
+    ``norm1.running_mean``     and ``norm1.running_var``; for ``running="std"`` the square of the average
+    ``target.mean``            with ``.mean_low`` and ``.scale``: buffers of standardized targets
+    =========================  ======================================================================
+
+    beside ``encoding``, ``activation1`` and ``dropout1``, which hold nothing that is trained.
+
+    Parameters
+    ----------
+    net : FNN
+        Left as it is; the module has copies.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        Of the network's dtype and in its mode.  It gives logits, as `FNN.forward`, or for standardized
+        targets values in the units of the targets; ``module[:-1]`` then gives the standardized ones.
+
+    Raises
+    ------
+    ImportError
+        If torch is missing: ``pip install "nbnorm[torch]"``.
+    TypeError
+        If `net` is no FNN.
+    ValueError
+        If an activation is a function of your own.
+
+    Notes
+    -----
+    torch's ``momentum`` is ``1 - decay``.  In training torch always averages the variance, and the unbiased
+    one: for ``running="std"`` or ``unbiased=False`` the moving averages go on from their values in its way.
+
+    Examples
+    --------
+    >>> from nbnorm import FNN
+    >>> from nbnorm.interop import to_torch  # doctest: +SKIP
+    >>> list(to_torch(FNN([3, 4, 2])).state_dict())[:2]  # doctest: +SKIP
+    ['dense1.weight', 'dense1.bias']
+    """
+    if not isinstance(net, FNN):
+        raise TypeError(f"net must be an FNN, got {type(net).__name__}")
+    torch = needed("torch", "torch")
+    from nbnorm.interop import torch_modules
+
+    nn = torch.nn
+    dtype = torch.from_numpy(np.empty(0, net.dtype)).dtype
+    names = activation_names(net, "torch")
+    if net.encoding is not None and net.encoder is None:
+        raise RuntimeError("the encoding needs a call of fit first")
+    parameters = net.parameters()
+    modules: OrderedDict[str, Any] = OrderedDict()
+    if net.encoder is not None:
+        modules["encoding"] = torch_modules.Encode(net.encoder, dtype)
+    if net.standardizer is not None:
+        modules["standardizer"] = torch_modules.Standardize(net.standardizer, dtype)
+    if net.encoder is not None:
+        modules["missing"] = torch_modules.FillMissing()
+    last = len(net.sizes) - 1
+    for l in range(1, last + 1):
+        weight, bias = parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias")
+        dense = nn.utils.skip_init(
+            nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=dtype
+        )
+        _copy(torch, dense.weight, weight)
+        if bias is not None:
+            _copy(torch, dense.bias, bias)
+        modules[f"dense{l}"] = dense
+        if l == last:
+            break
+        activation = _activation(nn, names[l - 1])
+        if net.norm != "before":
+            modules[f"activation{l}"] = activation
+        if net.norm is not None:
+            modules[f"norm{l}"] = _batch_norm(torch, net, l, dtype)
+        if net.norm == "before":
+            modules[f"activation{l}"] = activation
+        if net.dropout[l - 1] > 0.0:
+            modules[f"dropout{l}"] = nn.Dropout(net.dropout[l - 1])
+    if net.target_standardizer is not None:
+        modules["target"] = torch_modules.Unstandardize(net.target_standardizer, dtype)
+    module = nn.Sequential(modules)
+    setattr(module, _DESCRIPTION, described(net)[0])
+    module.train(net.training)
+    return module  # type: ignore[no-any-return, unused-ignore]
+
+
+def _copy(torch: Any, target: Any, values: Array) -> None:
+    with torch.no_grad():
+        target.copy_(torch.from_numpy(np.array(values)))
+
+
+def _batch_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
+    gamma, beta, mean, var = normalisation(net, l)
+    norm = torch.nn.BatchNorm1d(len(gamma), eps=net.eps, momentum=1.0 - net.decay, dtype=dtype)
+    for target, values in (
+        (norm.weight, gamma),
+        (norm.bias, beta),
+        (norm.running_mean, mean),
+        (norm.running_var, var),
+    ):
+        _copy(torch, target, values)
+    return norm
+
+
+# ----------------------------------------------------------------------------------------------
+# Back
+# ----------------------------------------------------------------------------------------------
+
+
+def _flat(module: Any, name: str, nn: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the modules of nested sequences, with their names."""
+    if isinstance(module, nn.Sequential):
+        for part, child in module.named_children():
+            yield from _flat(child, f"{name}.{part}" if name else part, nn)
+    else:
+        yield name, module
+
+
+def _numbers(tensor: Any) -> Array:
+    """Return the numbers of a tensor, float64."""
+    return np.array(tensor.detach().cpu().double().numpy())
+
+
+def _layer(name: str, module: Any, nn: Any, modules: Any) -> list[Layer]:
+    """Return the layers that a module is."""
+    kind = type(module).__name__
+    where = f"module {name!r} ({kind})" if name else f"the module ({kind})"
+    if isinstance(module, nn.Linear):
+        weight = _numbers(module.weight)
+        return [
+            Affine(where, weight, np.zeros(len(weight)) if module.bias is None else _numbers(module.bias))
+        ]
+    if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)):
+        if module.running_mean is None or module.running_var is None:
+            raise ValueError(f"{where} has no moving averages (track_running_stats=False)")
+        mean, var = _numbers(module.running_mean), _numbers(module.running_var)
+        gamma = np.ones(len(mean)) if module.weight is None else _numbers(module.weight)
+        beta = np.zeros(len(mean)) if module.bias is None else _numbers(module.bias)
+        return [BatchNorm(where, gamma, beta, mean, var, float(module.eps), module.momentum)]
+    if isinstance(module, modules.Standardize):
+        mean = _numbers(module.mean) + _numbers(module.mean_low)
+        scale, none = _numbers(module.scale), np.zeros(1)
+        if isinstance(module, modules.Unstandardize):
+            return [layers.Wide(where), Diagonal(where, none, scale, mean)]
+        return [Diagonal(where, mean, 1.0 / scale, none)]
+    if isinstance(module, modules.Encode):
+        return [layers.Encoding(where, module.encoder)]
+    if isinstance(module, (nn.Dropout, nn.Dropout1d)):
+        return [layers.Dropout(where, float(module.p))]
+    if isinstance(module, (nn.Identity, nn.Flatten, modules.FillMissing)):
+        return []
+    if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
+        if module.dim not in (None, 1, -1):
+            raise ValueError(f"{where} is a softmax over the samples")
+        return [layers.Activation(where, "softmax")]
+    return [layers.Activation(where, _activation_name(where, module, nn))]
+
+
+def _activation_name(where: str, module: Any, nn: Any) -> str:
+    """Return the package's name of an activation module."""
+    plain = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu"}
+    if type(module) in plain:
+        return plain[type(module)]
+    same = {
+        nn.LeakyReLU: ("leaky_relu", "negative_slope", 0.01),
+        nn.ELU: ("elu", "alpha", 1.0),
+        nn.GELU: ("gelu", "approximate", "none"),
+        nn.Softplus: ("softplus", "beta", 1.0),
+    }
+    if type(module) not in same:
+        raise ValueError(f"{where} is no part of a fully connected network that an FNN can be")
+    name, option, value = same[type(module)]
+    got = getattr(module, option)
+    if got != value:
+        raise ValueError(f"{where} must have {option}={value!r}, which is {name} here, got {got!r}")
+    return name
+
+
+def from_torch(
+    module: torch.nn.Module,
+    *,
+    output: str | None = None,
+    decay: float | None = None,
+    loss: str | Loss | None = None,
+) -> FNN:
+    """Return an FNN that computes what a torch module does.
+
+    Parameters
+    ----------
+    module : torch.nn.Sequential
+        Of Linear, BatchNorm1d, activations, Dropout, Flatten, Identity, sequences of these, and what
+        `to_torch` makes; at the end maybe Softmax, LogSoftmax or Sigmoid.
+    output : {"softmax", "sigmoid", "identity"}, optional
+        What the outputs are: "softmax" for logits of classes.  By default as the module ends, or as in the
+        network from which `to_torch` has made it, otherwise "identity".
+    decay : float, optional
+        Weight of the old value in the moving averages, by default ``1 - momentum``.
+    loss : str or Loss, optional
+        What further training minimizes; by default that of the network from which `to_torch` has made the
+        module, otherwise as for a new network.
+
+    Returns
+    -------
+    FNN
+        In evaluation mode, float64 if the module is, otherwise float32; it has copies.  Batch norm can be
+        trained on where all hidden layers have it in the same place, otherwise it is folded into the affine
+        layers.
+
+    Raises
+    ------
+    ImportError
+        If torch is missing: ``pip install "nbnorm[torch]"``.
+    TypeError
+        If `module` is no torch module.
+    ValueError
+        If no FNN computes the same; the message names the part.
+
+    Notes
+    -----
+    An FNN has one `eps`: where those of batch norms differ it is the least, and the rest goes into the moving
+    variances, which changes no answer.
+
+    See Also
+    --------
+    to_torch
+
+    Examples
+    --------
+    >>> import torch  # doctest: +SKIP
+    >>> from nbnorm.interop import from_torch  # doctest: +SKIP
+    >>> from_torch(torch.nn.Linear(3, 2)).sizes  # doctest: +SKIP
+    (3, 2)
+    """
+    torch = needed("torch", "torch")
+    from nbnorm.interop import torch_modules
+
+    nn = torch.nn
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+    if decay is not None:
+        decay = _check.number("decay", decay, least=0.0, below=1.0)
+    double = any(tensor.dtype == torch.float64 for tensor in module.parameters())
+    found = [layer for part in _flat(module, "", nn) for layer in _layer(*part, nn, torch_modules)]
+    known = getattr(module, _DESCRIPTION, None)
+    return layers.network(
+        found,
+        "the module",
+        dtype=np.float64 if double else np.float32,
+        output=output,
+        decay=decay,
+        loss=loss,
+        known=known if isinstance(known, dict) else None,
+    )

@@ -1,0 +1,201 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from numba import njit
+
+from nbnorm import FNN, Activation, Standardizer
+from nbnorm.functions.activations import CODES
+from nbnorm.interop import to_onnx
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+estimators = pytest.importorskip("nbnorm.estimators")
+
+TOLERANCE = 2e-4
+
+
+def computed(model, X, **options):
+    """Return what ONNX Runtime computes with a model, by name."""
+    file = io.BytesIO()
+    to_onnx(model, file, **options)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    assert [given.name for given in session.get_inputs()] == ["X"]
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, {"X": X}), strict=True))
+
+
+def assert_close(got, expected):
+    assert got.shape == expected.shape
+    assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("activation", CODES)
+def test_to_onnx_networks(table, trained, activation, norm):
+    X, _ = table
+    net = trained(activation=activation, norm=norm)
+    for options in ({}, {"fold": False}, {"dtype": "float64"}):
+        x = X.astype(options.get("dtype", "float32"))
+        got = computed(net, x, **options)
+        assert_close(got["probabilities"], net.predict_proba(x))
+        np.testing.assert_array_equal(got["label"], net.predict(x))
+        assert_close(computed(net, x[:1], **options)["probabilities"], net.predict_proba(x[:1]))
+
+
+@pytest.mark.parametrize(("running", "eps"), [("std", 1e-3), ("var", 1e-12)])
+def test_to_onnx_moving_averages(table, trained, running, eps):
+    # features that hardly vary: folded, the shift would cancel the digits that the answer has
+    net = trained(activation="sigmoid", running=running, eps=eps)
+    net.buffers()["norm1.running_mean"][:] = 0.999
+    net.buffers()[f"norm1.running_{running}"][:] = 1e-7
+    net.parameters()["dense1.bias"][:] = 9.0
+    assert_close(computed(net, table[0])["probabilities"], net.predict_proba(table[0]))
+
+
+def test_to_onnx_keeps_the_digits_of_features_far_from_zero(trained):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(96, 6)) + 1e5
+    net = trained(X=X, y=(X[:, 0] > 1e5).astype(int))
+    x = X.astype(np.float32)
+    assert_close(computed(net, x)["probabilities"], net.predict_proba(x))
+    assert_close(computed(net, X, dtype=np.float64)["probabilities"], net.predict_proba(X))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_to_onnx_flags(table, trained, outputs):
+    X, y = table
+    net = trained((6, 5, outputs), y=np.stack([y == 1] * outputs, axis=1).astype(float), output="sigmoid")
+    got = computed(net, X)
+    assert_close(got["probabilities"], net.predict_proba(X))
+    np.testing.assert_array_equal(got["label"], net.predict(X))
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [({}, np.float32), ({"standardize_targets": True}, np.float64), ({"loss": "poisson"}, np.float32)],
+)
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_to_onnx_values(table, trained, options, dtype, outputs):
+    X, _ = table
+    y = np.abs(X[:, 3 : 3 + outputs]).astype(float) + (1e6 if "standardize_targets" in options else 0.0)
+    net = trained((6, 5, outputs), y=y, output="identity", **options)
+    got = computed(net, X)["prediction"]
+    assert got.dtype == dtype
+    assert_close(got, net.predict(X))
+    assert_close(got - y.reshape(got.shape), net.predict(X) - y.reshape(got.shape))
+
+
+def test_to_onnx_encoded_columns(table, trained):
+    X = table[0].copy()
+    X[::5, 1] = X[::7, 4] = np.nan
+    X[:, 3] = np.round(X[:, 3])
+    for standardize in (True, False):
+        net = trained(X=X, encoding="piecewise", bins=4, standardize=standardize)
+        assert_close(computed(net, X)["probabilities"], net.predict_proba(X))
+    with pytest.raises(RuntimeError, match="call of fit first"):
+        to_onnx(FNN([6, 2], encoding="piecewise"), io.BytesIO())
+
+
+CLASSES = {
+    "text": ["no", "rather", "yes"],
+    "objects": np.array(["no", "yes"], object),
+    "integers": [-5, 7],
+    "booleans": [False, True],
+    "numbers": [1.0, 2.0, 4.0],
+    "one": ["only"],
+}
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+@pytest.mark.parametrize("classes", CLASSES)
+def test_to_onnx_classifiers(table, classes, networks):
+    X, _ = table
+    names = np.asarray(CLASSES[classes])
+    y = names[np.arange(len(X)) % len(names)]
+    model = estimators.FNNClassifier((5,), n_estimators=networks, max_iter=1, random_state=0).fit(X, y)
+    got = computed(model, X)
+    assert_close(got["probabilities"], model.predict_proba(X))
+    assert got["label"].tolist() == model.predict(X).tolist()
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_to_onnx_several_labels_and_encoding(table, networks):
+    X, y = table
+    labels = np.stack([y > 0, y > 1], axis=1).astype(int)
+    model = estimators.FNNClassifier(
+        (5,), n_estimators=networks, encoding="piecewise", max_iter=1, random_state=0
+    ).fit(X, labels)
+    got = computed(model, X)
+    assert_close(got["probabilities"], model.predict_proba(X))
+    np.testing.assert_array_equal(got["label"], model.predict(X))
+
+
+@pytest.mark.parametrize("networks", [1, 3])
+@pytest.mark.parametrize("outputs", [0, 2])
+def test_to_onnx_regressors(table, networks, outputs):
+    X, _ = table
+    y = X[:, 0].astype(float) * 3 if outputs == 0 else X[:, 3 : 3 + outputs] * 3.0
+    model = estimators.FNNRegressor((5,), n_estimators=networks, max_iter=1, random_state=0).fit(X, y)
+    assert_close(computed(model, X)["prediction"], model.predict(X))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_to_onnx_standardizers(table, dtype):
+    X = table[0].astype(dtype)
+    X[:, 3] = 4.0
+    for model in (
+        Standardizer().fit(X),
+        Standardizer(with_mean=False).fit(X),
+        estimators.StandardScaler().fit(X),
+        estimators.StandardScaler(with_std=False).fit(X),
+    ):
+        assert_close(computed(model, X, dtype=dtype)["standardized"], np.asarray(model.transform(X)))
+    scaler = estimators.StandardScaler().fit(X)
+    scaler.mean_ = np.zeros(6)
+    assert_close(computed(scaler, X, dtype=dtype)["standardized"], scaler.transform(X))
+
+
+def test_to_onnx_notes(trained, tmp_path):
+    net = trained()
+    net.metadata["unit"] = "m²"
+    to_onnx(net, tmp_path / "net.onnx")
+    model = onnx.load(tmp_path / "net.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert model.producer_name == "nbnorm"
+    assert {p.key: json.loads(p.value) for p in model.metadata_props} == {"metadata": {"unit": "m²"}}
+    first = (tmp_path / "net.onnx").read_bytes()
+    to_onnx(net, tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").read_bytes() == first
+
+
+@njit
+def square(z):
+    return z * z
+
+
+@njit
+def double(z):
+    return 2 * z
+
+
+def test_to_onnx_refuses(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_text("before")
+    own = FNN([3, 4, 5, 2], activation=["relu", Activation(square, double)])
+    broken = FNN([3, 2])
+    broken.parameters()["dense1.bias"][0] = np.nan
+    for model, error, message in (
+        (own, ValueError, "hidden layer 2 has the activation 'square', a function of your own"),
+        (broken, ValueError, r"dense1\.bias must"),
+        (Standardizer().fit([[0.0], [1e100]]), ValueError, r"feature 0 has the scale 5e\+99, which float32 ca"),
+        (estimators.FNNClassifier((2,), max_iter=1), ValueError, "not fitted"),
+        (Standardizer(), ValueError, "not fitted"),
+        ("net", TypeError, "model must be an FNN, .* got str"),
+    ):
+        with pytest.raises(error, match=message):
+            to_onnx(model, path)
+    with pytest.raises((TypeError, ValueError), match="dtype must be float32 or float64"):
+        to_onnx(FNN([3, 2]), path, dtype="float16")
+    assert path.read_text() == "before"
