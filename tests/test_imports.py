@@ -14,7 +14,19 @@ import pytest
 import nbnorm
 
 PACKAGE = Path(nbnorm.__file__).parent
-OPTIONAL = ("sklearn", "matplotlib", "tqdm", "pyarrow", "dask", "distributed", "pandas", "polars", "onnx", "torch", "safetensors")
+OPTIONAL = (
+    "sklearn",
+    "matplotlib",
+    "tqdm",
+    "pyarrow",
+    "dask",
+    "distributed",
+    "pandas",
+    "polars",
+    "onnx",
+    "torch",
+    "safetensors",
+)
 
 # From the bottom upwards: a module imports only from its own folder and from earlier ones.
 ORDER = (

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nbnorm import _files
 from nbnorm.functions.activations import Activation
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.model.network import FNN
 
 Array = npt.NDArray[Any]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.interop.extras import described, rebuilt
 from nbnorm.model.network import FNN
 from nbnorm.statistics.encoding import ColumnEncoder
@@ -354,6 +354,19 @@ def _standardizer(diagonal: Diagonal | None, inverse: bool = False) -> Standardi
     return found if same and np.array_equal(found.mean_, mean) else None
 
 
+def _of_targets(outputs: Diagonal | None, saved: Any) -> Standardizer | None:
+    """Return the standardizer of the targets; where the saved one has fewer, several outputs share each."""
+    if outputs is None:
+        return None
+    parts = outputs.centre, outputs.factor, outputs.shift
+    each = 1
+    if saved is not None:
+        each = max(1, len(outputs.factor) // Standardizer.from_dict(saved).n_features_in_)
+    if any(not np.array_equal(np.repeat(part[::each], each), part) for part in parts):
+        return None
+    return _standardizer(Diagonal(outputs.where, *(part[::each] for part in parts)), inverse=True)
+
+
 def _taken(found: Standardizer | None, saved: Any) -> Any:
     """Return a standardizer's description: the saved one with all statistics where it does the same."""
     if found is None:
@@ -436,7 +449,7 @@ def _network(
     standardizer = _standardizer(plan.inputs)
     if plan.inputs is not None and standardizer is None:
         plan.affine[0] = _in_front(plan.inputs, plan.affine[0])
-    target = _standardizer(plan.outputs, inverse=True)
+    target = _of_targets(plan.outputs, config.get("target_standardizer"))
     if plan.outputs is not None and target is None:
         plan.affine[-1] = _behind(plan.affine[-1], plan.outputs)
     sizes = [plan.affine[0].weight.shape[1], *(len(one.weight) for one in plan.affine)]

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
-from nbnorm.functions import losses
+from nbnorm.functions.loss_options import Poisson
 from nbnorm.interop.extras import activation_names, needed, normalisation
 from nbnorm.model.network import FNN
 from nbnorm.statistics.encoding import (
@@ -275,11 +275,13 @@ def _values(graph: _Graph, net: FNN, fold: bool) -> str:
     Those of standardized targets are turned back in float64, as `FNN.predict` does.
     """
     z = _logits(graph, net, fold)
-    if isinstance(net.loss, losses.Poisson):
+    if isinstance(net.loss, Poisson):
         return graph.node("Exp", z)
     if net.target_standardizer is None:
         return z
-    centre, scale = _centre(net.target_standardizer)
+    # outputs that share a target, such as its quantiles, stand beside each other
+    each = net.sizes[-1] // net.target_standardizer.n_features_in_
+    centre, scale = (np.repeat(part, each, axis=-1) for part in _centre(net.target_standardizer))
     wide = z if graph.dtype == np.float64 else graph.cast(z, np.float64)
     wide = graph.node("Mul", wide, graph.constant(scale, np.float64))
     return graph.node("Add", wide, graph.constant(centre[0], np.float64))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm.functions.activations import CODES, activation_forward
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.interop import layers
 from nbnorm.interop.extras import needed
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nbnorm import _files
 from nbnorm.functions.activations import Activation
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.interop.extras import described, needed, rebuilt
 from nbnorm.model.network import FNN
 

@@ -37,12 +37,15 @@ class Standardize(torch.nn.Module):
     mean_low: torch.Tensor
     scale: torch.Tensor
 
-    def __init__(self, standardizer: Standardizer, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, standardizer: Standardizer, dtype: torch.dtype = torch.float32, *, each: int = 1
+    ) -> None:
         super().__init__()
-        high, low = _parts(standardizer.mean_ if standardizer.with_mean else 0.0 * standardizer.scale_, dtype)
+        mean = standardizer.mean_ if standardizer.with_mean else np.zeros(standardizer.n_features_in_)
+        high, low = _parts(np.repeat(mean, each), dtype)
         self.register_buffer("mean", high)
         self.register_buffer("mean_low", low)
-        self.register_buffer("scale", torch.from_numpy(standardizer.scale_).to(dtype))
+        self.register_buffer("scale", torch.from_numpy(np.repeat(standardizer.scale_, each)).to(dtype))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Standardize features; they take the dtype of the buffers."""

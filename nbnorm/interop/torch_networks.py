@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.losses import Loss
+from nbnorm.functions.loss_options import Loss
 from nbnorm.interop import layers
 from nbnorm.interop.extras import activation_names, described, needed, normalisation
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer
@@ -130,7 +130,9 @@ def to_torch(net: FNN) -> torch.nn.Sequential:
         if net.dropout[l - 1] > 0.0:
             modules[f"dropout{l}"] = nn.Dropout(net.dropout[l - 1])
     if net.target_standardizer is not None:
-        modules["target"] = torch_modules.Unstandardize(net.target_standardizer, dtype)
+        # outputs that share a target, such as its quantiles, stand beside each other
+        each = net.sizes[-1] // net.target_standardizer.n_features_in_
+        modules["target"] = torch_modules.Unstandardize(net.target_standardizer, dtype, each=each)
     module = nn.Sequential(modules)
     setattr(module, _DESCRIPTION, described(net)[0])
     module.train(net.training)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nbnorm.functions import losses
+from nbnorm.functions.loss_options import LOSSES
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import schedules
 from nbnorm.model.metrics import Metric
@@ -14,9 +14,8 @@ from nbnorm.statistics.standardize import Standardizer
 
 _TYPES = (
     FNN, History, EarlyStopping, Metric, ColumnEncoder, Moments, Standardizer, SGD, AdamW,
-    losses.AbsoluteError, losses.BinaryCrossEntropy, losses.CrossEntropy, losses.Huber, losses.Poisson,
-    losses.SquaredError, schedules.Constant, schedules.Cosine, schedules.OneCycle, schedules.Plateau,
-    schedules.StepDecay,
+    schedules.Constant, schedules.Cosine, schedules.OneCycle, schedules.Plateau, schedules.StepDecay,
+    *LOSSES.values(),
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def trained(table):
 
 @pytest.fixture
 def damaged():
-    """Return a function that yields damaged versions of a file: cut, with a bit turned, with parts exchanged."""
+    """Return a function that yields damaged versions of a file: cut, a bit turned, parts exchanged."""
 
     def versions(data):
         generator = np.random.default_rng(0)

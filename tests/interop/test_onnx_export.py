@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from nbnorm import FNN, Activation, Standardizer
+from nbnorm import FNN, Activation, Quantile, Standardizer
 from nbnorm.functions.activations import CODES
 from nbnorm.interop import to_onnx
 
@@ -85,6 +85,13 @@ def test_to_onnx_values(table, trained, options, dtype, outputs):
     assert got.dtype == dtype
     assert_close(got, net.predict(X))
     assert_close(got - y.reshape(got.shape), net.predict(X) - y.reshape(got.shape))
+
+
+def test_to_onnx_quantiles_that_share_a_target(table, trained):
+    X, _ = table
+    options = {"output": "identity", "loss": Quantile((0.1, 0.9)), "standardize_targets": True}
+    net = trained((6, 5, 4), y=X[:, 3:5] * [3.0, 5.0] + 7.0, **options)
+    assert_close(computed(net, X)["prediction"], net.predict(X))
 
 
 def test_to_onnx_encoded_columns(table, trained):
@@ -189,7 +196,11 @@ def test_to_onnx_refuses(tmp_path):
     for model, error, message in (
         (own, ValueError, "hidden layer 2 has the activation 'square', a function of your own"),
         (broken, ValueError, r"dense1\.bias must"),
-        (Standardizer().fit([[0.0], [1e100]]), ValueError, r"feature 0 has the scale 5e\+99, which float32 ca"),
+        (
+            Standardizer().fit([[0.0], [1e100]]),
+            ValueError,
+            r"feature 0 has the scale 5e\+99, which float32 ca",
+        ),
         (estimators.FNNClassifier((2,), max_iter=1), ValueError, "not fitted"),
         (Standardizer(), ValueError, "not fitted"),
         ("net", TypeError, "model must be an FNN, .* got str"),

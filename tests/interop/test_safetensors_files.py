@@ -38,7 +38,9 @@ def test_functions_of_your_own_are_given_again():
     file = io.BytesIO()
     save_safetensors(FNN([2, 3, 2], activation=own), file)
     file.seek(0)
-    with pytest.raises(ValueError, match="its activation 'square' is not one of the package: give activation="):
+    with pytest.raises(
+        ValueError, match="its activation 'square' is not one of the package: give activation="
+    ):
         load_safetensors(file)
     file.seek(0)
     assert load_safetensors(file, activation=own).activation is own
@@ -72,12 +74,21 @@ def note(**changes):
 
 HOSTILE = {
     "a header beyond the file": (struct.pack("<Q", 1 << 40), "not a safetensors file"),
-    "a tensor beyond the file": (file_of({**tensor(shape=(1 << 40,), end=1 << 42), **note()}), "not a safetensors"),
-    "a shape of other size": (file_of({**tensor(shape=(1 << 40, 1 << 30)), **note()}), "not a safetensors file"),
+    "a tensor beyond the file": (
+        file_of({**tensor(shape=(1 << 40,), end=1 << 42), **note()}),
+        "not a safetensors",
+    ),
+    "a shape of other size": (
+        file_of({**tensor(shape=(1 << 40, 1 << 30)), **note()}),
+        "not a safetensors file",
+    ),
     "integers": (file_of({**tensor("I32"), **note()}), "tensor 'dense1.weight' has dtype I32, expected F32"),
     "no description": (file_of(tensor()), "no entry 'nbnorm': save_safetensors did not write it"),
     "another kind": (file_of({**tensor(), **note(kind="other")}), "describes no network"),
-    "a newer version": (file_of({**tensor(), **note(version=2)}), "version 2 is not one that this nbnorm reads"),
+    "a newer version": (
+        file_of({**tensor(), **note(version=2)}),
+        "version 2 is not one that this nbnorm reads",
+    ),
     "no text": (file_of({**tensor(), "__metadata__": {"nbnorm": "{"}}), "not a safetensors file"),
     "no options": (file_of({**tensor(), **note()}), "does not hold a network"),
     "no numbers": (file_of({**tensor(), **note(config={"eps": float("nan")})}), "holds NaN"),
@@ -98,10 +109,12 @@ def test_load_safetensors_claimed_sizes(tmp_path):
     save_safetensors(net, path)
     data = path.read_bytes()
     text = data[8 : 8 + struct.unpack("<Q", data[:8])[0]]
-    changed = text.replace(rb'\"sizes\": [2, 2]', rb'\"sizes\": [2, 1000000000000]')
+    changed = text.replace(rb"\"sizes\": [2, 2]", rb"\"sizes\": [2, 1000000000000]")
     assert changed != text
     path.write_bytes(struct.pack("<Q", len(changed)) + changed + data[8 + len(text) :])
-    with pytest.raises(ValueError, match=r"net\.safetensors does not hold a network: dense1\.weight does not have"):
+    with pytest.raises(
+        ValueError, match=r"net\.safetensors does not hold a network: dense1\.weight does not have"
+    ):
         load_safetensors(path)
 
 

@@ -1,9 +1,11 @@
 import copy
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from nbnorm import FNN, Activation
+from nbnorm import FNN, Activation, Quantile
 from nbnorm.functions.activations import CODES
 from nbnorm.interop import from_torch, to_torch
 
@@ -74,8 +76,8 @@ def test_to_torch_values_and_encoded_columns(table, trained, dtype, running):
     X = table[0].astype(dtype)
     X[::5, 1] = np.nan
     net = trained(
-        (6, 5, 1), X=X, y=table[0][:, 3] * 3.0 + 7.0, dtype=dtype, output="identity", encoding="piecewise", bins=4,
-        standardize_targets=True, running=running, unbiased=False,
+        (6, 5, 1), X=X, y=table[0][:, 3] * 3.0 + 7.0, dtype=dtype, output="identity", encoding="piecewise",
+        bins=4, standardize_targets=True, running=running, unbiased=False,
     )  # fmt: skip
     module = to_torch(net)
     assert_close(given(module, X)[:, 0], net.predict(X).astype(dtype))
@@ -83,6 +85,17 @@ def test_to_torch_values_and_encoded_columns(table, trained, dtype, running):
     got = from_torch(copy.deepcopy(module))
     assert_close(got.predict(X), net.predict(X))
     assert (got.running, got.unbiased, got.dtype) == (running, False, dtype)
+
+
+def test_to_torch_quantiles_that_share_a_target(table, trained):
+    X, _ = table
+    options = {"output": "identity", "loss": Quantile((0.1, 0.9)), "standardize_targets": True}
+    net = trained((6, 5, 4), y=X[:, 3:5] * [3.0, 5.0] + 7.0, **options)
+    got = from_torch(to_torch(net))
+    assert_close(given(to_torch(net), X), net.predict(X).astype(np.float32))
+    assert_close(got.predict(X), net.predict(X))
+    assert got.loss == net.loss
+    assert got.target_standardizer.n_features_in_ == 2
 
 
 def test_from_torch_modules_of_others(table):
@@ -132,8 +145,14 @@ REFUSED = {
         nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, momentum=None), nn.Linear(2, 2)),
         r"module '1' \(BatchNorm1d\) averages all batches alike \(momentum=None\): give decay=",
     ),
-    "widths": (nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 2)), r"module '1' \(Linear\) reads 2 features, but"),
-    "output": (nn.Sequential(nn.Linear(2, 3), nn.ReLU()), r"module '0' \(Linear\) is the output layer and has"),
+    "widths": (
+        nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 2)),
+        r"module '1' \(Linear\) reads 2 features, but",
+    ),
+    "output": (
+        nn.Sequential(nn.Linear(2, 3), nn.ReLU()),
+        r"module '0' \(Linear\) is the output layer and has",
+    ),
     "inputs": (nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3)), "leaves out inputs"),
     "empty": (nn.Sequential(), "it has no affine layer"),
 }
@@ -158,3 +177,11 @@ def test_both_refuse_other_things():
     own = Activation(njit(lambda z: z), njit(lambda z: 1.0), name="mine")
     with pytest.raises(ValueError, match="hidden layer 1 has the activation 'mine'"):
         to_torch(FNN([2, 2, 2], activation=own))
+
+
+def test_the_example_of_the_documentation():
+    text = (Path(__file__).parents[2] / "docs" / "interop.md").read_text("utf-8")
+    found = re.findall(r"^```py\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    assert found
+    for block in found:
+        exec(block, {})
