@@ -134,16 +134,13 @@ def activation_names(net: FNN, what: str) -> list[str]:
     >>> activation_names(FNN([3, 4, 5, 2], activation=["relu", "tanh"]), "ONNX")
     ['relu', 'tanh']
     """
-    hidden = len(net.sizes) - 2
-    given = net.activation
-    listed = list(given) if isinstance(given, (list, tuple)) else [given] * hidden
-    for l, one in enumerate(listed, start=1):
+    for l, one in enumerate(net.activations, start=1):
         if isinstance(one, Activation):
             raise ValueError(
                 f"hidden layer {l} has the activation {one.name!r}, a function of your own: "
                 f"{what} has no counterpart of it"
             )
-    return [str(one) for one in listed]
+    return [str(one) for one in net.activations]
 
 
 def normalisation(net: FNN, layer: int) -> tuple[Array, Array, Array, Array]:

@@ -442,6 +442,7 @@ def _network(
     loss: str | Loss | None,
     config: dict[str, Any],
 ) -> FNN:
+    """Build the network of a plan; see `network`."""
     place = _place(plan, config.get("norm"))
     if place is None:
         _fold_norms(plan)
@@ -465,32 +466,18 @@ def _network(
         for option in ("loss", "loss_options"):
             config.pop(option, None)
     decay = _known_decay(norms, decay, config.get("decay"))
-    fresh = FNN(
-        (columns, *sizes[1:]),
-        activation=[gap.activation or "identity" for gap in plan.hidden],
-        norm=place,
-        output=kind,
-        dropout=[gap.dropout for gap in plan.hidden],
-        standardize=standardizer is not None,
-        standardize_targets=target is not None,
-        eps=norms[0].eps if norms else 1e-5,
-        decay=decay,
-        running=config.get("running", "var"),
-        dtype=dtype,
-        seed=0,
-    )
-    told = (
-        "sizes",
-        "activation",
-        "norm",
-        "output",
-        "dropout",
-        "standardize_targets",
-        "eps",
-        "decay",
-        "running",
-        "dtype",
-    )
+    told: dict[str, Any] = {
+        "activation": [gap.activation or "identity" for gap in plan.hidden],
+        "norm": place,
+        "output": kind,
+        "dropout": [gap.dropout for gap in plan.hidden],
+        "standardize_targets": target is not None,
+        "eps": norms[0].eps if norms else 1e-5,
+        "decay": decay,
+        "running": config.get("running", "var"),
+        "dtype": dtype,
+    }
+    fresh = FNN((columns, *sizes[1:]), standardize=standardizer is not None, seed=0, **told)
     options, arrays = described(fresh)
     options.update({option: value for option, value in config.items() if option not in told})
     options.update(sizes=sizes, training=False)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from nbnorm.functions.loss_options import LOSSES
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import schedules
+from nbnorm.model.arrays import Arrays
+from nbnorm.model.history import History
 from nbnorm.model.metrics import Metric
 from nbnorm.model.network import FNN
-from nbnorm.model.training import EarlyStopping, History
+from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
 
 _TYPES = (
-    FNN, History, EarlyStopping, Metric, ColumnEncoder, Moments, Standardizer, SGD, AdamW,
+    FNN, Arrays, History, EarlyStopping, Metric, ColumnEncoder, Moments, Standardizer, SGD, AdamW,
     schedules.Constant, schedules.Cosine, schedules.OneCycle, schedules.Plateau, schedules.StepDecay,
     *LOSSES.values(),
 )  # fmt: skip
