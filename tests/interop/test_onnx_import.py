@@ -172,7 +172,7 @@ REFUSED = {
     "an activation of another slope": (
         [GEMM, ("LeakyRelu", ("z",), "f", {"alpha": 0.2}), LAST], r"node 'f' \(LeakyRelu\) is none of th"
     ),
-    "another function": ([GEMM, ("Mul", ("z", "z"), "f"), LAST], r"node 'f' \(Mul\) is none of the activ"),
+    "another function": ([GEMM, ("Mul", ("z", "z"), "f"), LAST], r"node 'f' \(Mul\) is none of the"),
     "a convolution": ([("Conv", ("X", "W"), "y")], "node 'y' is a Conv"),
     "an activation of the output": ([GEMM, ("Relu", ("z",), "y")], "node 'z' is the output layer"),
     "two activations": ([GEMM, ("Relu", ("z",), "r"), ("Tanh", ("r",), "f"), LAST], r"node 'f' \(tanh\) fol"),

@@ -1,0 +1,31 @@
+"""The files around the package say the same."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import nbnorm
+
+ROOT = Path(nbnorm.__file__).parents[1]
+pytestmark = pytest.mark.skipif(not (ROOT / "CITATION.cff").exists(), reason="needs a checkout")
+
+
+def found(pattern, file):
+    return re.findall(pattern, (ROOT / file).read_text("utf-8"), flags=re.MULTILINE)
+
+
+def test_the_citation_names_this_version():
+    assert found(r"^version: (\S+)$", "CITATION.cff") == [nbnorm.__version__]
+
+
+def test_the_workflow_tests_every_python_that_is_supported():
+    (tested,) = found(r"python: \[(.+)\]", ".github/workflows/tests.yml")
+    supported = found(r'"Programming Language :: Python :: (3\.\d+)"', "pyproject.toml")
+    assert re.findall(r'"([\d.]+)"', tested) == supported
+
+
+def test_the_hooks_are_programs_of_the_lint_extra():
+    (extra,) = found(r"^lint = \[(.+)\]$", "pyproject.toml")
+    for hook in found(r"- id: ([a-z]+)", ".pre-commit-config.yaml"):
+        assert f'"{hook}' in extra
