@@ -46,6 +46,7 @@ from nbnorm.model.inspection import Inspection, LayerInspection, inspect
 from nbnorm.model.many import CrossValidation, cross_validate, fit_many
 from nbnorm.model.metrics import Metric
 from nbnorm.model.network import FNN
+from nbnorm.model.ranks import DataParallel
 from nbnorm.model.schedules import Constant, Cosine, LearningRates, OneCycle, Plateau, StepDecay
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.encoding import ColumnEncoder
@@ -68,6 +69,7 @@ __all__ = [
     "CrossEntropy",
     "CrossValidation",
     "CustomLoss",
+    "DataParallel",
     "Dense",
     "DivergenceError",
     "EarlyStopping",

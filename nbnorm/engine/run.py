@@ -6,7 +6,7 @@ The compiled step itself is `nbnorm.engine.steps`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
 import numba
@@ -293,6 +293,8 @@ class Run:
         Penalty on the weights, and bounds of the gradients.
     """
 
+    pooled = True  # whether a pool of threads may run the steps
+
     def __init__(
         self,
         engine: Engine,
@@ -459,6 +461,24 @@ class Run:
         key = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & (2**63 - 1)
         self.control[steps.STEP], self.control[steps.KEY] = 0, key
         self.progress[:] = 0.0
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return int(self.control[steps.STEPS])
+
+    @property
+    def epoch_step(self) -> int:
+        """Steps of the epoch that are done."""
+        return int(self.control[steps.STEP])
+
+    def windows(self) -> Generator[None, None, None]:
+        """Make the steps of an epoch ready, a part at a time: all at once where the data lie in memory."""
+        yield
+
+    def agree(self, ends: bool) -> bool:
+        """Whether the training ends: where several processes train, on one of them is on all."""
+        return ends
 
     def arguments(self) -> tuple[Any, ...]:
         """Arguments of `steps` behind (tid, threads)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import re
 import time
@@ -49,6 +50,12 @@ def describe(table: Any) -> str:
 def plain(value: object) -> str:
     """Return the representation of an option, without addresses, which differ in every process."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
+
+
+def options_of(net: object) -> dict[str, str]:
+    """Return the options of a network as text, but for its seed."""
+    names = [name for name in inspect.signature(type(net)).parameters if name != "seed"]
+    return {name: plain(getattr(net, name)) for name in names}
 
 
 @dataclass(frozen=True)

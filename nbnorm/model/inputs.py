@@ -116,6 +116,17 @@ def truth(net: FNN, name: str, y: npt.ArrayLike, samples: int, other: str) -> Ar
     return got.reshape(samples, n_out)
 
 
+def classes(net: FNN, truth: Array) -> Array:
+    """Return the class of each sample, where the targets are classes."""
+    if net.output == "softmax":
+        return truth
+    if net.output != "sigmoid" or net.sizes[-1] > 1:
+        raise ValueError("class_weight needs classes: output='softmax', or one sigmoid output")
+    if not ((truth == 0) | (truth == 1)).all():
+        raise ValueError("class_weight needs targets that are 0 or 1")
+    return truth.reshape(-1).astype(np.int64)
+
+
 def encoded(net: FNN, name: str, truth: Array) -> tuple[Array | None, Array]:
     """Return (labels, targets) for the engine, one of which is not used."""
     if net.output == "softmax":

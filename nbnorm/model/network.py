@@ -363,6 +363,8 @@ class FNN:
         seed: int | None = None,
         progress: bool | None = None,
         callbacks: Iterable[Callable[[FNN, History], object]] = (),
+        shuffle_buffer: int | None = None,
+        comm: Any = None,
     ) -> History:
         """Train by mini-batch SGD and leave the network in evaluation mode.
 
@@ -373,10 +375,14 @@ class FNN:
         ----------
         X : array_like, shape (n_samples, n_features)
             Training samples.  Arrays of integers, float32 and float64, memory maps and read-only
-            arrays are read where they lie, batch by batch; a SciPy sparse matrix becomes dense so.
+            arrays are read where they lie, batch by batch; a SciPy sparse matrix becomes dense so.  Also a
+            Parquet, Arrow or NPY file, a folder of Parquet or Arrow files (as paths), or a dataset or Parquet
+            file of pyarrow: they are read in row groups, see `shuffle_buffer`.  All columns that `y` and
+            `sample_weight` do not name are features.
         y : array_like
             For softmax integer classes, shape (n_samples,); for sigmoid targets between 0 and 1,
-            for identity real targets, shape (n_samples, n_out), or (n_samples,) for one output.
+            for identity real targets, shape (n_samples, n_out), or (n_samples,) for one output.  Where `X`
+            is a file or dataset, the name of a column or of several.
         epochs : int, default 10
             Passes over the data.
         batch_size : int, default 128
@@ -391,8 +397,9 @@ class FNN:
         sample_weight : array_like, shape (n_samples,), optional
             Weights, not negative: a weight of 2 counts as the same sample twice in the loss and in the
             statistics of the standardizers, but once in those of batch norm, unless the network has
-            `weighted_statistics`.  Samples of weight 0 are left out, and so are those whose weight the
-            network's dtype cannot tell from 0 beside the largest.  A common factor matters only to the
+            `weighted_statistics`.  The name of a column where `X` is a file or dataset.  Samples of weight
+            0 are left out, and so are those whose weight the network's dtype cannot tell from 0 beside the
+            largest.  A common factor matters only to the
             unbiased variance with `weighted_statistics`, where the samples of a batch count as many as
             their weights add up to, but never fewer than there are.
         class_weight : dict or "balanced", optional
@@ -432,6 +439,13 @@ class FNN:
         callbacks : iterable of callables
             Called after each epoch as ``callback(net, history)``.  What they write into the network
             counts; if one returns True, of Python's or NumPy's boolean type, the training ends.
+        shuffle_buffer : int, optional
+            Rows that are held in memory and shuffled together where `X` is read from disk; at least a row
+            group, by default as many as 64 MiB hold.  A buffer of the next rows is filled meanwhile.
+        comm : mpi4py.MPI.Comm or DataParallel, optional
+            Communicator whose ranks train this network together, each with its share of the samples and of
+            the validation data; see `DataParallel`.  The bits of the result do not depend on the number of
+            ranks.  They are not those of a training without `comm`.
 
         Returns
         -------

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -11,13 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm.data.row_groups import is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints, inputs, metrics, sample_weights, schedules, stopping
-from nbnorm.model.history import History
+from nbnorm.model.history import DivergenceError, History
+from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
+from nbnorm.model.ranks import Ranks, SharedCheckpoint, data_parallel
 from nbnorm.model.samples import Samples, ValidationData
 from nbnorm.model.schedules import Plateau, Schedule
 from nbnorm.model.stopping import EarlyStopping
+from nbnorm.model.streaming import Stream, StreamedValidation
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -34,8 +38,8 @@ class Plan:
     `bounds` are the penalty on the weights and the bounds of the gradients.
     """
 
-    samples: Samples
-    validation: ValidationData | None
+    samples: Samples | Stream | ParallelSamples
+    validation: ValidationData | StreamedValidation | SharedValidation | None
     epochs: int
     batch_size: int
     optimizer: Optimizer
@@ -54,10 +58,8 @@ class Plan:
         """Return the file of the checkpoint, which knows network, options and data, or None without one."""
         if self.checkpoint is None:
             return None
-        names = [name for name in inspect.signature(type(net)).parameters if name != "seed"]
         measured = [] if self.validation is None else [metric.name for metric in self.validation.metrics]
         options = {
-            **{name: getattr(net, name) for name in names},
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "optimizer": self.optimizer,
@@ -69,13 +71,22 @@ class Plan:
             "the seed of fit": self.seed,
         }
         settings = {
+            **checkpoints.options_of(net),
             **{name: checkpoints.plain(value) for name, value in options.items()},
             # arrays of the engine are stored as they lie, in tiles of the processor's width
             "the processor's tile": str(tile(net.dtype)),
             **self.samples.describe(),
             "validation_data": "None" if self.validation is None else self.validation.describe(),
         }
+        if isinstance(self.samples, ParallelSamples):
+            return SharedCheckpoint(self.checkpoint, self.checkpoint_every, settings, self.samples.ranks)
         return checkpoints.Checkpoint(self.checkpoint, self.checkpoint_every, settings)
+
+    def guarded(self) -> contextlib.AbstractContextManager[None]:
+        """Return what ends all ranks when this one fails where the others wait for it."""
+        if isinstance(self.samples, ParallelSamples):
+            return self.samples.ranks.guarded("the training", DivergenceError, ValueError)
+        return contextlib.nullcontext()
 
 
 def checked(
@@ -83,24 +94,14 @@ def checked(
     X: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
-    epochs: int,
     batch_size: int,
-    optimizer: Optimizer | None,
-    schedule: str | Schedule | Callable[[int], float],
     sample_weight: npt.ArrayLike | None,
     class_weight: Mapping[int, float] | str | sample_weights.Shares | None,
-    clip_norm: float | None,
-    clip_value: float | None,
-    l2: float,
     validation_data: Any,
     metrics: Any,
-    early_stopping: EarlyStopping | bool | None,
-    checkpoint: _files.PathLike | None,
-    checkpoint_every: float,
-    shuffle: bool,
-    seed: int | None,
-    progress: bool | None,
-    callbacks: Any,
+    shuffle_buffer: int | None,
+    comm: Any,
+    **options: Any,
 ) -> Plan:
     """Check the arguments of `FNN.fit`.
 
@@ -108,19 +109,60 @@ def checked(
     ------
     TypeError, ValueError
         As `FNN.fit`.
+    RuntimeError
+        If another rank has raised one of these.
     """
-    epochs = _check.integer("epochs", epochs, least=1)
-    batch_size = _check.integer("batch_size", batch_size, least=1)
-    shuffle = _check.flag("shuffle", shuffle)
-    optimizer = checked_optimizer(optimizer)
-    resolved = schedules.resolve(schedule)
-    early = stopping.resolve(early_stopping)
+
+    def check() -> dict[str, Any]:
+        return _options(net, batch_size=batch_size, shuffle_buffer=shuffle_buffer, **options)
+
+    samples: Samples | Stream | ParallelSamples
+    if comm is not None:
+        how = data_parallel(comm)
+        ranks = Ranks(how.comm, how.shards)
+        fields = ranks.together(check)
+        texts = {name: checkpoints.plain(value) for name, value in fields.items() if name != "callbacks"}
+        texts["class_weight"] = checkpoints.plain(class_weight)
+        ranks.same({**texts, "validation_data": str(type(validation_data))})
+        fields["callbacks"] = [_guarded(ranks, callback) for callback in fields["callbacks"]]
+        samples = ParallelSamples(net, how, ranks, X, y, sample_weight, class_weight, batch_size)
+        _check_least(net, samples, batch_size)
+    else:
+        fields = check()
+        if is_row_groups(X) or shuffle_buffer is not None:
+            samples = _stream(net, X, y, sample_weight, class_weight, batch_size, shuffle_buffer)
+        else:
+            samples = training_samples(net, X, y, sample_weight, class_weight, batch_size)
+    validation = _validation(net, validation_data, metrics, samples)
+    early, schedule = _with_directions(net, validation, fields["early_stopping"], fields["schedule"])
+    del fields["shuffle_buffer"]
+    fields |= {"early_stopping": early, "schedule": schedule}
+    return Plan(samples=samples, validation=validation, **fields)
+
+
+def _options(
+    net: FNN,
+    *,
+    epochs: int,
+    batch_size: int,
+    optimizer: Optimizer | None,
+    schedule: str | Schedule | Callable[[int], float],
+    clip_norm: float | None,
+    clip_value: float | None,
+    l2: float,
+    early_stopping: EarlyStopping | bool | None,
+    checkpoint: _files.PathLike | None,
+    checkpoint_every: float,
+    shuffle: bool,
+    seed: int | None,
+    progress: bool | None,
+    callbacks: Any,
+    shuffle_buffer: int | None,
+) -> dict[str, Any]:
+    """Check the options that do not depend on the data; return them as `Plan` has them."""
     first_epoch = net.epochs_trained
     if seed is not None:
         seed, first_epoch = _check.integer("seed", seed, least=0, most=2**63 - 1), 0
-    if progress is not None:
-        progress = _check.flag("progress", progress)
-    checkpoint_every = _check.number("checkpoint_every", checkpoint_every, least=0.0)
     bounds = {"l2": _check.number("l2", l2, least=0.0)}
     for name, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
         if bound is not None:
@@ -128,13 +170,34 @@ def checked(
     calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
         raise TypeError("callbacks must be an iterable of functions of (net, history)")
-    samples = training_samples(net, X, y, sample_weight, class_weight, batch_size)
-    validation = _validation(net, validation_data, metrics, samples.names)
-    early, resolved = _with_directions(net, validation, early, resolved)
-    return Plan(
-        samples, validation, epochs, batch_size, optimizer, resolved, bounds, early, checkpoint,
-        checkpoint_every, shuffle, seed, first_epoch, progress, calls,
-    )  # fmt: skip
+    if shuffle_buffer is not None:
+        shuffle_buffer = _check.integer("shuffle_buffer", shuffle_buffer, least=1)
+    return {
+        "epochs": _check.integer("epochs", epochs, least=1),
+        "batch_size": _check.integer("batch_size", batch_size, least=1),
+        "shuffle": _check.flag("shuffle", shuffle),
+        "optimizer": checked_optimizer(optimizer),
+        "schedule": schedules.resolve(schedule),
+        "bounds": bounds,
+        "early_stopping": stopping.resolve(early_stopping),
+        "checkpoint": checkpoint,
+        "checkpoint_every": _check.number("checkpoint_every", checkpoint_every, least=0.0),
+        "seed": seed,
+        "first_epoch": first_epoch,
+        "progress": None if progress is None else _check.flag("progress", progress),
+        "callbacks": calls,
+        "shuffle_buffer": shuffle_buffer,
+    }
+
+
+def _guarded(ranks: Ranks, callback: Callable[..., object]) -> Callable[..., object]:
+    """Return a callback that ends all ranks when it fails on one of them."""
+
+    def call(net: FNN, history: History) -> object:
+        with ranks.guarded("a callback"):
+            return callback(net, history)
+
+    return call
 
 
 def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:
@@ -164,13 +227,19 @@ def training_samples(
     if isinstance(class_weight, sample_weights.Shares):
         shares = class_weight.values
     elif class_weight is not None:
-        classes = _classes(net, truth)
+        classes = inputs.classes(net, truth)
         shares = sample_weights.class_weights(class_weight, classes, max(net.sizes[-1], 2), weights)
     combined = sample_weights.Weights(
         len(truth), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
     )
     names = _check.header("X", X, inputs.feature_names(net))[0]
     samples = Samples(x, truth, combined, batch_size, names)
+    _check_least(net, samples, batch_size)
+    return samples
+
+
+def _check_least(net: FNN, samples: Samples | Stream | ParallelSamples, batch_size: int) -> None:
+    """Refuse mini-batches that are too small for batch normalization."""
     inputs.check_batch(
         net,
         samples.least,
@@ -179,21 +248,32 @@ def training_samples(
         if samples.batch > 1
         else "choose a larger batch_size, or norm=None",
     )
+
+
+def _stream(
+    net: FNN,
+    X: Any,
+    y: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    batch_size: int,
+    shuffle_buffer: int | None,
+) -> Stream:
+    """Check the data of a training that are read in groups."""
+    if not (is_row_groups(X) or isinstance(X, np.ndarray)):
+        raise TypeError(
+            "shuffle_buffer needs X to be a path, an Arrow file or dataset, or an array, "
+            f"got {type(X).__name__}"
+        )
+    groups = open_groups("X", X, y, sample_weight, features=inputs.feature_names(net))
+    samples = Stream(net, groups, class_weight, batch_size, shuffle_buffer)
+    _check_least(net, samples, batch_size)
     return samples
 
 
-def _classes(net: FNN, truth: Array) -> Array:
-    """Return the class of each sample, where the targets are classes."""
-    if net.output == "softmax":
-        return truth
-    if net.output != "sigmoid" or net.sizes[-1] > 1:
-        raise ValueError("class_weight needs classes: output='softmax', or one sigmoid output")
-    if not ((truth == 0) | (truth == 1)).all():
-        raise ValueError("class_weight needs targets that are 0 or 1")
-    return truth.reshape(-1).astype(np.int64)
-
-
-def _validation(net: FNN, data: Any, measured: Any, names: list[str] | None) -> ValidationData | None:
+def _validation(
+    net: FNN, data: Any, measured: Any, samples: Samples | Stream | ParallelSamples
+) -> ValidationData | StreamedValidation | SharedValidation | None:
     """Check the validation data and metrics."""
     chosen = metrics.resolve(measured, net.output, net.sizes[-1])
     if data is None:
@@ -202,6 +282,12 @@ def _validation(net: FNN, data: Any, measured: Any, names: list[str] | None) -> 
         return None
     if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
         raise TypeError("validation_data must be a tuple (X, y) or (X, y, weights)")
+    if isinstance(samples, ParallelSamples):
+        return SharedValidation.of(net, samples, data, chosen)
+    names = samples.names
+    if is_row_groups(data[0]):
+        groups = open_groups("validation_data[0]", *data, features=names)
+        return StreamedValidation(net, groups, chosen)
     x = inputs.table(net, "validation_data[0]", data[0], names=names)
     truth = inputs.truth(net, "validation_data[1]", data[1], x.shape[0], "validation_data[0]")
     weights = None
@@ -211,7 +297,10 @@ def _validation(net: FNN, data: Any, measured: Any, names: list[str] | None) -> 
 
 
 def _with_directions(
-    net: FNN, validation: ValidationData | None, early: EarlyStopping | None, schedule: Schedule
+    net: FNN,
+    validation: ValidationData | StreamedValidation | SharedValidation | None,
+    early: EarlyStopping | None,
+    schedule: Schedule,
 ) -> tuple[EarlyStopping | None, Schedule]:
     """Settle whether more or less is better of the values that early stopping and schedule watch."""
     measured = [] if validation is None else validation.metrics

@@ -23,13 +23,16 @@ from nbnorm.model import checkpoints, inputs, metrics
 from nbnorm.model import history as histories
 from nbnorm.model.arrays import Arrays
 from nbnorm.model.checkpoints import Checkpoint, Saved
+from nbnorm.model.data_parallel import ParallelRun
 from nbnorm.model.engines import engine_for, threads_for
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import Outcome, Watch
+from nbnorm.model.parallel_samples import SharedValidation
 from nbnorm.model.plan import Optimizer, Plan
 from nbnorm.model.progress import Progress
 from nbnorm.model.samples import Samples, ValidationData
 from nbnorm.model.schedules import Plateau
+from nbnorm.model.streaming import Stream, StreamedRun, StreamedValidation
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -61,10 +64,11 @@ def fit(net: FNN, plan: Plan) -> History:
             notes = {name: saved.config[name] for name in notes}
             if saved.config["finished"]:
                 return resumed
-        run = training_run(net, plan.samples, plan.optimizer, **plan.bounds)
+        run = _run_of(net, plan)
         if net.optimizer_state:
             run.carry(net.optimizer_state)
-        history = train(net, run, plan, file, saved, notes)
+        with plan.guarded():
+            history = train(net, run, plan, file, saved, notes)
         if net.optimizer_state is not None:
             net.optimizer_state = run.optimizer_state()
         return history
@@ -85,6 +89,18 @@ def state_of(net: FNN) -> dict[str, Any]:
     names = ("seed", "epochs_trained", "training", "encoder", "standardizer", "target_standardizer")
     state = {name: getattr(net, name) for name in (*names, "optimizer_state")}
     return state | {"arrays": Arrays(dict(net.arrays.parameters), dict(net.arrays.buffers))}
+
+
+def _run_of(net: FNN, plan: Plan) -> Run | ParallelRun:
+    """Return a run over the training data of a plan, after what is to be learned of them."""
+    samples = plan.samples
+    if isinstance(samples, Samples):
+        return training_run(net, samples, plan.optimizer, **plan.bounds)
+    net.arrays.check_finite()
+    samples.learn()
+    if isinstance(samples, Stream):
+        return StreamedRun(net, samples, plan.optimizer, **plan.bounds)
+    return ParallelRun(net, samples, plan.optimizer, **plan.bounds)
 
 
 def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **bounds: float) -> Run:
@@ -110,7 +126,12 @@ def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **bounds: flo
 
 
 def train(
-    net: FNN, run: Run, plan: Plan, file: Checkpoint | None, saved: Saved | None, notes: dict[str, Any]
+    net: FNN,
+    run: Run | ParallelRun,
+    plan: Plan,
+    file: Checkpoint | None,
+    saved: Saved | None,
+    notes: dict[str, Any],
 ) -> History:
     """Run the epochs; the network's arrays change only at the end of each that went well.
 
@@ -130,8 +151,8 @@ def train(
     notes : dict
         What a checkpoint has to hold beside the state of the training.
     """
-    steps = int(run.control[STEPS])
-    threads = threads_for(net.widths, int(run.control[BATCH]))
+    steps = run.epoch_steps
+    threads = threads_for(net.widths, int(run.control[BATCH])) if run.pooled else 1
     if file is not None:
         notes = {**notes, **inputs.statistics_to_dict(net)}
     with contextlib.ExitStack() as stack:
@@ -172,7 +193,7 @@ class _Training:
     def __init__(
         self,
         net: FNN,
-        run: Run,
+        run: Run | ParallelRun,
         plan: Plan,
         bar: Progress,
         file: Checkpoint | None,
@@ -180,7 +201,7 @@ class _Training:
     ) -> None:
         self.net, self.run, self.plan, self.bar, self.file, self.notes = net, run, plan, bar, file, notes
         self.control = run.control
-        self.steps = int(self.control[STEPS])
+        self.steps = run.epoch_steps
         self.history = History(accuracy=None if net.output == "identity" else [])
         self.first = net.epochs_trained
         self.watch: Watch | None = None
@@ -224,20 +245,29 @@ class _Training:
             )
 
     def run_batches(self, pool: Team | None) -> None:
-        """Forward, backward and update for each mini-batch that is left of the epoch.
+        """Run the mini-batches that are left of the epoch, those of a window of the data at a time."""
+        with contextlib.closing(self.run.windows()) as windows:
+            for _ in windows:
+                self._run_window(pool)
+                if self.control[DIVERGED]:
+                    break
+
+    def _run_window(self, pool: Team | None) -> None:
+        """Forward, backward and update for each mini-batch that is left of the window.
 
         The steps are compiled, see `nbnorm.engine.steps.epoch_part`; Python sees to interrupts, the progress
         bar and the checkpoint between them.
         """
         control, arguments = self.control, self.run.arguments()
         every = math.inf if self.file is None else self.file.every
-        while control[STEP] < self.steps and not control[DIVERGED]:
+        steps = int(control[STEPS])
+        while control[STEP] < steps and not control[DIVERGED]:
             if pool is not None:
-                control[LAST] = self.steps
+                control[LAST] = steps
                 pool.run(self.run.steps, arguments, self._poll, self.run.stop)
                 self.run.go_on()
             else:
-                control[LAST] = min(self.steps, int(control[STEP]) + self._chunk)
+                control[LAST] = min(steps, int(control[STEP]) + self._chunk)
                 with turn():
                     start = time.perf_counter()
                     self.run.steps(0, 1, *arguments)
@@ -248,7 +278,7 @@ class _Training:
                 self._save(self.file, finished=False)
 
     def _show(self) -> None:
-        self.bar.show(self.history.epochs, int(self.control[STEP]), **self.means())
+        self.bar.show(self.history.epochs, self.run.epoch_step, **self.means())
 
     def _poll(self) -> None:
         self._show()
@@ -272,7 +302,7 @@ class _Training:
         if self.best:
             kept = f"epoch {history.best_epoch}, the best of {history.epochs}"
         raise DivergenceError(
-            f"training diverged in epoch {epoch + 1}, step {int(self.control[STEP])}: "
+            f"training diverged in epoch {epoch + 1}, step {self.run.epoch_step}: "
             f"the loss is no longer finite; the network keeps the parameters of "
             f"{kept}. {_advice(self.net, self.run, self.plan.optimizer, row)}",
             history,
@@ -335,7 +365,7 @@ class _Training:
         answers = [callback(self.net, self.history) for callback in self.plan.callbacks]
         if answers:
             self.run.engine.load()  # what they have written counts
-        if any(map(_ends, answers)):
+        if self.run.agree(any(map(_ends, answers))):
             self.history.stopped = "callback"
         elif self.watch is not None and self.watch.waited >= self.patience:
             self.history.stopped = "early"
@@ -385,9 +415,17 @@ class _Training:
 class _Validation:
     """Validation data, measured after each epoch with the parameters that the engine then has."""
 
-    def __init__(self, net: FNN, run: Run, data: ValidationData, threads: int) -> None:
-        batch = min(run.engine.layout.batch, data.x.shape[0])
-        self._run = Run(run.engine, inputs.reader(net, data.x), batch, FORWARD, training=False)
+    def __init__(
+        self,
+        net: FNN,
+        run: Run | ParallelRun,
+        data: ValidationData | StreamedValidation | SharedValidation,
+        threads: int,
+    ) -> None:
+        self._training = run
+        if isinstance(data, ValidationData):
+            batch = min(run.engine.layout.batch, data.x.shape[0])
+            self._run = Run(run.engine, inputs.reader(net, data.x), batch, FORWARD, training=False)
         self._net, self._data, self._threads = net, data, threads
         labels, targets = inputs.encoded(net, "validation_data[1]", data.truth)
         self._answers = targets.reshape(data.truth.shape) if labels is None else labels
@@ -395,8 +433,11 @@ class _Validation:
     def measure(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return loss and accuracy, and the metrics."""
         net, data = self._net, self._data
-        self._run.control[STEP] = 0
-        z = self._run.all(self._threads).out
+        if isinstance(data, ValidationData):
+            self._run.control[STEP] = 0
+            z = self._run.all(self._threads).out
+        else:
+            z = data.logits(net, self._training, self._threads)
         values = {"val_loss": net.loss.value(z, self._answers, data.weights)}
         outcome = Outcome(net.output, inputs.in_units(net, z), data.truth, data.weights)
         if net.output != "identity":
@@ -448,7 +489,7 @@ def _interrupted(net: FNN, saved: Saved | None, steps: int) -> History:
     return history
 
 
-def _advice(net: FNN, run: Run, optimizer: Optimizer, row: int | None) -> str:
+def _advice(net: FNN, run: Run | ParallelRun, optimizer: Optimizer, row: int | None) -> str:
     """Return what a user may do against divergence; `row` is one beyond the dtype, if there is one."""
     if row is not None:
         how = "" if net.standardizer is None else " once standardized"

@@ -276,6 +276,16 @@ class ColumnEncoder:
         self._take(edges, missing)
         return self
 
+    def see_missing(self, some: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> None:
+        """Take note of which columns have missing values, where `fit` has seen only a part of the rows.
+
+        Parameters
+        ----------
+        some, whole : ndarray of bool, shape (n_features,)
+            Columns with some missing values, and with nothing else.
+        """
+        self._take(self.edges_, (some.astype(np.int64) + whole).tolist())
+
     def _take(self, edges: list[Array], missing: Sequence[int]) -> None:
         rows: list[tuple[float, ...]] = []
         for j, bounds in enumerate(edges):

@@ -1,0 +1,434 @@
+"""Tables on disk, read a group of rows at a time: Parquet and Arrow files and datasets, memory maps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, _files
+
+Array = npt.NDArray[Any]
+
+# Bytes of an array that make a group.
+_GROUP = 4 << 20
+
+# Rows of a table whose columns are copied into rows together: few enough for the second-level cache.
+_COPIED = 2048
+
+_FORMATS = {
+    ".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc",
+}  # fmt: skip
+
+
+class Rows(NamedTuple):
+    """What is read of a group: features, targets and weights, of which the last may be None."""
+
+    x: Array
+    truth: Array
+    weights: Array | None
+
+
+class RowGroups:
+    """A table with targets and weights that is read a group of rows at a time.
+
+    Attributes
+    ----------
+    sizes : ndarray of int64
+        Rows of each group.
+    features : list of str or None
+        Names of the features.
+    width : int
+        Number of them.
+    dtype : dtype
+        Type in which they are read.
+    weighted : bool
+        Whether the rows have weights.
+    """
+
+    sizes: npt.NDArray[np.int64]
+    features: list[str] | None
+    width: int
+    dtype: np.dtype[Any]
+    weighted: bool
+
+    def __len__(self) -> int:
+        """Return the number of groups."""
+        return len(self.sizes)
+
+    @property
+    def samples(self) -> int:
+        """Number of rows."""
+        return int(self.sizes.sum())
+
+    def read(self, group: int, out: Array) -> Rows:
+        """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        raise NotImplementedError
+
+    def answers(self, group: int) -> tuple[Array, Array | None]:
+        """Read targets and weights of a group alone."""
+        raise NotImplementedError
+
+    def room(self, rows: int) -> Array:
+        """Return an array for so many rows of features."""
+        return np.empty((rows, self.width), self.dtype)
+
+    def share(self, part: int, parts: int) -> Rows:
+        """Read the groups that are one of several shares of the table, with about as many groups each."""
+        own = range(part * len(self) // parts, (part + 1) * len(self) // parts)
+        x = self.room(int(self.sizes[own.start : own.stop].sum()))
+        truths, weights, at = [self.answers(0)[0][:0]], [np.zeros(0)], 0
+        for group in own:
+            rows = self.read(group, x[at:])
+            at += len(rows.x)
+            truths.append(rows.truth)
+            if rows.weights is not None:
+                weights.append(rows.weights)
+        return Rows(x, np.concatenate(truths), np.concatenate(weights) if self.weighted else None)
+
+    def all(self) -> Iterator[Rows]:
+        """Read all groups in order; each is overwritten by the next."""
+        out = self.room(int(self.sizes.max()))
+        for group in range(len(self)):
+            yield self.read(group, out)
+
+
+def is_row_groups(x: object) -> bool:
+    """Whether `x` is a table that is read in groups: a path, or a file or dataset of Arrow.
+
+    Parameters
+    ----------
+    x : object
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> is_row_groups("flights.parquet"), is_row_groups([[1.0]])
+    (True, False)
+    """
+    if isinstance(x, (str, os.PathLike, RowGroups)):
+        return True
+    return _check.is_arrow(x) and any(
+        hasattr(x, name) for name in ("get_fragments", "iter_batches", "read_next_batch", "scan_batches")
+    )
+
+
+# ----------------------------------------------------------------------------------------------
+# Arrays
+# ----------------------------------------------------------------------------------------------
+
+
+class ArrayGroups(RowGroups):
+    """Groups of the rows of an array, most of all of a memory map.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n_samples, n_features)
+        Real numbers.
+    truth : ndarray, shape (n_samples, ...)
+    weights : ndarray, shape (n_samples,), or None
+    features : list of str or None
+        Names of the columns.
+
+    Examples
+    --------
+    >>> groups = ArrayGroups(np.ones((5, 2)), np.zeros(5), None, None)
+    >>> groups.sizes, groups.read(0, groups.room(5)).x.shape
+    (array([5]), (5, 2))
+    """
+
+    def __init__(self, x: Array, truth: Array, weights: Array | None, features: list[str] | None) -> None:
+        _same_rows(truth, weights, len(x))
+        self._x, self._truth, self._weights = x, truth, weights
+        step = max(_GROUP // max(x[0].nbytes, 1), 1)
+        self._starts = np.arange(0, len(x), step)
+        self.sizes = np.diff(np.append(self._starts, len(x)))
+        self.features, self.width, self.weighted = features, x.shape[1], weights is not None
+        self.dtype = x.dtype.newbyteorder("=")
+
+    def _slice(self, group: int) -> slice:
+        return slice(int(self._starts[group]), int(self._starts[group] + self.sizes[group]))
+
+    def read(self, group: int, out: Array) -> Rows:
+        """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        rows = out[: self.sizes[group]]
+        rows[:] = self._x[self._slice(group)]
+        return Rows(rows, *self.answers(group))
+
+    def answers(self, group: int) -> tuple[Array, Array | None]:
+        """Read targets and weights of a group alone."""
+        rows = self._slice(group)
+        return np.array(self._truth[rows]), None if self._weights is None else np.array(self._weights[rows])
+
+
+def _same_rows(truth: Array, weights: Array | None, samples: int) -> None:
+    """Refuse targets and weights of other lengths."""
+    if truth.ndim == 0 or len(truth) != samples:
+        raise ValueError(f"y must have the length of X, {samples}, got shape {truth.shape}")
+    if weights is not None and weights.shape != (samples,):
+        raise ValueError(f"sample_weight must have shape ({samples},), got shape {weights.shape}")
+
+
+# ----------------------------------------------------------------------------------------------
+# Arrow
+# ----------------------------------------------------------------------------------------------
+
+
+class _Piece(NamedTuple):
+    """Rows that are read together, and what reads some of their columns into an Arrow table."""
+
+    rows: int
+    read: Callable[[list[str]], Any]
+
+
+class ArrowGroups(RowGroups):
+    """Row groups of Parquet files and record batches of Arrow files.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    schema : pyarrow.Schema
+    pieces : list of pieces
+    target : str, sequence of str or ndarray
+        Column or columns that hold the targets, or the targets themselves.
+    weight : str, ndarray or None
+        Column that holds the weights, or these themselves.
+    features : list of str, optional
+        Columns to take in this order; by default all others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        schema: Any,
+        pieces: Sequence[_Piece],
+        target: Any,
+        weight: Any,
+        features: Sequence[str] | None = None,
+    ) -> None:
+        names = list(schema.names)
+        _check.distinct(name, names)
+        self._name, self._pieces = name, [piece for piece in pieces if piece.rows]
+        if not self._pieces:
+            raise ValueError(f"{name} must not be empty, got no rows")
+        self.sizes = np.array([piece.rows for piece in self._pieces], np.int64)
+        self._first = np.cumsum(self.sizes) - self.sizes
+        self._single = isinstance(target, str)
+        self._targets, self._truth = self._columns("y", target, names)
+        self._weight, self._weights = self._columns("sample_weight", weight, names)
+        if len(self._weight) > 1:
+            raise TypeError(f"sample_weight must name one column, got {self._weight}")
+        apart = {*self._targets, *self._weight}
+        others = [label for label in names if label not in apart]
+        if features is not None:
+            _check.places(name, others, features)
+        self.features = list(others if features is None else features)
+        if not self.features:
+            raise ValueError(f"{name} must have a column beside those of targets and weights, got {names}")
+        self.width, self.weighted = len(self.features), weight is not None
+        self.dtype = np.result_type(*{self._column_dtype(schema.field(label)) for label in self.features})
+
+    def _columns(self, argument: str, given: Any, names: list[str]) -> tuple[list[str], Array | None]:
+        """Return the columns that an argument names, or the array that it is."""
+        if given is None:
+            return [], None
+        several = isinstance(given, (list, tuple)) and all(isinstance(label, str) for label in given)
+        labels = [given] if isinstance(given, str) else list(given) if several and len(given) else []
+        for label in labels:
+            if label not in names:
+                raise ValueError(f"{argument} names no column of {self._name}: got {label!r}, it has {names}")
+        if labels:
+            return labels, None
+        values = _check.plain(argument, given)
+        if values.ndim == 0 or len(values) != self.samples:
+            length = f"shape {values.shape}"
+            raise ValueError(
+                f"{argument} must name a column of {self._name} or have a value for each of its "
+                f"{self.samples} rows, got {length}"
+            )
+        return [], values
+
+    def _column_dtype(self, field: Any) -> np.dtype[Any]:
+        import pyarrow as pa
+
+        empty = pa.table({field.name: pa.array([], field.type)})
+        return _check.numeric(self._name, empty).dtype
+
+    def read(self, group: int, out: Array) -> Rows:
+        """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        assert self.features is not None
+        table = self._read(group, [*self.features, *self._targets, *self._weight])
+        rows = out[: self.sizes[group]]
+        columns = [_check.numeric(self._name, table.column(label)) for label in self.features]
+        for start in range(0, len(rows), _COPIED):
+            part = slice(start, start + _COPIED)
+            for j, column in enumerate(columns):
+                rows[part, j] = column[part]
+        return Rows(rows, *self._answers(group, table))
+
+    def answers(self, group: int) -> tuple[Array, Array | None]:
+        """Read targets and weights of a group alone."""
+        columns = [*self._targets, *self._weight]
+        return self._answers(group, self._read(group, columns) if columns else None)
+
+    def _read(self, group: int, columns: list[str]) -> Any:
+        piece = self._pieces[group]
+        table = piece.read(columns)
+        if table.num_rows != piece.rows:
+            raise ValueError(f"{self._name} has changed: group {group} had {piece.rows} rows")
+        return table
+
+    def _answers(self, group: int, table: Any) -> tuple[Array, Array | None]:
+        rows = slice(int(self._first[group]), int(self._first[group] + self.sizes[group]))
+        truth = self._truth
+        if truth is None:
+            columns = [_values(table.column(label)) for label in self._targets]
+            truth = columns[0] if self._single else np.stack(columns, axis=1)
+        else:
+            truth = truth[rows]
+        weights = self._weights
+        if self._weight:
+            weights = _check.numeric("sample_weight", table.column(self._weight[0]))
+        elif weights is not None:
+            weights = weights[rows]
+        return truth, weights
+
+
+def _values(column: Any) -> Array:
+    """Return a column of targets: integers stay integers, text becomes an array of text."""
+    if column.null_count:
+        raise ValueError("y must not have missing values, got a null in its column")
+    return np.asarray(column.combine_chunks().to_numpy(zero_copy_only=False))
+
+
+def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
+    """Yield the groups of a file of a dataset."""
+    import pyarrow as pa
+
+    def reader(part: Any) -> Callable[[list[str]], Any]:
+        # One thread: the others train.
+        return lambda columns: part.to_table(schema=schema, columns=columns, use_threads=False)
+
+    if hasattr(fragment, "split_by_row_group"):
+        for part in fragment.split_by_row_group():
+            yield _Piece(part.row_groups[0].num_rows, reader(part))
+        return
+    if fragment.format.default_extname not in ("arrow", "feather", "ipc"):
+        raise ValueError(
+            f"X must be a dataset of Parquet or Arrow files, got {fragment.format.default_extname}: "
+            "convert it once"
+        )
+    if not fragment.partition_expression.equals(pa.dataset.scalar(True)):
+        yield _Piece(fragment.count_rows(), reader(fragment))
+        return
+    file = pa.ipc.open_file(fragment.open())
+    for number in range(file.num_record_batches):
+
+        def read(columns: list[str], number: int = number) -> Any:
+            return pa.Table.from_batches([file.get_batch(number)]).select(columns)
+
+        yield _Piece(file.get_batch(number).num_rows, read)
+
+
+def _of_parquet(file: Any) -> Iterator[_Piece]:
+    """Yield the groups of an open Parquet file."""
+    for number in range(file.metadata.num_row_groups):
+
+        def read(columns: list[str], number: int = number) -> Any:
+            return file.read_row_group(number, columns=columns, use_threads=False)
+
+        yield _Piece(file.metadata.row_group(number).num_rows, read)
+
+
+def open_groups(
+    name: str, x: Any, target: Any, weight: Any = None, *, features: Sequence[str] | None = None
+) -> RowGroups:
+    """Return the groups of a file, folder, dataset or array.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument `x`, for errors.
+    x : path, Arrow object or ndarray
+        A Parquet, Arrow or NPY file, a folder of Parquet or Arrow files, a ``pyarrow.dataset.Dataset``, a
+        ``pyarrow.parquet.ParquetFile``, or an array such as a memory map.
+    target : str, sequence of str or array_like
+        Column of `x` that holds the targets, several of them, or the targets.
+    weight : str or array_like, optional
+        Likewise for the weights.
+    features : sequence of str, optional
+        Names of the features, which are taken in this order.
+
+    Returns
+    -------
+    RowGroups
+
+    Raises
+    ------
+    ImportError
+        If pyarrow is missing.
+    OSError
+        If a file cannot be read.
+    TypeError, ValueError
+        If it is of another kind or damaged, has no rows, or does not have the columns.
+    """
+    if isinstance(x, RowGroups):
+        return x
+    if isinstance(x, np.ndarray):
+        weights = None if weight is None else _check.plain("sample_weight", weight)
+        return ArrayGroups(_check.table(name, x)[0], _check.plain("y", target), weights, None)
+    if isinstance(x, (str, os.PathLike)):
+        path = Path(x)
+        suffix = path.suffix.lower()
+        if not path.exists():
+            raise FileNotFoundError(f"{name} names a file or folder that does not exist: {os.fspath(path)!r}")
+        if suffix == ".npy" and path.is_file():
+            with _files.reading(path, "an array file"):
+                rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            _check.rank(name, _check.numeric(name, rows), 2)
+            return open_groups(name, rows, target, weight)
+        x = _dataset(name, path)
+    pieces: list[_Piece]
+    if hasattr(x, "get_fragments"):
+        try:
+            fragments = list(x.get_fragments())
+        except ValueError as error:
+            raise ValueError(f"{name} must be a whole dataset: {error}") from None
+        pieces = [piece for fragment in fragments for piece in _of_fragment(fragment, x.schema)]
+        return ArrowGroups(name, x.schema, pieces, target, weight, features)
+    if hasattr(x, "iter_batches"):
+        return ArrowGroups(name, x.schema_arrow, list(_of_parquet(x)), target, weight, features)
+    raise TypeError(
+        f"{name} must be readable once for each epoch: a path, a pyarrow dataset or a ParquetFile, "
+        f"got {type(x).__name__}"
+    )
+
+
+def _dataset(name: str, path: Path) -> Any:
+    """Return the Arrow dataset in a file or a folder."""
+    try:
+        import pyarrow.dataset
+    except ImportError:
+        raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
+    found = {path.suffix.lower()}
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file() and file.name[0] not in "._"]
+        found = {file.suffix.lower() for file in files}
+    formats = {_FORMATS.get(suffix, suffix) for suffix in found}
+    if len(formats) != 1 or not formats <= {"parquet", "ipc"}:
+        raise ValueError(
+            f"{name} must be a Parquet, Arrow or NPY file, or a folder of Parquet or of Arrow files, got "
+            f"{os.fspath(path)!r}" + (f" with files {sorted(found)}" if path.is_dir() else "")
+        )
+    kind = formats.pop()
+    with contextlib.nullcontext() if path.is_dir() else _files.reading(path, "a Parquet or Arrow file"):
+        return pyarrow.dataset.dataset(path, format=kind, partitioning="hive")

@@ -1,0 +1,596 @@
+"""One network trained by several processes: each has its share of the samples, all have the parameters.
+
+The samples of all ranks are divided into as many blocks of neighbouring ones as a mini-batch has shards,
+and each epoch puts those of each block in a new order.  Mini-batches deal from the blocks in turn.  A rank
+computes the shards of its own blocks with the functions that the package offers; the statistics of batch
+norm, its sums in the backward pass and the gradients are summed over the shards as `nbnorm.model.ranks` says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm.engine.steps import (
+    BATCH,
+    CONTROLS,
+    CORRECT,
+    DIVERGED,
+    LAST,
+    LOSS,
+    PROGRESSES,
+    SEEN,
+    STEP,
+    STEPS,
+    permutation,
+)
+from nbnorm.functions import losses
+from nbnorm.functions.activations import activation_backward, activation_forward
+from nbnorm.functions.dense import dense_backward, dense_forward
+from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
+from nbnorm.model import inputs, metrics
+from nbnorm.model.engines import engine_for
+from nbnorm.model.metrics import Outcome
+from nbnorm.model.parallel_samples import ParallelSamples
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+
+Array = npt.NDArray[Any]
+
+# Learning rate in place of 0, which the functions of a step refuse: it is 0 in both dtypes.
+_LEAST_RATE = 5e-324
+
+# ----------------------------------------------------------------------------------------------
+# Batch normalization over shards
+# ----------------------------------------------------------------------------------------------
+
+
+def shard_statistics(x: Array, weights: Array | None) -> npt.NDArray[np.float64]:
+    """Return mean and sum of squared deviations of each feature of a shard, shape (2, n_features)."""
+    if not len(x):
+        return np.zeros((2, x.shape[1]))
+    values = x.astype(np.float64)
+    if weights is None:
+        mean = values.mean(axis=0)
+        return np.stack([mean, np.square(values - mean).sum(axis=0)])
+    column = weights.astype(np.float64)[:, None]
+    mean = (column * values).sum(axis=0) / column.sum()
+    return np.stack([mean, (column * np.square(values - mean)).sum(axis=0)])
+
+
+def merged_statistics(
+    tables: npt.NDArray[np.float64], masses: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return mean and variance of all shards, merged in their order [1]_.
+
+    With n = n_a + n_b and d = mean_b - mean_a,
+
+        mean = mean_a + d n_b / n        M2 = M2_a + M2_b + d^2 n_a n_b / n
+
+    Parameters
+    ----------
+    tables : ndarray of float64, shape (shards, 2, n_features)
+        Means and sums of squared deviations.
+    masses : ndarray of float64, shape (shards,)
+        Samples of each shard, or the sum of their weights; 0 for an empty one.
+
+    Returns
+    -------
+    mean, var : ndarray of float64, shape (n_features,)
+
+    References
+    ----------
+    .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating formulae and a pairwise algorithm for
+       computing sample variances", 1979.
+
+    Examples
+    --------
+    >>> tables = np.array([[[1.0], [2.0]], [[0.0], [0.0]], [[4.0], [0.0]]])
+    >>> merged_statistics(tables, np.array([2.0, 0.0, 1.0]))
+    (array([2.]), array([2.66666667]))
+    """
+    count, mean, squares = 0.0, tables[0, 0] * 0.0, tables[0, 1] * 0.0
+    for (of_shard, more), mass in zip(tables, masses, strict=True):
+        if mass > 0.0:
+            total = count + mass
+            d = of_shard - mean
+            mean = mean + d * (mass / total)
+            squares = squares + more + np.square(d) * (count * mass / total)
+            count = total
+    return mean, squares / count
+
+
+def normalized(x: Array, mean: Array, rstd: Array) -> Array:
+    """Return u = (x - mean) rstd in the type of `x`."""
+    return np.asarray(((x - mean) * rstd).astype(x.dtype))
+
+
+def shard_sums(dout: Array, u: Array) -> npt.NDArray[np.float64]:
+    """Return the sums of dout and of dout u over a shard: its share of dbeta and dgamma."""
+    wide = dout.astype(np.float64)
+    return np.stack([wide.sum(axis=0), (wide * u).sum(axis=0)])
+
+
+def input_gradient(
+    dout: Array, u: Array, scale: Array, share: npt.NDArray[np.float64] | float, sums: Array
+) -> Array:
+    """Return the gradient with respect to what batch norm has read, of one shard.
+
+    ``dx_i = gamma rstd (dout_i - w_i / W (sum(dout) + u_i sum(dout u)))``, with the sums over all samples
+    whose statistics they share: `sums`; `scale` is gamma rstd and `share` is w_i / W.
+    """
+    return np.asarray((scale * (dout - share * (sums[0] + u * sums[1]))).astype(u.dtype))
+
+
+# ----------------------------------------------------------------------------------------------
+# Steps
+# ----------------------------------------------------------------------------------------------
+
+
+def _loss(loss: losses.Loss, z: Array, answers: Array, weights: Array | None) -> tuple[float, Array]:
+    """Return the mean loss of a shard and its gradient with respect to z."""
+    if isinstance(loss, losses.CrossEntropy):
+        return losses.softmax_cross_entropy(
+            z, answers, label_smoothing=loss.label_smoothing, sample_weight=weights
+        )
+    if isinstance(loss, losses.BinaryCrossEntropy):
+        return losses.binary_cross_entropy(
+            z, answers, label_smoothing=loss.label_smoothing, sample_weight=weights
+        )
+    if isinstance(loss, losses.Huber):
+        return losses.huber_loss(z, answers, delta=loss.delta, sample_weight=weights)
+    functions = {
+        losses.SquaredError: losses.mean_squared_error,
+        losses.AbsoluteError: losses.mean_absolute_error,
+        losses.Poisson: losses.poisson_loss,
+    }
+    return functions[type(loss)](z, answers, sample_weight=weights)
+
+
+class _Shard:
+    """One shard of a mini-batch on its way through the layers; lists have an entry for each layer."""
+
+    def __init__(self, number: int, rows: Array, weights: Array | None) -> None:
+        self.number, self.rows, self.weights = number, rows, weights
+        self.y: list[Array] = []  # what each layer reads
+        self.z: list[Array] = []  # what its activation reads
+        self.a: list[Array] = []  # what its activation gives
+        self.u: list[Array] = []  # what batch norm gives before gamma and beta
+        self.rstd: list[Array] = []  # 1 / sqrt(var + eps) of the statistics that it has used
+        self.masks: list[Array | None] = []  # factors of dropout
+        self.gradient = np.empty(0)
+
+
+class ParallelRun:
+    """The steps of a training over several ranks, in the place of `Run`.
+
+    Between two calls of `steps` the parameters stand in `engine`, which validates and stores them.
+
+    Parameters
+    ----------
+    net : FNN
+    samples : ParallelSamples
+    optimizer : SGD or AdamW
+    l2, clip_norm, clip_value : float
+        As for `FNN.fit`.
+    """
+
+    pooled = False  # ranks are the parallelism; the functions use threads of their own
+
+    def __init__(
+        self,
+        net: FNN,
+        samples: ParallelSamples,
+        optimizer: SGD | AdamW,
+        *,
+        l2: float = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> None:
+        self._net, self._samples, self._ranks, self._optimizer = net, samples, samples.ranks, optimizer
+        self._sync, self._l2, self._clip_norm, self._clip_value = samples.how.sync, l2, clip_norm, clip_value
+        self.engine = engine_for(net, samples.batch, gradients=False)
+        self._arrays = net.arrays.copy()
+        self._first = {name: np.zeros_like(v) for name, v in self._arrays.parameters.items()}
+        self._second = {name: np.zeros_like(v) for name, v in self._first.items()}
+        self._updates = np.zeros(1, np.int64)
+        self.control = np.zeros(CONTROLS, np.int64)
+        self.control[BATCH], self.control[STEPS] = samples.batch, samples.steps
+        self.progress, self.rates = np.zeros(PROGRESSES), np.zeros(samples.steps)
+        labels, targets = inputs.encoded(net, "y", samples.truth) if len(samples.truth) else (None, None)
+        shape = samples.truth.shape
+        self.targets = np.zeros(1, net.dtype) if targets is None or labels is not None else targets
+        self._answers = samples.truth if labels is not None or targets is None else targets.reshape(shape)
+        self._orders = [np.zeros(int(size), np.int64) for size in np.diff(samples.starts)]
+        self._masses = self._counts = np.zeros((0, 0))
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return int(self.control[STEPS])
+
+    @property
+    def epoch_step(self) -> int:
+        """Steps of the epoch that are done."""
+        return int(self.control[STEP])
+
+    def windows(self) -> Generator[None, None, None]:
+        """Make the steps of an epoch ready."""
+        yield
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Arguments of `steps` behind (tid, threads)."""
+        return ()
+
+    def begin(self, seed: int, epoch: int, shuffle: bool) -> None:
+        """Start an epoch: put the samples of each block in a new order."""
+        samples, ranks = self._samples, self._ranks
+        with np.errstate(over="ignore"):
+            for shard, order in zip(ranks.own, self._orders, strict=True):
+                permutation(np.uint64(seed), np.uint64(epoch + (shard << 32)), shuffle, order)
+        self._key = [seed & (2**64 - 1), epoch & (2**64 - 1)]
+        self.control[STEP] = self.control[DIVERGED] = 0
+        self.progress[:] = 0.0
+        self._counts = np.array(
+            [[self._span(step, shard)[1] - self._span(step, shard)[0] for shard in range(ranks.shards)]
+             for step in range(samples.steps)], np.float64
+        )  # fmt: skip
+        self._masses = self._counts
+        if samples.rounded is not None:
+            own = [
+                [float(self._weights(step, shard).sum(dtype=np.float64)) for step in range(samples.steps)]
+                for shard in ranks.own
+            ]
+            table = np.array(own, np.float64).reshape(len(ranks.own), samples.steps)
+            self._masses = ranks.gather(table).T
+
+    def _span(self, step: int, shard: int) -> tuple[int, int]:
+        """Return which samples of its block a shard takes: the batch deals from the blocks in turn."""
+        samples, shards = self._samples, self._ranks.shards
+        least, longer = divmod(samples.used, samples.steps)
+        first, last = (at * least + min(at, longer) for at in (step, step + 1))
+        return -(-(first - shard) // shards), -(-(last - shard) // shards)
+
+    def _rows(self, step: int, shard: int) -> Array:
+        """Return the rows of a shard among this rank's samples."""
+        at = shard - self._ranks.first
+        first, last = self._span(step, shard)
+        return np.asarray(self._samples.starts[at] + self._orders[at][first:last])
+
+    def _weights(self, step: int, shard: int) -> Array:
+        assert self._samples.rounded is not None
+        return np.asarray(self._samples.rounded[self._rows(step, shard)])
+
+    def steps(self, tid: int, threads: int) -> None:
+        """Run the steps from ``control[STEP]`` to ``control[LAST]``."""
+        self._exchange(self.engine.store)
+        control = self.control
+        with self._ranks.guarded("a training step"):
+            while control[STEP] < control[LAST] and not control[DIVERGED]:
+                self._step(int(control[STEP]))
+                control[STEP] += 1
+        self._exchange(self.engine.load)
+
+    def _exchange(self, move: Any) -> None:
+        """Copy the parameters from the engine into the arrays of the steps, or back."""
+        engine = self.engine
+        held = engine.parameters, engine.buffers
+        engine.parameters, engine.buffers = self._arrays.parameters, self._arrays.buffers
+        try:
+            move()
+        finally:
+            engine.parameters, engine.buffers = held
+
+    def _step(self, step: int) -> None:
+        """Forward, backward and update with one mini-batch."""
+        weighted = self._samples.rounded is not None
+        shards = []
+        for number in self._ranks.own:
+            rows = self._rows(step, number)
+            if len(rows):
+                shards.append(_Shard(number, rows, self._weights(step, number) if weighted else None))
+        masses, counts = self._masses[step], self._counts[step]
+        counted = masses if self._net.weighted_statistics else counts
+        deferred: list[Array] = []
+        self._forward(step, shards, counted, deferred)
+        total = float(masses.sum())
+        results = np.zeros((len(self._ranks.own), 2))
+        for shard in shards:
+            answers = self._answers[shard.rows]
+            mass = masses[shard.number]
+            loss, gradient = _loss(self._net.loss, shard.z[-1], answers, shard.weights)
+            shard.gradient = gradient * gradient.dtype.type(mass / total)
+            results[shard.number - self._ranks.first] = loss * mass, self._hits(shard)
+        gradients = self._backward(shards, counted, deferred)
+        whole = self._ranks.gather(np.hstack([results, *deferred]))
+        if deferred:
+            self._take_deferred(whole[:, 2:], counted, step, gradients)
+        self._update(gradients, float(self.rates[step]))
+        loss, hits = (sum(column.tolist()) for column in whole[:, :2].T)
+        for place, value in ((LOSS, loss), (CORRECT, hits), (SEEN, total)):
+            self.progress[place] += value
+        if not math.isfinite(loss):
+            self.control[DIVERGED] = 1
+
+    def _hits(self, shard: _Shard) -> float:
+        """Return the weight of the samples that are classified correctly."""
+        net = self._net
+        if net.output == "identity":
+            return 0.0
+        outcome = Outcome(net.output, shard.z[-1], self._samples.truth[shard.rows], None)
+        right = metrics.right(outcome)
+        return float(right.sum() if shard.weights is None else right @ shard.weights.astype(np.float64))
+
+    def _input(self, rows: Array) -> Array:
+        """Return what the first layer reads: the samples encoded, standardized, in the network's dtype."""
+        net = self._net
+        x = self._samples.x[rows]
+        values = x.astype(np.float64) if net.encoder is None else net.encoder.transform(x)
+        if net.standardizer is not None:
+            moments = net.standardizer.moments_
+            values = ((values - moments.mean) - moments.mean_low) * (1.0 / net.standardizer.scale_)
+        if net.encoder is not None:
+            values = np.where(np.isnan(values), 0.0, values)
+        with np.errstate(over="ignore"):
+            return np.asarray(values.astype(net.dtype))
+
+    def _forward(self, step: int, shards: Sequence[_Shard], counted: Array, deferred: list[Array]) -> None:
+        net, parameters = self._net, self._arrays.parameters
+        layers = len(net.sizes) - 1
+        for shard in shards:
+            shard.y.append(self._input(shard.rows))
+        for l in range(1, layers + 1):
+            weight, bias = parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias")
+            for shard in shards:
+                shard.z.append(dense_forward(shard.y[-1], weight, bias))
+            if l == layers:
+                return
+            activation = net.activations[l - 1]
+            if net.norm == "before":
+                self._normalize(l, step, shards, [shard.z[-1] for shard in shards], counted, deferred)
+                for shard in shards:
+                    shard.z[-1] = self._scaled(l, shard)
+            for shard in shards:
+                shard.a.append(activation_forward(shard.z[-1], activation))
+            if net.norm == "after":
+                self._normalize(l, step, shards, [shard.a[-1] for shard in shards], counted, deferred)
+            for shard in shards:
+                out = self._scaled(l, shard) if net.norm == "after" else shard.a[-1]
+                mask = self._mask(step, l, shard.number, out.shape)
+                shard.masks.append(mask)
+                shard.y.append(out if mask is None else out * mask)
+
+    def _mask(self, step: int, l: int, shard: int, shape: tuple[int, ...]) -> Array | None:
+        """Return 0 for the elements that dropout leaves out and 1 / (1 - dropout) for the others."""
+        threshold = round(self._net.dropout[l - 1] * 2.0**32)
+        if threshold == 0:
+            return None
+        generator = np.random.Philox(key=self._key, counter=[0, step, l, shard])
+        kept = (generator.random_raw(shape) >> 32) >= threshold
+        return np.asarray(kept * self._net.dtype.type(1.0 / (1.0 - threshold / 2.0**32)))
+
+    def _scaled(self, l: int, shard: _Shard) -> Array:
+        parameters = self._arrays.parameters
+        return np.asarray(parameters[f"norm{l}.gamma"] * shard.u[-1] + parameters[f"norm{l}.beta"])
+
+    def _normalize(
+        self,
+        l: int,
+        step: int,
+        shards: Sequence[_Shard],
+        values: list[Array],
+        counted: Array,
+        deferred: list[Array],
+    ) -> None:
+        """Append the normalized values of each shard, and take note of the statistics."""
+        net, ranks = self._net, self._ranks
+        own = np.zeros((len(ranks.own), 2, net.sizes[l]))
+        for shard, x in zip(shards, values, strict=True):
+            weights = shard.weights if net.weighted_statistics else None
+            own[shard.number - ranks.first] = shard_statistics(x, weights)
+        if self._sync:
+            tables = ranks.gather(own)
+            mean, var = merged_statistics(tables, counted)
+            self._move_averages(l, mean, var, float(counted.sum()), step)
+            rstd = 1.0 / np.sqrt(var + net.eps)
+            for shard, x in zip(shards, values, strict=True):
+                shard.u.append(normalized(x, mean, rstd))
+                shard.rstd.append(rstd)
+            return
+        deferred.append(own.reshape(len(own), -1))
+        for shard, x in zip(shards, values, strict=True):
+            mean, squares = own[shard.number - ranks.first]
+            rstd = 1.0 / np.sqrt(squares / counted[shard.number] + net.eps)
+            shard.u.append(normalized(x, mean, rstd))
+            shard.rstd.append(rstd)
+
+    def _move_averages(self, l: int, mean: Array, var: Array, counted: float, step: int) -> None:
+        """Move the moving averages towards the statistics of a mini-batch."""
+        net, buffers = self._net, self._arrays.buffers
+        samples = float(self._counts[step].sum())
+        if net.weighted_statistics and self._samples.rounded is not None:
+            samples = max(counted * self._samples.unit, samples)
+        spread = var * (samples / (samples - 1.0)) if net.unbiased else var
+        if net.running == "std":
+            spread = np.sqrt(spread)
+        for name, value in (("mean", mean), (net.running, spread)):
+            average = buffers[f"norm{l}.running_{name}"]
+            average[:] = net.decay * average + (1.0 - net.decay) * value
+
+    def _backward(self, shards: Sequence[_Shard], counted: Array, deferred: list[Array]) -> dict[str, Array]:
+        """Return all gradients; one message for each layer's statistics, and one for its weights."""
+        parameters, ranks = self._arrays.parameters, self._ranks
+        gradients: dict[str, Array] = {}
+        for l in range(len(self._net.sizes) - 1, 0, -1):
+            weight, bias = parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias")
+            size = weight.size + len(weight)
+            parts = [np.zeros(size, weight.dtype) for _ in ranks.own] or [np.zeros(size, weight.dtype)]
+            for shard in shards:
+                dy, dweight, dbias = dense_backward(shard.gradient, shard.y[l - 1], weight)
+                parts[shard.number - ranks.first] = np.concatenate([dweight.reshape(-1), dbias])
+                shard.gradient = dy
+            whole = ranks.sum(parts)
+            gradients[f"dense{l}.weight"] = whole[: weight.size].reshape(weight.shape)
+            if bias is not None:
+                gradients[f"dense{l}.bias"] = whole[weight.size :]
+            if l > 1:
+                self._backward_features(l - 1, shards, counted, deferred, gradients)
+        return gradients
+
+    def _backward_features(
+        self,
+        l: int,
+        shards: Sequence[_Shard],
+        counted: Array,
+        deferred: list[Array],
+        gradients: dict[str, Array],
+    ) -> None:
+        """Turn the gradient of what layer l gives into that of its affine map."""
+        net = self._net
+        for shard in shards:
+            mask = shard.masks[l - 1]
+            if mask is not None:
+                shard.gradient = shard.gradient * mask
+        if net.norm == "after":
+            self._backward_norm(l, shards, counted, deferred, gradients)
+        for shard in shards:
+            shard.gradient = activation_backward(
+                shard.gradient, shard.a[l - 1], net.activations[l - 1], z=shard.z[l - 1]
+            )
+        if net.norm == "before":
+            self._backward_norm(l, shards, counted, deferred, gradients)
+
+    def _backward_norm(
+        self,
+        l: int,
+        shards: Sequence[_Shard],
+        counted: Array,
+        deferred: list[Array],
+        gradients: dict[str, Array],
+    ) -> None:
+        net, ranks = self._net, self._ranks
+        gamma = self._arrays.parameters[f"norm{l}.gamma"].astype(np.float64)
+        own = np.zeros((len(ranks.own), 2, len(gamma)))
+        for shard in shards:
+            own[shard.number - ranks.first] = shard_sums(shard.gradient, shard.u[l - 1])
+        sums = counted
+        if self._sync:
+            sums = ranks.gather(own).sum(axis=0)
+            self._set_norm_gradients(l, sums, gradients)
+        else:
+            deferred.append(own.reshape(len(own), -1))
+        total = float(counted.sum())
+        for shard in shards:
+            if not self._sync:
+                sums, total = own[shard.number - ranks.first], float(counted[shard.number])
+            share: Any = 1.0 / total
+            if net.weighted_statistics and shard.weights is not None:
+                share = shard.weights.astype(np.float64)[:, None] / total
+            shard.gradient = input_gradient(
+                shard.gradient, shard.u[l - 1], gamma * shard.rstd[l - 1], share, sums
+            )
+
+    def _set_norm_gradients(self, l: int, sums: Array, gradients: dict[str, Array]) -> None:
+        for name, values in zip(("beta", "gamma"), sums, strict=True):
+            gradients[f"norm{l}.{name}"] = values.astype(self._net.dtype)
+
+    def _take_deferred(self, table: Array, counted: Array, step: int, gradients: dict[str, Array]) -> None:
+        """Take the statistics of shards, and their sums in the backward pass, that came in one message."""
+        hidden = range(1, len(self._net.sizes) - 1)
+        order = [(l, False) for l in hidden] + [(l, True) for l in reversed(hidden)]
+        at = 0
+        for l, backward in order:
+            width = self._net.sizes[l]
+            part = table[:, at : at + 2 * width].reshape(len(table), 2, width)
+            at += 2 * width
+            if backward:
+                self._set_norm_gradients(l, part.sum(axis=0), gradients)
+            else:
+                self._move_averages(l, *merged_statistics(part, counted), float(counted.sum()), step)
+
+    def _update(self, gradients: dict[str, Array], rate: float) -> None:
+        """Bound the gradients, add the penalty, and let the optimizer make its step."""
+        optimizer, parameters = self._optimizer, self._arrays.parameters
+        if self._clip_value is not None:
+            for values in gradients.values():
+                np.clip(values, -self._clip_value, self._clip_value, out=values)
+        if self._clip_norm is not None:
+            squares = sum(float(np.square(gradients[name], dtype=np.float64).sum()) for name in parameters)
+            if squares > self._clip_norm**2:
+                factor = self._clip_norm / math.sqrt(squares)
+                for values in gradients.values():
+                    values *= values.dtype.type(factor)
+        self._updates += 1
+        lr = max(rate, _LEAST_RATE)
+        for name, param in parameters.items():
+            is_weight = name.endswith("weight")
+            decay = optimizer.weight_decay if is_weight else 0.0
+            gradient = np.ascontiguousarray(gradients[name])
+            if is_weight and self._l2 > 0.0:
+                gradient = gradient + param.dtype.type(self._l2) * param
+            first, second = self._first[name], self._second[name]
+            if isinstance(optimizer, AdamW):
+                adamw_step(
+                    param, gradient, first, second, int(self._updates[0]), lr=lr, beta1=optimizer.beta1,
+                    beta2=optimizer.beta2, eps=optimizer.eps, weight_decay=decay,
+                )  # fmt: skip
+            else:
+                sgd_step(
+                    param, gradient, first, lr=lr, momentum=optimizer.momentum,
+                    nesterov=optimizer.nesterov, weight_decay=decay,
+                )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------
+    # State
+    # ------------------------------------------------------------------------------------------
+
+    def optimizer_state(self) -> dict[str, Array]:
+        """Return the live arrays that the optimizer keeps from step to step."""
+        first = {f"first {name}": values for name, values in self._first.items()}
+        return {"updates": self._updates, **first, **{f"second {n}": v for n, v in self._second.items()}}
+
+    def state(self) -> dict[str, Array]:
+        """Return the live arrays that a training needs to go on from here within its epoch."""
+        engine = self.engine
+        return {
+            "weight": engine.weight,
+            "vector": engine.vector,
+            "running": engine.running,
+            "progress": self.progress,
+            "step": self.control[STEP : STEP + 1],
+            **self.optimizer_state(),
+        }
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Go on from what `state` gave, in this process or another."""
+        for name, held in self.state().items():
+            if state[name].shape != held.shape:
+                raise ValueError(f"{name} must have shape {held.shape}, got shape {state[name].shape}")
+            held[:] = state[name]
+
+    def carry(self, state: dict[str, Array]) -> None:
+        """Begin with the `optimizer_state` of another run; that of another kind of optimizer is left out."""
+        mine = self.optimizer_state()
+        if all(name in state and state[name].shape == held.shape for name, held in mine.items()):
+            for name, held in mine.items():
+                held[:] = state[name]
+
+    def agree(self, ends: bool) -> bool:
+        """Whether the training ends on one of the ranks, so that it ends on all."""
+        return any(self._ranks.comm.allgather(ends))
+
+    def stop(self) -> None:
+        """Make `steps` return before its next step."""
+        self.control[LAST] = self.control[STEP]
+
+    def go_on(self) -> None:
+        """Take back `stop`: the next call of `steps` is told how far to go."""
+
+    def beyond(self) -> int | None:
+        """Return None: rows that the network's dtype cannot hold are not looked for."""
+        return None

@@ -1,0 +1,609 @@
+"""Training over tables larger than memory: a shuffle buffer of row groups, the next one read meanwhile.
+
+The groups of an epoch are put in an order that the seed determines.  As many as the shuffle buffer holds
+are read, with what is left of the buffer before, and their rows are put in a new order together; the
+mini-batches are cut from them.  A thread fills a second buffer while the steps of the first one run.
+
+The mini-batches of an epoch have the sizes that they have in memory.  Where the buffer holds all rows, they
+are the same ones: the table is then read once, and the training is that in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check
+from nbnorm.data.row_groups import RowGroups
+from nbnorm.engine import gather
+from nbnorm.engine.gather import Data
+from nbnorm.engine.run import Run
+from nbnorm.engine.steps import BATCH, FORWARD, KEY, LAST, SAMPLES, STEP, STEPS, TRAIN, permutation
+from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.model import checkpoints, inputs, sample_weights
+from nbnorm.model.engines import engine_for
+from nbnorm.model.metrics import Measure
+from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.standardize import Standardizer
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+
+Array = npt.NDArray[Any]
+
+# Bytes of a shuffle buffer whose size is not given.
+BUFFER = 64 << 20
+
+# Bytes of the rows from which quantiles are taken.
+_SAMPLE = 128 << 20
+
+# The key of a step's dropout is that of the epoch plus so much for each step before.
+_STRIDE = 0x9E3779B97F4A7C15
+
+
+class Answers(NamedTuple):
+    """Targets of a group as a training uses them.
+
+    `truth` is in the user's units; `rounded` are the weights in the loss, `of_standardizers` those in the
+    statistics of the whole data; `kept` are the rows of positive weight, None if all.
+    """
+
+    truth: Array
+    rounded: Array | None
+    of_standardizers: Array | None
+    kept: Array | None
+
+
+class Stream:
+    """Checked training data on disk: which rows are used, in how many steps; see `Samples`.
+
+    Parameters
+    ----------
+    net : FNN
+    groups : RowGroups
+    class_weight : mapping, "balanced" or None
+    batch_size : int
+    buffer : int or None
+        Rows of the shuffle buffer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `FNN.fit`.
+    """
+
+    def __init__(
+        self, net: FNN, groups: RowGroups, class_weight: Any, batch_size: int, buffer: int | None
+    ) -> None:
+        if groups.width != net.sizes[0]:
+            raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got {groups.width} columns")
+        if isinstance(class_weight, sample_weights.Shares):
+            raise TypeError("class_weight must be a dict or 'balanced' for data that are read in groups")
+        self._net, self._groups, self.names = net, groups, groups.features
+        self._shares: Array | None = None
+        self._weighted_statistics = net.weighted_statistics
+        self._unit, self.used_of = 1.0, groups.sizes
+        self._read_answers(class_weight)
+        self.used = int(self.used_of.sum())
+        self.steps = -(-self.used // batch_size)
+        self.least, self.batch = self.used // self.steps, -(-self.used // self.steps)
+        # float16 and the like are read as a type that the engine reads
+        self.dtype = Data(np.empty((1, groups.width), groups.dtype)).array.dtype
+        if buffer is None:
+            buffer = BUFFER // (groups.width * self.dtype.itemsize)
+        self.buffer = max(buffer, 1)
+        self._checked = np.zeros(len(groups), bool)
+
+    @property
+    def weighted(self) -> bool:
+        """Whether the rows have weights in the loss."""
+        return self._groups.weighted or self._shares is not None
+
+    @property
+    def unit(self) -> float:
+        """How much a weight of 1 in the loss stands for."""
+        return self._unit
+
+    @property
+    def in_one(self) -> bool:
+        """Whether the shuffle buffer holds all rows."""
+        return self.used <= self.buffer
+
+    def _read_answers(self, class_weight: Any) -> None:
+        """Check all targets and weights, and find out which rows are used."""
+        net, groups = self._net, self._groups
+        classes = np.zeros(max(net.sizes[-1], 2))
+        digest = hashlib.blake2b(digest_size=16)
+        largest, total = 0.0, 0.0
+        for group in range(len(groups)):
+            truth, weights = self._answers(group)
+            for values in (truth, weights):
+                digest.update(b"" if values is None else checkpoints.digest([values]).encode())
+            if class_weight is not None:
+                of_rows = inputs.classes(net, truth)
+                classes += np.bincount(of_rows, weights=weights, minlength=len(classes))
+        if class_weight is not None:
+            each = np.arange(len(classes))
+            self._shares = sample_weights.class_weights(class_weight, each, len(each), classes)
+        self._digest = digest.hexdigest()
+        if not self.weighted:
+            return
+        of_groups = [self._products(group) for group in range(len(groups))] if len(groups) else []
+        for products in of_groups:
+            largest = max(largest, float(products.max()))
+            total += float(products.sum())
+        if largest == 0.0:
+            raise ValueError("sample_weight and class_weight must not be zero for every sample together")
+        if not math.isfinite(total):
+            raise ValueError(f"sample_weight must have a finite sum, got {largest:g} as the largest")
+        self._unit = math.ldexp(1.0, math.frexp(largest)[1] - 1)
+        self.used_of = np.array([np.count_nonzero(self._rounded(products)) for products in of_groups])
+
+    def _answers(self, group: int) -> tuple[Array, Array | None]:
+        """Read and check targets and weights of a group."""
+        return self._checked_answers(group, *self._groups.answers(group))
+
+    def _checked_answers(self, group: int, truth: Array, weights: Array | None) -> tuple[Array, Array | None]:
+        rows = int(self._groups.sizes[group])
+        truth = inputs.truth(self._net, "y", truth, rows, "X")
+        if weights is not None:
+            weights = _check.weights("sample_weight", weights, rows, some=False)
+        return truth, weights
+
+    def _products(self, group: int) -> Array:
+        products = self._weights(*self._answers(group))
+        assert products is not None
+        return products
+
+    def _weights(self, truth: Array, weights: Array | None) -> Array | None:
+        """Return the weights in the loss, not rounded."""
+        shares = None if self._shares is None else self._shares[inputs.classes(self._net, truth)]
+        return sample_weights.products(weights, shares)
+
+    def _rounded(self, products: Array) -> Array:
+        dtype = self._net.dtype
+        rounded = products / self._unit
+        return np.where(rounded < np.finfo(dtype).tiny, 0.0, rounded).astype(dtype)
+
+    def _used(self, group: int, truth: Array, weights: Array | None) -> Answers:
+        truth, weights = self._checked_answers(group, truth, weights)
+        products = self._weights(truth, weights)
+        if products is None:
+            return Answers(truth, None, None, None)
+        rounded = self._rounded(products)
+        kept = None if rounded.all() else rounded > 0
+        of_standardizers = products if self._weighted_statistics else weights
+        if kept is not None and not self._weighted_statistics:
+            of_standardizers = kept * (1.0 if weights is None else weights)
+        return Answers(truth, rounded, of_standardizers, kept)
+
+    # ------------------------------------------------------------------------------------------
+    # Reading
+    # ------------------------------------------------------------------------------------------
+
+    def load(self, group: int, out: Array) -> tuple[Array, Answers]:
+        """Read a group into the first rows of `out`; return the features and what belongs to them."""
+        rows = self._groups.read(group, out)
+        if not self._checked[group]:
+            self._check_rows(group, rows.x)
+            self._checked[group] = True
+        return rows.x, self._used(group, rows.truth, rows.weights)
+
+    def _check_rows(self, group: int, x: Array) -> None:
+        try:
+            _check.finite("X", x, missing=self._net.encoding is not None)
+        except ValueError as error:
+            raise ValueError(f"{error} of row group {group}") from None
+
+    def load_used(self, group: int, out: Array) -> Answers:
+        """Read the rows of a group that are used into the first rows of `out`, exactly as many."""
+        if self.used_of[group] == self._groups.sizes[group]:
+            return self.load(group, out)[1]
+        x, answers = self.load(group, self.room(int(self._groups.sizes[group])))
+        kept = answers.kept
+        assert kept is not None
+        out[: np.count_nonzero(kept)] = x[kept]
+        rounded, of_standardizers = (
+            None if values is None else values[kept] for values in (answers.rounded, answers.of_standardizers)
+        )
+        return Answers(answers.truth[kept], rounded, of_standardizers, None)
+
+    def room(self, rows: int) -> Array:
+        """Return an array for so many rows of features."""
+        return np.empty((rows, self._groups.width), self.dtype)
+
+    def _all(self) -> Iterator[tuple[Array, Answers]]:
+        out = self.room(int(self._groups.sizes.max()))
+        for group in range(len(self._groups)):
+            if self.used_of[group]:
+                yield self.load(group, out)
+
+    # ------------------------------------------------------------------------------------------
+    # Statistics of all data
+    # ------------------------------------------------------------------------------------------
+
+    def learn(self) -> None:
+        """Fit the encoder and the standardizers that the network has not yet, in one or two passes."""
+        net = self._net
+        if net.encoding is not None and net.encoder is None:
+            inputs.encode(net, self._encoder())
+        of_input = net.standardize and net.standardizer is None
+        of_targets = net.standardize_targets and net.target_standardizer is None
+        if not (of_input or of_targets):
+            return
+        x_moments = Moments(extremes=False, **({} if net.encoder is None else {"nan": "omit"}))
+        y_moments = Moments(extremes=False)
+        for x, answers in self._all():
+            weights = answers.of_standardizers
+            if weights is not None and not weights.any():
+                continue
+            if of_input and net.encoder is None:
+                x_moments.add("X", x, weights)
+            elif of_input:
+                assert net.encoder is not None
+                x_moments.merge(net.encoder.moments(x, weights=weights))
+            if of_targets:
+                y_moments.add("y", answers.truth, weights)
+        if of_input:
+            net.standardizer = Standardizer.from_moments(x_moments)
+            net.standardizer.moments_.feature_names = self.names if net.encoder is None else None
+        if of_targets:
+            net.target_standardizer = Standardizer.from_moments(y_moments)
+
+    def _encoder(self) -> ColumnEncoder:
+        """Choose the bins from rows that are evenly spaced over all groups."""
+        net, width = self._net, self._groups.width
+        most = min(MOST_ROWS, max(_SAMPLE // (width * self.dtype.itemsize), 1))
+        step = -(-self.used // most)
+        chosen = self.room(-(-self.used // step))
+        weights = np.ones(len(chosen)) if self.weighted else None
+        gaps = np.zeros(width, bool)
+        whole = np.ones(width, bool)
+        row = at = 0
+        for x, answers in self._all():
+            if answers.kept is not None:
+                x = x[answers.kept]
+            if x.dtype.kind == "f":
+                missing = np.isnan(x)
+                gaps |= missing.any(axis=0)
+                whole &= missing.all(axis=0)
+            else:
+                whole[:] = False
+            part = x[-row % step :: step]
+            chosen[at : at + len(part)] = part
+            of_rows = answers.of_standardizers
+            if weights is not None and of_rows is not None:
+                used = of_rows if answers.kept is None else of_rows[answers.kept]
+                weights[at : at + len(part)] = used[-row % step :: step]
+            row, at = row + len(x), at + len(part)
+        encoder = ColumnEncoder(net.bins).fit(chosen, weights=weights)
+        encoder.see_missing(gaps, whole)
+        encoder.feature_names = self.names
+        return encoder
+
+    def describe(self) -> dict[str, str]:
+        """Return what a checkpoint knows the data by; all of them are read once."""
+        found = hashlib.blake2b(digest_size=16)
+        out = self.room(int(self._groups.sizes.max()))
+        for group in range(len(self._groups)):
+            found.update(checkpoints.digest([self._groups.read(group, out).x]).encode())
+        shape = (self._groups.samples, self._groups.width)
+        weights = "None" if self._shares is None else checkpoints.digest([self._shares])
+        return {
+            "X": f"{self.dtype} {shape} in {len(self._groups)} row groups {found.hexdigest()}",
+            "y": self._digest,
+            "sample_weight or class_weight": f"{self._groups.weighted} {weights}",
+            "shuffle_buffer": str(self.buffer),
+        }
+
+
+# ----------------------------------------------------------------------------------------------
+# The shuffle buffer
+# ----------------------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """What the shuffle buffer holds at a time.
+
+    `groups` are those that are read, `carried` the rows that are left of the window before, `rows` all of
+    them; the steps are those of the epoch from `first` on.
+    """
+
+    groups: list[int]
+    carried: int
+    rows: int
+    first: int
+    steps: int
+
+
+def windows(
+    order: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], steps: int, buffer: int
+) -> list[Window]:
+    """Divide an epoch into windows of as many groups as the shuffle buffer holds, one at least.
+
+    Parameters
+    ----------
+    order : ndarray of int64
+        Groups in the order of the epoch.
+    sizes : ndarray of int64
+        Rows of each group.
+    steps : int
+        Mini-batches of the epoch; their sizes differ by at most one, the larger ones first.
+    buffer : int
+        Rows of the shuffle buffer.
+
+    Returns
+    -------
+    list of Window
+
+    Examples
+    --------
+    >>> order, sizes = np.array([2, 0, 1]), np.array([5, 5, 5])
+    >>> for window in windows(order, sizes, 4, 10):
+    ...     print(window)
+    Window(groups=[0, 2], carried=0, rows=10, first=0, steps=2)
+    Window(groups=[1], carried=2, rows=7, first=2, steps=2)
+    """
+    least, longer = divmod(int(sizes.sum()), steps)
+    found: list[Window] = []
+    step = carried = at = 0
+    while step < steps:
+        groups: list[int] = []
+        rows, after = carried, step
+        while at < len(order) and (rows + sizes[order[at]] <= buffer or after == step):
+            groups.append(int(order[at]))
+            rows += int(sizes[order[at]])
+            at += 1
+            after = _whole(begin(step, least, longer) + rows, least, longer)
+        found.append(Window(sorted(groups), carried, rows, step, after - step))
+        carried = rows - (begin(after, least, longer) - begin(step, least, longer))
+        step = after
+    return found
+
+
+def begin(step: int, least: int, longer: int) -> int:
+    """Return the rows before a step where the first `longer` batches have one more than `least`."""
+    return step * least + min(step, longer)
+
+
+def _whole(rows: int, least: int, longer: int) -> int:
+    """Return the batches that so many rows make."""
+    over = rows - longer * (least + 1)
+    return longer + over // least if over >= 0 else rows // (least + 1)
+
+
+class StreamedRun(Run):
+    """A run of the engine whose data pass through two buffers.
+
+    Parameters
+    ----------
+    net : FNN
+    stream : Stream
+    optimizer : SGD or AdamW
+    **bounds
+        Penalty and bounds of the gradients.
+    """
+
+    def __init__(self, net: FNN, stream: Stream, optimizer: SGD | AdamW, **bounds: Any) -> None:
+        self._net, self._stream = net, stream
+        capacity = stream.used
+        if not stream.in_one:
+            capacity = max(stream.buffer, int(stream.used_of.max()) + stream.batch) + stream.batch
+        self._buffers = [stream.room(capacity) for _ in range(1 if stream.in_one else 2)]
+        shape = (capacity,) if net.output == "softmax" else (capacity, net.sizes[-1])
+        kind = np.dtype(np.int64) if net.output == "softmax" else net.dtype
+        self._truths = [np.zeros(shape, kind) for _ in self._buffers]
+        self._weights = [np.ones(capacity, net.dtype) if stream.weighted else None for _ in self._buffers]
+        super().__init__(
+            engine_for(net, stream.batch, gradients=True),
+            inputs.reader(net, self._buffers[0]),
+            stream.batch,
+            TRAIN,
+            training=True,
+            weights=self._weights[0],
+            weighted_statistics=net.weighted_statistics,
+            unit=stream.unit,
+            optimizer=optimizer,
+            **bounds,
+        )
+        self._filled = False  # whether the one buffer holds all rows
+        self._orders = np.zeros(capacity, np.int64)
+        self._epoch_rates = self.rates = np.zeros(stream.steps)
+        self._window = np.zeros(1, np.int64)
+        self._carried: dict[str, Array] = self._none_carried()
+        self._windows: list[Window] = []
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of an epoch."""
+        return self._stream.steps
+
+    @property
+    def epoch_step(self) -> int:
+        """Steps of the epoch that are done."""
+        number = int(self._window[0])
+        before = self._windows[number].first if number < len(self._windows) else self.epoch_steps
+        return before + int(self.control[STEP])
+
+    def begin(self, seed: int, epoch: int, shuffle: bool) -> None:
+        """Start an epoch: the seed determines the order of the groups and of the rows of each window."""
+        self.order = self._orders[:1]
+        super().begin(seed, epoch, shuffle)
+        self._epoch = (seed, epoch, shuffle)
+        self._key = int(self.control[KEY])
+        stream = self._stream
+        groups = np.zeros(len(stream.used_of), np.int64)
+        with np.errstate(over="ignore"):
+            permutation(np.uint64(seed), np.uint64(epoch | 1 << 63), shuffle, groups)
+        groups = groups[stream.used_of[groups] > 0]
+        self._windows = windows(groups, stream.used_of, stream.steps, stream.buffer)
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self._window[0] = 0
+        self._carried = self._none_carried()
+
+    def _none_carried(self) -> dict[str, Array]:
+        return {name: values[:0].copy() for name, values in self._held(0).items()}
+
+    def _held(self, number: int) -> dict[str, Array]:
+        """Return the arrays of one of the buffers."""
+        weights = self._weights[number]
+        held = {"carried_x": self._buffers[number], "carried_truth": self._truths[number]}
+        return held if weights is None else {**held, "carried_weights": weights}
+
+    def windows(self) -> Generator[None, None, None]:
+        """Make the steps of the epoch ready, a window at a time."""
+        with ThreadPoolExecutor(1, thread_name_prefix="nbnorm-read") as reader:
+            start = int(self._window[0])
+            coming = reader.submit(self._fill, start)
+            for number in range(start, len(self._windows)):
+                coming.result()
+                if number + 1 < len(self._windows):
+                    coming = reader.submit(self._fill, number + 1)
+                step = int(self.control[STEP]) if number == start else 0
+                used = self._use_window(number, step)
+                yield
+                if int(self.control[STEP]) < self._windows[number].steps:
+                    return  # the training has diverged or is cut off
+                self._keep(number, used)
+        self._window[0] = len(self._windows)
+        self.control[STEP] = 0
+
+    def _fill(self, number: int) -> None:
+        """Read the groups of a window behind the rows that the one before leaves; a thread does it."""
+        if self._filled:
+            return
+        window, place = self._windows[number], number % len(self._buffers)
+        at = window.carried
+        for group in window.groups:
+            end = at + int(self._stream.used_of[group])
+            answers = self._stream.load_used(group, self._buffers[place][at:end])
+            labels, targets = inputs.encoded(self._net, "y", answers.truth)
+            truth = self._truths[place]
+            truth[at:end] = targets.reshape(truth[at:end].shape) if labels is None else labels
+            weights = self._weights[place]
+            if weights is not None and answers.rounded is not None:
+                weights[at:end] = answers.rounded
+            at = end
+        self._filled = self._stream.in_one
+
+    def _use_window(self, number: int, step: int) -> int:
+        """Let the engine read a window; return how many rows its steps use."""
+        window, place = self._windows[number], number % len(self._buffers)
+        held = self._held(place)
+        for name, values in self._carried.items():
+            held[name][: len(values)] = values
+        seed, epoch, shuffle = self._epoch
+        self.order = self._orders[: window.rows]
+        with np.errstate(over="ignore"):
+            permutation(np.uint64(seed), np.uint64(epoch + (number << 32)), shuffle, self.order)
+        least, longer = divmod(self._stream.used, self._stream.steps)
+        used = begin(window.first + window.steps, least, longer) - begin(window.first, least, longer)
+        self.data = inputs.reader(self._net, self._buffers[place])
+        if self._net.output == "softmax":
+            self.labels = self._truths[place]
+        else:
+            self.targets = self._truths[place].reshape(-1)
+        weights = self._weights[place]
+        if weights is not None:
+            self.weights = weights
+        key = (self._key + window.first * _STRIDE) & (2**64 - 1)
+        self._window[0] = number
+        for at, value in (
+            (SAMPLES, used), (STEPS, window.steps), (LAST, window.steps), (STEP, step),
+            (BATCH, -(-used // window.steps)), (gather.ADDRESS, self.data.address),
+            (KEY, key - (key >> 63 << 64)),
+        ):  # fmt: skip
+            self.control[at] = value
+        return used
+
+    def _keep(self, number: int, used: int) -> None:
+        """Keep the rows that the steps of a window have left over for the next one."""
+        rows = self.order[used:]
+        self._carried = {
+            name: values[rows] for name, values in self._held(number % len(self._buffers)).items()
+        }
+
+    def arguments(self) -> tuple[Any, ...]:
+        """Arguments of `steps` behind (tid, threads)."""
+        window = self._windows[int(self._window[0])]
+        self.rates = self._epoch_rates[window.first :]
+        try:
+            return super().arguments()
+        finally:
+            self.rates = self._epoch_rates
+
+    def state(self) -> dict[str, Array]:
+        """Return the live arrays that a training needs to go on from here within its epoch."""
+        return {**super().state(), "window": self._window, **self._carried}
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Go on from what `state` gave, in this process or another."""
+        self._carried = {name: state[name].copy() for name in self._carried}
+        super().restore(state)
+        if int(self._window[0]) >= len(self._windows):
+            self._start_over()
+
+    def beyond(self) -> int | None:
+        """Return None: rows that the network's dtype cannot hold are not looked for."""
+        return None
+
+
+# ----------------------------------------------------------------------------------------------
+# Validation
+# ----------------------------------------------------------------------------------------------
+
+
+class StreamedValidation:
+    """Validation data on disk; their logits and targets are held in memory, their features are not.
+
+    Parameters
+    ----------
+    net : FNN
+    groups : RowGroups
+    metrics : list of Measure
+    """
+
+    def __init__(self, net: FNN, groups: RowGroups, metrics: list[Measure]) -> None:
+        if groups.width != net.sizes[0]:
+            raise ValueError(
+                f"validation_data[0] must have {net.sizes[0]} features (sizes[0]), got {groups.width} columns"
+            )
+        self.metrics, self._groups = metrics, groups
+        truths, weights = [], []
+        for group in range(len(groups)):
+            rows = int(groups.sizes[group])
+            truth, of_rows = groups.answers(group)
+            truths.append(inputs.truth(net, "validation_data[1]", truth, rows, "validation_data[0]"))
+            if of_rows is not None:
+                weights.append(_check.weights("validation_data[2]", of_rows, rows, some=False))
+        self.truth = np.concatenate(truths)
+        self.weights = np.concatenate(weights) if weights else None
+        if self.weights is not None:
+            _check.weights("validation_data[2]", self.weights, len(self.weights))
+
+    def logits(self, net: FNN, run: Any, threads: int) -> Array:
+        """Return the logits of all rows, with the parameters that the engine of `run` has."""
+        found = []
+        for rows in self._groups.all():
+            _check.finite("validation_data[0]", rows.x, missing=net.encoding is not None)
+            batch = min(run.engine.layout.batch, len(rows.x))
+            part = Run(run.engine, inputs.reader(net, rows.x), batch, FORWARD, training=False)
+            found.append(part.all(threads).out)
+        return np.concatenate(found)
+
+    def describe(self) -> str:
+        """Return what a checkpoint knows the data by."""
+        found = hashlib.blake2b(digest_size=16)
+        for rows in self._groups.all():
+            found.update(checkpoints.digest([rows.x]).encode())
+        answers = [self.truth] if self.weights is None else [self.truth, self.weights]
+        return f"{self._groups.samples} rows {found.hexdigest()} {checkpoints.digest(answers)}"
