@@ -66,6 +66,15 @@ class RowGroups:
         """Number of rows."""
         return int(self.sizes.sum())
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of features."""
+        return self.samples, self.width
+
+    def __getitem__(self, rows: Array) -> RowGroups:
+        """Return some of the rows, given by numbers, in the order in which they stand."""
+        return _SomeRows(self, np.sort(rows))
+
     def read(self, group: int, out: Array) -> Rows:
         """Read a group; its features fill the first rows of `out`, of which a view is returned."""
         raise NotImplementedError
@@ -119,6 +128,64 @@ def is_row_groups(x: object) -> bool:
     return _check.is_arrow(x) and any(
         hasattr(x, name) for name in ("get_fragments", "iter_batches", "read_next_batch", "scan_batches")
     )
+
+
+class _Changed(RowGroups):
+    """Groups of another table of which something is changed."""
+
+    def __init__(self, groups: RowGroups) -> None:
+        self._groups, self.sizes, self.features = groups, groups.sizes, groups.features
+        self.width, self.dtype, self.weighted = groups.width, groups.dtype, groups.weighted
+
+
+class _SomeRows(_Changed):
+    """Some of the rows of another table."""
+
+    def __init__(self, groups: RowGroups, rows: Array) -> None:
+        super().__init__(groups)
+        ends = np.cumsum(groups.sizes)
+        cuts = np.searchsorted(rows, ends)
+        kept = [
+            (group, part - (end - size))
+            for group, (part, end, size) in enumerate(
+                zip(np.split(rows, cuts[:-1]), ends, groups.sizes, strict=True)
+            )
+        ]
+        self._kept = [(group, part) for group, part in kept if len(part)]
+        self.sizes = np.array([len(part) for _, part in self._kept], np.int64)
+
+    def read(self, group: int, out: Array) -> Rows:
+        """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        at, kept = self._kept[group]
+        whole = self._groups.read(at, self.room(int(self._groups.sizes[at])))
+        rows = out[: len(kept)]
+        rows[:] = whole.x[kept]
+        return Rows(rows, whole.truth[kept], None if whole.weights is None else whole.weights[kept])
+
+    def answers(self, group: int) -> tuple[Array, Array | None]:
+        """Read targets and weights of a group alone."""
+        at, kept = self._kept[group]
+        truth, weights = self._groups.answers(at)
+        return truth[kept], None if weights is None else weights[kept]
+
+
+class _WithAnswers(_Changed):
+    """The features of another table with targets and weights from arrays."""
+
+    def __init__(self, groups: RowGroups, truth: Array, weights: Array | None) -> None:
+        super().__init__(groups)
+        _same_rows(truth, weights, groups.samples)
+        self._truth, self._weights = truth, weights
+        self._ends, self.weighted = np.cumsum(groups.sizes), weights is not None
+
+    def read(self, group: int, out: Array) -> Rows:
+        """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        return Rows(self._groups.read(group, out).x, *self.answers(group))
+
+    def answers(self, group: int) -> tuple[Array, Array | None]:
+        """Return targets and weights of a group."""
+        rows = slice(int(self._ends[group] - self.sizes[group]), int(self._ends[group]))
+        return self._truth[rows], None if self._weights is None else self._weights[rows]
 
 
 # ----------------------------------------------------------------------------------------------
@@ -204,6 +271,8 @@ class ArrowGroups(RowGroups):
         Column that holds the weights, or these themselves.
     features : list of str, optional
         Columns to take in this order; by default all others.
+    others : bool, default False
+        Whether there may be columns beside these.
     """
 
     def __init__(
@@ -214,6 +283,8 @@ class ArrowGroups(RowGroups):
         target: Any,
         weight: Any,
         features: Sequence[str] | None = None,
+        *,
+        others: bool = False,
     ) -> None:
         names = list(schema.names)
         _check.distinct(name, names)
@@ -228,10 +299,11 @@ class ArrowGroups(RowGroups):
         if len(self._weight) > 1:
             raise TypeError(f"sample_weight must name one column, got {self._weight}")
         apart = {*self._targets, *self._weight}
-        others = [label for label in names if label not in apart]
+        rest = [label for label in names if label not in apart]
         if features is not None:
-            _check.places(name, others, features)
-        self.features = list(others if features is None else features)
+            known = set(features)
+            _check.places(name, [label for label in rest if label in known] if others else rest, features)
+        self.features = list(rest if features is None else features)
         if not self.features:
             raise ValueError(f"{name} must have a column beside those of targets and weights, got {names}")
         self.width, self.weighted = len(self.features), weight is not None
@@ -290,7 +362,9 @@ class ArrowGroups(RowGroups):
     def _answers(self, group: int, table: Any) -> tuple[Array, Array | None]:
         rows = slice(int(self._first[group]), int(self._first[group] + self.sizes[group]))
         truth = self._truth
-        if truth is None:
+        if truth is None and not self._targets:
+            truth = _none(len(range(rows.start, rows.stop)))
+        elif truth is None:
             columns = [_values(table.column(label)) for label in self._targets]
             truth = columns[0] if self._single else np.stack(columns, axis=1)
         else:
@@ -301,6 +375,11 @@ class ArrowGroups(RowGroups):
         elif weights is not None:
             weights = weights[rows]
         return truth, weights
+
+
+def _none(rows: int) -> Array:
+    """Return targets for a table that has none."""
+    return np.broadcast_to(np.zeros(1), (rows,))
 
 
 def _values(column: Any) -> Array:
@@ -350,7 +429,13 @@ def _of_parquet(file: Any) -> Iterator[_Piece]:
 
 
 def open_groups(
-    name: str, x: Any, target: Any, weight: Any = None, *, features: Sequence[str] | None = None
+    name: str,
+    x: Any,
+    target: Any = None,
+    weight: Any = None,
+    *,
+    features: Sequence[str] | None = None,
+    others: bool = False,
 ) -> RowGroups:
     """Return the groups of a file, folder, dataset or array.
 
@@ -367,6 +452,8 @@ def open_groups(
         Likewise for the weights.
     features : sequence of str, optional
         Names of the features, which are taken in this order.
+    others : bool, default False
+        Whether there may be columns beside these.
 
     Returns
     -------
@@ -382,10 +469,15 @@ def open_groups(
         If it is of another kind or damaged, has no rows, or does not have the columns.
     """
     if isinstance(x, RowGroups):
-        return x
+        return x if target is None else _WithAnswers(x, np.asarray(target), weight)
     if isinstance(x, np.ndarray):
         weights = None if weight is None else _check.plain("sample_weight", weight)
-        return ArrayGroups(_check.table(name, x)[0], _check.plain("y", target), weights, None)
+        return ArrayGroups(
+            _check.table(name, x)[0],
+            _none(len(x)) if target is None else _check.plain("y", target),
+            weights,
+            None,
+        )
     if isinstance(x, (str, os.PathLike)):
         path = Path(x)
         suffix = path.suffix.lower()
@@ -404,9 +496,11 @@ def open_groups(
         except ValueError as error:
             raise ValueError(f"{name} must be a whole dataset: {error}") from None
         pieces = [piece for fragment in fragments for piece in _of_fragment(fragment, x.schema)]
-        return ArrowGroups(name, x.schema, pieces, target, weight, features)
+        return ArrowGroups(name, x.schema, pieces, target, weight, features, others=others)
     if hasattr(x, "iter_batches"):
-        return ArrowGroups(name, x.schema_arrow, list(_of_parquet(x)), target, weight, features)
+        return ArrowGroups(
+            name, x.schema_arrow, list(_of_parquet(x)), target, weight, features, others=others
+        )
     raise TypeError(
         f"{name} must be readable once for each epoch: a path, a pyarrow dataset or a ParquetFile, "
         f"got {type(x).__name__}"

@@ -18,13 +18,14 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from nbnorm import _check
+from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.estimators.scorers import is_scorer, scored
 from nbnorm.functions import activations
 from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
-from nbnorm.model import checkpoints, defaults, inputs, schedules
+from nbnorm.model import checkpoints, defaults, inference, inputs, schedules
 from nbnorm.model import metrics as _metrics
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.many import fit_many, numbered
@@ -381,9 +382,10 @@ class Network(BaseEstimator):
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
-            Training data, of any real type; arrays are read where they lie.
+            Training data, of any real type; arrays are read where they lie.  Also a file, folder or dataset
+            that is read in row groups, as for `FNN.fit`; targets and weights of its rows are in memory.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
+            Targets; for a file or dataset the name of their column, or of several.
         sample_weight : array-like of shape (n_samples,), optional
             Weights, not negative.  They reach the loss and the standardization, and with
             `weighted_statistics` batch norm too: then an integer weight is the same as a repeated sample.
@@ -442,9 +444,14 @@ class Network(BaseEstimator):
         if incremental and self._watched() is not None:
             raise ValueError("partial_fit does not support early_stopping")
         first = not hasattr(self, "network_") or not (self.warm_start or incremental)
-        X, y = self._data("X", X, "y", y, reset=first)
         weights = None
-        if sample_weight is not None:
+        if is_row_groups(X):
+            if incremental:
+                raise TypeError("partial_fit needs X in memory, got data on disk")
+            X, y, weights = self._on_disk("X", X, y, sample_weight, first)
+        else:
+            X, y = self._data("X", X, "y", y, reset=first)
+        if sample_weight is not None and weights is None:
             weights = self._sample_weight("sample_weight", sample_weight, X)
         if first:
             self._learn_targets(y, classes)
@@ -467,6 +474,8 @@ class Network(BaseEstimator):
         nets = self._networks_for(X, seed, first)
         if self._watched() is not None and held is None:
             train, test = self._split(targets, combined, rng)
+            if isinstance(X, RowGroups):  # they are read in their order
+                train, test = np.sort(train), np.sort(test)
             inside = [None if weights is None else weights[rows] for rows in (train, test)]
             held = X[test], y[test], inside[1]
             X, targets, weights = X[train], targets[train], inside[0]
@@ -498,6 +507,28 @@ class Network(BaseEstimator):
             y = column_or_1d(y, warn=True)
         return X.tocsr() if is_sparse(X) else X, y
 
+    def _on_disk(
+        self, name: str, X: Any, y: Any, sample_weight: Any, reset: bool
+    ) -> tuple[RowGroups, Array, Array | None]:
+        """Open a table on disk; its targets and weights are read into memory."""
+        known = None if reset else getattr(self, "feature_names_in_", None)
+        groups = open_groups(name, X, y, sample_weight, features=None if known is None else list(known))
+        answers = [groups.answers(group) for group in range(len(groups))]
+        truth = np.concatenate([part for part, _ in answers])
+        weights = None
+        if sample_weight is not None:
+            of_groups = [part for _, part in answers if part is not None]
+            weights = _check.weights("sample_weight", np.concatenate(of_groups), len(truth))
+        if truth.dtype.kind == "O" and all(isinstance(value, str) for value in truth.flat):
+            truth = truth.astype(np.str_)
+        if reset:
+            self.n_features_in_ = groups.width
+            if groups.features is not None:
+                self.feature_names_in_ = np.array(groups.features, object)
+        elif groups.width != self.n_features_in_:
+            raise ValueError(f"{name} has {groups.width} features, expected {self.n_features_in_}")
+        return groups, column_or_1d(truth) if truth.ndim == 2 and truth.shape[1] == 1 else truth, weights
+
     def _sample_weight(self, name: str, weights: Any, X: Any) -> Array:
         _check.unmasked(name, weights)
         return np.asarray(_check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True))
@@ -505,6 +536,11 @@ class Network(BaseEstimator):
     def _held_out(self, data: Any) -> tuple[Any, ...]:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError("validation_data must be a tuple (X, y) or (X, y, sample_weight).")
+        if is_row_groups(data[0]):
+            given = data[2] if len(data) == 3 else None
+            X, y, weights = self._on_disk("validation_data[0]", data[0], data[1], given, False)
+            self._targets(y)
+            return X, y, weights
         X, y = self._data("validation_data[0]", data[0], "validation_data[1]", data[1], reset=False)
         weights = None if len(data) == 2 else data[2]
         if weights is not None:
@@ -892,6 +928,8 @@ class Network(BaseEstimator):
 
     def _samples(self, X: Any) -> Any:
         check_is_fitted(self)
+        if is_row_groups(X):
+            return inference.table_on_disk(self.network_, X)
         _check.unmasked("X", X)
         X = _check.unboxed_frame(X)
         return validate_data(

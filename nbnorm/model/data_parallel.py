@@ -31,6 +31,16 @@ from nbnorm.engine.steps import (
 from nbnorm.functions import losses
 from nbnorm.functions.activations import activation_backward, activation_forward
 from nbnorm.functions.dense import dense_backward, dense_forward
+from nbnorm.functions.loss_options import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    CrossEntropy,
+    Huber,
+    Loss,
+    Poisson,
+    Quantile,
+    SquaredError,
+)
 from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
 from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import engine_for
@@ -132,22 +142,24 @@ def input_gradient(
 # ----------------------------------------------------------------------------------------------
 
 
-def _loss(loss: losses.Loss, z: Array, answers: Array, weights: Array | None) -> tuple[float, Array]:
+def _loss(loss: Loss, z: Array, answers: Array, weights: Array | None) -> tuple[float, Array]:
     """Return the mean loss of a shard and its gradient with respect to z."""
-    if isinstance(loss, losses.CrossEntropy):
+    if isinstance(loss, CrossEntropy):
         return losses.softmax_cross_entropy(
             z, answers, label_smoothing=loss.label_smoothing, sample_weight=weights
         )
-    if isinstance(loss, losses.BinaryCrossEntropy):
+    if isinstance(loss, BinaryCrossEntropy):
         return losses.binary_cross_entropy(
             z, answers, label_smoothing=loss.label_smoothing, sample_weight=weights
         )
-    if isinstance(loss, losses.Huber):
+    if isinstance(loss, Huber):
         return losses.huber_loss(z, answers, delta=loss.delta, sample_weight=weights)
+    if isinstance(loss, Quantile):
+        return losses.quantile_loss(z, answers, loss.levels, sample_weight=weights)
     functions = {
-        losses.SquaredError: losses.mean_squared_error,
-        losses.AbsoluteError: losses.mean_absolute_error,
-        losses.Poisson: losses.poisson_loss,
+        SquaredError: losses.mean_squared_error,
+        AbsoluteError: losses.mean_absolute_error,
+        Poisson: losses.poisson_loss,
     }
     return functions[type(loss)](z, answers, sample_weight=weights)
 

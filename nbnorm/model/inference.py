@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
 from nbnorm.engine.gather import Data
 from nbnorm.engine.steps import FORWARD, GRADIENTS, LOSS, SEEN
 from nbnorm.functions.activations import activation_forward
@@ -111,6 +112,8 @@ def logits(net: FNN, X: npt.ArrayLike) -> Array:
     TypeError, ValueError
         As `FNN.predict`.
     """
+    if is_row_groups(X):
+        return np.concatenate([logits(net, rows.x) for rows in table_on_disk(net, X).all()])
     z = forward(net, X, training=False)
     good = np.isfinite(z)
     if not good.all():
@@ -121,6 +124,11 @@ def logits(net: FNN, X: npt.ArrayLike) -> Array:
             f"its values lead beyond {net.dtype}"
         )
     return z
+
+
+def table_on_disk(net: FNN, X: Any, y: Any = None, sample_weight: Any = None) -> RowGroups:
+    """Return the groups of a table on disk, which may have columns beside the known features."""
+    return open_groups("X", X, y, sample_weight, features=inputs.feature_names(net), others=True)
 
 
 def predict(net: FNN, X: npt.ArrayLike) -> Array:
@@ -137,7 +145,15 @@ def predict_proba(net: FNN, X: npt.ArrayLike) -> Array:
 
 def score(net: FNN, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:
     """Return the accuracy or the coefficient of determination. See `FNN.score`."""
-    x: Any = X if is_sparse(X) else inputs.table(net, "X", X, check=False)
+    x: Any = X
+    if is_row_groups(X):
+        x = table_on_disk(net, X, y, sample_weight)
+        answers = [x.answers(group) for group in range(len(x))]
+        y = np.concatenate([part for part, _ in answers])
+        if sample_weight is not None:
+            sample_weight = np.concatenate([part for _, part in answers if part is not None])
+    elif not is_sparse(X):
+        x = inputs.table(net, "X", X, check=False)
     truth = inputs.truth(net, "y", y, x.shape[0], "X")
     weights = None
     if sample_weight is not None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm.data import datasets
+from nbnorm.data.row_groups import is_row_groups
 from nbnorm.engine.concurrency import side_by_side
 from nbnorm.model import inputs, plan, training
 from nbnorm.model.history import DivergenceError, History
@@ -254,6 +255,8 @@ def numbered(checkpoint: _files.PathLike, k: int) -> Path:
 
 def _learn_once(networks: Sequence[FNN], X: Any, y: Any, options: dict[str, Any]) -> None:
     """Fit encoders and standardizers of networks that have none once for all that need the same."""
+    if is_row_groups(X):  # each reads them by itself
+        return
     leaders: dict[tuple[Any, ...], FNN] = {}
     weights = {name: options.get(name) for name in ("sample_weight", "class_weight")}
     for net in networks:

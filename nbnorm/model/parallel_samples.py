@@ -16,7 +16,7 @@ from nbnorm.data.row_groups import is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import FORWARD
-from nbnorm.functions import losses
+from nbnorm.functions.loss_options import CustomLoss
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.metrics import Measure
 from nbnorm.model.ranks import DataParallel, Ranks
@@ -50,7 +50,7 @@ def _share(
     if rows.ndim == 2 and rows.shape[1] == net.sizes[0] and not len(rows):
         softmax = net.output == "softmax"
         kind = np.dtype(np.int64) if softmax else _check.numeric(of_y, y).dtype
-        truth = np.zeros((0,) if softmax else (0, net.sizes[-1]), kind)
+        truth = np.zeros((0,) if softmax else (0, net.loss.targets(net.sizes[-1])), kind)
         return rows, truth, None if sample_weight is None else np.zeros(0), names
     x = inputs.table(net, of_x, X, names=names)
     truth = inputs.truth(net, of_y, y, len(x), of_x)
@@ -91,7 +91,7 @@ class ParallelSamples:
         batch_size: int,
     ) -> None:
         self._net, self.how, self.ranks = net, how, ranks
-        if isinstance(net.loss, losses.CustomLoss):
+        if isinstance(net.loss, CustomLoss):
             raise TypeError("loss must be one of the package with comm, got a CustomLoss")
         x, truth, weights, self.names = ranks.together(
             lambda: _share(net, ranks, "", X, y, sample_weight, inputs.feature_names(net))

@@ -204,7 +204,7 @@ class Ranks:
         everywhere = self.comm.allgather(dict(settings))
         expected = everywhere[0]
         for rank, got in enumerate(everywhere):
-            for name in sorted({*expected, *got}):
+            for name in dict.fromkeys([*expected, *got]):
                 if got.get(name) != expected.get(name):
                     raise ValueError(
                         f"all ranks must have the same {name}: rank 0 has {expected.get(name)}, "

@@ -84,10 +84,11 @@ class Stream:
     ) -> None:
         if groups.width != net.sizes[0]:
             raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got {groups.width} columns")
-        if isinstance(class_weight, sample_weights.Shares):
-            raise TypeError("class_weight must be a dict or 'balanced' for data that are read in groups")
         self._net, self._groups, self.names = net, groups, groups.features
-        self._shares: Array | None = None
+        self._shares: Array | None = None  # what each class brings to the weights of its samples
+        self._of_rows: Array | None = None  # or each row
+        if isinstance(class_weight, sample_weights.Shares):
+            self._of_rows, class_weight = class_weight.values, None
         self._weighted_statistics = net.weighted_statistics
         self._unit, self.used_of = 1.0, groups.sizes
         self._read_answers(class_weight)
@@ -104,7 +105,7 @@ class Stream:
     @property
     def weighted(self) -> bool:
         """Whether the rows have weights in the loss."""
-        return self._groups.weighted or self._shares is not None
+        return any((self._groups.weighted, self._shares is not None, self._of_rows is not None))
 
     @property
     def unit(self) -> float:
@@ -158,13 +159,16 @@ class Stream:
         return truth, weights
 
     def _products(self, group: int) -> Array:
-        products = self._weights(*self._answers(group))
+        products = self._weights(group, *self._answers(group))
         assert products is not None
         return products
 
-    def _weights(self, truth: Array, weights: Array | None) -> Array | None:
+    def _weights(self, group: int, truth: Array, weights: Array | None) -> Array | None:
         """Return the weights in the loss, not rounded."""
         shares = None if self._shares is None else self._shares[inputs.classes(self._net, truth)]
+        if self._of_rows is not None:
+            end = int(self._groups.sizes[: group + 1].sum())
+            shares = self._of_rows[end - len(truth) : end]
         return sample_weights.products(weights, shares)
 
     def _rounded(self, products: Array) -> Array:
@@ -174,7 +178,7 @@ class Stream:
 
     def _used(self, group: int, truth: Array, weights: Array | None) -> Answers:
         truth, weights = self._checked_answers(group, truth, weights)
-        products = self._weights(truth, weights)
+        products = self._weights(group, truth, weights)
         if products is None:
             return Answers(truth, None, None, None)
         rounded = self._rounded(products)
@@ -295,7 +299,8 @@ class Stream:
         for group in range(len(self._groups)):
             found.update(checkpoints.digest([self._groups.read(group, out).x]).encode())
         shape = (self._groups.samples, self._groups.width)
-        weights = "None" if self._shares is None else checkpoints.digest([self._shares])
+        shares = self._shares if self._of_rows is None else self._of_rows
+        weights = "None" if shares is None else checkpoints.digest([shares])
         return {
             "X": f"{self.dtype} {shape} in {len(self._groups)} row groups {found.hexdigest()}",
             "y": self._digest,
@@ -397,7 +402,7 @@ class StreamedRun(Run):
         if not stream.in_one:
             capacity = max(stream.buffer, int(stream.used_of.max()) + stream.batch) + stream.batch
         self._buffers = [stream.room(capacity) for _ in range(1 if stream.in_one else 2)]
-        shape = (capacity,) if net.output == "softmax" else (capacity, net.sizes[-1])
+        shape = (capacity,) if net.output == "softmax" else (capacity, net.loss.targets(net.sizes[-1]))
         kind = np.dtype(np.int64) if net.output == "softmax" else net.dtype
         self._truths = [np.zeros(shape, kind) for _ in self._buffers]
         self._weights = [np.ones(capacity, net.dtype) if stream.weighted else None for _ in self._buffers]

@@ -1,0 +1,59 @@
+"""Estimators over tables on disk."""
+
+import numpy as np
+import pytest
+
+from nbnorm import load_digits
+from nbnorm.estimators import FNNClassifier, FNNRegressor
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    X, y = load_digits()
+    X, y = X[:500].astype(np.float32), y[:500]
+    names = np.array([f"digit {k}" for k in range(10)])[y]
+    columns = {f"x{j}": X[:, j] for j in range(64)} | {"name": names, "sum": X.sum(axis=1)}
+    path = tmp_path_factory.mktemp("digits") / "d.parquet"
+    pq.write_table(pa.table(columns).drop_columns(["sum"]), path, row_group_size=120)
+    values = path.with_name("v.parquet")
+    pq.write_table(pa.table(columns).drop_columns(["name"]), values, row_group_size=120)
+    return X, names, path, values
+
+
+@pytest.mark.parametrize("options", [{"class_weight": "balanced"}, {"n_estimators": 2}])
+def test_a_classifier_learns_from_a_file_as_from_memory(digits, options):
+    X, names, path, _ = digits
+    settings = {"hidden_layer_sizes": 16, "max_iter": 3, "random_state": 0, "dtype": "float32", **options}
+    expected = FNNClassifier(**settings).fit(X, names)
+    got = FNNClassifier(**settings).fit(path, "name")
+    assert got.loss_curve_ == expected.loss_curve_
+    assert got.classes_.tolist() == expected.classes_.tolist()
+    assert got.feature_names_in_.tolist() == [f"x{j}" for j in range(64)]
+    np.testing.assert_array_equal(got.predict_proba(path), expected.predict_proba(X))
+    np.testing.assert_array_equal(got.predict(path), expected.predict(X))
+
+
+def test_early_stopping_holds_out_rows_of_the_file(digits):
+    X, names, path, _ = digits
+    settings = {"hidden_layer_sizes": 16, "max_iter": 3, "random_state": 0, "early_stopping": True}
+    expected, got = FNNClassifier(**settings), FNNClassifier(**settings)
+    expected.fit(X, names)
+    got.fit(path, "name")
+    assert len(got.validation_scores_) == 3
+    assert abs(got.best_validation_score_ - expected.best_validation_score_) < 0.15
+    whole = FNNClassifier(**settings).fit(path, "name", validation_data=(path, "name"))
+    assert len(whole.validation_scores_) == 3
+    with pytest.raises(TypeError, match="partial_fit needs X in memory"):
+        FNNClassifier().partial_fit(path, "name", classes=np.unique(names))
+
+
+def test_a_regressor_learns_from_a_file(digits):
+    X, _, _, values = digits
+    settings = {"hidden_layer_sizes": 16, "max_iter": 3, "random_state": 0}
+    expected = FNNRegressor(**settings).fit(X, X.sum(axis=1))
+    got = FNNRegressor(**settings).fit(values, "sum")
+    np.testing.assert_allclose(got.loss_curve_, expected.loss_curve_, rtol=1e-6)
+    np.testing.assert_allclose(got.predict(values), expected.predict(X), rtol=1e-4)
