@@ -51,9 +51,7 @@ ORDER = (
 # What the division of long modules is to end.
 UPWARDS = {
     "statistics.moments imports data.streams",
-    "statistics.moments imports engine.microkernels",
     "statistics.standardize imports data.streams",
-    "statistics.standardize imports engine.microkernels",
 }
 CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {

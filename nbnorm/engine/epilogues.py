@@ -17,19 +17,16 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
 from numba import config, types
 
 from nbnorm import simd
 from nbnorm.compile import pointers
 from nbnorm.compile.kernels import callback
-from nbnorm.engine.microkernels import scalar_type, tile
+from nbnorm.engine.microkernels import tile
 from nbnorm.functions import activations
 from nbnorm.functions.activations import IDENTITY
-from nbnorm.simd._emitted import Emitted, TileRows, address, as_kind, emission, emitting, index
-from nbnorm.simd._tracing import operation
+from nbnorm.simd._functions import Signature, caller, function_address
 
-_I64 = ir.IntType(64)
 _FUNCTIONS = tuple(activations.FUNCTIONS.values())
 
 # Activations whose slope is known from their value: they are computed together with batch norm.
@@ -88,7 +85,7 @@ def _row_sums(
         got = _sums(width, stride, n, [zero] * (count * size), each)
         for c in range(count):
             sums[c] += got[c::count]
-    return [simd.row_sums(TileRows(rows)) for rows in sums]
+    return [simd.row_sums(simd.tile_of(*rows)) for rows in sums]
 
 
 def _derive(code: int, gradient: Any, value: Any) -> Any:
@@ -273,21 +270,14 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
 # Kernels by address
 # ----------------------------------------------------------------------------------------------
 
-# The arguments of a kernel: addresses, integers (stride and n first) and numbers; and whether it returns one.
-_SHAPES = {
-    "activate": (2, 2, 1, False),
-    "derive": (2, 2, 0, True),
-    "drop": (2, 4, 1, False),
-    "statistics": (6, 2, 1, True),
-    "normalize": (7, 2, 0, False),
-    "backward": (11, 2, 2, False),
+_SIGNATURES = {
+    "activate": Signature(2, 2, 1),
+    "derive": Signature(2, 2, returns=True),
+    "drop": Signature(2, 4, 1),
+    "statistics": Signature(6, 2, 1, returns=True),
+    "normalize": Signature(7, 2),
+    "backward": Signature(11, 2, 2),
 }
-
-
-def _signature(kind: str, scalar: Any) -> Any:
-    pointers, integers, numbers, returns = _SHAPES[kind]
-    kinds = [scalar.as_pointer()] * pointers + [_I64] * integers + [scalar] * numbers
-    return ir.FunctionType(scalar if returns else ir.VoidType(), kinds)
 
 
 @functools.cache
@@ -310,31 +300,10 @@ def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = 
         "backward": lambda: _backward(code, False, weighted),
         "before": lambda: _backward(code, True, weighted),
     }
-    body, shape = makers[kind](), "backward" if kind == "before" else kind
-    if config.DISABLE_JIT:
-        return pointers.interpreted(body)
     name = f"nbnorm_row_{kind}_{code}_{'weighted_' if weighted else ''}{np.dtype(dtype)}"
-
-    def write(module: Any) -> None:
-        number = numba.from_dtype(np.dtype(dtype))
-        function = ir.Function(module, _signature(shape, scalar_type(dtype)), name)
-        function.attributes.add("nounwind")
-        builder = ir.IRBuilder(function.append_basic_block("entry"))
-        pointers, integers, numbers, _ = _SHAPES[shape]
-        kinds = [types.CPointer(number)] * pointers + [types.int64] * integers + [number] * numbers
-        args = list(function.args)
-        if shape == "statistics":  # the variance is float64
-            kinds[5], args[5] = (
-                types.CPointer(types.float64), builder.bitcast(args[5], ir.DoubleType().as_pointer())
-            )  # fmt: skip
-        with emitting(None, builder):
-            result = body(*(Emitted(*pair) for pair in zip(kinds, args, strict=True)))
-        if result is None:
-            builder.ret_void()
-        else:
-            builder.ret(result.value)
-
-    return pointers.emitted(name, write)
+    signature = _SIGNATURES["backward" if kind == "before" else kind]
+    others = {5: np.float64} if kind == "statistics" else None  # the variance
+    return function_address(name, makers[kind](), signature, dtype, others=others)
 
 
 @functools.lru_cache(maxsize=64)
@@ -366,42 +335,10 @@ def custom_row_kernel(kind: str, dtype: np.dtype[Any], activation: activations.A
     return callback(derive, number(row, row, integer, integer))
 
 
-def _caller(kind: str, offsets: tuple[int, ...]) -> Any:
-    """Make ``call(place, array, offsets..., ..., integers..., numbers...)``.
-
-    `offsets` says how many follow each array.
-    """
-    _, integers, _, returns = _SHAPES[kind]
-
-    def split(args: tuple[Any, ...]) -> tuple[list[tuple[Any, Any]], tuple[Any, ...]]:
-        places: list[tuple[Any, Any]] = []
-        at = 0
-        for count in offsets:
-            places += [(args[at], args[at + 1 + k]) for k in range(count)]
-            at += 1 + count
-        return places, args[at:]
-
-    def emit(place: Any, *args: Any) -> Any:
-        places, rest = split(args)
-        builder, number = emission()[1], places[0][0].kind.dtype
-        signature = _signature(kind, scalar_type(str(number)))
-        values = [builder.bitcast(address(*pair), signature.args[0]) for pair in places]
-        values += [index(value) for value in rest[:integers]]
-        values += [as_kind(value, number).value for value in rest[integers:]]
-        result = builder.call(builder.inttoptr(index(place), signature.as_pointer()), values)
-        return Emitted(number, result) if returns else None
-
-    def call(place: int, *args: Any) -> Any:
-        places, rest = split(args)
-        return pointers.piece_at(place)(*(x.reshape(-1)[i:] for x, i in places), *rest)
-
-    return operation(emit)(call)
-
-
 # Each takes the address of its kernel first.
-activate_row = _caller("activate", (2,))
-derive_row = _caller("derive", (2,))
-drop_row = _caller("drop", (2,))
-panel_statistics = _caller("statistics", (2, 1, 2, 1))
-panel_normalize = _caller("normalize", (2, 2, 3))
-panel_backward = _caller("backward", (4, 1, 3, 3))
+activate_row = caller(_SIGNATURES["activate"], (2,))
+derive_row = caller(_SIGNATURES["derive"], (2,))
+drop_row = caller(_SIGNATURES["drop"], (2,))
+panel_statistics = caller(_SIGNATURES["statistics"], (2, 1, 2, 1))
+panel_normalize = caller(_SIGNATURES["normalize"], (2, 2, 3))
+panel_backward = caller(_SIGNATURES["backward"], (4, 1, 3, 3))

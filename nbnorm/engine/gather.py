@@ -7,30 +7,19 @@ registers, between the conversion to floating point and the store.
 
 from __future__ import annotations
 
-import ctypes
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import config, types
-from numba.extending import intrinsic
 
-from nbnorm.compile import pointers
+from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel
-from nbnorm.engine.microkernels import (
-    PEEK_DTYPES,
-    data_at,
-    emit_prefetch,
-    get,
-    peek,
-    put,
-    tile,
-    tile_rows,
-    tile_width,
-    transpose_registers,
-)
+from nbnorm.engine.microkernels import tile, tile_rows, tile_width
 from nbnorm.engine.thread_pool import share
+from nbnorm.simd import get, peek, put
+from nbnorm.simd._functions import Signature, caller, function_address
 from nbnorm.statistics import encoding
 from nbnorm.statistics.encoding import ColumnEncoder, encode_value
 
@@ -39,7 +28,7 @@ from nbnorm.statistics.encoding import ColumnEncoder, encode_value
     ADDRESS,  # of the first element
     ROW,  # bytes between rows; of a sparse matrix the address of the rows' ends
     COLUMN,  # bytes between columns; of a sparse matrix the address of the columns' numbers
-    KIND,  # index in microkernels.PEEK_DTYPES
+    KIND,  # index in PEEK_DTYPES
     SQUARES,  # address of the kernel that reads contiguous rows by squares, or 0
     READS,
 ) = range(6)
@@ -51,12 +40,28 @@ _STRIP = 128
 # is read; of a larger one only the next square is fetched ahead.
 _NEAR = 1 << 18
 
-_I64 = ir.IntType(64)
-
 # Rows of the statistics: the mean in two parts and the reciprocal of the scale, then those of
 # `nbnorm.statistics.encoding` where columns are encoded.
 _MEAN, _MEAN_LOW, _INVERSE, _ENCODING = range(4)
 _SOURCE, _KIND, _EDGE, _SLOPE, _FLOOR, _CEILING = (_ENCODING + row for row in range(encoding.ROWS))
+
+
+# Element types that `peek_any` reads where they lie, by code.
+PEEK_DTYPES = tuple(
+    np.dtype(name)
+    for name in (
+        "uint8",
+        "float32",
+        "float64",
+        "int8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+    )
+)
 
 
 class Data:
@@ -93,9 +98,12 @@ class Data:
 
     def squares(self, dtype: np.dtype[Any]) -> int:
         """Return the address of the kernel that reads these rows by squares, or 0."""
-        if self.encoder is not None or self.kind > 2 or self.strides[1] != self.array.itemsize:
+        item = self.array.itemsize
+        if self.encoder is not None or self.kind > 2 or self.strides[1] != item:
             return 0
-        return _squares(str(self.array.dtype), np.dtype(dtype))
+        if self.address % item or self.strides[0] % item:  # vectors are loaded from aligned elements
+            return 0
+        return _squares(self.array.dtype, np.dtype(dtype))
 
 
 class SparseData:
@@ -131,159 +139,66 @@ class SparseData:
         return 0
 
 
-if config.DISABLE_JIT:
+@simd.traced
+def peek_any(address: Any, offset: Any, kind: Any) -> Any:
+    """Return an element of type ``PEEK_DTYPES[kind]`` as float64."""
 
-    def peek_any(address: int, offset: int, kind: int) -> Any:
-        """Return an element of type ``PEEK_DTYPES[kind]`` as float64."""
-        dtype = PEEK_DTYPES[kind]
-        return np.float64(np.frombuffer(ctypes.string_at(int(address + offset), dtype.itemsize), dtype)[0])
+    def read(dtype: np.dtype[Any]) -> Callable[[], Any]:
+        return lambda: simd.convert(peek(address, offset, dtype), np.float64)
 
-    def _squares(source: str, dtype: np.dtype[Any]) -> int:
-        return pointers.interpreted(source)
+    return simd.switch(kind, [read(dtype) for dtype in PEEK_DTYPES])
 
-    def gather_squares(
-        place: int, address: int, stride: int, rows: Any, r: int, following: int, s: Any, first: int,
-        steps: int, out: Any, o: int,
+
+def _read_square(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
+    shape, item = tile(dtype), source.itemsize
+
+    def read(
+        rows: Any, following: Any, high: Any, low: Any, inverse: Any, out: Any, address: Any, stride: Any,
+        first: Any, steps: Any,
     ) -> None:  # fmt: skip
-        """Write `steps` squares: as many samples as a tile has rows, features from `first` on."""
-        kind = PEEK_DTYPES.index(np.dtype(pointers.piece_at(place)))
-        size, width, item = tile(out.dtype).rows, tile(out.dtype).width, PEEK_DTYPES[kind].itemsize
-        for i in range(first, first + steps * size):
-            for b in range(size):
-                x = s.dtype.type(peek_any(address, int(rows[r + b]) * stride + i * item, kind))
-                out[o + (i - first) * width + b] = ((x - s[0, i]) - s[1, i]) * s[2, i]
+        """Standardize `steps` squares: as many samples as a tile has rows, features from `first` on.
 
-else:
-
-    @intrinsic
-    def peek_any(typingctx: Any, address: Any, offset: Any, kind: Any) -> Any:
-        """Return an element of type ``PEEK_DTYPES[kind]`` as float64."""
-
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            base = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
-            place = builder.gep(base, [args[1]])
-            double = ir.DoubleType()
-            after = builder.append_basic_block("peeked")
-            blocks = [builder.append_basic_block(str(dtype)) for dtype in PEEK_DTYPES]
-            switch = builder.switch(args[2], blocks[0])
-            outcomes = []
-            for code, (dtype, block) in enumerate(zip(PEEK_DTYPES, blocks, strict=True)):
-                if code > 0:
-                    switch.add_case(_I64(code), block)
-                builder.position_at_end(block)
-                if dtype.kind == "f":
-                    value_type = ir.FloatType() if dtype.itemsize == 4 else double
-                else:
-                    value_type = ir.IntType(8 * dtype.itemsize)
-                value = builder.load(builder.bitcast(place, value_type.as_pointer()), align=1)
-                if dtype.kind == "u":
-                    value = builder.uitofp(value, double)
-                elif dtype.kind == "i":
-                    value = builder.sitofp(value, double)
-                elif dtype.itemsize == 4:
-                    value = builder.fpext(value, double)
-                outcomes.append((value, builder.block))
-                builder.branch(after)
-            builder.position_at_end(after)
-            result = builder.phi(double)
-            for value, block in outcomes:
-                result.add_incoming(value, block)
-            return result
-
-        return types.float64(types.int64, types.int64, types.int64), codegen
-
-    def _element(kind: Any) -> Any:
-        return {"float32": ir.FloatType(), "float64": ir.DoubleType(), "uint8": ir.IntType(8)}[str(kind)]
-
-    def _signature(middle: Any, target: Any) -> Any:
-        """Type of (address, stride, rows, following, high, low, inverse, first, steps, out)."""
-        statistic, result = _element(middle).as_pointer(), _element(target).as_pointer()
-        byte, index = ir.IntType(8).as_pointer(), _I64.as_pointer()
-        kinds = [byte, _I64, index, index, *[statistic] * 3, _I64, _I64, result]
-        return ir.FunctionType(ir.VoidType(), kinds)
-
-    def _squares(source: str, dtype: np.dtype[Any]) -> int:
-        """Return the address of the kernel for one type of the table and one of the network."""
-        name = f"nbnorm_gather_{source}_{dtype}"
-        middle = "float64" if source == "float64" else str(dtype)
-        return pointers.emitted(name, lambda module: _emit_squares(module, name, source, middle, str(dtype)))
-
-    def _emit_squares(module: Any, name: str, source: str, middle: str, target: str) -> None:
-        shape = tile(np.dtype(target))
-        size = shape.rows
-        kinds = [ir.VectorType(_element(kind), size) for kind in (source, middle, target)]
-        function = ir.Function(module, _signature(middle, target), name)
-        function.attributes.add("nounwind")
-        address, stride, rows, following, high, low, inverse, first, steps, out = function.args
-        item = _I64({"float32": 4, "float64": 8, "uint8": 1}[str(source)])
-        b = ir.IRBuilder(function.append_basic_block("entry"))
-        begin = b.mul(first, item)
-        samples: list[Any] = []
-        ahead: list[Any] = []
-        for r in range(size):
-            for indices, found in ((rows, samples), (following, ahead)):
-                index = b.load(b.gep(indices, [_I64(r)], inbounds=True))
-                found.append(b.gep(address, [b.add(b.mul(index, stride), begin)]))
-        entry = b.block
-        head, inside, done = (function.append_basic_block(name) for name in ("head", "inside", "done"))
-        b.branch(head)
-        b.position_at_end(head)
-        turn = b.phi(_I64)
-        turn.add_incoming(_I64(0), entry)
-        b.cbranch(b.icmp_signed("<", turn, steps), inside, done)
-        b.position_at_end(inside)
-        skipped = b.mul(turn, _I64(size))
-        at = b.add(first, skipped)
-
-        def vector(pointer: Any, index: Any, kind: Any) -> Any:
-            place = b.bitcast(b.gep(pointer, [index], inbounds=True), kind.as_pointer())
-            return b.load(place, align=1)
-
-        shifts, rests, factors = (vector(pointer, at, kinds[1]) for pointer in (high, low, inverse))
-        # Rows stand anywhere in memory: those of the next square are on their way meanwhile.
-        for sample in ahead:
-            emit_prefetch(b, b.gep(sample, [b.mul(skipped, item)]), 1)
-        values = []
-        for sample in samples:
-            x = vector(sample, b.mul(skipped, item), kinds[0])
-            if str(source) == "uint8":
-                x = b.uitofp(x, kinds[1])
-            elif source != middle:
-                x = b.fpext(x, kinds[1])
-            x = b.fmul(b.fsub(b.fsub(x, shifts), rests), factors)
-            values.append(x if middle == target else b.fptrunc(x, kinds[2]))
-        for r, value in enumerate(transpose_registers(b, values)):
-            index = b.mul(b.add(skipped, _I64(r)), _I64(shape.width))
-            place = b.bitcast(b.gep(out, [index], inbounds=True), kinds[2].as_pointer())
-            b.store(value, place, align=4)
-        turn.add_incoming(b.add(turn, _I64(1)), b.block)
-        b.branch(head)
-        b.position_at_end(done)
-        b.ret_void()
-
-    @intrinsic
-    def gather_squares(
-        typingctx: Any, place: Any, address: Any, stride: Any, rows: Any, r: Any, following: Any, table: Any,
-        first: Any, steps: Any, out: Any, o: Any,
-    ) -> Any:  # fmt: skip
-        """Write `steps` squares: as many samples as a tile has rows, features from `first` on.
-
-        The samples are ``rows[r]`` and so on; those from ``rows[following]`` on are fetched ahead.
+        The samples are ``rows[0]`` and so on; those in `following` are fetched ahead.
         """
-        i8 = types.int64
+        size = shape.rows
 
-        def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            base = builder.inttoptr(args[1], ir.IntType(8).as_pointer())
-            indices = [data_at(context, builder, sig.args[3], args[3], args[k]) for k in (4, 5)]
-            target = data_at(context, builder, sig.args[9], args[9], args[10])
-            array = context.make_array(sig.args[6])(context, builder, args[6])
-            width = builder.extract_value(array.shape, 1)
-            statistics = [builder.gep(array.data, [builder.mul(width, _I64(k))]) for k in range(3)]
-            function = builder.inttoptr(args[0], _signature(table.dtype, out.dtype).as_pointer())
-            builder.call(function, [base, args[2], *indices, *statistics, args[7], args[8], target])
-            return context.get_dummy_value()
+        def samples(indices: Any) -> list[Any]:
+            begins = (address + simd.get(indices, r) * stride + first * item for r in range(size))
+            return [simd.array_at(begin, steps * size, source) for begin in begins]
 
-        return types.void(i8, i8, i8, rows, i8, i8, table, i8, i8, out, i8), codegen
+        here, ahead = samples(rows), samples(following)
+
+        def square(k: Any) -> None:
+            i = k * size
+            shift, rest, factor = (simd.load(s, first + i, size) for s in (high, low, inverse))
+            # Rows stand anywhere in memory: those of the next square are on their way meanwhile.
+            for sample in ahead:
+                simd.prefetch(sample, i)
+            values = []
+            for sample in here:
+                x = simd.convert(simd.load(sample, i, size), middle)
+                values.append(simd.convert(((x - shift) - rest) * factor, dtype))
+            simd.tile_store(out, i * shape.width, shape.width, simd.transpose(simd.tile_of(*values)))
+
+        simd.loop(0, steps, 1, square)
+
+    return read
+
+
+_SQUARES = Signature(6, 4)
+
+
+@functools.cache
+def _squares(source: np.dtype[Any], dtype: np.dtype[Any]) -> int:
+    """Return the address of the kernel for one type of the table and one of the network."""
+    middle = np.dtype(np.float64) if source == np.float64 else dtype
+    body = _read_square(source, middle, dtype)
+    others = {0: np.int64, 1: np.int64, 2: middle, 3: middle, 4: middle}
+    return function_address(f"nbnorm_gather_{source}_{dtype}", body, _SQUARES, dtype, others=others)
+
+
+# Rows with this square's and with the following one, statistics with their three rows, out.
+gather_squares = caller(_SQUARES, (2, 3, 1))
 
 
 @inner_kernel
@@ -337,11 +252,15 @@ def _read_squares(
     """Read as many samples as a tile has rows, from sample `b` on, and features [begin, end)."""
     width = tile_width(out)
     address, stride = control[ADDRESS], control[ROW]
-    steps, target = (end - begin) // tile_rows(out), block + begin * width
+    steps, target, size = (end - begin) // tile_rows(out), block + begin * width, exact.shape[1]
     if control[KIND] == 2:
-        gather_squares(squares, address, stride, rows, b, following, exact, begin, steps, out, target)
+        gather_squares(
+            squares, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
+        )
     else:
-        gather_squares(squares, address, stride, rows, b, following, single, begin, steps, out, target)
+        gather_squares(
+            squares, rows, b, following, single, 0, size, 2 * size, out, target, address, stride, begin, steps
+        )
 
 
 @inner_kernel

@@ -19,10 +19,11 @@ import numpy as np
 
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel, kernel
-from nbnorm.engine.microkernels import get, put, tile, tile_width
+from nbnorm.engine.microkernels import tile, tile_width
 from nbnorm.functions import loss_formulas
 from nbnorm.functions.loss_formulas import CODES, cross_entropy
 from nbnorm.functions.loss_options import OUTPUTS, CrossEntropy, CustomLoss, Loss
+from nbnorm.simd import get, put
 
 _SOFTMAX, _SIGMOID = OUTPUTS["softmax"], OUTPUTS["sigmoid"]
 

@@ -20,7 +20,7 @@ from nbnorm.engine import epilogues, gather, microkernels, steps
 from nbnorm.engine.losses import block_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile
 from nbnorm.engine.steps import permutation, run_steps
-from nbnorm.engine.thread_pool import Team, new_sync
+from nbnorm.engine.thread_pool import ThreadPool, new_sync
 from nbnorm.functions import activations
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
@@ -400,8 +400,8 @@ class Run:
             calls[steps.HALF_UPDATE] = microkernels.micro_kernel(kind, dtype, half=True)
             plain = "sgd" if kind == "penalized" else kind
             calls[steps.VECTOR_UPDATE] = microkernels.vector_kernel(plain, dtype)
-            calls[steps.ACROSS] = microkernels.micro_kernel("across", dtype)
-        calls[steps.ALONG] = microkernels.micro_kernel("along", dtype)
+            calls[steps.STRIDED_PRODUCT] = microkernels.micro_kernel("strided", dtype)
+        calls[steps.PACKED_PRODUCT] = microkernels.micro_kernel("packed", dtype)
         self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
@@ -500,8 +500,8 @@ class Run:
         if threads == 1:
             self.steps(0, 1, *self.arguments())
         else:
-            with Team(threads) as team:
-                team.run(self.steps, self.arguments(), lambda: None, self.stop)
+            with ThreadPool(threads) as pool:
+                pool.run(self.steps, self.arguments(), lambda: None, self.stop)
         return self
 
     def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
@@ -563,15 +563,15 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     net, place, number = types.int64[:, ::1], types.int64[::1], types.float64[::1]
     kind = numba.from_dtype(dtype)
     value, table = kind[::1], kind[:, ::1]
-    team = (whole, whole)
+    thread = (whole, whole)
     sums = (value, value, value, value)
     return {
         "epoch": (
-            *team, place, net, place, number, place, number, number, place, place, value, value, number,
+            *thread, place, net, place, number, place, number, number, place, place, value, value, number,
             types.float64[:, ::1], table, value, *sums, *sums, number, value, number, value, value, number,
             number, table,
         ),
-        "gather": (*team, place, whole, whole, place, whole, types.float64[:, ::1], table, value, whole),
+        "gather": (*thread, place, whole, whole, place, whole, types.float64[:, ::1], table, value, whole),
         "forward_layer": (
             net, place, number, place, whole, whole, real, whole, value, value, number, value, number, value,
             whole, whole,
@@ -579,9 +579,9 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         "forward_features": (
             net, place, number, place, whole, whole, whole, whole, real, value, number, value, number, value,
         ),
-        "write_logits": (*team, net, whole, whole, whole, value, table),
+        "write_logits": (*thread, net, whole, whole, whole, value, table),
         "loss_part": (
-            *team, net, place, place, whole, real, place, place, value, value, number, value, number,
+            *thread, net, place, place, whole, real, place, place, value, value, number, value, number,
         ),
         "block": (
             value, whole, whole, whole, whole, whole, whole, kind, place, place, value, value, number,
@@ -600,6 +600,6 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         ),
         "drop_panel": (net, place, place, whole, whole, whole, whole, whole, value),
         "wide_statistics": (place, value, whole, whole, whole, real, value, number, whole),
-        "norm_part": (*team, net, place, number, value, value, number, value),
-        "apply_part": (*team, place, number, flag, value, whole, number, *sums, *sums, value),
+        "norm_part": (*thread, net, place, number, value, value, number, value),
+        "apply_part": (*thread, place, number, flag, value, whole, number, *sums, *sums, value),
     }  # fmt: skip

@@ -12,9 +12,9 @@ Everything is *blocked* (see `nbnorm.engine.microkernels`): with w the tile's wi
 With that, none of the three products of a layer packs or transposes an operand; only the
 gradient with respect to z is stored a second time, with the outputs side by side.
 
-    forward          z[o, b] = sum_i W[o, i] a[i, b]         "along",   then bias, f, batch norm
-    data gradient    g[i, b] = sum_o W[o, i] dz[o, b]        "across",  then their backward
-    weight gradient  dW[i, o] = sum_b a[i, b] dz[o, b]       "across",  then the update of W
+    forward          z[o, b] = sum_i W[o, i] a[i, b]         "packed",   then bias, f, batch norm
+    data gradient    g[i, b] = sum_o W[o, i] dz[o, b]        "strided",  then their backward
+    weight gradient  dW[i, o] = sum_b a[i, b] dz[o, b]       "strided",  then the update of W
 
 Threads take ranges of tiles (``rows`` features each), every sum runs inside one feature or one
 sample, and the order of all additions is fixed, so the bits do not depend on the number of threads.
@@ -53,8 +53,6 @@ from nbnorm.engine.microkernels import (
     PENALTY,
     RATE,
     SHRINK,
-    get,
-    put,
     tile,
     tile_product,
     tile_rows,
@@ -63,8 +61,9 @@ from nbnorm.engine.microkernels import (
     transpose,
     vector_update,
 )
-from nbnorm.engine.thread_pool import barrier, claim, share
+from nbnorm.engine.thread_pool import barrier, next_chunk, share
 from nbnorm.functions import updates
+from nbnorm.simd import get, put
 
 # Columns of the table `net`, which describes one layer in each row; row 0 is the input.
 (
@@ -153,8 +152,8 @@ STORE, SGD_UPDATE, ADAM = 0, 1, 2
     BACKWARD_LAYER,
     BACKWARD_FEATURES,
     WEIGHT_LAYER,
-    ALONG,
-    ACROSS,
+    PACKED_PRODUCT,
+    STRIDED_PRODUCT,
     TILE_UPDATE,
     HALF_UPDATE,
     VECTOR_UPDATE,
@@ -374,7 +373,7 @@ def forward_layer(
     pad_in, pad, y = net[l - 1, PAD], net[l, PAD], net[l, Y]
     blocks = (n + width - 1) // width
     group = max(_GROUP // rows, 1)
-    along = calls[ALONG]
+    product = calls[PACKED_PRODUCT]
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for k in range(0, depth, _DEPTH):
@@ -383,7 +382,7 @@ def forward_layer(
                 for p in range(begin, end):
                     o = p * rows
                     tile_product(
-                        along,
+                        product,
                         weight,
                         net[l, W] + (o // width * pad_in + k) * width + o % width,
                         act,
@@ -549,8 +548,8 @@ def backward_features(
             if stop == rows:
                 seconds = first_of if update == ADAM else 0
                 vector_update(
-                    calls[VECTOR_UPDATE], vector, held, square, first_of, seconds, gradients, first_of,
-                    numbers, k + NUMBERS,
+                    calls[VECTOR_UPDATE], vector, first_of, held, first_of, square, seconds, gradients,
+                    first_of, numbers, k + NUMBERS,
                 )  # fmt: skip
             else:
                 for e in range(first_of, first_of + stop):
@@ -611,7 +610,7 @@ def backward_layer(
     padded = control[PADDED]
     stride = pad * width
     group = max(_GROUP // rows, 1)
-    across = calls[ACROSS]
+    product = calls[STRIDED_PRODUCT]
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for d in range(0, depth, _DEPTH):
@@ -620,7 +619,7 @@ def backward_layer(
                 for p in range(begin, end):
                     i = p * rows
                     tile_product(
-                        across,
+                        product,
                         weight,
                         net[l + 1, W] + (d // width * pad + i) * width,
                         act,
@@ -680,9 +679,10 @@ def weight_layer(
             act,
             net[l, T] + o * padded * width,
             weight,
-            held,
-            square,
             at,
+            held,
+            at,
+            square,
             at if control[UPDATE] == ADAM else 0,
             numbers,
             k,
@@ -896,7 +896,7 @@ def epoch_part(
         counted = total if control[WEIGHTED_STATISTICS] == 1 else float(n)
         for l in range(1, layers + 1):
             while True:
-                first, last = claim(sync, FEATURE_TILES, tid, threads, net[l, PAD] // rows_of_tile)
+                first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l, PAD] // rows_of_tile)
                 if first == last:
                     break
                 _call_layer(
@@ -925,7 +925,7 @@ def epoch_part(
             # The data gradient reads weights that the update changes: a barrier stands between them,
             # and the update of this layer runs beside the data gradient of the one below.
             while l > 1:
-                first, last = claim(sync, FEATURE_TILES, tid, threads, net[l - 1, PAD] // rows_of_tile)
+                first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l - 1, PAD] // rows_of_tile)
                 if first == last:
                     barrier(sync, tid, threads)
                     break
@@ -937,7 +937,7 @@ def epoch_part(
             tiles = (net[l, SIZE] + width - 1) // width * (net[l - 1, PAD] // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
             while True:
-                first, last = claim(sync, queue, tid, threads, tiles)
+                first, last = next_chunk(sync, queue, tid, threads, tiles)
                 if first == last:
                     break
                 _call_weight(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nbnorm import _check
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import BATCH, LAST, LOSS, SEEN, STEPS
-from nbnorm.engine.thread_pool import Team
+from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.gradcheck import gradcheck
 from nbnorm.model import inference, plan, training
 from nbnorm.model.engines import threads_for
@@ -103,7 +103,7 @@ def _losses(net: FNN, run: Run, finder: Finder, shuffle: bool, seed: int) -> Ite
     threads = threads_for(net.widths, int(control[BATCH]))
     total = int(control[STEPS])
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(Team(threads)) if threads > 1 else None
+        pool = stack.enter_context(ThreadPool(threads)) if threads > 1 else None
         for done, rate in enumerate(finder.rates):
             epoch, step = divmod(done, total)
             if step == 0:

@@ -17,7 +17,7 @@ from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import turn
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import BATCH, DIVERGED, FORWARD, LAST, STEP, STEPS, TRAIN
-from nbnorm.engine.thread_pool import Team
+from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model import checkpoints, inputs, metrics
 from nbnorm.model import history as histories
@@ -161,7 +161,7 @@ def train(
         if saved is not None:
             state.restore(saved)
         history = state.history
-        pool = stack.enter_context(Team(threads)) if threads > 1 else None
+        pool = stack.enter_context(ThreadPool(threads)) if threads > 1 else None
         try:
             validation = None if plan.validation is None else _Validation(net, run, plan.validation, threads)
             for epoch in range(history.epochs, plan.epochs):
@@ -244,7 +244,7 @@ class _Training:
                 f"got {most:g} in epoch {epoch + 1}"
             )
 
-    def run_batches(self, pool: Team | None) -> None:
+    def run_batches(self, pool: ThreadPool | None) -> None:
         """Run the mini-batches that are left of the epoch, those of a window of the data at a time."""
         with contextlib.closing(self.run.windows()) as windows:
             for _ in windows:
@@ -252,7 +252,7 @@ class _Training:
                 if self.control[DIVERGED]:
                     break
 
-    def _run_window(self, pool: Team | None) -> None:
+    def _run_window(self, pool: ThreadPool | None) -> None:
         """Forward, backward and update for each mini-batch that is left of the window.
 
         The steps are compiled, see `nbnorm.engine.steps.epoch_part`; Python sees to interrupts, the progress

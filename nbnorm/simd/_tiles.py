@@ -97,7 +97,7 @@ def tile_store(x: Any, i: Any, stride: Any, tile: Any) -> None:
 
 
 @traced
-def rank1(tile: Any, a: Any, i: Any, v: Any) -> Any:
+def rank1(tile: Any, a: Any, i: Any, v: Any, stride: Any = 1) -> Any:
     """Add an outer product to a register tile: the step of a matrix product.
 
     Parameters
@@ -105,16 +105,18 @@ def rank1(tile: Any, a: Any, i: Any, v: Any) -> Any:
     tile : tile
         Sums so far, of shape (rows, lanes).
     a : array or pointer
-        C-contiguous array; elements i to i + rows are the column.
+        C-contiguous array that holds the column.
     i : int
         Number of its first element, all axes flattened.
     v : vector
         The row, with as many lanes as the tile.
+    stride : int, default 1
+        Elements from one element of the column to the next.
 
     Returns
     -------
     tile
-        Row r is ``fma(a[i + r], v, tile[r])``.
+        Row r is ``fma(a[i + r * stride], v, tile[r])``.
 
     Examples
     --------
@@ -124,7 +126,7 @@ def rank1(tile: Any, a: Any, i: Any, v: Any) -> Any:
     >>> simd.row(tile, 1)
     NumpyVector(array([10., 10., 10.]))
     """
-    return TileRows(fma(get(a, i + r), v, held) for r, held in enumerate(tile))
+    return TileRows(fma(get(a, i + r * stride), v, held) for r, held in enumerate(tile))
 
 
 @traced

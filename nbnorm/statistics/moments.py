@@ -47,8 +47,8 @@ from numba.core import cgutils as numba_cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
+from nbnorm.compile.emission import Emitted, emit_prefetch, emit_splat, emit_sqrt
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
-from nbnorm.engine.microkernels import Emitted, emit_prefetch, emit_splat, emit_sqrt
 
 # Rows of a state: what is known of every feature.
 # COUNT_ERROR, SUM_ERROR and M2_ERROR bound the errors of the count, of count * mean and of M2.

@@ -19,8 +19,8 @@ from numba.core import cgutils as numba_cgutils
 from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
+from nbnorm.compile.emission import emit_prefetch
 from nbnorm.compile.kernels import parallel_kernel
-from nbnorm.engine.microkernels import emit_prefetch
 from nbnorm.statistics.moments import Moments, converted, is_sparse, ready, rows_in_one, target_dtype
 
 Array = npt.NDArray[Any]

@@ -6,7 +6,7 @@ from loss_cases import CASES, LABELS, WEIGHTS, T, Z, output_of, quartic
 
 from nbnorm import CustomLoss
 from nbnorm.compile.kernels import kernel
-from nbnorm.engine.losses import block_kernel
+from nbnorm.engine.losses import block_kernel, softmax_rows
 from nbnorm.engine.microkernels import tile
 from nbnorm.functions.loss_options import resolve
 
@@ -87,3 +87,25 @@ def test_block_of_a_custom_loss(output):
     assert hits == (w * _hits(z, y, output)).sum()
     np.testing.assert_allclose(gradient, 2 * w[:, None] * (z - t) ** 3, rtol=1e-12)
     assert loss.value(z, y, w) == pytest.approx(got / w.sum())
+
+
+@kernel
+def softmax(x, z, g, top, total, share, stride, n):
+    softmax_rows(x, z, g, top, total, share, stride, n)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("outputs", [1, 2, 5])
+def test_softmax_rows(dtype, outputs):
+    width = tile(np.dtype(dtype)).width
+    z = np.random.default_rng(0).normal(0, 3, (outputs, width)).astype(dtype)
+    flat = np.concatenate([z, np.zeros((outputs + 2, width), dtype), np.full((1, width), 0.25, dtype)])
+    flat = flat.reshape(-1)
+    g, top, total, share = (k * width for k in (outputs, 2 * outputs, 2 * outputs + 1, 2 * outputs + 2))
+    softmax(flat, 0, g, top, total, share, width, outputs)
+    got = flat.reshape(-1, width)
+    e = np.exp(z.astype(float) - z.max(axis=0))
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(got[outputs : 2 * outputs], 0.25 * e / e.sum(axis=0), rtol=20 * eps, atol=eps)
+    np.testing.assert_array_equal(got[2 * outputs], z.max(axis=0))
+    np.testing.assert_allclose(got[2 * outputs + 1], e.sum(axis=0), rtol=20 * eps)

@@ -49,11 +49,6 @@ def backward(place, x, g, y, a, w, numbers, saved, out, stride, n, batch, total)
     )  # fmt: skip
 
 
-@kernel
-def softmax(x, z, g, top, total, stride, n, inverse):
-    epilogues.softmax_rows(x, z, g, top, total, stride, n, inverse)
-
-
 def forward_places(dtype, inner, outer, weighted=False):
     statistics = epilogues.row_kernel("statistics", dtype, CODES[inner], weighted=weighted)
     return np.array([statistics, epilogues.row_kernel("normalize", dtype, CODES[outer])])
@@ -234,21 +229,6 @@ def test_panel_statistics_say_when_float32_cannot_hold_the_squares(dtype):
             forward(places, x, 0, 0, size * width, numbers, saved, variance, stride, width, dtype(width), 1.0)
         )
     assert got == [1, 1, 0, 0]
-
-
-@pytest.mark.parametrize("outputs", [1, 2, 5])
-def test_softmax_rows(dtype, outputs):
-    width = tile(dtype).width
-    z = np.random.default_rng(0).normal(0, 3, (outputs, width)).astype(dtype)
-    flat = np.concatenate([z, np.zeros((outputs + 2, width), dtype)]).reshape(-1)
-    g, top, total = (k * width for k in (outputs, 2 * outputs, 2 * outputs + 1))
-    softmax(flat, 0, g, top, total, width, outputs, dtype(0.25))
-    got = flat.reshape(-1, width)
-    e = np.exp(z.astype(float) - z.max(axis=0))
-    eps = np.finfo(dtype).eps
-    np.testing.assert_allclose(got[outputs : 2 * outputs], 0.25 * e / e.sum(axis=0), rtol=20 * eps, atol=eps)
-    np.testing.assert_array_equal(got[2 * outputs], z.max(axis=0))
-    np.testing.assert_allclose(got[2 * outputs + 1], e.sum(axis=0), rtol=20 * eps)
 
 
 @pytest.mark.parametrize("name", CODES)

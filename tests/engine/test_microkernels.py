@@ -22,23 +22,17 @@ def product(place, a, i, b, j, out, o, length, stride, add):
 
 @kernel
 def update(place, a, b, weight, velocity, square, numbers, length, stride):
-    microkernels.tile_update(place, a, 0, b, 0, weight, velocity, square, 0, 0, numbers, 0, length, stride)
+    microkernels.tile_update(place, a, 0, b, 0, weight, 0, velocity, 0, square, 0, numbers, 0, length, stride)
 
 
 @kernel
 def update_vector(place, vector, velocity, square, gradient, numbers):
-    microkernels.vector_update(place, vector, velocity, square, 0, 0, gradient, 0, numbers, 0)
+    microkernels.vector_update(place, vector, 0, velocity, 0, square, 0, gradient, 0, numbers, 0)
 
 
 @kernel
 def square(source, i, source_stride, target, j, target_stride):
     microkernels.transpose(source, i, source_stride, target, j, target_stride)
-
-
-@kernel
-def copy(source, target):
-    for i in range(len(target)):
-        microkernels.put(target, i, microkernels.get(source, i))
 
 
 @kernel
@@ -79,7 +73,7 @@ def test_empty_aligned(dtype):
 
 
 @pytest.mark.parametrize("add", [0, 1])
-def test_tile_along(dtype, rng, add):
+def test_packed_product(dtype, rng, add):
     _, rows, width, _ = microkernels.tile(dtype)
     for length in (1, 2, 3, 4, 5, 8, 11):
         left, right = rng.normal(size=(2, length, width)).astype(dtype)
@@ -87,7 +81,7 @@ def test_tile_along(dtype, rng, add):
         for r in range(0, width, rows):
             out = before.copy()
             product(
-                microkernels.micro_kernel("along", dtype), left.reshape(-1), r, right.reshape(-1), 0,
+                microkernels.micro_kernel("packed", dtype), left.reshape(-1), r, right.reshape(-1), 0,
                 out.reshape(-1), r * width, length, 0, add,
             )  # fmt: skip
             expected = before.copy()
@@ -97,7 +91,7 @@ def test_tile_along(dtype, rng, add):
 
 
 @pytest.mark.parametrize("add", [0, 1])
-def test_tile_across(dtype, rng, add):
+def test_strided_product(dtype, rng, add):
     _, rows, width, _ = microkernels.tile(dtype)
     pad = 3 * rows  # rows of one block
     for length in (1, 3, 4, width - 1, width, width + 1, 2 * width + 5):
@@ -112,7 +106,7 @@ def test_tile_across(dtype, rng, add):
             before = rng.normal(size=(rows, width)).astype(dtype)
             out = before.copy()
             product(
-                microkernels.micro_kernel("across", dtype), flat, r * width, right.reshape(-1), 0,
+                microkernels.micro_kernel("strided", dtype), flat, r * width, right.reshape(-1), 0,
                 out.reshape(-1), 0, length, pad * width, add,
             )  # fmt: skip
             expected = add * before + matrix[r : r + rows].astype(float) @ right
@@ -180,35 +174,6 @@ def test_transpose(dtype, rng):
     expected = np.zeros_like(target)
     expected[:, 1 : rows + 1] = source[:, 2 : rows + 2].T
     np.testing.assert_array_equal(target, expected)
-
-
-def test_get_and_put(dtype, rng):
-    source = rng.normal(size=9).astype(dtype)
-    target = np.zeros(9, dtype)
-    copy(source, target)
-    np.testing.assert_array_equal(target, source)
-
-
-@kernel
-def peek_all(address, a, b, c, d, e, f, g, h, i, j):
-    a[0] = microkernels.peek(address, 1, np.uint8)
-    b[0] = microkernels.peek(address, 1, np.float32)
-    c[0] = microkernels.peek(address, 1, np.float64)
-    d[0] = microkernels.peek(address, 1, np.int8)
-    e[0] = microkernels.peek(address, 1, np.int16)
-    f[0] = microkernels.peek(address, 1, np.uint16)
-    g[0] = microkernels.peek(address, 1, np.int32)
-    h[0] = microkernels.peek(address, 1, np.uint32)
-    i[0] = microkernels.peek(address, 1, np.int64)
-    j[0] = microkernels.peek(address, 1, np.uint64)
-
-
-def test_peek_reads_every_element_type_at_any_address():
-    memory = np.frombuffer(bytes(range(0x77, 0x97)), np.uint8).copy()
-    got = [np.zeros(1, dtype) for dtype in microkernels.PEEK_DTYPES]
-    peek_all(memory.ctypes.data, *got)
-    for dtype, value in zip(microkernels.PEEK_DTYPES, got, strict=True):
-        np.testing.assert_array_equal(value, memory[1 : 1 + dtype.itemsize].view(dtype))
 
 
 # ----------------------------------------------------------------------------------------------

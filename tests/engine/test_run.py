@@ -4,8 +4,8 @@ import pytest
 from numba import config
 
 from nbnorm import FNN, SGD, Standardizer, get_num_threads, set_num_threads
-from nbnorm.engine.gather import Data
-from nbnorm.engine.microkernels import PEEK_DTYPES, tile
+from nbnorm.engine.gather import PEEK_DTYPES, Data
+from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Layout, permutation
 
 

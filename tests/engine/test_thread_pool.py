@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from numba import config
 
+from nbnorm.compile.atomics import atomic_add, atomic_load, pause
 from nbnorm.compile.kernels import kernel
-from nbnorm.engine.thread_pool import Team, atomic_add, atomic_load, barrier, claim, new_sync, pause
+from nbnorm.engine.thread_pool import ThreadPool, barrier, new_sync, next_chunk
 
 compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted teams have one thread")
 
@@ -30,10 +31,10 @@ def relay(tid, threads, sync, turns, log):
 @pytest.mark.parametrize("threads", [2, 3, 4])
 def test_barrier(threads):
     turns, log = 300, np.zeros(1 + threads, np.int64)
-    with Team(threads) as team:
+    with ThreadPool(threads) as pool:
         for repeat in range(1, 4):
             log[:] = 0
-            team.run(relay, (new_sync(threads), turns, log), nothing, nothing)
+            pool.run(relay, (new_sync(threads), turns, log), nothing, nothing)
             sums = np.cumsum(np.arange(turns))
             assert log.tolist() == [sums[-1]] + [sums.sum()] * threads, repeat
 
@@ -50,7 +51,7 @@ def take_all(tid, threads, sync, turns, totals, count):
     for turn in range(turns):
         for queue in range(turn % 2, 3):
             while True:
-                first, last = claim(sync, queue, tid, threads, totals[queue])
+                first, last = next_chunk(sync, queue, tid, threads, totals[queue])
                 if first == last:
                     break
                 for item in range(first, last):
@@ -59,15 +60,15 @@ def take_all(tid, threads, sync, turns, totals, count):
 
 
 @pytest.mark.parametrize("threads", [1, *[pytest.param(n, marks=compiled) for n in (2, 3, 4)]])
-def test_claim_gives_every_item_to_one_thread_once(threads):
+def test_next_chunk_gives_every_item_to_one_thread_once(threads):
     turns, totals = 400, np.array([1, 13, 100])
     count = np.zeros((3, 100), np.int64)
     arguments = new_sync(threads), turns, totals, count
     if threads == 1:
         take_all(0, 1, *arguments)
     else:
-        with Team(threads) as team:
-            team.run(take_all, arguments, nothing, nothing)
+        with ThreadPool(threads) as pool:
+            pool.run(take_all, arguments, nothing, nothing)
     expected = np.arange(100) < totals[:, None]
     np.testing.assert_array_equal(count, expected * np.array([[turns // 2], [turns], [turns]]))
 
@@ -78,7 +79,7 @@ def take_beside_one_that_waits(tid, threads, sync, total, owner, signals):
     while tid == 1 and atomic_load(signals, 0) == 0:
         pause()
     while True:
-        first, last = claim(sync, 0, tid, threads, total)
+        first, last = next_chunk(sync, 0, tid, threads, total)
         if first == last:
             break
         owner[first:last] = tid
@@ -92,8 +93,8 @@ def take_beside_one_that_waits(tid, threads, sync, total, owner, signals):
 def test_a_thread_that_has_finished_helps_one_that_has_not():
     total = 64
     owner, signals = np.full(total, -1), np.zeros(2, np.int64)
-    with Team(2) as team:
-        team.run(take_beside_one_that_waits, (new_sync(2), total, owner, signals), nothing, nothing)
+    with ThreadPool(2) as pool:
+        pool.run(take_beside_one_that_waits, (new_sync(2), total, owner, signals), nothing, nothing)
     first, second = owner[: total // 2], owner[total // 2 :]
     assert (second == 1).all()
     assert set(first) == {0, 1}
@@ -101,24 +102,24 @@ def test_a_thread_that_has_finished_helps_one_that_has_not():
 
 def test_run_calls_every_thread_once():
     seen = []
-    with Team(3) as team:
+    with ThreadPool(3) as pool:
         for _ in range(2):
-            team.run(lambda number, size, text: seen.append((number, size, text)), ("a",), nothing, nothing)
+            pool.run(lambda number, size, text: seen.append((number, size, text)), ("a",), nothing, nothing)
     assert sorted(seen) == sorted([(i, 3, "a") for i in range(3)] * 2)
 
 
 def test_team_ends_its_threads():
     before = threading.active_count()
-    with Team(2) as team:
-        team.run(lambda number, size: None, (), nothing, nothing)
+    with ThreadPool(2) as pool:
+        pool.run(lambda number, size: None, (), nothing, nothing)
         assert threading.active_count() == before + 2
     assert threading.active_count() == before
 
 
 def test_run_polls_while_the_threads_work():
     polls = []
-    with Team(2) as team:
-        team.run(lambda number, size: time.sleep(0.35), (), lambda: polls.append(1), nothing)
+    with ThreadPool(2) as pool:
+        pool.run(lambda number, size: time.sleep(0.35), (), lambda: polls.append(1), nothing)
     assert polls
 
 
@@ -127,11 +128,11 @@ def test_run_raises_what_a_thread_raises_and_stays_usable():
         if number == 1:
             raise ZeroDivisionError("in a thread")
 
-    with Team(2) as team:
+    with ThreadPool(2) as pool:
         with pytest.raises(ZeroDivisionError, match="in a thread"):
-            team.run(fail, (), nothing, nothing)
+            pool.run(fail, (), nothing, nothing)
         seen = []
-        team.run(lambda number, size: seen.append(number), (), nothing, nothing)
+        pool.run(lambda number, size: seen.append(number), (), nothing, nothing)
         assert sorted(seen) == [0, 1]
 
 
@@ -145,9 +146,9 @@ def test_run_stops_the_threads_when_poll_raises():
     def poll():
         raise KeyboardInterrupt
 
-    with Team(2) as team:
+    with ThreadPool(2) as pool:
         with pytest.raises(KeyboardInterrupt):
-            team.run(work, (), poll, stop.set)
+            pool.run(work, (), poll, stop.set)
         assert sorted(ended) == [0, 1]  # it came back with nobody at work
 
 
@@ -163,10 +164,10 @@ def test_run_interrupted_at_its_beginning(place):
     outcome = []
 
     def call():
-        with Team(2) as team:
-            team._finished = Interrupted()
+        with ThreadPool(2) as pool:
+            pool._finished = Interrupted()
             try:
-                team.run(lambda number, size: None, (), nothing, nothing)
+                pool.run(lambda number, size: None, (), nothing, nothing)
             except KeyboardInterrupt:
                 outcome.append("interrupted")
 
