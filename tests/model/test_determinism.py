@@ -35,8 +35,8 @@ from test_determinism import CASES, digest
 
 engines.POOL_WORK = 0
 sizes = set()
-run = training.Team.run
-training.Team.run = lambda self, *args: (sizes.add(len(self._threads)), run(self, *args))[1]
+run = training.ThreadPool.run
+training.ThreadPool.run = lambda self, *args: (sizes.add(len(self._threads)), run(self, *args))[1]
 results = {}
 for threads in (1, 2, 3, 4):
     nbnorm.set_num_threads(threads)
