@@ -55,6 +55,7 @@ UPWARDS = {
 }
 CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {
+    "data.streams",
     "engine.steps",
     "estimators.base",
     "statistics.moments",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from nbnorm import _check, _files
+from nbnorm.data import csv_files
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 # Columns of a page.
@@ -99,6 +100,12 @@ def is_npz(path: str) -> bool:
     return Path(path).suffix.lower() == ".npz"
 
 
+def name_of(path: str) -> str:
+    """Return the name of data without folder and endings, for the files that belong to it."""
+    name = Path(path).name
+    return Path(name[:-3] if csv_files.is_compressed(name) else name).stem
+
+
 def fail(message: str, status: int) -> int:
     """Print an error in one line and return the exit status."""
     label = styled("nbnorm: error:", _RED, sys.stderr)
@@ -148,6 +155,67 @@ def real(**bounds: float) -> Callable[[str], float]:
         return _checked(lambda: _check.number("the value", value, **bounds))
 
     return convert
+
+
+def add_columns(parser: argparse.ArgumentParser, *, categories: bool = True) -> None:
+    """Add what says which columns of a file are read, and how a CSV file is written."""
+    group = parser.add_argument_group("columns", "Options with COLUMN may be repeated.")
+    for option, dest, what in (
+        ("--only", "only", "of the file read this column only"),
+        ("--except", "without", "of the file leave this column out"),
+    ):
+        group.add_argument(option, dest=dest, metavar="COLUMN", action="append", default=[], help=what)
+    if categories:
+        group.add_argument(
+            "--category",
+            dest="categories",
+            metavar="COLUMN",
+            action="append",
+            default=[],
+            help="take the numbers of this column for names, as of postal codes",
+        )
+    add_csv(parser)
+
+
+def add_csv(parser: argparse.ArgumentParser) -> None:
+    """Add what says how a CSV file is written."""
+    group = parser.add_argument_group("CSV files", "What is not said is guessed, and the guess printed.")
+    group.add_argument("--delimiter", metavar="C", type=_delimiter, help="between fields; tab is one")
+    group.add_argument("--decimal", metavar="C", choices=(".", ","), help="decimal sign, a point or a comma")
+    group.add_argument("--encoding", metavar="NAME", help="such as cp1252 (default: UTF-8)")
+    group.add_argument("--comment", metavar="C", help="pass over lines that begin with it")
+    header = group.add_mutually_exclusive_group()
+    header.add_argument(
+        "--header", action="store_true", default=None, help="the first line names the columns, by numbers too"
+    )
+    header.add_argument(
+        "--no-header",
+        dest="header",
+        action="store_false",
+        help="the first line holds data; columns are called x0, x1, ...",
+    )
+
+
+def _delimiter(text: str) -> str:
+    return {"tab": "\t", "\\t": "\t", "space": " "}.get(text, text)
+
+
+def csv_options(args: argparse.Namespace) -> csv_files.Options:
+    """Return what the command line says of how a CSV file is written."""
+    return csv_files.Options(args.delimiter, args.decimal, args.encoding, args.comment, args.header)
+
+
+def given_columns(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line says of a file's columns, as `read_table` takes it."""
+    return {"only": args.only, "without": args.without, "options": csv_options(args)}
+
+
+def refuse_columns(args: argparse.Namespace, what: str) -> None:
+    """Refuse all options about columns and CSV files."""
+    for name, option in (("only", "--only"), ("without", "--except"), ("categories", "--category")):
+        if getattr(args, name, None):
+            raise ValueError(f"{option} does not apply to {what}")
+    refuse_options(args, what, "delimiter", "decimal", "encoding", "comment", "header")
 
 
 def add_command(

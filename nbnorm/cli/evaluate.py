@@ -19,15 +19,17 @@ def run(args: argparse.Namespace) -> int:
         if any(same_file(args.plot, path) for path in (args.model, args.file)):
             raise ValueError(f"--plot {args.plot} would overwrite what is read")
         plots.check_format(args.plot)
-    table, what = trained.samples(args, net, notes)
-    with trained.explained(net, table):
-        found = trained.assess(net, notes, table, args.threshold)
+    samples = trained.samples(args, net, notes)
+    with trained.explained(net, notes, samples):
+        found = trained.assess(net, notes, samples, args.threshold)
     if found is None:
         target = args.target or notes.target
         name = "" if target is None else f" {target!r}"
         raise ValueError(f"{args.file} has no target{name} to compare with: see nbnorm predict")
+    for note in samples.notes:
+        say(note)
     headline = answers.headline(found.scores)
-    say(f"Evaluated {what}: {headline}")
+    say(f"Evaluated {samples.what}: {headline}")
     if found.missing:
         say(f"{plural(found.missing, 'sample')} without a target left out")
     for line in answers.lines(found.scores):

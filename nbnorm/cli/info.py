@@ -23,9 +23,11 @@ _TEST = ("test_accuracy", "test_r2", "test_rmse")
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    net, _ = trained.load(args.model)
+    net, notes = trained.load(args.model)
     size = os.path.getsize(args.model)
     parts = {"network": _network(net), **_notes(net.metadata)}
+    if columns := notes.inputs.described():
+        parts["data"]["columns"] = columns
     args.result.update({"model": args.model, "bytes": size, **parts})
     say(f"{args.model}: {size:,} bytes")
     for title, part in parts.items():
@@ -73,7 +75,7 @@ def _notes(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "training": {key: value for key, value in known.items() if key not in ("sizes", "parameters")},
         "test": {key.removeprefix("test_"): metadata[key] for key in _TEST if metadata.get(key) is not None},
     }
-    apart = {*_DATA, *_TEST, "training"}
+    apart = {*_DATA, *_TEST, "training", "inputs", "class_counts", "target_mean"}
     return {**groups, "other notes": {key: value for key, value in metadata.items() if key not in apart}}
 
 

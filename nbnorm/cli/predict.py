@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from nbnorm import _files
 from nbnorm.cli import answers, trained
-from nbnorm.cli.common import add_command, integer, output, plural, same_file, say
+from nbnorm.cli.common import add_command, integer, output, plural, same_file, say, wrapped
 from nbnorm.data import tables
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ def run(args: argparse.Namespace) -> int:
             if same_file(args.out, path):
                 raise ValueError(f"--out {args.out} would overwrite {option}")
         _files.check_writable(args.out)
-    table, what = trained.samples(args, net, notes)
-    with trained.explained(net, table):
-        columns = _columns(args, net, notes, table.X)
-        found = trained.assess(net, notes, table, args.threshold)
+    samples = trained.samples(args, net, notes)
+    with trained.explained(net, notes, samples):
+        columns = _columns(args, net, notes, samples.X)
+        found = trained.assess(net, notes, samples, args.threshold)
+    for note in samples.notes:
+        print("\n".join(wrapped(note)), file=sys.stderr)
     if args.out is not None:
         with _files.replace(args.out, "w", newline="") as file:
             tables.write_csv(file, columns)
@@ -43,12 +46,12 @@ def run(args: argparse.Namespace) -> int:
     if found is not None:
         count = plural(found.missing, "sample")
         left_out = f"; {count} without a target left out" if found.missing else ""
-        say(f"Predicted {what}: {answers.headline(found.scores)}{left_out}")
+        say(f"Predicted {samples.what}: {answers.headline(found.scores)}{left_out}")
     if args.out is not None:
         say(f"Predictions: {args.out}")
     args.result.update(
         {
-            "samples": len(table.X),
+            "samples": len(samples.X),
             "scores": None if found is None else found.scores,
             "missing_targets": None if found is None else found.missing,
             "out": args.out,

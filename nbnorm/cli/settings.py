@@ -91,7 +91,7 @@ class Data:
     defaults: Defaults | None  # None for a table, where they depend on its size
     classes: tuple[Any, ...] | None
     metadata: dict[str, Any]
-    note: str = ""
+    notes: tuple[str, ...] = ()
     validation: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
 
     @property

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from nbnorm.cli.common import add_command, integer, same_file, say
+from nbnorm.cli.common import add_command, add_csv, csv_options, integer, same_file, say
 
 
 def run(args: argparse.Namespace) -> int:
@@ -32,6 +32,9 @@ def run(args: argparse.Namespace) -> int:
         save_stats=None if known else args.stats,
         inverse=args.inverse,
         keep=args.keep,
+        only=args.only,
+        missing=args.missing,
+        options=csv_options(args),
         progress=False if args.quiet else None,
     )
     where = "its own statistics" if args.stats is None else f"the statistics in {args.stats}"
@@ -74,12 +77,17 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--inverse", action="store_true", help="undo it; needs --stats")
     parser.add_argument(
-        "--except",
-        dest="keep",
-        metavar="COLUMN",
-        action="append",
-        default=[],
-        help="copy this column of a CSV or Parquet file unchanged, without statistics; may be repeated",
+        "--missing",
+        choices=("keep", "refuse"),
+        default="keep",
+        help="whether gaps stay gaps, or are refused (default: keep)",
     )
+    columns = parser.add_argument_group("columns", "Options with COLUMN may be repeated.")
+    for option, dest, what in (
+        ("--except", "keep", "copy this column unchanged, without statistics"),
+        ("--only", "only", "standardize this column and copy all others but those named in the same way"),
+    ):
+        columns.add_argument(option, dest=dest, metavar="COLUMN", action="append", default=[], help=what)
+    add_csv(parser)
     parser.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

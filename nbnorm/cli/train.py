@@ -15,23 +15,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nbnorm import __version__, _files, plots
 from nbnorm.cli import answers, trained
 from nbnorm.cli.common import (
     FAILED,
+    add_columns,
     add_command,
     fail,
     finite,
+    given_columns,
     integer,
     is_npz,
+    name_of,
     plural,
     real,
+    refuse_columns,
     refuse_options,
     same_file,
     say,
 )
+from nbnorm.cli.inputs import Inputs
 from nbnorm.cli.settings import (
     DIGITS,
     LEAST_STEPS,
@@ -65,19 +69,11 @@ if TYPE_CHECKING:
 _MOST_LINES = 60
 
 
-def _split(X: npt.NDArray[Any], target: tables.Target, args: argparse.Namespace) -> tuple[Any, ...]:
-    test_size = TEST_SIZE if args.test_size is None else args.test_size
-    seed = SPLIT_SEED if args.split_seed is None else args.split_seed
-    parts = datasets.train_test_split(
-        X, target.y, test_size=test_size, seed=seed, stratify=target.task == "classification"
-    )
-    return parts, {"test_size": test_size, "split_seed": seed}
-
-
 def _load(args: argparse.Namespace) -> Data:
     """Return the data that the command line names, split into training and held-out samples."""
     if args.data == "mnist":
         refuse_options(args, "mnist", "target", "task", "test_size", "split_seed")
+        refuse_columns(args, "mnist")
         (X_train, y_train), (X_test, y_test) = datasets.load_mnist(args.data_dir, progress=say)
         classes = tuple(range(10))
         metadata: dict[str, Any] = {"data": "mnist", "task": "classification", "classes": list(classes)}
@@ -85,48 +81,84 @@ def _load(args: argparse.Namespace) -> Data:
     refuse_options(args, args.data, "data_dir")
     if args.data == "digits":
         refuse_options(args, "digits", "target", "task")
+        refuse_columns(args, "digits")
         X, y = datasets.load_digits()
+        table = tables.Table("digits", X, None, "y", y)
         target = tables.Target("classification", y, tuple(range(10)))
         metadata = {"data": "digits"}
         defaults: Defaults | None = DIGITS
-        note = ""
+        name, note = "digits", ""
     else:
-        if is_npz(args.data):
-            refuse_options(args, args.data, "target")
-        table = tables.read_table(args.data, target=args.target)
-        target = table.encode(args.task or "auto")
-        if target.classes is None:
-            y = target.y.reshape(len(target.y), -1)
-            tables.refuse_range(table.path, [str(table.target)] * y.shape[1], y)
-        X = table.X
+        table, target = _read(args)
         metadata = {
             "data": Path(args.data).name,
             "features": None if table.features is None else list(table.features),
             "target": table.target,
         }
         defaults = None
-        note = f"Target: {table.target}, {target.task}"
+        name, note = name_of(args.data), f"Target: {table.target}, {target.task}"
         if args.target is None and table.features is not None:
             note += " (the last column; --target names another)"
-    if target.classes is not None and len(target.classes) < 2:
-        raise ValueError(f"{args.data} must have at least two classes, got only {target.classes[0]!r}")
-    if target.classes is not None and 2 * np.count_nonzero(np.bincount(target.y) == 1) > len(target.y):
-        raise ValueError(
-            f"{args.data} must have several samples of a class: most are the only one of theirs, with "
-            f"{len(target.classes):,} classes in all; is {metadata.get('target')!r} the target?"
-        )
-    (X_train, X_test, y_train, y_test), split = _split(X, target, args)
+    _check_classes(args, table, target)
+    share = TEST_SIZE if args.test_size is None else args.test_size
+    seed = SPLIT_SEED if args.split_seed is None else args.split_seed
+    stratify = target.task == "classification"
+    train, test = datasets.split_rows(target.y, test_size=share, seed=seed, stratify=stratify)
+    inputs = Inputs.fit(table, train)
+    X = inputs.transform(table)
     metadata.update(
-        task=target.task, classes=None if target.classes is None else list(target.classes), **split
+        task=target.task,
+        classes=None if target.classes is None else list(target.classes),
+        inputs=inputs.to_dict(),
+        test_size=share,
+        split_seed=seed,
     )
-    if target.task == "regression":
-        for option, given in (("balanced", args.balanced), ("label-smoothing", args.label_smoothing)):
-            if given:
-                raise ValueError(f"--{option} needs classes, and this target is numeric")
-    elif args.loss is not None:
-        raise ValueError("--loss needs a numeric target, and this one has classes: see --label-smoothing")
-    name = args.data if args.data == "digits" else Path(args.data).stem
-    return Data(name, X_train, y_train, X_test, y_test, target.task, defaults, target.classes, metadata, note)
+    columns = inputs.described()
+    return Data(
+        name,
+        X[train],
+        target.y[train],
+        X[test],
+        target.y[test],
+        target.task,
+        defaults,
+        target.classes,
+        metadata,
+        tuple(line for line in (*table.notes, note, columns and f"Columns: {columns}") if line),
+    )
+
+
+def _read(args: argparse.Namespace) -> tuple[tables.Table, tables.Target]:
+    """Return a table and its target, ready for training."""
+    if is_npz(args.data):
+        refuse_options(args, args.data, "target")
+        refuse_columns(args, args.data)
+    table = tables.read_table(
+        args.data, target=args.target, categories=args.categories, **given_columns(args)
+    )
+    target = table.encode(args.task or "auto")
+    if target.classes is None:
+        y = target.y.reshape(len(target.y), -1)
+        tables.refuse_range(table.path, [str(table.target)] * y.shape[1], y)
+    return table, target
+
+
+def _check_classes(args: argparse.Namespace, table: tables.Table, target: tables.Target) -> None:
+    """Refuse a target that cannot be learned, and options that are not for it."""
+    if target.classes is not None:
+        if len(target.classes) < 2:
+            raise ValueError(f"{args.data} must have at least two classes, got only {target.classes[0]!r}")
+        if 2 * np.count_nonzero(np.bincount(target.y) == 1) > len(target.y):
+            raise ValueError(
+                f"{args.data} must have several samples of a class: most are the only one of theirs, with "
+                f"{len(target.classes):,} classes in all; is {table.target!r} the target?"
+            )
+        if args.loss is not None:
+            raise ValueError("--loss needs a numeric target, and this one has classes: see --label-smoothing")
+        return
+    for option, given in (("balanced", args.balanced), ("label-smoothing", args.label_smoothing)):
+        if given:
+            raise ValueError(f"--{option} needs classes, and this target is numeric")
 
 
 def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
@@ -185,8 +217,8 @@ def _describe_data(data: Data) -> None:
     rows = f"{len(data.X_train):,} training{aside} and {len(data.X_test):,} held-out samples"
     kinds = "" if data.classes is None else f", {plural(len(data.classes), 'class')}"
     say(f"Data: {data.name}, {rows}, {plural(data.X_train.shape[1], 'feature')}{kinds}")
-    if data.note:
-        say(data.note)
+    for note in data.notes:
+        say(note)
 
 
 def _describe(args: argparse.Namespace, net: FNN) -> None:
@@ -246,7 +278,7 @@ def run(args: argparse.Namespace) -> int:
     from nbnorm.model.history import DivergenceError
 
     compiled = compile_seconds()
-    name = args.data if args.data in ("digits", "mnist") else Path(args.data).stem
+    name = name_of(args.data)
     files = _outputs(args, name)
     data = _with_validation(args, _load(args))
     _describe_data(data)
@@ -398,19 +430,20 @@ def _write_results(
 
 
 _MORE = """\
-A CSV file has a header line with column names, numbers in every feature column, and
-text or numbers in the target column. An NPZ file has arrays X and y. A target of text,
-or of whole numbers with at most 20 different labels, is classification; any other is
-regression; --task says which. Labels stay as they are written: 7, 07 and 7.0 differ.
-A fifth of the samples is held out, the same ones in every run, to test the network.
+A file of columns (.csv, .tsv, .txt, also with .gz behind it; .parquet, .feather,
+.arrow) holds numbers, text, true and false, or dates, with or without gaps. An NPZ
+file has arrays X and y. A target of text, or of whole numbers with at most 20
+different labels, is classification; any other is regression; --task says which.
+Labels stay as they are written: 7, 07 and 7.0 differ. A fifth of the samples is held
+out, the same ones in every run, to test the network.
 
 A table of up to 5,000 training samples trains a network or a linear model, whichever
-cross-validation favours; name --hidden to have it your way. A training that diverges
-begins again at a tenth of the learning rate, three times at most.
+cross-validation favours; name --hidden to have it your way. A training that
+diverges begins again at a tenth of the learning rate, three times at most.
 
 Ctrl-C and SIGTERM end the training early and keep the epochs done so far. With
---checkpoint the same command goes on where it was stopped, even by a power cut, to the
-same bits.
+--checkpoint the same command goes on where it was stopped, even by a power cut, to
+the same bits.
 
 examples:
   nbnorm train                                   the bundled digits
@@ -434,11 +467,11 @@ def add(commands: Any) -> None:
         nargs="?",
         default="digits",
         metavar="DATA",
-        help="digits (bundled, the default), mnist, or a file that ends in .csv or .npz",
+        help="digits (bundled, the default), mnist, or a CSV, Parquet, Arrow or NPZ file",
     )
     data = train.add_argument_group("data")
     data.add_argument("--data-dir", metavar="DIR", help="where the four MNIST files lie, gzipped or not")
-    data.add_argument("--target", metavar="COLUMN", help="target column of a CSV file (default: the last)")
+    data.add_argument("--target", metavar="COLUMN", help="target column (default: the last)")
     data.add_argument("--task", choices=tables.TASKS[1:], help="what the target is (default: see below)")
     data.add_argument(
         "--test-size", metavar="X", type=real(above=0, below=1), help="share held out (default: 0.2)"
@@ -446,6 +479,7 @@ def add(commands: Any) -> None:
     data.add_argument(
         "--split-seed", metavar="N", type=integer(0), help="which samples are held out (default: 0)"
     )
+    add_columns(train)
     network = train.add_argument_group("network")
     network.add_argument(
         "--hidden",

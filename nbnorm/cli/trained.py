@@ -6,14 +6,15 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm.cli import answers
-from nbnorm.cli.common import is_npz, plural, real, refuse_options
+from nbnorm.cli.common import add_columns, given_columns, is_npz, plural, real, refuse_columns, refuse_options
+from nbnorm.cli.inputs import Inputs
 from nbnorm.data import datasets, tables
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Notes:
     target: str | None
     test_size: float
     split_seed: int
+    inputs: Inputs
     class_counts: list[int] | None = None  # of the training samples
     target_mean: list[float] | None = None  # of the training samples
 
@@ -58,6 +60,14 @@ def read_notes(path: str, net: FNN) -> Notes:
     def text(value: Any) -> bool:
         return isinstance(value, str)
 
+    try:
+        inputs = Inputs.from_dict(got.get("inputs"))
+    except ValueError as error:
+        raise ValueError(f"{path}: inputs in the model's metadata is malformed: {error}") from None
+    encoder = inputs.encoder
+    width = n_in if encoder is None else encoder.n_features_in_
+    if encoder is not None and encoder.n_features_out_ != n_in:
+        raise ValueError(f"{path}: inputs in the model's metadata is malformed: it has another width")
     # Several sigmoid outputs are yes/no answers of their own, not classes.
     classifies = net.output == "softmax" or (net.output == "sigmoid" and n_out == 1)
     n_classes = max(n_out, 2)
@@ -66,7 +76,8 @@ def read_notes(path: str, net: FNN) -> Notes:
         classes=entry("classes", listed((str, int), n_classes), list(range(n_classes)))
         if classifies
         else None,
-        features=entry("features", listed((str,), n_in), None),
+        features=entry("features", listed((str,), width), None),
+        inputs=inputs,
         target=entry("target", text, None),
         test_size=entry("test_size", lambda v: isinstance(v, float) and 0 < v < 1, TEST_SIZE),
         split_seed=entry("split_seed", lambda v: type(v) is int and v >= 0, SPLIT_SEED),
@@ -105,8 +116,9 @@ class Assessment:
     points: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None  # truth and prediction of regression
 
 
-def assess(net: FNN, notes: Notes, table: tables.Table, threshold: float | None = None) -> Assessment | None:
+def assess(net: FNN, notes: Notes, samples: Samples, threshold: float | None = None) -> Assessment | None:
     """Return what a network is worth on a table, None where no sample has a target."""
+    table = samples.table
     if table.values is None:
         return None
     if notes.classes is not None:
@@ -114,7 +126,7 @@ def assess(net: FNN, notes: Notes, table: tables.Table, threshold: float | None 
         there = truth >= 0
         if not there.any():
             return None
-        probability, truth = probabilities(net, table.X[there]), truth[there]
+        probability, truth = probabilities(net, samples.X[there]), truth[there]
         decision = decide(probability, notes.classes, threshold)
         scores = answers.of_classes(
             probability, decision, truth, notes.classes, counts=notes.class_counts, unseen=unseen
@@ -127,7 +139,7 @@ def assess(net: FNN, notes: Notes, table: tables.Table, threshold: float | None 
     there = np.asarray(np.isfinite(columns).all(axis=1))
     if not there.any():
         return None
-    got, values = net.predict(table.X[there]), values[there]
+    got, values = net.predict(samples.X[there]), values[there]
     scores = answers.of_values(got, values, mean=notes.target_mean)
     return Assessment(scores, int(np.count_nonzero(~there)), (values, got))
 
@@ -140,19 +152,56 @@ def load(path: str) -> tuple[FNN, Notes]:
     return net, read_notes(path, net)
 
 
-def samples(args: argparse.Namespace, net: FNN, notes: Notes) -> tuple[tables.Table, str]:
-    """Return the samples to predict and how to call them."""
+@dataclass(frozen=True)
+class Samples:
+    """Samples for a network.
+
+    Attributes
+    ----------
+    table : Table
+        As they were read.
+    X : ndarray
+        As the network takes them.
+    what : str
+        How to call them.
+    notes : tuple of str
+        What was guessed, and which gaps were filled.
+    """
+
+    table: tables.Table
+    X: npt.NDArray[Any]
+    what: str
+    notes: tuple[str, ...]
+
+
+def samples(args: argparse.Namespace, net: FNN, notes: Notes) -> Samples:
+    """Return the samples that the command line names."""
     table, what = _samples(args, notes)
-    if table.X.shape[1] != net.sizes[0]:
-        width = plural(table.X.shape[1], "feature")
-        raise ValueError(f"{args.file} has {width}, and {args.model} was trained on {net.sizes[0]}")
-    return table, what
+    width = 1 if isinstance(table.data, dict) else table.data.shape[1]
+    expected = net.sizes[0] if notes.inputs.encoder is None else notes.inputs.encoder.n_features_in_
+    if not isinstance(table.data, dict) and width != expected:
+        raise ValueError(
+            f"{args.file} has {plural(width, 'feature')}, and {args.model} was trained on {expected}"
+        )
+    X, said = notes.inputs.transform(table), list(table.notes)
+    gaps = np.isnan(X) if X.dtype.kind == "f" else np.zeros((1, 1), bool)
+    if gaps.any():
+        row, column = (int(k) for k in np.argwhere(gaps)[0])
+        if net.standardizer is None:
+            raise ValueError(f"{table.place(row, column)}: missing value, and the model knows no mean for it")
+        X = np.where(gaps, net.standardizer.mean_, X)
+        said.append(
+            f"{plural(int(gaps.any(axis=1).sum()), 'sample')} with gaps where training had none, which are "
+            f"taken as the mean; the first is {table.place(row, column)}"
+        )
+    return Samples(table, X, what, tuple(said))
 
 
 def _samples(args: argparse.Namespace, notes: Notes) -> tuple[tables.Table, str]:
     """Return the samples that the command line names, and how to call them."""
     if args.file in ("digits", "mnist") or is_npz(args.file):
         refuse_options(args, args.file, "target")
+        refuse_columns(args, args.file)
     if args.file == "mnist":
         _, (X, y) = datasets.load_mnist(args.data_dir, progress=lambda line: print(line, file=sys.stderr))
         return tables.Table("mnist", X, None, "y", y), "the 10,000 test images of mnist"
@@ -167,38 +216,49 @@ def _samples(args: argparse.Namespace, notes: Notes) -> tuple[tables.Table, str]
     # A column that is asked for has to be there; the one of the training may be missing.
     named = args.target is not None
     target = args.target if named else notes.target
-    table = tables.read_table(args.file, target=target, features=notes.features, need_target=named)
-    return table, f"{plural(len(table.X), 'sample')} of {args.file}"
+    kinds = notes.inputs.kinds()
+    table = tables.read_table(
+        args.file,
+        target=target,
+        features=notes.features,
+        need_target=named,
+        categories=[name for name, kind in kinds.items() if kind == "category"],
+        kinds=kinds or (None if notes.features is None else dict.fromkeys(notes.features, "number")),
+        **given_columns(args),
+    )
+    return table, f"{plural(len(table), 'sample')} of {args.file}"
 
 
 @contextlib.contextmanager
-def explained(net: FNN, table: tables.Table) -> Iterator[None]:
+def explained(net: FNN, notes: Notes, samples: Samples) -> Iterator[None]:
     """Say which value lies farthest from the training data where a network refuses its input."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{error}; {_farthest(net, table)}") from None
+        X = samples.X.astype(np.float64)
+        if net.standardizer is not None:
+            X = (X - net.standardizer.mean_) / net.standardizer.scale_
+        row, column = (int(i) for i in np.unravel_index(np.argmax(np.abs(X)), X.shape))
+        named = replace(samples.table, features=_names(notes, samples.table))
+        place = named.place(row, column)
+        far = f"the value farthest from the training data is {samples.X[row, column]:g} in {place}"
+        raise ValueError(f"{error}; {far}") from None
 
 
-def _farthest(net: FNN, table: tables.Table) -> str:
-    """Return which value lies farthest from the training data."""
-    X = table.X.astype(np.float64)
-    if net.standardizer is not None:
-        X = (X - net.standardizer.mean_) / net.standardizer.scale_
-    row, column = (int(i) for i in np.unravel_index(np.argmax(np.abs(X)), X.shape))
-    return (
-        f"the value farthest from the training data is {table.X[row, column]:g} in {table.place(row, column)}"
-    )
+def _names(notes: Notes, table: tables.Table) -> tuple[str, ...] | None:
+    names = notes.inputs.names(table.features)
+    return None if names is None else tuple(names)
 
 
 def add_samples(parser: argparse.ArgumentParser) -> None:
     """Add what names a model and samples for it."""
     parser.add_argument("model", metavar="MODEL", help="a file that nbnorm train has saved")
-    parser.add_argument("file", metavar="FILE", help="digits, mnist, or a file that ends in .csv or .npz")
+    parser.add_argument("file", metavar="FILE", help="digits, mnist, or a CSV, Parquet, Arrow or NPZ file")
     parser.add_argument(
         "--target", metavar="COLUMN", help="target column (default: as in training, if it is there)"
     )
     parser.add_argument("--data-dir", metavar="DIR", help="where the four MNIST files lie")
+    add_columns(parser, categories=False)
 
 
 def add_threshold(parser: argparse.ArgumentParser) -> None:

@@ -7,28 +7,88 @@ found here.  `Reader` hands out numbers in arrays and other columns as text; `li
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import functools
+import gzip
 import io
 import math
 import os
+import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _files
+from nbnorm import _check, _files
 
 DELIMITERS = ",;\t"
+# Rows below the header from which the decimal sign is guessed.
+_LOOKED_AT = 100
+_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+# What pandas calls a column without a name.
+_UNNAMED = re.compile(r"Unnamed: \d+")
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
 # About how many bytes a number takes as text.
 _NUMBER_BYTES = 64
 # What a field may not hold bare, and what a column's name may not.
 _MARKS, _NAME_MARKS = ',"\r\n', ',;\t"\r\n\ufeff'
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a CSV file is written, where that is known; what is None is guessed.
+
+    Parameters
+    ----------
+    delimiter : str, optional
+        One character between fields.
+    decimal : {".", ","}, optional
+        The decimal sign.
+    encoding : str, optional
+        By default UTF-8, or UTF-16 where the file begins with its mark.
+    comment : str, optional
+        Lines that begin with it are passed over; by default there are none.
+    header : bool, optional
+        Whether the first line names the columns.
+
+    Raises
+    ------
+    ValueError
+        If an option is not what is described.
+
+    Examples
+    --------
+    >>> Options(delimiter=";", decimal=",").delimiter
+    ';'
+    """
+
+    delimiter: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    comment: str | None = None
+    header: bool | None = None
+
+    def __post_init__(self) -> None:
+        _check.choice("decimal", self.decimal, (".", ",", None))
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"delimiter must be one character and no quote, got {self.delimiter!r}")
+        if self.delimiter is not None and self.delimiter == (self.decimal or "."):
+            raise ValueError(f"delimiter and decimal sign must differ, got {self.delimiter!r} for both")
+        if self.comment is not None and (not self.comment or '"' in self.comment):
+            raise ValueError(f"comment must be text without a quote, got {self.comment!r}")
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except LookupError:
+                raise ValueError(f"encoding must be one that Python knows, got {self.encoding!r}") from None
 
 
 class Quoted(str):
@@ -47,6 +107,11 @@ def plain(field: str) -> str:
     return str(field) if type(field) is Quoted else field.strip()
 
 
+def is_missing(text: str) -> bool:
+    """Return whether a field stands for a number that is not there."""
+    return text.strip().lower() in _MISSING
+
+
 def number(text: str) -> float | None:
     """Return a field as a number, NaN when it is missing, None when it is neither.
 
@@ -54,7 +119,7 @@ def number(text: str) -> float | None:
     """
     if "_" in text or not text.isascii():
         return None
-    if text.strip().lower() in _MISSING:
+    if is_missing(text):
         return math.nan
     try:
         return float(text)
@@ -83,7 +148,9 @@ def place(name: str, line: int, column: str) -> str:
     return f"{name}, line {line}, column {shown(column)}"
 
 
-def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(
+    lines: Iterable[str], delimiter: str, comment: str | None = None
+) -> Iterator[tuple[int, list[str]]]:
     """Yield the fields of each record and the line on which it begins; blank lines are none.
 
     A quote counts where a field begins.  Every line is looked at once, whatever it is part of.
@@ -92,6 +159,8 @@ def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[s
     current = 0
     for line in source:
         current += 1
+        if comment is not None and line.startswith(comment):
+            continue
         if '"' not in line:
             text = line.rstrip("\r\n")
             if text.strip(" "):
@@ -151,42 +220,76 @@ class Rows(NamedTuple):
 
 
 class Reader:
-    """A CSV file that can be read through any number of times.
+    """A CSV file, compressed where its name ends in ``.gz``, that can be read through any number of times.
 
     Parameters
     ----------
     path : str or path
+    options : Options, optional
+        What is known of how the file is written.
 
     Attributes
     ----------
     name : str
         The file, for messages.
     columns : list of str
+        The name of an index is empty.
     places : dict of str to int
         Where each column stands.
+    index : int or None
+        Place of a first column without a name, or called ``Unnamed: 0``: the index of a frame of pandas.
+    comma : bool
+        Whether the decimal sign is a comma.
+    notes : list of str
+        What was guessed, for the user, where it is not what most files have.
 
     Raises
     ------
     ValueError
-        If the file has no proper header line.
+        If the file is empty, or its columns have no proper names.
     OSError
         If it cannot be opened.
     """
 
-    def __init__(self, path: _files.PathLike) -> None:
+    def __init__(self, path: _files.PathLike, options: Options | None = None) -> None:
+        given = options or Options()
         self._path = path
         self.name = os.fspath(path)
-        self._delimiter = self._find_delimiter()
-        header = next(self._records(self._delimiter), (0, []))[1]
-        # Some programs end every line with a delimiter.
-        self._trailing = len(header) > 1 and _ends_empty(header)
-        self.columns = [plain(field) for field in (header[:-1] if self._trailing else header)]
-        if not header:
+        self.notes: list[str] = []
+        self._comment = given.comment
+        self._encoding = given.encoding or self._find_encoding()
+        self._delimiter = given.delimiter or self._find_delimiter()
+        self.comma = (given.decimal or self._find_decimal()) == ","
+        first = next(self._records(), (0, []))[1]
+        if not first:
             raise ValueError(f"{self.name} has no header line with column names")
-        if not any(type(field) is Quoted for field in header) and _are_numbers(self.columns):
-            raise ValueError(f"{self.name} must begin with a header line of column names, got numbers")
+        # Some programs end every line with a delimiter.
+        self._trailing = len(first) > 1 and _ends_empty(first)
+        fields = first[:-1] if self._trailing else first
+        self._header = self._has_header(fields) if given.header is None else given.header
+        self.columns = [plain(field) for field in fields]
+        if not self._header:
+            self.columns = [f"x{at}" for at in range(len(fields))]
+        self.index = None
+        if self._header and len(fields) > 1 and (not fields[0] or _UNNAMED.fullmatch(self.columns[0])):
+            self.index = 0
+            self.notes.append("The first column has no name: it is an index")
         check_names(self.name, self.columns)
         self.places = {column: at for at, column in enumerate(self.columns)}
+
+    def _has_header(self, fields: list[str]) -> bool:
+        """Return whether the first line names the columns: numbers do if they count them, from 0 on."""
+        columns = [plain(field) for field in fields]
+        if any(type(field) is Quoted for field in fields) or not _are_numbers(columns):
+            return True
+        counted = columns if columns[0] else columns[1:]
+        if counted == [str(at) for at in range(len(counted))]:
+            self.notes.append("The first line counts the columns: it is the header (or --no-header)")
+            return True
+        self.notes.append(
+            f"The first line holds numbers: the columns are x0 to x{len(columns) - 1} (or --header)"
+        )
+        return False
 
     def place_of(self, wanted: str, role: str) -> int:
         """Return where a column stands; `role` is what the error calls it."""
@@ -195,7 +298,9 @@ class Reader:
             raise ValueError(f"{self.name} has no {role} {wanted!r}; it has {listed}")
         return self.places[wanted]
 
-    def rows(self, numeric: Sequence[int], text: Sequence[int], size: int) -> Iterator[Rows]:
+    def rows(
+        self, numeric: Sequence[int], text: Sequence[int], size: int, *, gaps: bool = False
+    ) -> Iterator[Rows]:
         """Yield the file in parts.
 
         Parameters
@@ -204,6 +309,8 @@ class Reader:
             Places of the columns that are wanted as finite numbers and as text.
         size : int
             Bytes in which a part ends.
+        gaps : bool
+            Whether numbers may be missing, and are NaN then.
 
         Yields
         ------
@@ -216,13 +323,14 @@ class Reader:
             the column are named.
         """
         width = len(self.columns)
-        pick = _picker(numeric)
+        pick, numbers = _picker(numeric), functools.partial(self._numbers, gaps=gaps)
         fields: list[str] = []
         texts: list[list[str]] = [[] for _ in text]
         lines: list[int] = []
         used = 0
-        records = self._records(self._delimiter)
-        next(records, None)  # the header line
+        records = self._records()
+        if self._header:
+            next(records, None)
         for line, record in records:
             more = self._trailing and len(record) == width + 1 and _ends_empty(record)
             if len(record) != width and not more:
@@ -234,40 +342,95 @@ class Reader:
                 column.append(record[at])
                 used += _NUMBER_BYTES + len(record[at])
             if used >= size:
-                yield Rows(self._numbers(fields, numeric, lines), texts, lines)
+                yield Rows(numbers(fields, numeric, lines), texts, lines)
                 fields, texts, lines, used = [], [[] for _ in text], [], 0
         if lines:
-            yield Rows(self._numbers(fields, numeric, lines), texts, lines)
+            yield Rows(numbers(fields, numeric, lines), texts, lines)
 
     def _numbers(
-        self, fields: list[str], numeric: Sequence[int], lines: list[int]
+        self, fields: list[str], numeric: Sequence[int], lines: list[int], *, gaps: bool
     ) -> npt.NDArray[np.float64]:
         """Return fields, row after row, as finite numbers."""
+        texts = fields
+        if self.comma:
+            fields = [self.point(text) for text in texts]
         together = "".join(fields)
         if together.isascii() and "_" not in together:
             with contextlib.suppress(ValueError):
                 got = np.fromiter(map(float, fields), np.float64, len(fields))
                 if np.isfinite(got).all():
                     return got.reshape(len(lines), len(numeric))
-        at, value = next(
-            (at, v) for at, v in enumerate(map(number, fields)) if v is None or not math.isfinite(v)
+        found = [number(text) for text in fields]
+        wrong = (
+            (at, v)
+            for at, v in enumerate(found)
+            if v is None or not (math.isfinite(v) or (gaps and math.isnan(v)))
         )
+        at, value = next(wrong, (-1, 0.0))
+        if at < 0:
+            return np.array(found, np.float64).reshape(len(lines), len(numeric))
         row, column = divmod(at, len(numeric))
         where = place(self.name, lines[row], self.columns[numeric[column]])
         if value is None:
-            raise ValueError(f"{where}: expected a number, got {shown(fields[at])}")
+            raise ValueError(f"{where}: expected a number, got {shown(texts[at])}")
         raise ValueError(
             f"{where}: " + ("missing value" if math.isnan(value) else f"must be finite, got {value}")
         )
 
-    def _records(self, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    def point(self, text: str) -> str:
+        """Return a field with a decimal point, if it is a number; a point is none where commas are."""
+        if not self.comma:
+            return text
+        return text.replace(",", ".") if "." not in text else "_" + text
+
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yield the line and the fields of each row below the header."""
+        records = self._records()
+        if self._header:
+            next(records, None)
+        yield from records
+
+    def _records(self, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
         with _files.reading(self._path, "a CSV file") as raw:
-            yield from _records(_decoded(raw), delimiter)
+            content = _unpacked(self._path, raw)
+            yield from _records(
+                _decoded(content, self._encoding), delimiter or self._delimiter, self._comment
+            )
+
+    def _find_encoding(self) -> str:
+        with _files.reading(self._path, "a CSV file") as raw:
+            begin = _unpacked(self._path, raw).read(2)
+        if begin in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            self.notes.append("The file begins with the mark of UTF-16 (or --encoding)")
+            return "utf-16"
+        return "utf-8-sig"
+
+    def _find_decimal(self) -> str:
+        """Return the decimal sign: a comma only where no comma divides fields and no number has a point."""
+        if self._delimiter == ",":
+            return "."
+        points = commas = False
+        with contextlib.suppress(ValueError):  # the reader says what is wrong
+            for _, record in islice(self._records(), 1 + _LOOKED_AT):
+                fields = [field.strip() for field in record]
+                points |= any(map(_POINT.fullmatch, fields))
+                commas |= any(map(_COMMA.fullmatch, fields))
+        if points or not commas:
+            return "."
+        self.notes.append("Numbers are written with decimal commas (or --decimal .)")
+        return ","
 
     def _find_delimiter(self) -> str:
         """Return the first that parts the header and the row below it into equally many fields."""
-        if Path(self._path).suffix.lower() == ".tsv":
+        if suffix(self._path) == ".tsv":
             return "\t"
+        delimiter = self._guess_delimiter()
+        if delimiter != ",":
+            name = {"\t": "Tabs", ";": "Semicolons"}[delimiter]
+            self.notes.append(f"{name} stand between the fields (or --delimiter)")
+        return delimiter
+
+    def _guess_delimiter(self) -> str:
         splitting = []
         for delimiter in DELIMITERS:
             widths = []
@@ -282,21 +445,71 @@ class Reader:
         return splitting[0] if splitting else ","
 
 
-def _decoded(raw: IO[bytes]) -> Iterator[str]:
+def suffix(path: _files.PathLike) -> str:
+    """Return the ending that says what a file is, in lower case; ``.gz`` behind it does not count."""
+    name = os.fspath(path).lower()
+    return Path(name.removesuffix(".gz") if is_compressed(path) else name).suffix
+
+
+def is_compressed(path: _files.PathLike) -> bool:
+    """Return whether a file's name says that it is compressed."""
+    return os.fspath(path).lower().endswith(".gz")
+
+
+def _unpacked(path: _files.PathLike, raw: IO[bytes]) -> IO[bytes]:
+    """Return the content of a file, unpacked where its name ends in ``.gz``."""
+    if not is_compressed(path):
+        return raw
+    limit = max(_files.MOST_UNPACKED, _files.MOST_EXPANSION * os.fstat(raw.fileno()).st_size)
+    return io.BufferedReader(_Unpacked(raw, limit))
+
+
+class _Unpacked(io.RawIOBase):
+    """The content of a compressed file, which ends with an error when there is far too much of it."""
+
+    def __init__(self, raw: IO[bytes], limit: int) -> None:
+        self._file = gzip.GzipFile(fileobj=raw)
+        self._rest = limit
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        self._rest -= len(content)
+        if self._rest < 0:
+            raise _files.MalformedError(
+                f"it unpacks to more than {_files.MOST_UNPACKED >> 20} MiB and "
+                f"{_files.MOST_EXPANSION} times its size: unpack it first if it is right"
+            )
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def _decoded(raw: IO[bytes], encoding: str) -> Iterator[str]:
     """Yield the lines of a file, which end with any of the three line breaks."""
-    with io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as text:
+    with io.TextIOWrapper(raw, encoding=encoding, newline="") as text:
         try:
             for number, line in enumerate(text, 1):
                 if "\0" in line:
                     raise _files.MalformedError(
-                        f"line {number} has a NUL byte: it may be UTF-16, save it as UTF-8"
+                        f"line {number} has a NUL byte: it may be UTF-16 (--encoding utf-16)"
                     )
                 yield line
-        except UnicodeDecodeError:
+        except UnicodeDecodeError as error:
+            if encoding != "utf-8-sig":
+                raise _files.MalformedError(f"{error.reason}", what=f"{encoding} text") from None
             # The decoder works on blocks, so only a second look tells where it is.
             raw.seek(0)
             where = next(filter(None, (_undecodable(content, at) for at, content in enumerate(raw, 1))))
-            raise _files.MalformedError(f"{where}; save it as UTF-8", what="UTF-8 text") from None
+            advice = "save it as UTF-8, or name its encoding, as --encoding cp1252"
+            raise _files.MalformedError(f"{where}; {advice}", what="UTF-8 text") from None
 
 
 def _undecodable(content: bytes, line: int) -> str | None:
@@ -325,11 +538,11 @@ def _are_numbers(columns: list[str]) -> bool:
     return got is not None and bool(np.isfinite(got).any())
 
 
-def check_names(name: str, columns: Iterable[str]) -> None:
-    """Refuse columns without a name, or of the same name."""
+def check_names(name: str, columns: Sequence[str]) -> None:
+    """Refuse columns without a name, but for a first one before others, or of the same name."""
     seen = set()
     for at, column in enumerate(columns):
-        if not column:
+        if not column and (at > 0 or len(columns) == 1):
             raise ValueError(f"{name}: column {at + 1} has no name in the header line")
         if column in seen:
             raise ValueError(f"{name}: two columns are named {shown(column)}")
@@ -370,7 +583,7 @@ def header(name: str, columns: Sequence[str]) -> str:
     numeric = _are_numbers(list(columns))
     return line(
         Quoted(column)
-        if numeric or column != column.strip() or any(mark in column for mark in _NAME_MARKS)
+        if (numeric and column) or column != column.strip() or any(mark in column for mark in _NAME_MARKS)
         else column
         for column in columns
     )

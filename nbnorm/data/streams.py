@@ -9,7 +9,7 @@ import math
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm.compile.kernels import kernel
-from nbnorm.data import csv_files, tables
+from nbnorm.data import arrow_files, csv_files, tables
 from nbnorm.statistics.moments import (
     COUNT,
     COUNT_ERROR,
@@ -400,8 +400,10 @@ class _Source:
 
     names: list[str] | None = None
     rows: int | None = None
+    index: Collection[str] = ()  # columns that are kept without being named
 
-    def __init__(self, path: _files.PathLike) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+        self.gaps = gaps  # whether numbers may be missing
         self.path = path
         self.name = os.fspath(path)
         self.kept: list[int] = []  # places of the columns that are not standardized, ascending
@@ -409,7 +411,7 @@ class _Source:
 
     def keep(self, names: Sequence[str]) -> None:
         """Leave columns out of the rows of the chunks; called once, before they are read."""
-        apart, counts = set(names), Counter(self.names)
+        apart, counts = {*names, *self.index}, Counter(self.names)
         for name in names:
             if self.names is None:
                 raise ValueError(f"keep names the column {name!r}, and {self.name} has no column names")
@@ -441,8 +443,11 @@ class _Source:
         return pa.field(self.names[at], pa.string())  # type: ignore[index]
 
     def _refuse_missing(self, rows: Array, before: int) -> None:
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            row, column = (int(i) for i in np.argwhere(~np.isfinite(rows))[0])
+        good = np.isfinite(rows) if rows.dtype.kind == "f" else np.ones(1, bool)
+        if self.gaps:
+            good |= np.isnan(rows)
+        if not good.all():
+            row, column = (int(i) for i in np.argwhere(~good)[0])
             where = repr(self.features[column]) if self.features else str(column)
             raise ValueError(
                 f"{self.name}: row {before + row}, column {where} must be finite, got {rows[row, column]}"
@@ -450,21 +455,24 @@ class _Source:
 
 
 class _CsvSource(_Source):
-    def __init__(self, path: _files.PathLike) -> None:
-        super().__init__(path)
-        self._reader = csv_files.Reader(path)
+    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+        super().__init__(path, options, gaps)
+        self._reader = csv_files.Reader(path, options)
         self.names = self._reader.columns
+        if self._reader.index is not None:
+            self.index = (self.names[self._reader.index],)
+        self.notes = self._reader.notes
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         apart = set(self.kept)
         chosen = [at for at in range(len(self._reader.columns)) if at not in apart]
-        for part in self._reader.rows(chosen, self.kept if with_kept else [], CHUNK):
+        for part in self._reader.rows(chosen, self.kept if with_kept else [], CHUNK, gaps=self.gaps):
             yield _Chunk(part.numbers, part.texts)
 
 
 class _NpySource(_Source):
-    def __init__(self, path: _files.PathLike) -> None:
-        super().__init__(path)
+    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+        super().__init__(path, options, gaps)
         with _files.reading(path, "an array file") as file:
             layout = _files.read_layout(file, "the array", os.fstat(file.fileno()).st_size)
             start = file.tell()
@@ -484,8 +492,8 @@ class _NpySource(_Source):
 class _NpzSource(_Source):
     """The array ``X`` of an NPZ file, read through without unpacking it whole."""
 
-    def __init__(self, path: _files.PathLike) -> None:
-        super().__init__(path)
+    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+        super().__init__(path, options, gaps)
         with _files.open_npz(path) as archive:
             members = archive.namelist()
             self.member = "X.npy" if "X.npy" in members or len(members) != 1 else members[0]
@@ -534,18 +542,19 @@ def _check_layout(name: str, layout: _files.Layout) -> None:
 
 
 class _ParquetSource(_Source):
-    def __init__(self, path: _files.PathLike) -> None:
-        super().__init__(path)
+    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+        super().__init__(path, options, gaps)
         pa = _arrow()
         with _files.reading(path, "a Parquet file"), pa.parquet.ParquetFile(path) as file:
             self._schema = file.schema_arrow
             self.rows = file.metadata.num_rows
             self._row_bytes = _row_bytes(file.metadata)
         self.names = list(self._schema.names)
+        self.index = arrow_files.index_of(self._schema)
 
     def _read(self, columns: list[str] | None) -> Iterator[Any]:
         step = _rows(max(1, len(self._schema)))
-        if self.kept:
+        if self.kept and self._row_bytes:
             step = min(step, max(1, CHUNK // self._row_bytes))
         pa = _arrow()
         with _files.reading(self.path, "a Parquet file"), pa.parquet.ParquetFile(self.path) as file:
@@ -567,6 +576,20 @@ class _ParquetSource(_Source):
         return self._schema.field(at)
 
 
+class _ArrowSource(_ParquetSource):
+    """A file of Arrow record batches, as Feather is."""
+
+    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+        _Source.__init__(self, path, options, gaps)
+        self._file = arrow_files.ArrowFile(path)
+        self._schema = self._file.schema
+        self.names = list(self._schema.names)
+        self.index = arrow_files.index_of(self._schema)
+
+    def _read(self, columns: list[str] | None) -> Iterator[Any]:
+        return self._file.batches(columns)
+
+
 def _row_bytes(metadata: Any) -> int:
     """Return about how many bytes a row of a Parquet file takes, at least 1."""
     groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
@@ -577,13 +600,16 @@ def _row_bytes(metadata: Any) -> int:
     return most
 
 
-_SOURCES: dict[str, Callable[[_files.PathLike], _Source]] = {
+_SOURCES: dict[str, Callable[[_files.PathLike, csv_files.Options | None, bool], _Source]] = {
     ".csv": _CsvSource,
     ".tsv": _CsvSource,
     ".txt": _CsvSource,
     ".npy": _NpySource,
     ".npz": _NpzSource,
     ".parquet": _ParquetSource,
+    ".feather": _ArrowSource,
+    ".arrow": _ArrowSource,
+    ".ipc": _ArrowSource,
 }
 
 
@@ -607,8 +633,12 @@ def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
     for rows, kept in parts:
         texts = dict(zip(source.kept, kept, strict=True))
         numbers = iter(rows.T.tolist())
+        # a line with nothing on it would be none
+        gap = "" if len(names) > 1 else "NaN"
         fields = [
-            map(csv_files.field, _texts(name, texts[at])) if at in texts else map(repr, next(numbers))
+            map(csv_files.field, _texts(name, texts[at]))
+            if at in texts
+            else (repr(value) if value == value else gap for value in next(numbers))
             for at, name in enumerate(names)
         ]
         file.write("".join(",".join(row) + "\n" for row in zip(*fields, strict=True)))
@@ -664,18 +694,28 @@ def _arrow_texts(column: Any) -> Any:
 
 
 def _write_parquet(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+    _write_batches(source, parts, lambda schema: _arrow().parquet.ParquetWriter(file, schema))
+
+
+def _write_arrow(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+    _write_batches(source, parts, lambda schema: _arrow().ipc.new_file(file, schema))
+
+
+def _write_batches(source: _Source, parts: Iterator[_Chunk], open_writer: Callable[[Any], Any]) -> None:
     pa = _arrow()
     first, parts = _peeked(parts, source)
     names = source.names or [f"x{j}" for j in range(first.shape[1])]
     apart, dtype = set(source.kept), pa.from_numpy_dtype(first.dtype)
     fields = [source.arrow_field(at) if at in apart else pa.field(n, dtype) for at, n in enumerate(names)]
     schema = pa.schema(fields)
-    with pa.parquet.ParquetWriter(file, schema) as writer:
+    with open_writer(schema) as writer:
         for rows, kept in parts:
             beside = dict(zip(source.kept, kept, strict=True))
             numbers = iter(rows.T)
             columns = [
-                _arrow_texts(beside[at]) if at in beside else pa.array(np.ascontiguousarray(next(numbers)))
+                _arrow_texts(beside[at])
+                if at in beside
+                else pa.array(np.ascontiguousarray(next(numbers)), from_pandas=True)  # NaN becomes null
                 for at in range(len(names))
             ]
             writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -686,12 +726,15 @@ _WRITERS: dict[str, tuple[str, Callable[[Any, _Source, Iterator[_Chunk]], None]]
     ".npy": ("wb", _write_npy),
     ".npz": ("wb", _write_npz),
     ".parquet": ("wb", _write_parquet),
+    ".feather": ("wb", _write_arrow),
+    ".arrow": ("wb", _write_arrow),
+    ".ipc": ("wb", _write_arrow),
 }
 
 
 def _kind(role: str, path: _files.PathLike, known: Iterable[str]) -> str:
-    suffix = Path(path).suffix.lower()
-    if suffix not in known:
+    suffix = csv_files.suffix(path) if role == "source" else Path(path).suffix.lower()
+    if suffix not in known or (csv_files.is_compressed(path) and suffix not in (".csv", ".tsv", ".txt")):
         raise ValueError(f"{role} must end in one of {', '.join(known)}, got {os.fspath(path)!r}")
     return suffix
 
@@ -726,6 +769,8 @@ def _applied(source: _Source, parts: Iterator[_Chunk], apply: Callable[[Array], 
     for rows, kept in parts:
         result = apply(rows)
         good = np.isfinite(result)
+        if not good.all() and source.gaps:
+            good |= np.isnan(rows)
         if not good.all():
             row, column = (int(i) for i in np.argwhere(~good)[0])
             where = repr(source.features[column]) if source.features else str(column)
@@ -782,6 +827,9 @@ def standardize_file(
     save_stats: _files.PathLike | None = None,
     inverse: bool = False,
     keep: Iterable[str] = (),
+    only: Iterable[str] = (),
+    missing: Literal["keep", "refuse"] = "keep",
+    options: csv_files.Options | None = None,
     progress: bool | None = None,
 ) -> Moments:
     r"""Standardize a file of any length into another one, in bounded memory.
@@ -791,10 +839,11 @@ def standardize_file(
     Parameters
     ----------
     source : str or path
-        A CSV file (``.csv``, ``.tsv``, ``.txt``) with a header line, NPY, NPZ (its array ``X``; other
-        arrays are copied) or Parquet file.
+        A CSV file (``.csv``, ``.tsv``, ``.txt``, each also with ``.gz`` behind it), NPY, NPZ (its array
+        ``X``; other arrays are copied), Parquet or Arrow file (``.feather``, ``.arrow``, ``.ipc``).
     destination : str or path
-        A ``.csv``, ``.npy``, ``.npz`` or ``.parquet`` file; replaced whole at the end or left as it was.
+        A ``.csv``, ``.npy``, ``.npz``, ``.parquet``, ``.feather``, ``.arrow`` or ``.ipc`` file; replaced
+        whole at the end or left as it was.
     stats : str, path or Moments, optional
         Statistics to use instead of the source's own.
     save_stats : str or path, optional
@@ -804,7 +853,14 @@ def standardize_file(
     keep : iterable of str, default: ()
         Names of columns to copy unchanged, each in its place, and to leave out of the statistics: text, a
         target, any type of Parquet.  Source and destination must be CSV or Parquet.  The text of a CSV file
-        stays as it is; from Parquet to CSV a null becomes an empty field.
+        stays as it is; from Parquet to CSV a null becomes an empty field.  The index of a frame of pandas
+        is always copied.
+    only : iterable of str, default: ()
+        Names of the columns to standardize; all others are copied as by `keep`.
+    missing : {"keep", "refuse"}, default: "keep"
+        Whether a missing value stays one and has no part in the statistics, or is refused.
+    options : nbnorm.data.csv_files.Options, optional
+        How a CSV file is written; what is not said is guessed.
     progress : bool, optional
         Show progress bars (with tqdm); by default on a terminal.
 
@@ -847,16 +903,22 @@ def standardize_file(
     -1.0,3
     1.0,5
     """
-    if isinstance(keep, str):
-        raise TypeError(f"keep must be column names in a list or tuple, got {keep!r}")
-    names = list(keep)
-    given = _SOURCES[_kind("source", source, _SOURCES)](source)
+    for argument, columns in (("keep", keep), ("only", only)):
+        if isinstance(columns, str):
+            raise TypeError(f"{argument} must be column names in a list or tuple, got {columns!r}")
+    _check.choice("missing", missing, ("keep", "refuse"))
+    names, chosen = list(keep), list(only)
+    given = _SOURCES[_kind("source", source, _SOURCES)](source, options, missing == "keep")
+    if chosen:
+        given.keep(chosen)  # refuses columns that are not there
+        names += [name for name in given.names or () if name not in chosen]
     suffix = _kind("destination", destination, _WRITERS)
     mode, write = _WRITERS[suffix]
     given.keep(names)
-    if names and suffix not in (".csv", ".parquet"):
+    kept = [given.names[at] for at in given.kept] if given.names else names
+    if kept and suffix in (".npy", ".npz"):
         raise ValueError(
-            f"destination must end in .csv or .parquet to keep the column {names[0]!r}, "
+            f"destination must end in .csv, .parquet or .feather to keep the column {kept[0]!r}, "
             f"got {os.fspath(destination)!r}"
         )
     if inverse and stats is None:
@@ -867,16 +929,17 @@ def standardize_file(
         if path is not None:
             _files.check_writable(path)  # before a long source is read
     if stats is None:
-        moments = Moments()
+        moments = Moments(nan="omit" if missing == "keep" else "propagate")
         moments.feature_names = given.features
+        rows = 0
         for part in _counted(given.chunks(with_kept=False), "reading", given.rows, progress):
             _add(moments, given.name, part.rows)
+            rows += len(part.rows)
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
         labels = given.features or [str(j) for j in range(moments.n_features)]
         tables.refuse_range(given.name, labels, np.array([moments.min, moments.max]))
-        if given.rows is None:
-            given.rows = int(moments.count)
+        given.rows = rows
     else:
         moments = stats if isinstance(stats, Moments) else read_statistics(stats)
         expected = moments.feature_names

@@ -1,27 +1,28 @@
-"""Tables of samples in CSV and NPZ files, for the command line.
+"""Tables of samples in CSV, Parquet, Arrow and NPZ files, for the command line.
 
-A CSV file has a header line with the names of its columns, and numbers in every feature column; `docs/cli.md`
-states its rules.  An NPZ file has an array ``X`` of samples and, unless there is nothing to compare with, an
-array ``y`` of targets.
+A column holds numbers, text, booleans or dates, and gaps in them; `docs/cli.md` states the rules of CSV.  An
+NPZ file has an array ``X`` of samples and, unless there is nothing to compare with, one ``y`` of targets.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import itertools
 import math
 import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
-from nbnorm.data import csv_files
+from nbnorm.data import arrow_files, csv_files
 
 # A numeric target is taken for classes when it has no more distinct values than this, all whole.
 MOST_CLASSES = 20
@@ -61,24 +62,40 @@ class Table:
     Attributes
     ----------
     path : str
-    X : ndarray, shape (n_samples, n_features)
-        float64 from CSV; from NPZ as stored.
+    data : ndarray, shape (n_samples, n_features), or dict of str to ndarray
+        One array where all columns hold numbers: float64 from CSV, from NPZ as stored.  Otherwise the columns
+        by name: numbers, booleans, dates as datetime64, text as objects with None for gaps.
     features : tuple of str or None
-        Names of the columns of `X`; None from NPZ.
+        Names of the columns of `data`; None from NPZ.
     target : str or None
         Name of the target column; ``"y"`` from NPZ; None when the file has none.
     values : list of str, ndarray or None
         The target as it stands in the file.
     lines : sequence of int
-        Line in the file of each sample; empty from NPZ.
+        Line in the file of each sample; empty but from CSV.
+    notes : tuple of str
+        What was guessed when the file was read.
     """
 
     path: str
-    X: npt.NDArray[Any]
+    data: npt.NDArray[Any] | dict[str, npt.NDArray[Any]]
     features: tuple[str, ...] | None
     target: str | None
     values: list[str] | npt.NDArray[Any] | None
     lines: Sequence[int] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def X(self) -> npt.NDArray[Any]:
+        """Samples as an array of numbers; a `ValueError` names the first column of something else."""
+        if not isinstance(self.data, dict):
+            return self.data
+        column = next(name for name, values in self.data.items() if values.dtype.kind not in "fiub")
+        raise ValueError(f"{self.path}: column {csv_files.shown(column)} holds no numbers")
+
+    def __len__(self) -> int:
+        first = next(iter(self.data.values())) if isinstance(self.data, dict) else self.data
+        return len(first)
 
     def encode(self, task: str = "auto") -> Target:
         """Return the target ready for training.
@@ -216,9 +233,13 @@ class Table:
         """
         if self.features is None:
             return f"{self.path}: X[{row}, {column}]"
+        if not self.lines:
+            return f"{self.path}, row {row}, column {csv_files.shown(self.features[column])}"
         return csv_files.place(self.path, self.lines[row], self.features[column])
 
     def _place(self, row: int) -> str:
+        if not self.lines:
+            return f"{self.path}, row {row}, column {csv_files.shown(str(self.target))}"
         return csv_files.place(self.path, self.lines[row], str(self.target))
 
 
@@ -253,7 +274,7 @@ def refuse_range(name: str, columns: Sequence[str], X: npt.NDArray[Any]) -> None
     if X.dtype.kind != "f":
         return
     # as Python's floats, because float32 cannot be compared with what it cannot hold
-    for column, largest in zip(columns, np.maximum(X.max(axis=0), -X.min(axis=0)).tolist(), strict=True):
+    for column, largest in zip(columns, np.fmax.reduce(np.abs(X), axis=0).tolist(), strict=True):
         if largest > LARGEST or 0 < largest < 1 / LARGEST:
             unit = "larger" if largest > 1 else "smaller"
             raise ValueError(
@@ -276,21 +297,36 @@ def read_table(
     target: str | None = None,
     features: Sequence[str] | None = None,
     need_target: bool = True,
+    only: Sequence[str] = (),
+    without: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    kinds: Mapping[str, str] | None = None,
+    options: csv_files.Options | None = None,
 ) -> Table:
-    r"""Read samples and their target from a CSV or NPZ file.
+    r"""Read samples and their target from a CSV, Parquet, Arrow or NPZ file.
 
     Parameters
     ----------
     path : str or path
-        A file that ends in ``.csv``, ``.tsv``, ``.txt`` or ``.npz``.
+        A file that ends in ``.csv``, ``.tsv`` or ``.txt``, each also with ``.gz`` behind it, in ``.parquet``,
+        ``.feather``, ``.arrow``, ``.ipc`` or ``.npz``.
     target : str, optional
-        Name of the target column of a CSV file, by default the last one.
+        Name of the target column, by default the last one.
     features : sequence of str, optional
-        Names of the feature columns of a CSV file, in the order in which they are wanted; others
-        are not read.  By default all columns but the target, in the file's order.
+        Names of the feature columns, in the order in which they are wanted; others are not read.  By default
+        all columns but the target and an index, in the file's order.
     need_target : bool
         Whether the target must be there.  Without it, and without `target`, every column is a
         feature.
+    only, without : sequence of str
+        Names of columns to which the file is restricted, and of some that it is taken not to have.
+    categories : sequence of str
+        Names of columns whose numbers are names, as postal codes are: they are read as text.
+    kinds : mapping of str to str, optional
+        What columns hold, where that is known: "number", "boolean", "date" or "category"; by default a CSV
+        file is looked at.
+    options : nbnorm.data.csv_files.Options, optional
+        How a CSV file is written.
 
     Returns
     -------
@@ -299,8 +335,10 @@ def read_table(
     Raises
     ------
     ValueError
-        If the file is not such a table; a value that is missing or no number is named by line and
-        column, and so is a column with values above 1e145.
+        If the file is not such a table; a value that is not of its column's kind is named by line and column,
+        and so is a column with values above 1e145.
+    ImportError
+        If the file needs pyarrow and that is not installed.
     OSError
         If the file cannot be read.
 
@@ -313,48 +351,283 @@ def read_table(
     >>> table = read_table(path)
     >>> table.features, table.X.shape, table.encode().classes
     (('length', 'width'), (2, 2), ('setosa', 'virginica'))
+    >>> read_table(path, target="width").data["kind"]
+    array(['setosa', 'virginica'], dtype=object)
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".npz":
+    ending = csv_files.suffix(path)
+    if ending == ".npz":
+        for name, given in (("only", only), ("without", without), ("categories", categories)):
+            if given:
+                raise ValueError(f"{name} names {given[0]!r}, and {os.fspath(path)} has no column names")
         return _read_npz(path, need_target)
-    if suffix in (".csv", ".tsv", ".txt"):
-        return _read_csv(path, target, features, need_target)
-    raise ValueError(f"{os.fspath(path)} must be a table that ends in .csv or .npz")
+    if ending in _CSV:
+        reader = csv_files.Reader(path, options)
+        index = () if reader.index is None else (reader.columns[reader.index],)
+        chosen = _choose(
+            reader.name,
+            reader.columns,
+            index,
+            target,
+            features,
+            need_target,
+            only,
+            without,
+            categories,
+        )
+        return _read_csv(reader, chosen, categories, kinds or {})
+    if ending in arrow_files.ENDINGS:
+        return _read_arrow(path, target, features, need_target, only, without, categories)
+    raise ValueError(f"{os.fspath(path)} must be a table that ends in .csv, .parquet, .feather or .npz")
+
+
+_CSV = (".csv", ".tsv", ".txt")
+
+
+class _Chosen(NamedTuple):
+    """Columns of a file that are wanted."""
+
+    features: list[str]
+    target: str | None
+
+
+def _choose(
+    name: str,
+    columns: Sequence[str],
+    index: Collection[str],
+    target: str | None,
+    features: Sequence[str] | None,
+    need_target: bool,
+    only: Sequence[str],
+    without: Sequence[str],
+    categories: Sequence[str],
+) -> _Chosen:
+    """Return the features and the target of a table, after checking that they are there."""
+
+    def check(wanted: str, role: str, among: Sequence[str]) -> str:
+        if wanted not in among:
+            listed = ", ".join(among[:12]) + (", ..." if len(among) > 12 else "")
+            raise ValueError(f"{name} has no {role} {wanted!r}; it has {listed}")
+        return wanted
+
+    for wanted in (*only, *without):
+        check(wanted, "column", columns)
+    there = [
+        column
+        for column in columns
+        if (not only or column in only or column == target) and column not in without
+    ]
+    # an index is there for who asks for it
+    usual = [column for column in there if column not in index or column in only]
+    if target is None and need_target and usual:
+        target = usual[-1]
+    if target is not None and (need_target or target in there):
+        check(target, "target column", there)
+    else:
+        target = None
+    if features is None:
+        features = [column for column in usual if column != target]
+    chosen = [check(feature, "feature column", there) for feature in features]
+    if not chosen:
+        raise ValueError(f"{name} needs a feature column beside the target {target!r}")
+    for wanted in categories:
+        check(wanted, "feature column", chosen)
+    return _Chosen(chosen, target)
 
 
 # ----------------------------------------------------------------------------------------------
 # CSV
 # ----------------------------------------------------------------------------------------------
 
+# Rows from which it is guessed what a column holds, and the share of numbers in them above which the others
+# are taken for errors.
+_LOOKED_AT, _MOSTLY = 1000, 0.9
+_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:?\d{2})?)?")
+_DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
+_BOOLEANS = {"true": True, "false": False}
+
+
+def parse_date(text: str) -> datetime.datetime | None:
+    """Return an ISO 8601 date or time, or one such as 31.12.2024, None where the text is neither.
+
+    Times with a zone are given in UTC.
+
+    Examples
+    --------
+    >>> parse_date("2024-02-29"), parse_date("29.2.2023")
+    (datetime.datetime(2024, 2, 29, 0, 0), None)
+    """
+    text = text.strip()
+    with contextlib.suppress(ValueError, OverflowError):
+        if dotted := _DOTTED.fullmatch(text):
+            day, month, year = map(int, dotted.groups())
+            return datetime.datetime(year, month, day)
+        if iso := _DATE.fullmatch(text):
+            zone = iso[7] or ""
+            body = text[: len(text) - len(zone)].replace(" ", "T")
+            if fraction := iso[6]:
+                body = body.replace(fraction, fraction.ljust(7, "0"))
+            moment = datetime.datetime.fromisoformat(body)
+            if zone and zone != "Z":
+                hours, minutes = int(zone[1:3]), int(zone[-2:])
+                offset = datetime.timedelta(hours=hours, minutes=minutes)
+                moment = moment - offset if zone[0] == "+" else moment + offset
+            return moment
+    return None
+
+
+def kind_of(fields: Iterable[str]) -> str:
+    """Return what a column of text holds: "number", "boolean", "date" or "category".
+
+    Where nearly all are numbers the others are errors, which are found when the column is read.
+
+    Examples
+    --------
+    >>> kind_of(["1", "", "2.5"]), kind_of(["true", "False"]), kind_of(["2024-02-29"]), kind_of(["Rome"])
+    ('number', 'boolean', 'date', 'category')
+    """
+    there = [text for text in fields if not csv_files.is_missing(text)]
+    numbers = sum(csv_files.number(text) is not None for text in there)
+    if numbers == len(there) or numbers > _MOSTLY * len(there):
+        return "number"
+    if all(text.strip().lower() in _BOOLEANS for text in there):
+        return "boolean"
+    if all(parse_date(text) is not None for text in there):
+        return "date"
+    return "category"
+
+
+def csv_kinds(reader: csv_files.Reader, columns: Sequence[str]) -> dict[str, str]:
+    """Return what columns hold, from the first rows of the file."""
+    records = [record for _, record in itertools.islice(reader.records(), _LOOKED_AT)]
+    places = [(column, reader.places[column]) for column in columns]
+    return {
+        column: kind_of(reader.point(record[at]) for record in records if at < len(record))
+        for column, at in places
+    }
+
 
 def _read_csv(
-    path: _files.PathLike, target: str | None, features: Sequence[str] | None, need_target: bool
+    reader: csv_files.Reader, chosen: _Chosen, categories: Sequence[str], known: Mapping[str, str]
 ) -> Table:
-    reader = csv_files.Reader(path)
-    if target is None and need_target:
-        target = reader.columns[-1]
-    at = None
-    if target is not None and (need_target or target in reader.places):
-        at = reader.place_of(target, "target column")
-    if features is None:
-        chosen = [i for i in range(len(reader.columns)) if i != at]
-    else:
-        chosen = [reader.place_of(feature, "feature column") for feature in features]
-    if not chosen:
-        raise ValueError(f"{reader.name} needs a feature column beside the target {target!r}")
+    unknown = [column for column in chosen.features if column not in known]
+    kinds = csv_kinds(reader, unknown) | {
+        column: known[column] for column in chosen.features if column in known
+    }
+    kinds |= dict.fromkeys(categories, "category")
+    numeric = [column for column in chosen.features if kinds[column] in ("number", "empty")]
+    others = [column for column in chosen.features if column not in set(numeric)]
+    text = [*others, *([] if chosen.target is None else [chosen.target])]
     data, lines = array("d"), array("q")
-    values: list[str] | None = None if at is None else []
-    for part in reader.rows(chosen, [] if at is None else [at], CHUNK):
+    texts: list[list[str]] = [[] for _ in text]
+    at_numbers, at_text = ([reader.places[column] for column in group] for group in (numeric, text))
+    for part in reader.rows(at_numbers, at_text, CHUNK, gaps=True):
         data.frombytes(part.numbers.tobytes())
         lines.extend(part.lines)
-        if values is not None:
-            values += part.texts[0]
+        for column, more in zip(texts, part.texts, strict=True):
+            column += more
     if not lines:
         raise ValueError(f"{reader.name} has no rows below its header line")
-    X = np.frombuffer(data, np.float64).reshape(-1, len(chosen))
-    names = tuple(reader.columns[i] for i in chosen)
-    refuse_range(reader.name, names, X)
-    return Table(reader.name, X, names, None if at is None else target, values, lines)
+    X = np.frombuffer(data, np.float64).reshape(len(lines), len(numeric))
+    refuse_range(reader.name, numeric, X)
+    names, notes = tuple(chosen.features), tuple(reader.notes)
+    values = None if chosen.target is None else texts[-1]
+    if values is not None and reader.comma:  # a target of numbers
+        numbers = [reader.point(value) for value in values]
+        values = values if csv_files.numbers(numbers) is None else numbers
+    if not others:
+        return Table(reader.name, X, names, chosen.target, values, lines, notes)
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name in names:
+        if name in others:
+            fields = texts[others.index(name)]
+            columns[name] = _typed(reader.name, name, fields, lines, kinds[name])
+        else:
+            columns[name] = X[:, numeric.index(name)]
+    return Table(reader.name, columns, names, chosen.target, values, lines, notes)
+
+
+def _typed(file: str, name: str, fields: list[str], lines: Sequence[int], kind: str) -> npt.NDArray[Any]:
+    """Return fields as booleans, dates or text, with gaps."""
+    if kind == "category":
+        labels = [csv_files.plain(field) for field in fields]
+        return np.array([label or None for label in labels], object)
+    parse = parse_date if kind in ("date", "duration") else lambda field: _BOOLEANS.get(field.strip().lower())
+    found = np.empty(len(fields), object)
+    for row, field in enumerate(fields):
+        found[row] = None if csv_files.is_missing(field) else parse(field)
+        if found[row] is None and not csv_files.is_missing(field):
+            where = csv_files.place(file, lines[row], name)
+            raise ValueError(f"{where}: expected a {kind}, got {csv_files.shown(field)}")
+    if kind == "date":
+        return found.astype("datetime64[us]")
+    if None in found:
+        return np.array([math.nan if value is None else float(value) for value in found])
+    return found.astype(bool)
+
+
+# ----------------------------------------------------------------------------------------------
+# Parquet and Arrow
+# ----------------------------------------------------------------------------------------------
+
+
+def _read_arrow(
+    path: _files.PathLike,
+    target: str | None,
+    features: Sequence[str] | None,
+    need_target: bool,
+    only: Sequence[str],
+    without: Sequence[str],
+    categories: Sequence[str],
+) -> Table:
+    name, file = os.fspath(path), arrow_files.ArrowFile(path)
+    stored = arrow_files.index_of(file.schema)
+    csv_files.check_names(name, file.schema.names)
+    chosen = _choose(
+        name, file.schema.names, stored, target, features, need_target, only, without, categories
+    )
+    wanted = [*chosen.features, *([] if chosen.target is None else [chosen.target])]
+    table = file.read(wanted)
+    if table.num_rows == 0:
+        raise ValueError(f"{name} has no rows")
+    columns = {column: arrow_files.as_array(name, column, table.column(column)) for column in wanted}
+    for column in categories:
+        columns[column] = _as_text(columns[column])
+    values: Any = None
+    if chosen.target is not None:
+        values = columns.pop(chosen.target)
+        if values.dtype.kind == "O":
+            values = ["" if value is None else csv_files.protected(str(value)) for value in values]
+        elif values.dtype.kind not in "fiub":
+            raise ValueError(
+                f"{name}: the target {chosen.target!r} must hold numbers or text, got {values.dtype}"
+            )
+    notes = tuple(f"The index {one!r} of pandas is left out" for one in sorted(stored - set(wanted)))
+    data: Any = columns
+    if all(column.dtype.kind in "fiub" for column in columns.values()):
+        data = np.stack([column.astype(np.float64) for column in columns.values()], axis=1)
+        _check_matrix(name, chosen.features, data)
+    return Table(name, data, tuple(chosen.features), chosen.target, values, (), notes)
+
+
+def _check_matrix(name: str, columns: Sequence[str], X: npt.NDArray[Any]) -> None:
+    """Refuse infinite values, and those whose variance float64 cannot hold."""
+    if X.dtype.kind == "f" and np.isinf(X).any():
+        row, column = (int(k) for k in np.argwhere(np.isinf(X))[0])
+        raise ValueError(
+            f"{name}, row {row}, column {columns[column]!r}: must be finite, got {X[row, column]}"
+        )
+    refuse_range(name, columns, X)
+
+
+def _as_text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return numbers as the names that they are, whole ones without a point."""
+    if values.dtype.kind == "O":
+        return values
+    named = [
+        None if value != value else str(int(value)) if float(value).is_integer() else repr(value)
+        for value in values.tolist()
+    ]
+    return np.array(named, object)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -375,8 +648,7 @@ def _read_npz(path: _files.PathLike, need_target: bool) -> Table:
     if X.ndim < 2 or X.size == 0:
         raise ValueError(f"{name}: X must have shape (n_samples, n_features), got shape {X.shape}")
     X = X.reshape(len(X), -1)
-    _check.finite(f"{name}: X", X)
-    refuse_range(name, [f"X[:, {j}]" for j in range(X.shape[1])], X)
+    _check_matrix(name, [f"X[:, {j}]" for j in range(X.shape[1])], X)
     if y is None:
         return Table(name, X, None, None, None)
     if y.dtype.kind == "S":

@@ -67,8 +67,18 @@ BAD = [
     (["train", "mnist", "--data-dir", "nowhere"], "data_dir must be a directory, got 'nowhere'"),
     (["train", "mnist", "--test-size", "0.5"], "--test-size does not apply to mnist"),
     (["train", "nowhere.csv"], "nowhere.csv: No such file or directory"),
-    (["train", "letters"], "letters must be a table that ends in .csv or .npz"),
-    (["train", "gap.csv"], "gap.csv, line 3, column 'a': missing value"),
+    (["train", "letters"], "letters must be a table that ends in .csv, .parquet, .feather or .npz"),
+    (["train", "bad.csv"], "bad.csv, line 12, column 'a': expected a number, got '1O'"),
+    (["train", "one.csv", "--only", "z"], "one.csv has no column 'z'; it has a, b"),
+    (["train", "one.csv", "--delimiter", "ab"], "delimiter must be one character"),
+    (["train", "digits", "--only", "z"], "--only does not apply to digits"),
+    (["train", "one.csv", "--encoding", "klingon"], "encoding must be one that Python knows"),
+    (["predict", "net.npz", "digits", "--decimal", ","], "--decimal does not apply to digits"),
+    (
+        ["standardize", "gap.csv", "out.csv", "--only", "a", "--missing", "refuse"],
+        "gap.csv, line 3, column 'a': missing value",
+    ),
+    (["standardize", "gap.csv", "out.csv", "--only", "c"], "gap.csv has no column 'c'; it has a, b"),
     (["train", "gap.csv", "--target", "c"], "has no target column 'c'; it has a, b"),
     (["train", "one.csv"], "must have at least two classes, got only 'x'"),
     (["train", "names.csv"], "names.csv must have several samples of a class"),
@@ -93,6 +103,7 @@ BAD = [
 def test_bad_input(run, folder, argv, expected):
     (folder / "gap.csv").write_text("a,b\n1,x\n,y\n")
     (folder / "one.csv").write_text("a,b\n1,x\n2,x\n")
+    (folder / "bad.csv").write_text("a,b\n" + 10 * "1,x\n" + "1O,y\n")
     (folder / "names.csv").write_text("a,name\n1,Ada\n2,Grace\n3,Emmy\n")
     nbnorm.FNN([1, 2], seed=0).save("net.npz")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -1,0 +1,136 @@
+"""What the columns of a table become before a network reads them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import ColumnEncoder
+from nbnorm.data import tables
+from nbnorm.data.columns import TableColumns, encoded_names
+
+_KINDS = {
+    "number": "number", "boolean": "boolean", "date": "date", "duration": "duration",
+    "category": "category", "empty": "empty column",
+}  # fmt: skip
+
+
+class Inputs:
+    """Columns of numbers, text, booleans and dates, with gaps, as numbers.
+
+    A category becomes an indicator for each level, a column with gaps has an indicator of these, and a gap
+    itself becomes the mean of the training samples.  A table of numbers without gaps stays as it is.
+
+    Attributes
+    ----------
+    columns : TableColumns or None
+        None where the table has no names for its columns.
+    encoder : ColumnEncoder or None
+        None where there is nothing to encode.
+    means : ndarray
+        What stands for gaps, for each encoded column.
+    """
+
+    def __init__(
+        self,
+        columns: TableColumns | None,
+        encoder: ColumnEncoder | None,
+        means: npt.NDArray[np.float64] | None,
+    ) -> None:
+        self.columns = columns
+        self.encoder = encoder
+        self.means = means
+
+    @classmethod
+    def fit(cls, table: tables.Table, rows: npt.NDArray[np.int64]) -> Inputs:
+        """Learn from some rows of a table."""
+        columns, categorical = None, []
+        if isinstance(table.data, dict):
+            used = np.zeros(len(table))
+            used[rows] = 1.0
+            columns = TableColumns().fit(table.data, weights=used, name=table.path)
+            X, categorical = columns.transform(table.data), columns.categorical_
+        else:
+            X = table.data
+        if not categorical and not (X.dtype.kind == "f" and np.isnan(X).any()):
+            return cls(columns, None, None)
+        encoder = ColumnEncoder(bins=None, categorical=categorical).fit(X[rows])
+        encoded = encoder.transform(X[rows])
+        there = ~np.isnan(encoded)
+        means = np.where(there, encoded, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        return cls(columns, encoder, means)
+
+    def transform(self, table: tables.Table) -> npt.NDArray[Any]:
+        """Return the samples of a table for the network; without an encoder gaps stay NaN."""
+        X = table.X if self.columns is None else self.columns.transform(_frame(table), name=table.path)
+        if self.encoder is None:
+            return X
+        encoded = self.encoder.transform(X)
+        assert self.means is not None
+        return np.where(np.isnan(encoded), self.means, encoded)
+
+    def names(self, features: Sequence[str] | None) -> list[str] | None:
+        """Return what the encoded columns are called."""
+        if self.encoder is None or features is None:
+            return None if features is None else list(features)
+        return encoded_names(features, self.encoder, None if self.columns is None else self.columns.columns_)
+
+    def kinds(self) -> dict[str, str]:
+        """Return what each column holds."""
+        return {} if self.columns is None else {one.name: one.kind for one in self.columns.columns_}
+
+    def described(self) -> str:
+        """Return what the columns hold, for the user, nothing where all are numbers."""
+        if self.columns is None and self.encoder is None:
+            return ""
+        parts = []
+        if self.columns is not None:
+            found = self.columns.columns_
+            counts = Counter(_KINDS[one.kind] for one in found)
+            for kind, count in counts.items():
+                listed = [one.name for one in found if _KINDS[one.kind] == kind]
+                named = f" ({', '.join(listed)})" if kind != "number" and len(listed) <= 5 else ""
+                plural = {"category": "categories"}.get(kind, kind + "s")
+                parts.append(f"{count} {kind if count == 1 else plural}{named}")
+        if self.encoder is not None and (gaps := int(np.count_nonzero(self.encoder.missing_))):
+            parts.append(f"gaps in {gaps}")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """Return what was learned for a model's notes, None where there is nothing."""
+        if self.columns is None and self.encoder is None:
+            return None
+        return {
+            "columns": None if self.columns is None else self.columns.to_dict(),
+            "encoder": None if self.encoder is None else self.encoder.to_dict(),
+            "means": None if self.means is None else self.means.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any] | None) -> Inputs:
+        """Return what `to_dict` described; a `ValueError` says that it is malformed."""
+        if data is None:
+            return cls(None, None, None)
+        try:
+            columns = data["columns"] if data["columns"] is None else TableColumns.from_dict(data["columns"])
+            encoder = data["encoder"] if data["encoder"] is None else ColumnEncoder.from_dict(data["encoder"])
+            means = None if data["means"] is None else np.array(data["means"], np.float64)
+            if encoder is not None:
+                width = len(columns.columns_) if columns is not None else encoder.n_features_in_
+                if width != encoder.n_features_in_ or means is None or len(means) != encoder.n_features_out_:
+                    raise ValueError("columns, encoder and means differ in width")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"its columns are malformed ({error})") from None
+        return cls(columns, encoder, means)
+
+
+def _frame(table: tables.Table) -> Mapping[str, npt.NDArray[Any]]:
+    """Return a table's columns by name."""
+    if isinstance(table.data, dict):
+        return table.data
+    names = table.features or tuple(f"x{k}" for k in range(table.data.shape[1]))
+    return {name: table.data[:, k] for k, name in enumerate(names)}
