@@ -15,7 +15,8 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLoca
 from numba.core.serialize import dumps
 
 from nbnorm.compile.clock import _compilation
-from nbnorm.compile.folder import cache_folder, package_digest
+from nbnorm.compile.folder import cache_folder, package_digest, prepared_folders
+from nbnorm.compile.locks import locks
 
 
 class _Locator(_CacheLocator):
@@ -65,33 +66,46 @@ class CodeFiles:
         self._base = base
         self._options = options
 
+        self._taken: set[Path] = set()
+
+    def _name(self, key: object) -> str:
+        name = hashlib.sha256(f"{self._options}|{key!s}".encode()).hexdigest()[:24]
+        return f"{self._base}-{name}.nbc"
+
     def _path(self, key: object) -> Path | None:
         folder = cache_folder()
-        if folder is None:
-            return None
-        name = hashlib.sha256(f"{self._options}|{key!s}".encode()).hexdigest()[:24]
-        return folder / f"{self._base}-{name}.nbc"
+        return None if folder is None else folder / self._name(key)
 
     def load(self, key: object) -> Any:
-        """Return what is stored under `key`; None means that the caller has to compile."""
-        data = self._read(key)
-        if data is None:
-            _compilation.begins()
-        return data
+        """Return what is stored under `key`; None means that the caller has to compile.
 
-    def _read(self, key: object) -> Any:
+        While another process compiles the same, wait for it; the caller has to call `release`, even where it
+        does not come to `save`.
+        """
+        data = self._read(key)
+        if data is not None:
+            return data
+        _compilation.begins()
         path = self._path(key)
         if path is None:
             return None
-        try:
-            blob = path.read_bytes()
-            digest, body = blob[:32], blob[32:]
-            if hashlib.sha256(body).digest() != digest:
-                return None
-            stored, data = pickle.loads(body)
-        except Exception:  # missing, truncated, foreign: compile again
-            return None
-        return data if stored == str(key) else None
+        self._taken.add(path)
+        if locks.take(path.parent, _position(path)):
+            data = self._read(key)
+            if data is not None:
+                self.release()
+        return data
+
+    def release(self) -> None:
+        """Let other processes compile what this one has not."""
+        while self._taken:
+            path = self._taken.pop()
+            locks.give_back(path.parent, _position(path))
+
+    def _read(self, key: object) -> Any:
+        folders = (cache_folder(), *prepared_folders())
+        found = (_stored(folder / self._name(key), key) for folder in folders if folder is not None)
+        return next((data for data in found if data is not None), None)
 
     def save(self, key: object, data: object) -> None:
         """Keep `data` under `key`."""
@@ -110,6 +124,8 @@ class CodeFiles:
                 raise
         except OSError:  # a full disk or a folder gone meanwhile: the code stays in memory
             return
+        finally:
+            self.release()
 
     def flush(self) -> None:
         """Remove the files of this function."""
@@ -117,6 +133,24 @@ class CodeFiles:
         if folder is not None:
             for path in folder.glob(f"{self._base}-*.nbc"):
                 path.unlink(missing_ok=True)
+
+
+def _stored(path: Path, key: object) -> Any:
+    """Return what a file holds, or None if it is not the whole of what belongs to `key`."""
+    try:
+        blob = path.read_bytes()
+        digest, body = blob[:32], blob[32:]
+        if hashlib.sha256(body).digest() != digest:
+            return None
+        stored, data = pickle.loads(body)
+    except Exception:  # missing, truncated, foreign: compile again
+        return None
+    return data if stored == str(key) else None
+
+
+def _position(path: Path) -> int:
+    """Return the byte whose lock belongs to a file, by the digest in its name."""
+    return int(path.stem[-24:][:12], 16)
 
 
 class _Cache(FunctionCache):
@@ -130,6 +164,10 @@ class _Cache(FunctionCache):
         self._options = options
         self._cache_file = CodeFiles(self._impl.filename_base, options)
         self.enable()
+
+    def release(self) -> None:
+        """Let other processes compile what this one has not."""
+        self._cache_file.release()
 
     @property
     def cache_path(self) -> str:

@@ -17,6 +17,7 @@ class _Compilation(threading.local):
 
     begun: float | None = None  # when its outermost compilation began, if it is in one
     fresh = False  # whether that one had to compile, or has found all code in the cache
+    interrupted = False  # whether a signal that ends the program waits for its end
     seconds = 0.0
 
     def begins(self, cached: bool = True) -> None:
@@ -91,6 +92,7 @@ def _held_back() -> Iterator[None]:
             handlers[number](number, frame)
         else:
             arrived.append(number)
+            _compilation.interrupted = True
 
     for taken in (signal.SIGINT, signal.SIGTERM):
         handler = signal.getsignal(taken)
@@ -100,6 +102,7 @@ def _held_back() -> Iterator[None]:
     try:
         yield
     finally:
+        _compilation.interrupted = False
         for number, handler in reversed(handlers.items()):
             signal.signal(number, handler)
         for number in arrived:

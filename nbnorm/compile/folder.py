@@ -70,6 +70,16 @@ def cache_folder() -> Path | None:
     return None
 
 
+@functools.cache
+def prepared_folders() -> tuple[Path, ...]:
+    """Other folders with compiled code of this very version, as an image has that was built by another user.
+
+    They are read, and need not be writable.
+    """
+    found = (root / package_digest() for root in _cache_roots())
+    return tuple(folder for folder in found if folder != cache_folder() and folder.is_dir())
+
+
 def _drop_other_versions(root: Path, keep: Path) -> None:
     """Remove the code of versions whose folder was last used more than 30 days before this one's."""
     with contextlib.suppress(OSError):

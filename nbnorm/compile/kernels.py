@@ -41,7 +41,11 @@ def _compile(
         with compiling():
             if not cache:
                 _compilation.begins(cached=False)
-            return compile_(signature)
+                return compile_(signature)
+            try:
+                return compile_(signature)
+            finally:
+                dispatcher._cache.release()
 
     dispatcher.compile = timed
     return dispatcher

@@ -37,17 +37,20 @@ def emitted(name: str, write: Callable[[Any], None]) -> int:
             return _held[name][1]
         codegen = cpu_target.target_context.codegen()
         files = CodeFiles("leaf", f"{codegen.magic_tuple()}|{config.OPT!s}")
-        data = files.load(name)
-        if data is not None:
-            library = codegen.unserialize_library(data)
-        else:
-            library = codegen.create_library(name)
-            library.enable_object_caching()
-            module = library.create_ir_module(name)
-            write(module)
-            library.add_ir_module(module)
-            library.finalize()
-            files.save(name, library.serialize_using_object_code())
+        try:
+            data = files.load(name)
+            if data is not None:
+                library = codegen.unserialize_library(data)
+            else:
+                library = codegen.create_library(name)
+                library.enable_object_caching()
+                module = library.create_ir_module(name)
+                write(module)
+                library.add_ir_module(module)
+                library.finalize()
+                files.save(name, library.serialize_using_object_code())
+        finally:
+            files.release()
         _held[name] = library, int(library.get_pointer_to_function(name))
     return _held[name][1]
 

@@ -84,7 +84,8 @@ def run(package, tmp_path):
         env.update({name: str(value) for name, value in environment.items()})
         return subprocess.Popen(
             [sys.executable, "-W", "error", "-c", textwrap.dedent(code)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=tmp_path,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env,
+            cwd=tmp_path,
         )  # fmt: skip
 
     call.start = lambda code=RUN, **environment: start(package, code, **environment)
@@ -147,6 +148,75 @@ def test_two_processes_on_an_empty_cache(run, tmp_path):
     assert [process.communicate(timeout=200)[0].split()[0] for process in racing] == ["21"] * 3
     assert run(NUMBA_CACHE_DIR=tmp_path / "cache") == ["21", "1"]
     assert not list((tmp_path / "cache").rglob("*.tmp"))
+
+
+SHARED = """
+import sys, time
+from nbnorm.compile import folder
+from nbnorm.compile.cache import CodeFiles
+from nbnorm.caller import caller
+save = CodeFiles.save
+def slow(self, key, data):
+    print("compiled", self._base.partition(".")[0], flush=True)
+    if WAIT:
+        sys.stdin.read()
+    save(self, key, data)
+CodeFiles.save = slow
+print(caller(2), flush=True)
+"""
+
+
+@compiled
+def test_processes_wait_for_what_another_compiles(run, tmp_path):
+    cache = tmp_path / "cache"
+    with run.start(SHARED.replace("WAIT", "True"), NUMBA_CACHE_DIR=cache) as first:
+        assert first.stdout.readline() == "compiled callee\n"
+        others = [run.start(SHARED.replace("WAIT", "False"), NUMBA_CACHE_DIR=cache) for _ in range(2)]
+        time.sleep(0.2)
+        first.stdin.close()
+        lines = first.stdout.read().splitlines()
+    for other in others:
+        lines += other.communicate(timeout=200)[0].splitlines()
+    assert sorted(lines) == ["21", "21", "21", "compiled caller"]
+
+
+@compiled
+def test_a_killed_process_holds_nobody_up(run, tmp_path):
+    cache = tmp_path / "cache"
+    with run.start(SHARED.replace("WAIT", "True"), NUMBA_CACHE_DIR=cache) as killed:
+        assert killed.stdout.readline() == "compiled callee\n"
+        killed.kill()
+    got = run.start(SHARED.replace("WAIT", "False"), NUMBA_CACHE_DIR=cache).communicate(timeout=100)[0]
+    assert got.splitlines() == ["compiled callee", "compiled caller", "21"]
+
+
+@compiled
+def test_a_stopped_process_is_waited_for_only_once(run, tmp_path):
+    cache = tmp_path / "cache"
+    with run.start(SHARED.replace("WAIT", "True"), NUMBA_CACHE_DIR=cache) as stopped:
+        assert stopped.stdout.readline() == "compiled callee\n"
+        code = "from nbnorm.compile import locks\nlocks.PATIENCE = 0.05\n" + SHARED.replace("WAIT", "False")
+        got = run.start(code, NUMBA_CACHE_DIR=cache).communicate(timeout=100)[0]
+        stopped.kill()
+    assert got.splitlines() == ["compiled callee", "compiled caller", "21"]
+
+
+@compiled
+def test_a_filled_cache_is_read_where_it_cannot_be_written(run, package, tmp_path):
+    assert run() == ["21", "0"]
+    filled = package / "nbnorm" / "__pycache__" / "jit"
+    # what would make the folder unwritable does not bind the superuser
+    code = f"""
+    import tempfile
+    def refuse(dir, make=tempfile.TemporaryFile):
+        if str(dir).startswith({str(filled)!r}):
+            raise PermissionError(13, "read-only", str(dir))
+        return make(dir=dir)
+    tempfile.TemporaryFile = refuse
+    {textwrap.dedent(RUN).strip().replace(chr(10), chr(10) + "    ")}
+    """
+    assert run(code) == ["21", "1"]
+    assert not files(tmp_path / "home")
 
 
 @compiled
