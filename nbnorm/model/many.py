@@ -17,7 +17,7 @@ from nbnorm import _check, _files
 from nbnorm.data import datasets
 from nbnorm.data.row_groups import is_row_groups
 from nbnorm.engine.concurrency import side_by_side
-from nbnorm.model import inputs, plan, training
+from nbnorm.model import clients, inputs, plan, training
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.network import FNN
 
@@ -75,6 +75,7 @@ def cross_validate(
     grid: Mapping[str, Sequence[Any]] | None = None,
     seed: int = 0,
     sample_weight: npt.ArrayLike | None = None,
+    client: Any = None,
     **options: Any,
 ) -> CrossValidation:
     """Train copies of a network on all folds but one and score them on that one, side by side.
@@ -100,6 +101,8 @@ def cross_validate(
         Seed of the order in which samples are dealt to the folds.
     sample_weight : array_like, shape (n_samples,), optional
         Weights in training and in the scores.
+    client : dask.distributed.Client, optional
+        Workers that train, as for `fit_many`.
     **options
         All else that `FNN.fit` takes, but for validation data and checkpoints.
 
@@ -141,16 +144,12 @@ def cross_validate(
         dict(zip(names, values, strict=True)) for values in itertools.product(*dict(grid or {}).values())
     ]
 
-    def train(candidate: dict[str, Any], held: npt.NDArray[np.int64]) -> tuple[float, History]:
-        net = copy.deepcopy(network)
-        rest = np.setdiff1d(np.arange(samples), held)
-        share = None if weights is None else weights[rest]
-        history = net.fit(x[rest], truth[rest], sample_weight=share, **{**options, **candidate})
-        return net.score(x[held], truth[held], None if weights is None else weights[held]), history
-
-    results = side_by_side(
-        [functools.partial(train, candidate, held) for candidate in candidates for held in held_out]
-    )
+    jobs = [(network, {**options, **candidate}, held) for candidate in candidates for held in held_out]
+    results: Sequence[Any]
+    if client is not None:
+        results = clients.on_workers(clients.checked_client(client), _score_fold, jobs, [x, truth, weights])
+    else:
+        results = side_by_side([functools.partial(_score_fold, job, x, truth, weights) for job in jobs])
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -167,12 +166,28 @@ def cross_validate(
     )
 
 
+def _score_fold(
+    job: tuple[FNN, dict[str, Any], npt.NDArray[np.int64]],
+    x: Any,
+    truth: npt.NDArray[Any],
+    weights: npt.NDArray[Any] | None,
+) -> tuple[float, History]:
+    """Train a copy of a network on all rows but those held out, and score it on these."""
+    network, options, held = job
+    net = copy.deepcopy(network)
+    rest = np.setdiff1d(np.arange(x.shape[0]), held)
+    share = None if weights is None else weights[rest]
+    history = net.fit(x[rest], truth[rest], sample_weight=share, **options)
+    return net.score(x[held], truth[held], None if weights is None else weights[held]), history
+
+
 def fit_many(
     networks: Sequence[FNN],
     X: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
     checkpoint: _files.PathLike | None = None,
+    client: Any = None,
     **options: Any,
 ) -> list[History]:
     """Train several networks on the same data, each on one thread, side by side on all threads.
@@ -189,6 +204,10 @@ def fit_many(
     checkpoint : path-like, optional
         Network k keeps its checkpoint in the file of this name with ``-k`` before the ending.  Called again
         with the same networks, data and options, a training that was killed goes on to the same bits.
+    client : dask.distributed.Client, optional
+        Workers that train, each one network at a time on the threads that it has.  The data are sent to each
+        once; a training whose worker dies begins again, or goes on from its checkpoint where that is on a
+        file system that all share.  The bits are the same.
     **options
         All else that `FNN.fit` takes, for all networks alike.
 
@@ -222,6 +241,8 @@ def fit_many(
             raise TypeError(f"networks[{k}] must be an FNN, got {type(net).__name__}")
     if len({id(net) for net in networks}) < len(networks):
         raise ValueError("networks must not hold a network twice")
+    if client is not None:
+        return _fit_on_workers(clients.checked_client(client), networks, X, y, checkpoint, options)
     before = [training.state_of(net) for net in networks]
     results: list[History | BaseException | None] = [None] * len(networks)
     try:
@@ -245,6 +266,31 @@ def fit_many(
         if isinstance(result, BaseException):
             raise result
     return [result if isinstance(result, History) else History(stopped="interrupted") for result in results]
+
+
+def _fit_on_workers(
+    client: Any,
+    networks: list[FNN],
+    X: Any,
+    y: Any,
+    checkpoint: _files.PathLike | None,
+    options: dict[str, Any],
+) -> list[History]:
+    """Train the networks on workers and bring back what they have become."""
+    jobs = [
+        (net, {**options, "checkpoint": None if checkpoint is None else numbered(checkpoint, k)})
+        for k, net in enumerate(networks)
+    ]
+    trained = clients.on_workers(client, _fit_one, jobs, [X, y])
+    for net, (other, _) in zip(networks, trained, strict=True):
+        vars(net).update(vars(other))
+    return [history for _, history in trained]
+
+
+def _fit_one(job: tuple[FNN, dict[str, Any]], X: Any, y: Any) -> tuple[FNN, History]:
+    """Train a copy of one network, as it came, and return it."""
+    net = copy.deepcopy(job[0])
+    return net, net.fit(X, y, **job[1])
 
 
 def numbered(checkpoint: _files.PathLike, k: int) -> Path:
