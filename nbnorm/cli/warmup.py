@@ -41,11 +41,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 _MORE = """\
-Fills the cache of compiled code, so that the first training does not wait for it: when
-an image of a container is built, or before many processes start. The code is for the
-processor on which it is compiled; NUMBA_CPU_NAME names another one. NUMBA_CACHE_DIR
-names the folder; a program that may only read it uses it too. What is in the cache
-already takes no time.
+Fills the cache of compiled code, so that the first training does not wait for
+it: when an image of a container is built, or before many processes start. The
+code is for the processor on which it is compiled; NUMBA_CPU_NAME names another
+one. NUMBA_CACHE_DIR names the folder; a program that may only read it uses it
+too. What is in the cache already takes no time.
 
 examples:
   nbnorm warmup
@@ -60,15 +60,17 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--dtype",
         nargs="+",
+        metavar="DTYPE",
         choices=("float32", "float64"),
         default=["float32", "float64"],
-        help="types of networks and data (default: both)",
+        help="types of networks and data: float32, float64 (default: both)",
     )
     parser.add_argument(
         "--only",
         nargs="+",
+        metavar="WHAT",
         choices=("networks", "statistics", "functions"),
         default=["networks", "statistics", "functions"],
-        help="what to compile (default: all)",
+        help="what to compile: networks, statistics, functions (default: all)",
     )
     parser.set_defaults(threads=None)

@@ -116,7 +116,7 @@ def test_bad_input(run, folder, argv, expected):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["standardize"], ["gradcheck"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["standardize"], ["gradcheck"], ["warmup"]])
 def test_help(run, command):
     status, out, _ = run(*command, "--help")
     assert status == 0
