@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.common import NETWORKS, labels, normal
 from nbnorm import FNN, SGD, set_num_threads
 from nbnorm.compile import pointers
-from nbnorm.engine import gather, losses, steps
+from nbnorm.engine import backward, clipping, forward, gather, losses, steps
 
 # Bytes behind a piece's address that still belong to it.
 REACH = 60_000
@@ -42,7 +42,7 @@ GROUPS = {
 def addresses() -> list[tuple[int, str]]:
     """Return the address and the name of every compiled piece."""
     found = [(address, name) for name, (_, address) in pointers._held.items()]
-    for module in (steps, gather, losses):
+    for module in (backward, clipping, forward, gather, losses, steps):
         for name, function in vars(module).items():
             for result in getattr(function, "overloads", {}).values():
                 place = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)

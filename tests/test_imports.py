@@ -56,7 +56,6 @@ UPWARDS = {
 CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
 LONG = {
     "data.streams",
-    "engine.steps",
     "estimators.base",
     "statistics.moments",
 }

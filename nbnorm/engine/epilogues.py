@@ -1,8 +1,8 @@
 """Vector kernels of the training engine over one blocked row: one feature, all samples of a batch.
 
-A row stands in pieces of ``width`` samples, ``stride`` elements apart (see `nbnorm.engine.run`).  The
-last piece may hold fewer than ``width`` samples: everything is computed for whole pieces, but sums
-leave the other lanes out.  Sums are made in a fixed order: lane by lane over the pieces, then halves of
+A row stands in blocks of ``width`` samples, ``stride`` elements apart (see `nbnorm.engine.run`).  The
+last block may hold fewer than ``width`` samples: everything is computed for whole blocks, but sums
+leave the other lanes out.  Sums are made in a fixed order: lane by lane over the blocks, then halves of
 lanes onto halves.
 
 Each kernel is a function of addresses, compiled once by itself and called by its own address; interpreted, it
@@ -38,8 +38,8 @@ FROM_VALUE = tuple(code for code, function in enumerate(_FUNCTIONS) if function.
 # ----------------------------------------------------------------------------------------------
 
 
-def _pieces(width: int, stride: Any, n: Any, body: Callable[[Any, Any], Any]) -> None:
-    """Call ``body(i, at)`` for each piece: its first sample, and where that stands in a row."""
+def _blocks(width: int, stride: Any, n: Any, body: Callable[[Any, Any], Any]) -> None:
+    """Call ``body(i, at)`` for each block: its first sample, and where that stands in a row."""
     simd.loop(0, n, width, lambda i: body(i, (i >> (width.bit_length() - 1)) * stride))
 
 
@@ -70,7 +70,7 @@ def _row_sums(
 ) -> list[Any]:
     """Sum `count` terms over the samples for each row of a panel, into vectors of one number for each row.
 
-    ``terms(r, i, at)`` are those of row r for the piece that begins with sample i.
+    ``terms(r, i, at)`` are those of row r for the block that begins with sample i.
     """
     shape = tile(dtype)
     width, size = shape.width, 4 if shape.rows == 8 else 2  # rows whose sums fit into the registers
@@ -102,13 +102,13 @@ def _activate(code: int) -> Callable[..., None]:
     def activate(x: Any, z: Any, stride: Any, n: Any, bias: Any) -> None:
         width = tile(x.dtype).width
 
-        def piece(i: Any, at: Any) -> None:
+        def block(i: Any, at: Any) -> None:
             value = simd.load(x, at, width) + bias
             if code not in FROM_VALUE:
                 simd.store(z, at, value)
             simd.store(x, at, _FUNCTIONS[code].value(value))
 
-        _pieces(width, stride, n, piece)
+        _blocks(width, stride, n, block)
 
     return activate
 
@@ -117,12 +117,12 @@ def _derive_row(code: int) -> Callable[..., Any]:
     def derive(g: Any, y: Any, stride: Any, n: Any) -> Any:
         width = tile(g.dtype).width
 
-        def piece(i: Any, at: Any) -> list[Any]:
+        def block(i: Any, at: Any) -> list[Any]:
             gradient = _derive(code, simd.load(g, at, width), simd.load(y, at, width))
             simd.store(g, at, gradient)
             return [gradient]
 
-        return simd.sum(_sums(width, stride, n, [simd.zeros(g.dtype, width)], piece)[0])
+        return simd.sum(_sums(width, stride, n, [simd.zeros(g.dtype, width)], block)[0])
 
     return derive
 
@@ -136,14 +136,14 @@ def _drop(x: Any, y: Any, stride: Any, n: Any, key: Any, threshold: Any, scale: 
     width = tile(x.dtype).width
     key, threshold = (simd.convert(number, np.uint32) for number in (key, threshold))
 
-    def piece(i: Any, at: Any) -> None:
+    def block(i: Any, at: Any) -> None:
         bits = (simd.iota(np.uint32, width) + simd.convert(i, np.uint32)) * 0x9E3779B9 ^ key
         for shift, factor in _MIX:
             bits = (bits ^ (bits >> shift)) * factor
         bits = bits ^ (bits >> 15)
         simd.store(y, at, simd.where(bits < threshold, 0.0, simd.load(x, at, width) * scale))
 
-    _pieces(width, stride, n, piece)
+    _blocks(width, stride, n, block)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -244,15 +244,16 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
         dbeta, moment = _row_sums(dtype, stride, n, 2, moments)
         dgamma = moment * rstd
         share = simd.full_like(gamma, batch) / simd.full_like(gamma, total if weighted else n)
-        factor, mean, slope = gamma * rstd, dbeta * share, (dgamma * share) * rstd
+        # dy = gamma / sigma (g - m - u s), where u = (y - mu) / sigma: the 1 / sigma of u is taken into s
+        factor, m, s = gamma * rstd, dbeta * share, (dgamma * share) * rstd
 
         def input_gradient(r: int, i: Any, at: Any) -> list[Any]:
-            means, slopes = simd.extract(mean, r), simd.extract(slope, r)
+            m_r, s_r = simd.extract(m, r), simd.extract(s, r)
             e, gradient = centred(r, at), simd.load(g, at, width)
             if weighted:  # a sample's part in the statistics is its weight
-                gradient = gradient - simd.load(weights, i, width) * simd.fma(e, slopes, means)
+                gradient = gradient - simd.load(weights, i, width) * simd.fma(e, s_r, m_r)
             else:
-                gradient = (gradient - means) - e * slopes
+                gradient = (gradient - m_r) - e * s_r
             gradient = simd.extract(factor, r) * gradient
             if not before:
                 gradient = _derive(code, gradient, simd.load(y, at, width))

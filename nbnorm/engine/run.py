@@ -16,7 +16,7 @@ from numba import config, types
 
 from nbnorm.compile.pointers import address
 from nbnorm.compile.threads import MOST_THREADS
-from nbnorm.engine import epilogues, gather, microkernels, steps
+from nbnorm.engine import backward, clipping, epilogues, forward, gather, microkernels, steps, table
 from nbnorm.engine.losses import block_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile
 from nbnorm.engine.steps import permutation, run_steps
@@ -60,7 +60,7 @@ class Layout:
         self.padded = _up(batch, width)
         layers = len(sizes) - 1
         self.activations = (activations.IDENTITY, *map(_code, activations_), activations.IDENTITY)
-        net = np.zeros((layers + 1, steps.COLUMNS), np.int64)
+        net = np.zeros((layers + 1, table.COLUMNS), np.int64)
         act = weight = vector = stat = 0
 
         def room(features: int) -> int:
@@ -74,31 +74,31 @@ class Layout:
             pad = _up(size, shape.rows)
             hidden = 0 < l < layers
             drop = dropout[l - 1] if hidden and dropout else 0.0
-            row[steps.SIZE], row[steps.PAD] = size, pad
-            row[steps.NORM] = steps.NORMS[norm] if hidden else steps.NO_NORM
-            row[steps.THRESHOLD] = round(drop * 2.0**32)
-            row[steps.FUSED] = self.activations[l] in epilogues.FROM_VALUE
-            row[steps.Y] = room(pad)
+            row[table.SIZE], row[table.PAD] = size, pad
+            row[table.NORM] = table.NORMS[norm] if hidden else table.NO_NORM
+            row[table.THRESHOLD] = round(drop * 2.0**32)
+            row[table.FUSED] = self.activations[l] in epilogues.FROM_VALUE
+            row[table.Y] = room(pad)
             # The input is double-buffered; batch norm keeps what it read beside what it gave, and
             # dropout what it changed.
-            row[steps.V] = room(pad) if row[steps.NORM] != steps.NO_NORM else row[steps.Y]
-            row[steps.A] = room(pad) if drop > 0.0 or l == 0 else row[steps.V]
-            row[steps.Z] = row[steps.V] if row[steps.NORM] == steps.BEFORE else row[steps.Y]
-            if not row[steps.FUSED]:
-                row[steps.Z] = room(pad)
+            row[table.V] = room(pad) if row[table.NORM] != table.NO_NORM else row[table.Y]
+            row[table.A] = room(pad) if drop > 0.0 or l == 0 else row[table.V]
+            row[table.Z] = row[table.V] if row[table.NORM] == table.BEFORE else row[table.Y]
+            if not row[table.FUSED]:
+                row[table.Z] = room(pad)
             if l == layers and gradients:  # scratch of the loss
-                row[steps.A] = room(3 * size)
+                row[table.A] = room(3 * size)
             if l == 0:
                 continue
             if gradients:
-                row[steps.G] = room(pad)
-                row[steps.T] = room(_up(size, width))
-            row[steps.W] = weight
-            weight += _up(size, width) * int(net[l - 1, steps.PAD])
-            for column in (steps.BIAS, steps.GAMMA, steps.BETA):
+                row[table.G] = room(pad)
+                row[table.T] = room(_up(size, width))
+            row[table.W] = weight
+            weight += _up(size, width) * int(net[l - 1, table.PAD])
+            for column in (table.BIAS, table.GAMMA, table.BETA):
                 row[column] = vector
                 vector += pad
-            row[steps.STAT] = stat
+            row[table.STAT] = stat
             stat += pad if hidden else 0
         self.net = net
         self.zeros = vector
@@ -114,9 +114,9 @@ class Layout:
 
     def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of the weights of layer l in `weight`: (blocks of outputs, inputs, width)."""
-        size, inputs = self.sizes[l], int(self.net[l - 1, steps.PAD])
+        size, inputs = self.sizes[l], int(self.net[l - 1, table.PAD])
         blocks = _up(size, self.width) // self.width
-        start = int(self.net[l, steps.W])
+        start = int(self.net[l, table.W])
         view = weight[start : start + blocks * inputs * self.width]
         return view.reshape(blocks, inputs, self.width)
 
@@ -173,19 +173,19 @@ class Engine:
         self.vector = empty_aligned(layout.vector_size, dtype)
         self.running = np.zeros(2 * layout.features)
         self.loss = loss
-        self.control = np.zeros(steps.CONTROLS, np.int64)
+        self.control = np.zeros(table.CONTROLS, np.int64)
         for place, value in (
-            (steps.LAYERS, len(layout.sizes) - 1),
-            (steps.UNBIASED, int(unbiased)),
-            (steps.SPREAD, int(spread == "running_std")),
-            (steps.PADDED, layout.padded),
-            (steps.ZEROS, layout.zeros),
-            (steps.WEIGHTS, layout.weights),
+            (table.LAYERS, len(layout.sizes) - 1),
+            (table.UNBIASED, int(unbiased)),
+            (table.SPREAD, int(spread == "running_std")),
+            (table.PADDED, layout.padded),
+            (table.ZEROS, layout.zeros),
+            (table.WEIGHTS, layout.weights),
         ):
             self.control[place] = value
-        self.hyper = np.zeros(steps.HYPERS)
-        self.hyper[steps.DECAY], self.hyper[steps.EPS] = decay, eps
-        self.hyper[steps.CLIP_NORM] = self.hyper[steps.CLIP_VALUE] = np.inf
+        self.hyper = np.zeros(table.HYPERS)
+        self.hyper[table.DECAY], self.hyper[table.EPS] = decay, eps
+        self.hyper[table.CLIP_NORM] = self.hyper[table.CLIP_VALUE] = np.inf
         inputs = layout.sizes[0]
         self._encoding = np.empty((0, inputs)) if encoder is None else encoder.table
         self.standardize(np.zeros(inputs), np.zeros(inputs), np.ones(inputs))
@@ -204,9 +204,9 @@ class Engine:
         """Public vectors with the layer and the column that says where the engine keeps them."""
         for l in range(1, len(self.layout.sizes)):
             for name, column in (
-                (f"dense{l}.bias", steps.BIAS),
-                (f"norm{l}.gamma", steps.GAMMA),
-                (f"norm{l}.beta", steps.BETA),
+                (f"dense{l}.bias", table.BIAS),
+                (f"norm{l}.gamma", table.GAMMA),
+                (f"norm{l}.beta", table.BETA),
             ):
                 if name in self.parameters:
                     yield self.parameters[name], l, column
@@ -214,7 +214,7 @@ class Engine:
     def _statistics(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], slice]]:
         for l in range(1, len(self.layout.sizes) - 1):
             if f"norm{l}.running_mean" in self.buffers:
-                start = int(self.layout.net[l, steps.STAT])
+                start = int(self.layout.net[l, table.STAT])
                 place = slice(start, start + self.layout.sizes[l])
                 half = self.running.reshape(2, -1)
                 yield self.buffers[f"norm{l}.running_mean"], half[0], place
@@ -247,9 +247,9 @@ class Engine:
         for l in range(1, len(self.layout.sizes)):
             self.layout.unpack(l, weight, target[f"dense{l}.weight"])
         for name, column in (
-            ("dense{}.bias", steps.BIAS),
-            ("norm{}.gamma", steps.GAMMA),
-            ("norm{}.beta", steps.BETA),
+            ("dense{}.bias", table.BIAS),
+            ("norm{}.gamma", table.GAMMA),
+            ("norm{}.beta", table.BETA),
         ):
             for l in range(1, len(self.layout.sizes)):
                 values = target.get(name.format(l))
@@ -321,11 +321,11 @@ class Run:
         number = -(-samples // batch)
         weighed = weighted_statistics and weights is not None
         clipped = clip_norm is not None or clip_value is not None
-        adam, updates = isinstance(optimizer, AdamW), mode == steps.TRAIN
+        adam, updates = isinstance(optimizer, AdamW), mode == table.TRAIN
         self.labels = np.zeros(1, np.int64) if labels is None else labels
         self.targets = np.zeros(1, dtype) if targets is None else targets
         self.weights = np.zeros(0, dtype) if weights is None else weights
-        stored = mode == steps.GRADIENTS or clipped
+        stored = mode == table.GRADIENTS or clipped
         self.weight_velocity, self.vector_velocity = layout.room(updates)
         self.weight_square, self.vector_square = layout.room(updates and adam)
         self.weight_gradient, self.vector_gradient = layout.room(stored)
@@ -336,103 +336,103 @@ class Run:
         self.partial = np.zeros(2 * (layout.padded // layout.width))
         self.norms = np.zeros(1 + sum(-(-size // layout.width) for size in layout.sizes[1:]))
         self.numbers = np.zeros(4 * microkernels.NUMBERS, dtype)
-        self.progress = np.zeros(steps.PROGRESSES)
+        self.progress = np.zeros(table.PROGRESSES)
         self.order = np.arange(samples, dtype=np.int64) if selected is None else selected.copy()
         self.rates = np.zeros(number)
-        self.out = np.empty((samples, layout.sizes[-1]) if mode == steps.FORWARD else (1, 1), dtype)
+        self.out = np.empty((samples, layout.sizes[-1]) if mode == table.FORWARD else (1, 1), dtype)
         self.sync = new_sync(MOST_THREADS)
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)
-        self.hyper[steps.UNIT], self.hyper[steps.L2] = unit if weighed else 1.0, l2
-        for place, bound in ((steps.CLIP_NORM, clip_norm), (steps.CLIP_VALUE, clip_value)):
+        self.hyper[table.UNIT], self.hyper[table.L2] = unit if weighed else 1.0, l2
+        for place, bound in ((table.CLIP_NORM, clip_norm), (table.CLIP_VALUE, clip_value)):
             self.hyper[place] = np.inf if bound is None else bound
         self.control = engine.control.copy()
-        update = steps.STORE if not updates or clipped else steps.ADAM if adam else steps.SGD_UPDATE
+        update = table.STORE if not updates or clipped else table.ADAM if adam else table.SGD_UPDATE
         for place, value in (
-            (steps.SAMPLES, samples), (steps.BATCH, -(-samples // number)), (steps.STEPS, number),
-            (steps.LAST, number), (steps.MODE, mode), (steps.UPDATE, update),
-            (steps.CLIPPED, int(updates and clipped)), (steps.TRAINING, int(training)),
-            (steps.WEIGHTED, int(weights is not None)), (steps.WEIGHTED_STATISTICS, int(weighed)),
+            (table.SAMPLES, samples), (table.BATCH, -(-samples // number)), (table.STEPS, number),
+            (table.LAST, number), (table.MODE, mode), (table.UPDATE, update),
+            (table.CLIPPED, int(updates and clipped)), (table.TRAINING, int(training)),
+            (table.WEIGHTED, int(weights is not None)), (table.WEIGHTED_STATISTICS, int(weighed)),
             (gather.ADDRESS, data.address), (gather.KIND, data.kind), (gather.ROW, data.strides[0]),
             (gather.COLUMN, data.strides[1]),
         ):  # fmt: skip
             self.control[place] = value
         self.options = engine.loss.options()
-        self.calls = np.zeros(steps.CALLS, np.int64)
+        self.calls = np.zeros(table.CALLS, np.int64)
         self._compile(update)
 
     def _use(self, optimizer: SGD | AdamW) -> None:
         hyper = self.hyper
-        hyper[steps.WEIGHT_DECAY] = optimizer.weight_decay
+        hyper[table.WEIGHT_DECAY] = optimizer.weight_decay
         if isinstance(optimizer, AdamW):
-            hyper[steps.FIRST], hyper[steps.SECOND] = optimizer.beta1, optimizer.beta2
-            hyper[steps.ROOT_LEAST] = optimizer.eps
+            hyper[table.FIRST], hyper[table.SECOND] = optimizer.beta1, optimizer.beta2
+            hyper[table.ROOT_LEAST] = optimizer.eps
         else:
-            hyper[steps.FIRST], hyper[steps.NESTEROV] = optimizer.momentum, float(optimizer.nesterov)
+            hyper[table.FIRST], hyper[table.NESTEROV] = optimizer.momentum, float(optimizer.nesterov)
 
     def _compile(self, update: int) -> None:
         """Find the addresses of all pieces that this run needs."""
         engine, layout, calls = self.engine, self.engine.layout, self.calls
         net, dtype, control = layout.net, layout.dtype, self.control
-        training, weighted = control[steps.TRAINING] == 1, control[steps.WEIGHTED_STATISTICS] == 1
-        backward = self.mode != steps.FORWARD
-        names = {steps.GATHER: "gather", steps.LAYER: "forward_layer", steps.FEATURES: "forward_features"}
+        training, weighted = control[table.TRAINING] == 1, control[table.WEIGHTED_STATISTICS] == 1
+        backward = self.mode != table.FORWARD
+        names = {table.GATHER: "gather", table.LAYER: "forward_layer", table.FEATURES: "forward_features"}
         if not backward:
-            names[steps.LOGITS] = "write_logits"
+            names[table.LOGITS] = "write_logits"
         else:
             names |= {
-                steps.LOSS_PART: "loss_part",
-                steps.OUTPUT_BIAS: "output_bias",
-                steps.WEIGHT_LAYER: "weight_layer",
+                table.LOSS_PART: "loss_part",
+                table.OUTPUT_BIAS: "output_bias",
+                table.WEIGHT_LAYER: "weight_layer",
             }
             if len(layout.sizes) > 2:
                 names |= {
-                    steps.BACKWARD_LAYER: "backward_layer",
-                    steps.BACKWARD_FEATURES: "backward_features",
+                    table.BACKWARD_LAYER: "backward_layer",
+                    table.BACKWARD_FEATURES: "backward_features",
                 }
-            if control[steps.CLIPPED] == 1:
-                names |= {steps.NORM_PART: "norm_part", steps.APPLY_PART: "apply_part"}
-            calls[steps.LOSS_BLOCK] = _piece(block_kernel(engine.loss), "block", dtype)
-            kind = {steps.STORE: "store", steps.ADAM: "adam"}.get(update)
-            kind = kind or ("penalized" if self.hyper[steps.L2] > 0.0 else "sgd")
-            calls[steps.TILE_UPDATE] = microkernels.micro_kernel(kind, dtype)
-            calls[steps.HALF_UPDATE] = microkernels.micro_kernel(kind, dtype, half=True)
+            if control[table.CLIPPED] == 1:
+                names |= {table.NORM_PART: "norm_part", table.APPLY_PART: "apply_part"}
+            calls[table.LOSS_BLOCK] = _piece(block_kernel(engine.loss), "block", dtype)
+            kind = {table.STORE: "store", table.ADAM: "adam"}.get(update)
+            kind = kind or ("penalized" if self.hyper[table.L2] > 0.0 else "sgd")
+            calls[table.TILE_UPDATE] = microkernels.micro_kernel(kind, dtype)
+            calls[table.HALF_UPDATE] = microkernels.micro_kernel(kind, dtype, half=True)
             plain = "sgd" if kind == "penalized" else kind
-            calls[steps.VECTOR_UPDATE] = microkernels.vector_kernel(plain, dtype)
-            calls[steps.STRIDED_PRODUCT] = microkernels.micro_kernel("strided", dtype)
-        calls[steps.PACKED_PRODUCT] = microkernels.micro_kernel("packed", dtype)
+            calls[table.VECTOR_UPDATE] = microkernels.vector_kernel(plain, dtype)
+            calls[table.STRIDED_PRODUCT] = microkernels.micro_kernel("strided", dtype)
+        calls[table.PACKED_PRODUCT] = microkernels.micro_kernel("packed", dtype)
         self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
         else:  # now, and not in the first step
             run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
         for place, name in names.items():
-            piece = self.data.kernel if name == "gather" else getattr(steps, name)
+            piece = self.data.kernel if name == "gather" else _KERNELS[name]
             calls[place] = _piece(piece, name, dtype)
         self.control[gather.SQUARES] = self.data.squares(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
-            norm, fused = row[steps.NORM], row[steps.FUSED] == 1
+            norm, fused = row[table.NORM], row[table.FUSED] == 1
             inside = code if fused else activations.IDENTITY
-            if row[steps.THRESHOLD] > 0:
-                calls[steps.DROP] = epilogues.row_kernel("drop", dtype)
-                calls[steps.DROP_PANEL] = _piece(steps.drop_panel, "drop_panel", dtype)
-            by_rows = norm == steps.NO_NORM or not fused
-            if by_rows or (norm == steps.AFTER and not training):
-                row[steps.ACTIVATE] = _row(code, "activate", dtype)
+            if row[table.THRESHOLD] > 0:
+                calls[table.DROP] = epilogues.row_kernel("drop", dtype)
+                calls[table.DROP_PANEL] = _piece(forward.drop_panel, "drop_panel", dtype)
+            by_rows = norm == table.NO_NORM or not fused
+            if by_rows or (norm == table.AFTER and not training):
+                row[table.ACTIVATE] = _row(code, "activate", dtype)
             if by_rows and backward:
-                row[steps.DERIVE] = _row(code, "derive", dtype)
-            if norm == steps.NO_NORM:
+                row[table.DERIVE] = _row(code, "derive", dtype)
+            if norm == table.NO_NORM:
                 continue
-            first, then = (activations.IDENTITY, inside) if norm == steps.BEFORE else (inside, 0)
-            row[steps.NORMALIZE] = epilogues.row_kernel("normalize", dtype, then)
+            first, then = (activations.IDENTITY, inside) if norm == table.BEFORE else (inside, 0)
+            row[table.NORMALIZE] = epilogues.row_kernel("normalize", dtype, then)
             if training:
-                calls[steps.WIDE] = _piece(steps.wide_statistics, "wide_statistics", dtype)
-                row[steps.STATISTICS] = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
+                calls[table.WIDE] = _piece(forward.wide_statistics, "wide_statistics", dtype)
+                row[table.STATISTICS] = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
-                kind = "before" if norm == steps.BEFORE else "backward"
-                row[steps.BACKWARD] = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
+                kind = "before" if norm == table.BEFORE else "backward"
+                row[table.BACKWARD] = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
 
     def beyond(self) -> int | None:
         """Return the first row used that the network's dtype does not hold once standardized, or None."""
@@ -459,18 +459,18 @@ class Run:
         if self._selected is not None:
             self.order[:] = self._selected[self.order]
         key = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & (2**63 - 1)
-        self.control[steps.STEP], self.control[steps.KEY] = 0, key
+        self.control[table.STEP], self.control[table.KEY] = 0, key
         self.progress[:] = 0.0
 
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch."""
-        return int(self.control[steps.STEPS])
+        return int(self.control[table.STEPS])
 
     @property
     def epoch_step(self) -> int:
         """Steps of the epoch that are done."""
-        return int(self.control[steps.STEP])
+        return int(self.control[table.STEP])
 
     def windows(self) -> Generator[None, None, None]:
         """Make the steps of an epoch ready, a part at a time: all at once where the data lie in memory."""
@@ -493,7 +493,7 @@ class Run:
 
     def stop(self) -> None:
         """Make a running `run_steps` return before its next step."""
-        self.control[steps.STOP] = 1
+        self.control[table.STOP] = 1
 
     def all(self, threads: int) -> Run:
         """Run all steps from the present one; return the run itself."""
@@ -508,7 +508,7 @@ class Run:
         """Return the live arrays that the optimizer keeps from step to step."""
         names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
         return {
-            "updates": self.control[steps.UPDATES : steps.UPDATES + 1],
+            "updates": self.control[table.UPDATES : table.UPDATES + 1],
             **{name: getattr(self, name) for name in names},
         }
 
@@ -520,7 +520,7 @@ class Run:
             "vector": engine.vector,
             "running": engine.running,
             "progress": self.progress,
-            "step": self.control[steps.STEP : steps.STEP + 1],
+            "step": self.control[table.STEP : table.STEP + 1],
             **self.optimizer_state(),
         }
 
@@ -540,7 +540,24 @@ class Run:
 
     def go_on(self) -> None:
         """Take back `stop`."""
-        self.control[steps.STOP] = self.control[steps.HALT] = 0
+        self.control[table.STOP] = self.control[table.HALT] = 0
+
+
+_KERNELS = {
+    function.__name__: function
+    for function in (
+        forward.forward_layer,
+        forward.forward_features,
+        forward.write_logits,
+        backward.loss_part,
+        backward.output_bias,
+        backward.backward_layer,
+        backward.backward_features,
+        backward.weight_layer,
+        clipping.norm_part,
+        clipping.apply_part,
+    )
+}
 
 
 def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm.engine.steps import (
+from nbnorm.engine.steps import permutation
+from nbnorm.engine.table import (
     BATCH,
     CONTROLS,
     CORRECT,
@@ -26,7 +27,6 @@ from nbnorm.engine.steps import (
     SEEN,
     STEP,
     STEPS,
-    permutation,
 )
 from nbnorm.functions import losses
 from nbnorm.functions.activations import activation_backward, activation_forward

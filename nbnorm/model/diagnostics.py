@@ -12,7 +12,13 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm.engine.run import Run
-from nbnorm.engine.steps import BATCH, LAST, LOSS, SEEN, STEPS
+from nbnorm.engine.table import (
+    BATCH,
+    LAST,
+    LOSS,
+    SEEN,
+    STEPS,
+)
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.gradcheck import gradcheck
 from nbnorm.model import inference, plan, training

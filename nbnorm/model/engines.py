@@ -11,7 +11,9 @@ from numba import config
 from nbnorm.compile.threads import get_num_threads
 from nbnorm.engine.gather import Data, SparseData
 from nbnorm.engine.run import Engine, Layout, Run
-from nbnorm.engine.steps import FORWARD
+from nbnorm.engine.table import (
+    FORWARD,
+)
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN

@@ -24,7 +24,17 @@ from nbnorm.data.row_groups import RowGroups
 from nbnorm.engine import gather
 from nbnorm.engine.gather import Data
 from nbnorm.engine.run import Run
-from nbnorm.engine.steps import BATCH, FORWARD, KEY, LAST, SAMPLES, STEP, STEPS, TRAIN, permutation
+from nbnorm.engine.steps import permutation
+from nbnorm.engine.table import (
+    BATCH,
+    FORWARD,
+    KEY,
+    LAST,
+    SAMPLES,
+    STEP,
+    STEPS,
+    TRAIN,
+)
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.engines import engine_for

@@ -16,7 +16,15 @@ from nbnorm import _check
 from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import turn
 from nbnorm.engine.run import Run
-from nbnorm.engine.steps import BATCH, DIVERGED, FORWARD, LAST, STEP, STEPS, TRAIN
+from nbnorm.engine.table import (
+    BATCH,
+    DIVERGED,
+    FORWARD,
+    LAST,
+    STEP,
+    STEPS,
+    TRAIN,
+)
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model import checkpoints, inputs, metrics

@@ -1,0 +1,348 @@
+"""The loss, the backward pass of a layer, and the update of what it has found the gradient of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nbnorm.compile.kernels import inner_kernel
+from nbnorm.compile.pointers import caller
+from nbnorm.engine.epilogues import (
+    derive_row,
+    panel_backward,
+)
+from nbnorm.engine.microkernels import (
+    AHEAD,
+    BETA2,
+    CORRECTION2,
+    FRESH,
+    FRESH2,
+    LEAST,
+    MOMENTUM,
+    NUMBERS,
+    RATE,
+    tile_product,
+    tile_rows,
+    tile_update,
+    tile_width,
+    transpose,
+    vector_update,
+)
+from nbnorm.engine.table import (
+    ADAM,
+    AFTER,
+    BACKWARD,
+    BACKWARD_FEATURES,
+    BEFORE,
+    BETA,
+    BIAS,
+    DEPTH,
+    DERIVE,
+    DROP_PANEL,
+    FUSED,
+    GAMMA,
+    GROUP,
+    HALF_UPDATE,
+    LAYERS,
+    LOSS_BLOCK,
+    NO_NORM,
+    NORM,
+    PAD,
+    PADDED,
+    SIZE,
+    STAT,
+    STORE,
+    STRIDED_PRODUCT,
+    THRESHOLD,
+    TILE_UPDATE,
+    TRAINING,
+    UPDATE,
+    VECTOR_UPDATE,
+    WEIGHTS,
+    A,
+    G,
+    T,
+    V,
+    W,
+    Y,
+    Z,
+)
+from nbnorm.engine.thread_pool import (
+    share,
+)
+from nbnorm.functions import updates
+from nbnorm.simd import get, put
+
+_call_block = caller(15)
+_call_slopes = caller(17)
+_call_drop = caller(9)
+
+
+@inner_kernel
+def loss_part(
+    tid: Any,
+    threads: Any,
+    net: Any,
+    control: Any,
+    calls: Any,
+    n: Any,
+    total: Any,
+    rows: Any,
+    labels: Any,
+    targets: Any,
+    weights: Any,
+    options: Any,
+    act: Any,
+    partial: Any,
+) -> None:
+    """Loss of this thread's blocks of samples and its gradient with respect to the logits."""
+    width = tile_width(act)
+    l = control[LAYERS]
+    size, pad = net[l, SIZE], net[l, PAD]
+    blocks = (n + width - 1) // width
+    first, last = share(blocks, tid, threads)
+    padded = control[PADDED]
+    inverse = act.dtype.type(1.0 / total)
+    for j in range(first, last):
+        z = net[l, Y] + j * pad * width
+        g = net[l, G] + j * pad * width
+        valid = min(width, n - j * width)
+        room = net[l, A] + j * width * (3 * size)
+        _call_block(
+            calls[LOSS_BLOCK], act, z, g, room, size, j * width, valid, inverse, rows, labels, targets,
+            weights, options, partial, 2 * j,
+        )  # fmt: skip
+        for o in range(size):
+            place = net[l, T] + (o // width * padded + j * width) * width + o % width
+            for b in range(valid):
+                put(act, place + b * width, get(act, g + o * width + b))
+
+
+@inner_kernel
+def update_scalar(
+    vector: Any,
+    velocity: Any,
+    square: Any,
+    stored: Any,
+    at: Any,
+    gradient: Any,
+    numbers: Any,
+    k: Any,
+    update: Any,
+) -> None:
+    """Update one bias, gamma or beta as `nbnorm.engine.microkernels.UPDATES` says, or store its gradient."""
+    if update == STORE:
+        put(stored, at, gradient)
+        return
+    w, v, one = get(vector, at), get(velocity, at), vector.dtype.type(1)
+    if update == ADAM:
+        w, v, s = updates.adam(
+            w, v, get(square, at), gradient, get(numbers, k + MOMENTUM), get(numbers, k + FRESH),
+            get(numbers, k + BETA2), get(numbers, k + FRESH2), get(numbers, k + RATE),
+            get(numbers, k + CORRECTION2), get(numbers, k + LEAST), one,
+        )  # fmt: skip
+        put(square, at, s)
+    else:
+        w, v = updates.sgd(
+            w, v, gradient, get(numbers, k + MOMENTUM), one, get(numbers, k + RATE), get(numbers, k + AHEAD)
+        )
+    put(velocity, at, v)
+    put(vector, at, w)
+
+
+@inner_kernel
+def backward_features(
+    net: Any,
+    control: Any,
+    calls: Any,
+    l: Any,
+    first: Any,
+    last: Any,
+    n: Any,
+    total: Any,
+    numbers: Any,
+    k: Any,
+    vector: Any,
+    velocity: Any,
+    square: Any,
+    stored: Any,
+    saved: Any,
+    gradients: Any,
+    act: Any,
+) -> None:
+    """Turn the gradient of the panels of features [first, last) to z; update bias, gamma and beta."""
+    kind = act.dtype.type
+    width, rows = tile_width(act), tile_rows(act)
+    stride, length = net[l, PAD] * width, len(saved) // 3
+    norm, fused, update = net[l, NORM], net[l, FUSED] == 1, control[UPDATE]
+    held = stored if update == STORE else velocity
+    for i in range(first, last, rows):
+        y, z, v, g = (
+            net[l, Y] + i * width,
+            net[l, Z] + i * width,
+            net[l, V] + i * width,
+            net[l, G] + i * width,
+        )
+        stop = min(rows, net[l, SIZE] - i)
+        bias, gamma, beta, at = net[l, BIAS] + i, net[l, GAMMA] + i, net[l, BETA] + i, net[l, STAT] + i
+        if net[l, THRESHOLD] > 0:
+            _call_drop(calls[DROP_PANEL], net, control, calls, l, i, g, g, n, act)
+        if norm == BEFORE and not fused:
+            for r in range(stop):
+                derive_row(net[l, DERIVE], act, g + r * width, z + r * width, stride, n)
+        if norm != NO_NORM:
+            panel_backward(
+                net[l, BACKWARD], act, g, y, v, control[WEIGHTS], vector, gamma, saved, at, length + at,
+                2 * length + at, gradients, gamma, beta, bias, stride, n, kind(control[TRAINING]),
+                kind(total),
+            )  # fmt: skip
+        if norm != BEFORE and not (norm == AFTER and fused):
+            for r in range(stop):
+                slope = derive_row(net[l, DERIVE], act, g + r * width, z + r * width, stride, n)
+                put(gradients, bias + r, slope)
+        for first_of in (bias, gamma, beta):
+            if (norm == BEFORE) if first_of == bias else (norm == NO_NORM):
+                continue
+            if stop == rows:
+                seconds = first_of if update == ADAM else 0
+                vector_update(
+                    calls[VECTOR_UPDATE], vector, first_of, held, first_of, square, seconds, gradients,
+                    first_of, numbers, k + NUMBERS,
+                )  # fmt: skip
+            else:
+                for e in range(first_of, first_of + stop):
+                    update_scalar(vector, velocity, square, stored, e, get(gradients, e), numbers, k, update)
+
+
+@inner_kernel
+def output_bias(
+    net: Any,
+    control: Any,
+    n: Any,
+    numbers: Any,
+    k: Any,
+    vector: Any,
+    velocity: Any,
+    square: Any,
+    stored: Any,
+    act: Any,
+    first: Any,
+    last: Any,
+) -> None:
+    """Gradient and update of outputs [first, last) of the output layer's bias."""
+    width = tile_width(act)
+    l = control[LAYERS]
+    for o in range(first, last):
+        g = net[l, G] + o * width
+        slope = derive_row(net[l, DERIVE], act, g, g, net[l, PAD] * width, n)
+        place = net[l, BIAS] + o
+        update_scalar(vector, velocity, square, stored, place, slope, numbers, k, control[UPDATE])
+
+
+@inner_kernel
+def backward_layer(
+    net: Any,
+    control: Any,
+    calls: Any,
+    l: Any,
+    n: Any,
+    total: Any,
+    numbers: Any,
+    k: Any,
+    weight: Any,
+    vector: Any,
+    velocity: Any,
+    square: Any,
+    stored: Any,
+    saved: Any,
+    gradients: Any,
+    act: Any,
+    first: Any,
+    last: Any,
+) -> None:
+    """Gradient with respect to z of panels [first, last) of layer l, from that of layer l + 1."""
+    width, rows = tile_width(act), tile_rows(act)
+    depth = net[l + 1, SIZE]
+    pad_out, pad, g = net[l + 1, PAD], net[l, PAD], net[l, G]
+    blocks = (n + width - 1) // width
+    padded = control[PADDED]
+    stride = pad * width
+    group = max(GROUP // rows, 1)
+    product = calls[STRIDED_PRODUCT]
+    for begin in range(first, last, group):
+        end = min(begin + group, last)
+        for d in range(0, depth, DEPTH):
+            length = min(DEPTH, depth - d)
+            for j in range(blocks):
+                for p in range(begin, end):
+                    i = p * rows
+                    tile_product(
+                        product,
+                        weight,
+                        net[l + 1, W] + (d // width * pad + i) * width,
+                        act,
+                        net[l + 1, G] + (j * pad_out + d) * width,
+                        act,
+                        g + (j * pad + i) * width,
+                        length,
+                        stride,
+                        1 if d > 0 else 0,
+                    )
+        _call_slopes(
+            calls[BACKWARD_FEATURES], net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
+            vector, velocity, square, stored, saved, gradients, act,
+        )  # fmt: skip
+        for p in range(begin, end):
+            # Rows beyond the last feature are zero: their weights are.
+            i = p * rows
+            place = net[l, T] + (i // width * padded) * width + i % width
+            for j in range(blocks):
+                here = g + (j * pad + i) * width
+                for b in range(0, width, rows):
+                    transpose(act, here + b, width, act, place + (j * width + b) * width, width)
+
+
+@inner_kernel
+def weight_layer(
+    net: Any,
+    control: Any,
+    calls: Any,
+    l: Any,
+    n: Any,
+    source: Any,
+    numbers: Any,
+    k: Any,
+    weight: Any,
+    velocity: Any,
+    square: Any,
+    stored: Any,
+    act: Any,
+    first: Any,
+    last: Any,
+) -> None:
+    """Gradient and update of tiles [first, last) of the weights of layer l."""
+    width, rows = tile_width(act), tile_rows(act)
+    pad_in = net[l - 1, PAD]
+    tiles = pad_in // rows
+    padded = control[PADDED]
+    held = stored if control[UPDATE] == STORE else velocity
+    for t in range(first, last):
+        o, i = t // tiles, t % tiles * rows
+        at = net[l, W] + (o * pad_in + i) * width
+        narrow = 2 * (net[l, SIZE] - o * width) <= width
+        tile_update(
+            calls[HALF_UPDATE] if narrow else calls[TILE_UPDATE],
+            act,
+            source + i * width,
+            act,
+            net[l, T] + o * padded * width,
+            weight,
+            at,
+            held,
+            at,
+            square,
+            at if control[UPDATE] == ADAM else 0,
+            numbers,
+            k,
+            n,
+            pad_in * width,
+        )

@@ -1,0 +1,117 @@
+"""Bounded gradients: they are stored, measured, and used in phases of their own."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from nbnorm.compile.kernels import inner_kernel
+from nbnorm.engine.backward import (
+    update_scalar,
+)
+from nbnorm.engine.microkernels import (
+    PENALTY,
+    SHRINK,
+    tile_width,
+)
+from nbnorm.engine.table import (
+    ADAM,
+    CLIP_NORM,
+    CLIP_VALUE,
+    LAYERS,
+    PAD,
+    SGD_UPDATE,
+    SIZE,
+    W,
+)
+from nbnorm.engine.thread_pool import (
+    share,
+)
+from nbnorm.simd import get, put
+
+
+@inner_kernel
+def norm_part(
+    tid: Any,
+    threads: Any,
+    net: Any,
+    control: Any,
+    hyper: Any,
+    weight_gradient: Any,
+    vector_gradient: Any,
+    norms: Any,
+    act: Any,
+) -> None:
+    """Square of the norm of this thread's blocks of gradients, each into its place of `norms`.
+
+    Elements are bounded first.  The last block is that of all vectors.
+    """
+    width = tile_width(act)
+    bound = hyper[CLIP_VALUE]
+    block = 0
+    for l in range(1, control[LAYERS] + 2):
+        blocks = 1 if l > control[LAYERS] else (net[l, SIZE] + width - 1) // width
+        for o in range(blocks):
+            if block % threads == tid:
+                total = 0.0
+                if l > control[LAYERS]:
+                    for e in range(len(vector_gradient)):
+                        x = max(min(np.float64(get(vector_gradient, e)), bound), -bound)
+                        total += x * x
+                else:
+                    # padding below the last input is not a weight
+                    at = net[l, W] + o * net[l - 1, PAD] * width
+                    for e in range(at, at + net[l - 1, SIZE] * width):
+                        x = max(min(np.float64(get(weight_gradient, e)), bound), -bound)
+                        total += x * x
+                put(norms, block, total)
+            block += 1
+
+
+@inner_kernel
+def apply_part(
+    tid: Any,
+    threads: Any,
+    control: Any,
+    hyper: Any,
+    adam: Any,
+    numbers: Any,
+    k: Any,
+    norms: Any,
+    weight: Any,
+    weight_gradient: Any,
+    weight_velocity: Any,
+    weight_square: Any,
+    vector: Any,
+    vector_gradient: Any,
+    vector_velocity: Any,
+    vector_square: Any,
+    act: Any,
+) -> None:
+    """Update this thread's weights and vectors with bounded gradients."""
+    kind = act.dtype.type
+    total = 0.0
+    for block in range(len(norms)):
+        total += norms[block]
+    factor = kind(1)
+    if total > hyper[CLIP_NORM] * hyper[CLIP_NORM]:
+        factor = kind(hyper[CLIP_NORM] / math.sqrt(total))
+    bound = kind(hyper[CLIP_VALUE])
+    update = ADAM if adam else SGD_UPDATE
+    penalty, shrink = get(numbers, k + PENALTY), get(numbers, k + SHRINK)
+    first, last = share(len(weight), tid, threads)
+    for e in range(first, last):
+        w = get(weight, e)
+        gradient = max(min(get(weight_gradient, e), bound), -bound) * factor + penalty * w
+        put(weight, e, shrink * w)
+        update_scalar(
+            weight, weight_velocity, weight_square, weight_gradient, e, gradient, numbers, k, update
+        )
+    first, last = share(len(vector), tid, threads)
+    for e in range(first, last):
+        gradient = max(min(get(vector_gradient, e), bound), -bound) * factor
+        update_scalar(
+            vector, vector_velocity, vector_square, vector_gradient, e, gradient, numbers, k, update
+        )
