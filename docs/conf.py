@@ -25,7 +25,7 @@ release = importlib.metadata.version("nbnorm")
 version = release
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -37,6 +37,15 @@ nitpicky = False
 
 myst_enable_extensions = ["amsmath", "dollarmath", "deflist", "colon_fence", "attrs_block"]
 myst_heading_anchors = 3
+
+# Pages that are notebooks run when the documentation is built; a cell that fails ends the build.
+nb_execution_mode = "force"
+nb_execution_in_temp = True
+nb_execution_timeout = 300
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "examples" / "figures.mplstyle")
+os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
@@ -87,7 +96,21 @@ def _write_help(app):
         (folder / f"help-{command}.txt").write_text(text.getvalue(), "utf-8")
 
 
+def _draw_vectors(app):
+    """Let the pages' figures be SVG: IPython reads the format from its profile."""
+    profile = Path(app.srcdir) / "generated" / "ipython" / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    lines = (
+        'c.InlineBackend.figure_formats = {"svg"}',
+        'c.InlineBackend.print_figure_kwargs = {"bbox_inches": None}',
+    )
+    (profile / "ipython_kernel_config.py").write_text("\n".join(lines) + "\n", "utf-8")
+    os.environ["IPYTHONDIR"] = str(profile.parent)
+    os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+
+
 def setup(app):
     """Render mathematics as MathML when the pages are built: they need no network and no script."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("builder-inited", _write_help)
+    app.connect("builder-inited", _draw_vectors)

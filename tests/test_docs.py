@@ -14,12 +14,15 @@ DOCS = ROOT / "docs"
 PAGES = [
     path
     for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-    if "```python" in path.read_text("utf-8")
+    if re.search(r"^```(python|\{code-cell\})$", path.read_text("utf-8"), flags=re.MULTILINE)
 ]
 
 
-def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+def blocks(page):
+    """Return the code of a page: that of a cell of a notebook without its options."""
+    text = page.read_text("utf-8")
+    code = r"^```(?:python|\{code-cell\})\n((?::.*\n)*)(.*?)^```"
+    return [block for _, block in re.findall(code, text, flags=re.MULTILINE | re.DOTALL)]
 
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
@@ -27,9 +30,14 @@ def blocks(page, language):
 def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
+    monkeypatch.setenv("MATPLOTLIBRC", str(DOCS / "examples" / "figures.mplstyle"))
     namespace = {"__name__": "__main__"}
-    for number, block in enumerate(blocks(page, "python"), 1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+    try:
+        for number, block in enumerate(blocks(page), 1):
+            exec(compile(block, f"{page.name}, block {number}", "exec"), namespace)
+    finally:
+        if "plt" in namespace:
+            namespace["plt"].close("all")
 
 
 @pytest.mark.parametrize("what", ["train", "test"])

@@ -12,9 +12,10 @@ pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic 
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 WRITES = {
+    "before_or_after": ["before_or_after.svg", "before_or_after.txt"],
     "breast_cancer": ["breast_cancer.png", "breast_cancer.txt"],
-    "computation_graph": ["graph.png"],
-    "curvature": ["curvature.png", "curvature.txt"],
+    "computation_graph": ["graph.svg"],
+    "curvature": ["curvature.svg", "curvature.txt"],
     "derivation_check": ["derivation_check.txt"],
     "diabetes": ["diabetes.png", "diabetes.txt"],
     "digits_stream": ["digits_stream.txt"],
@@ -22,6 +23,8 @@ WRITES = {
     "feature_drift": ["feature_drift.png", "feature_drift.txt"],
     "learning_rates": ["learning_rates.txt"],
     "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
+    "norms_by_batch_size": ["norms_by_batch_size.svg", "norms_by_batch_size.txt"],
+    "raw_pixels": ["raw_pixels.txt"],
     "weights": ["weights.png", "weights.txt"],
     "table_defaults": ["table_defaults.txt"],
 }
@@ -41,13 +44,22 @@ def run(name, *arguments):
 
 
 def test_every_example_is_listed():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*WRITES, "hard_statistics"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*WRITES, "hard_statistics", "update_bn"}
 
 
 @pytest.mark.parametrize("name", WRITES)
 def test_example_runs(name, tmp_path):
     assert run(name, "--short", "--out", str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == WRITES[name]
+
+
+def test_update_bn_is_not_the_population(tmp_path):
+    pytest.importorskip("torch")
+    rows = run("update_bn", "--short", "--out", str(tmp_path)).splitlines()
+    assert (tmp_path / "update_bn.txt").read_text("utf-8").splitlines() == rows
+    first = {line[:30].strip(): float(line[30:42]) for line in rows if line[:1].isalpha()}
+    assert first["exact statistics"] == pytest.approx(1.0, abs=1e-3)
+    assert first["update_bn, ordered by class"] < 0.7
 
 
 def test_hard_statistics_runs(tmp_path):

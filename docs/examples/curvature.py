@@ -117,6 +117,8 @@ def draw(inputs: dict[str, Array], targets: Array, path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.7), layout="constrained")
     for axis, (name, x) in zip(axes, inputs.items(), strict=True):
         v = targets[:, int(name.startswith("B"))]
@@ -129,8 +131,8 @@ def draw(inputs: dict[str, Array], targets: Array, path: Path) -> None:
         risk = np.einsum("...i,ij,...j->...", away, h, away) / 2
         levels = risk.max() * np.linspace(0.02, 1.0, 12) ** 2
         axis.contour(w1, w2, risk, levels=levels, colors="0.7", linewidths=0.8)
-        axis.plot(*way.T, ".-", color="tab:blue", linewidth=1.2, markersize=4)
-        axis.plot(*best, "+", color="tab:red", markersize=11, markeredgewidth=2)
+        axis.plot(*way.T, ".-", color="C0", linewidth=1.2, markersize=4)
+        axis.plot(*best, "+", color="C1", markersize=11, markeredgewidth=2)
         curvature = np.linalg.eigvalsh(h)
         axis.set(
             title=f"{name}\ncondition {curvature[-1] / curvature[0]:.3g}, {len(way) - 1} steps",
@@ -138,7 +140,7 @@ def draw(inputs: dict[str, Array], targets: Array, path: Path) -> None:
             ylabel="$w_2$",
             aspect="equal",
         )
-    figure.savefig(path, dpi=100)
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -146,7 +148,7 @@ def main() -> None:
     """Print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer random starts")
-    parser.add_argument("--out", type=Path, help="folder for curvature.txt and curvature.png")
+    parser.add_argument("--out", type=Path, help="folder for curvature.txt and curvature.svg")
     options = parser.parse_args()
 
     inputs, targets = data()
@@ -165,7 +167,7 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "curvature.txt").write_text(text + "\n", "utf-8")
-        draw(inputs, targets, options.out / "curvature.png")
+        draw(inputs, targets, options.out / "curvature.svg")
 
 
 if __name__ == "__main__":

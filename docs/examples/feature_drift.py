@@ -64,15 +64,17 @@ def draw(runs: dict[str | None, dict[str, npt.NDArray[Any]]], path: Path) -> Non
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, axes = plt.subplots(2, 2, figsize=(9, 5.2), sharex=True, sharey="row", layout="constrained")
     for column, (norm, run) in zip(axes.T, runs.items(), strict=True):
         epochs = np.arange(1, len(run["mean"]) + 1)
         for axis, what, label in zip(column, ("mean", "std"), ("mean", "standard deviation"), strict=True):
-            axis.plot(epochs, run[what], color="tab:blue", alpha=0.35, linewidth=0.8)
+            axis.plot(epochs, run[what], color="C0", alpha=0.35, linewidth=0.8)
             axis.set_ylabel(label)
         column[0].set_title(NAMES[norm])
         column[1].set_xlabel("epoch")
-    figure.savefig(path, dpi=85)
+    figure.savefig(path, dpi=200)
     plt.close(figure)
 
 

@@ -18,6 +18,7 @@ from nbnorm.data import datasets
 from nbnorm.model import defaults, metrics
 
 if TYPE_CHECKING:
+    from nbnorm.functions.optimizers import SGD, AdamW
     from nbnorm.model.history import History
     from nbnorm.model.network import FNN
 
@@ -316,24 +317,27 @@ def network_for(args: argparse.Namespace, data: Data) -> FNN:
     )
 
 
+def optimizer(args: argparse.Namespace) -> SGD | AdamW:
+    """Return the optimizer of the settings."""
+    from nbnorm.functions.optimizers import SGD, AdamW
+
+    if args.optimizer == "sgd":
+        return SGD(lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    return AdamW(lr=args.lr, eps=args.epsilon, weight_decay=args.weight_decay)
+
+
 def fit(
     args: argparse.Namespace, net: FNN, X: npt.NDArray[Any], y: npt.NDArray[Any], **options: Any
 ) -> History:
     """Train a network with the settings."""
-    from nbnorm.functions.optimizers import SGD, AdamW
     from nbnorm.model.stopping import EarlyStopping
 
-    optimizer: SGD | AdamW
-    if args.optimizer == "sgd":
-        optimizer = SGD(lr=args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    else:
-        optimizer = AdamW(lr=args.lr, eps=args.epsilon, weight_decay=args.weight_decay)
     return net.fit(
         X,
         y,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        optimizer=optimizer,
+        optimizer=optimizer(args),
         schedule=args.schedule,
         class_weight="balanced" if args.balanced else None,
         l2=args.l2,

@@ -50,6 +50,7 @@ from nbnorm.cli.settings import (
     fit,
     fold_scores,
     network_for,
+    optimizer,
     put_aside,
     solvable,
     solve,
@@ -165,7 +166,13 @@ def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
     """Return the files to write, after checking that they can be written."""
     save = None if args.no_save else args.save or f"nbnorm-{name}.npz"
     plot = None if args.no_plot else args.plot or f"nbnorm-{name}.png"
-    files = {"save": save, "plot": plot, "report": args.report, "checkpoint": args.checkpoint}
+    files = {
+        "save": save,
+        "plot": plot,
+        "inspect": args.inspect,
+        "report": args.report,
+        "checkpoint": args.checkpoint,
+    }
     named = [(option, path) for option, path in files.items() if path is not None]
     for at, (option, path) in enumerate(named):
         if same_file(path, args.data):
@@ -173,7 +180,9 @@ def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
         for other, other_path in named[:at]:
             if same_file(path, other_path):
                 raise ValueError(f"--{other} and --{option} name the same file {path}")
-        if option != "plot":
+        if option == "inspect":
+            plots.check_format(path)
+        elif option != "plot":
             _files.check_writable(path)
     if plot is not None:
         try:
@@ -407,6 +416,13 @@ def _write_results(
         title = f"{data.name}: {answers.headline(scores)}"
         plots.answers(scores, files["plot"], points=points, history=curves, title=title)
         say(f"Picture: {files['plot']}")
+    if files["inspect"] is not None:
+        from nbnorm.model.inspection import inspect
+
+        batch_size = max(2, min(args.batch_size, len(data.X_train)))
+        found = inspect(net, data.X_train, data.y_train, optimizer=optimizer(args), batch_size=batch_size)
+        found.plot(files["inspect"], title=f"{data.name}: the layers after training")
+        say(f"{found}\nLayers: {files['inspect']}")
     result = finite(
         {
             "data": data.name,
@@ -598,4 +614,7 @@ def add(commands: Any) -> None:
         "--plot", metavar="FILE", help="picture of training and test (default: nbnorm-DATA.png)"
     )
     plot.add_argument("--no-plot", action="store_true", help="draw no picture")
+    results.add_argument(
+        "--inspect", metavar="FILE", help="picture of the layers after training, and a table of them"
+    )
     results.add_argument("--report", metavar="FILE", help="write settings and results as JSON")

@@ -326,8 +326,8 @@ def inspect(
     -----
     Batch norm makes the loss independent of the length of the weights in front of it, where the activation
     between them, if there is one, only passes their scale on (relu, leaky_relu, identity).  A gradient step
-    then turns a unit's weights w by an angle that depends on lr / |w|**2 alone [1]_.  Weight decay shortens
-    w, which raises this effective learning rate, until both balance.
+    then turns a unit's weights w by an angle that depends on ``lr / |w|**2`` alone [1]_.  Weight decay
+    shortens w, which raises this effective learning rate, until both balance.
 
     References
     ----------

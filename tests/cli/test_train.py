@@ -129,6 +129,20 @@ def test_train_draws(run, folder):
     assert [path.name for path in folder.iterdir()] == ["curve.svg"]
 
 
+def test_train_inspects(run, folder):
+    pytest.importorskip("matplotlib")
+    status, out, _ = run(
+        "train", "--hidden", "8", "--epochs", "1", "--no-save", "--no-plot", "--inspect", "l.svg"
+    )
+    assert status == 0
+    assert [path.name for path in folder.iterdir()] == ["l.svg"]
+    assert "condition" in out
+    assert "layer1" in out
+    status, _, err = run("train", "--inspect", "layers.xyz")
+    assert status == 2
+    assert "layers.xyz must end in one of" in err
+
+
 def test_train_diverges(run, folder):
     np.savez(folder / "x.npz", X=np.random.default_rng(0).normal(size=(50, 2)), y=np.arange(50.0))
     status, _, err = run("train", "x.npz", *QUICK, "--lr", "1e30", "--weight-decay", "0", "--norm", "none")
