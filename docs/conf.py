@@ -90,7 +90,8 @@ def _write_help(app):
     os.environ["COLUMNS"] = "92"
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
-    for command in ("train", "predict", "standardize", "gradcheck", "warmup"):
+    commands = "train predict evaluate info standardize convert gradcheck warmup completion"
+    for command in commands.split():
         with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
             main([command, "--help"])
         (folder / f"help-{command}.txt").write_text(text.getvalue(), "utf-8")

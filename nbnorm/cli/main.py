@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from nbnorm import __version__
-from nbnorm.cli import evaluate, gradcheck, info, predict, standardize, train, warmup
+from nbnorm.cli import completion, convert, evaluate, gradcheck, info, predict, standardize, train, warmup
 from nbnorm.cli.common import (
     BAD_INPUT,
     FAILED,
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"nbnorm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (train, predict, evaluate, info, standardize, gradcheck, warmup):
+    for command in (train, predict, evaluate, info, standardize, convert, gradcheck, warmup, completion):
         command.add(commands)
     return parser
 

@@ -938,6 +938,9 @@ def standardize_file(
         if moments.n_features is None:
             raise ValueError(f"{given.name} has no rows")
         labels = given.features or [str(j) for j in range(moments.n_features)]
+        empty = np.flatnonzero(np.broadcast_to(moments.count, moments.n_features) == 0)
+        if len(empty):
+            raise ValueError(f"{given.name}: column {labels[empty[0]]!r} holds no value: name it in keep")
         tables.refuse_range(given.name, labels, np.array([moments.min, moments.max]))
         given.rows = rows
     else:

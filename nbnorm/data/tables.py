@@ -355,52 +355,51 @@ def read_table(
     array(['setosa', 'virginica'], dtype=object)
     """
     ending = csv_files.suffix(path)
+    wanted: dict[str, Any] = {
+        "target": target,
+        "features": features,
+        "need_target": need_target,
+        "only": only,
+        "without": without,
+        "categories": categories,
+    }
     if ending == ".npz":
         for name, given in (("only", only), ("without", without), ("categories", categories)):
             if given:
                 raise ValueError(f"{name} names {given[0]!r}, and {os.fspath(path)} has no column names")
         return _read_npz(path, need_target)
-    if ending in _CSV:
+    if ending in CSV_ENDINGS:
         reader = csv_files.Reader(path, options)
         index = () if reader.index is None else (reader.columns[reader.index],)
-        chosen = _choose(
-            reader.name,
-            reader.columns,
-            index,
-            target,
-            features,
-            need_target,
-            only,
-            without,
-            categories,
-        )
+        chosen = choose_columns(reader.name, reader.columns, index, **wanted)
         return _read_csv(reader, chosen, categories, kinds or {})
     if ending in arrow_files.ENDINGS:
-        return _read_arrow(path, target, features, need_target, only, without, categories)
+        return _read_arrow(path, wanted)
     raise ValueError(f"{os.fspath(path)} must be a table that ends in .csv, .parquet, .feather or .npz")
 
 
-_CSV = (".csv", ".tsv", ".txt")
+CSV_ENDINGS = (".csv", ".tsv", ".txt")
 
 
-class _Chosen(NamedTuple):
+class Chosen(NamedTuple):
     """Columns of a file that are wanted."""
 
     features: list[str]
     target: str | None
 
 
-def _choose(
+def choose_columns(
     name: str,
     columns: Sequence[str],
     index: Collection[str],
-    target: str | None,
-    features: Sequence[str] | None,
-    need_target: bool,
-    only: Sequence[str],
-    without: Sequence[str],
-    categories: Sequence[str],
-) -> _Chosen:
+    *,
+    target: str | None = None,
+    features: Sequence[str] | None = None,
+    need_target: bool = False,
+    only: Sequence[str] = (),
+    without: Sequence[str] = (),
+    categories: Sequence[str] = (),
+) -> Chosen:
     """Return the features and the target of a table, after checking that they are there."""
 
     def check(wanted: str, role: str, among: Sequence[str]) -> str:
@@ -431,7 +430,7 @@ def _choose(
         raise ValueError(f"{name} needs a feature column beside the target {target!r}")
     for wanted in categories:
         check(wanted, "feature column", chosen)
-    return _Chosen(chosen, target)
+    return Chosen(chosen, target)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -507,7 +506,7 @@ def csv_kinds(reader: csv_files.Reader, columns: Sequence[str]) -> dict[str, str
 
 
 def _read_csv(
-    reader: csv_files.Reader, chosen: _Chosen, categories: Sequence[str], known: Mapping[str, str]
+    reader: csv_files.Reader, chosen: Chosen, categories: Sequence[str], known: Mapping[str, str]
 ) -> Table:
     unknown = [column for column in chosen.features if column not in known]
     kinds = csv_kinds(reader, unknown) | {
@@ -540,13 +539,13 @@ def _read_csv(
     for name in names:
         if name in others:
             fields = texts[others.index(name)]
-            columns[name] = _typed(reader.name, name, fields, lines, kinds[name])
+            columns[name] = typed(reader.name, name, fields, lines, kinds[name])
         else:
             columns[name] = X[:, numeric.index(name)]
     return Table(reader.name, columns, names, chosen.target, values, lines, notes)
 
 
-def _typed(file: str, name: str, fields: list[str], lines: Sequence[int], kind: str) -> npt.NDArray[Any]:
+def typed(file: str, name: str, fields: list[str], lines: Sequence[int], kind: str) -> npt.NDArray[Any]:
     """Return fields as booleans, dates or text, with gaps."""
     if kind == "category":
         labels = [csv_files.plain(field) for field in fields]
@@ -570,27 +569,17 @@ def _typed(file: str, name: str, fields: list[str], lines: Sequence[int], kind: 
 # ----------------------------------------------------------------------------------------------
 
 
-def _read_arrow(
-    path: _files.PathLike,
-    target: str | None,
-    features: Sequence[str] | None,
-    need_target: bool,
-    only: Sequence[str],
-    without: Sequence[str],
-    categories: Sequence[str],
-) -> Table:
+def _read_arrow(path: _files.PathLike, columns_wanted: Mapping[str, Any]) -> Table:
     name, file = os.fspath(path), arrow_files.ArrowFile(path)
     stored = arrow_files.index_of(file.schema)
     csv_files.check_names(name, file.schema.names)
-    chosen = _choose(
-        name, file.schema.names, stored, target, features, need_target, only, without, categories
-    )
+    chosen = choose_columns(name, file.schema.names, stored, **columns_wanted)
     wanted = [*chosen.features, *([] if chosen.target is None else [chosen.target])]
     table = file.read(wanted)
     if table.num_rows == 0:
         raise ValueError(f"{name} has no rows")
     columns = {column: arrow_files.as_array(name, column, table.column(column)) for column in wanted}
-    for column in categories:
+    for column in columns_wanted["categories"]:
         columns[column] = _as_text(columns[column])
     values: Any = None
     if chosen.target is not None:

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse
 
 from nbnorm import Moments, Standardizer, moments
+from nbnorm.data import tables
 from nbnorm.data.streams import chunks, standardize_file
 
 
@@ -352,7 +353,7 @@ def test_statistics_of_other_features_are_refused(tmp_path):
 BAD_ROWS = [
     ("a,b\n1,2\n3\n", "line 3: got 1 fields, expected 2"),
     ("a,b\n1,2\n\n3,x\n", "line 4, column 'b': expected a number, got 'x'"),
-    ("a,b\n1,\n", "line 2, column 'b': missing value"),
+    ("a,b\n1,\n", "column 'b' holds no value"),
     ("a,b\n1,2\n1,inf\n", "line 3, column 'b': must be finite, got inf"),
     ("a,b\n", "has no rows"),
 ]
@@ -485,7 +486,7 @@ def test_columns_that_cannot_be_kept(tmp_path):
     with pytest.raises(ValueError, match=r"line 2, column 'kind': expected a number, got 'x'"):
         standardize_file(*files, keep=["a"])
     for suffix in (".npy", ".npz"):
-        with pytest.raises(ValueError, match=r"destination must end in \.csv or \.parquet to keep .*'kind'"):
+        with pytest.raises(ValueError, match=r"destination must end in \.csv, .* to keep .*'kind'"):
             standardize_file(files[0], tmp_path / f"y{suffix}", keep=["kind"])
         source = make(tmp_path / f"x{suffix}", np.ones((3, 2)))
         with pytest.raises(ValueError, match=rf"column 'y', and .*x\{suffix} has no column names"):
@@ -516,6 +517,8 @@ def test_bad_files(tmp_path):
         standardize_file(tmp_path / "x.npz", tmp_path / "y.npy")
     np.save(bad, np.array([[1.0, np.nan]]))
     with pytest.raises(ValueError, match="row 0, column 1 must be finite, got nan"):
+        standardize_file(bad, tmp_path / "y.npy", missing="refuse")
+    with pytest.raises(ValueError, match="column '1' holds no value"):
         standardize_file(bad, tmp_path / "y.npy")
     with pytest.raises(ValueError, match="destination must end in one of"):
         standardize_file(bad, tmp_path / "y.doc")
@@ -533,3 +536,27 @@ def test_progress_bars(tmp_path, capsys):
     assert "writing: 100%" in capsys.readouterr().err
     standardize_file(source, tmp_path / "y.csv", progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".feather", ".npy"])
+def test_gaps_stay_gaps(tmp_path, ending):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n,4\n3,NA\n")
+    destination = tmp_path / f"y{ending}"
+    used = standardize_file(tmp_path / "x.csv", destination, save_stats=tmp_path / "s.json")
+    np.testing.assert_array_equal(used.mean, [2, 3])
+    expected = [[-1, -1], [np.nan, 1], [1, np.nan]]
+    in_npy = ending == ".npy"
+    got = np.load(destination) if in_npy else tables.read_table(destination, need_target=False).X
+    np.testing.assert_array_equal(got, expected)
+    # and back, with statistics that were kept
+    standardize_file(destination, tmp_path / "z.npy", stats=tmp_path / "s.json", inverse=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "z.npy"), [[1, 2], [np.nan, 4], [3, np.nan]])
+    with pytest.raises(ValueError, match="line 3, column 'a': missing value"):
+        standardize_file(tmp_path / "x.csv", destination, missing="refuse")
+
+
+def test_only_some_columns(tmp_path):
+    (tmp_path / "x.csv").write_text(",a,b,c\n0,1,2,x\n1,3,4,y\n")
+    assert standardize_file(tmp_path / "x.csv", tmp_path / "y.csv", only=["b"]).feature_names == ["b"]
+    assert (tmp_path / "y.csv").read_text() == ",a,b,c\n0,1,-1.0,x\n1,3,1.0,y\n"
