@@ -420,13 +420,13 @@ def to_onnx(model: Any, path: _files.Target, *, dtype: npt.DTypeLike = np.float3
     The model has one input ``X``, shape (n_samples, n_features) for any number of samples, and standardizes
     and encodes its columns itself.  Its outputs are
 
-    ================  =====================================================================================
+    ================= ====================================================================================
     ``label``         For classes: what `predict` gives; text for classes that are text.
     ``probabilities`` For classes: what `predict_proba` gives, shape (n_samples, n_classes).
     ``prediction``    For values: what `predict` gives, in the units of the targets; float64 where these are
                       standardized.
     ``standardized``  For a standardizer: what `transform` gives.
-    ================  =====================================================================================
+    ================= ====================================================================================
 
     Parameters
     ----------
