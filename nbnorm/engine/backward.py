@@ -106,9 +106,9 @@ def loss_part(
         z = net[l, Y] + j * pad * width
         g = net[l, G] + j * pad * width
         valid = min(width, n - j * width)
-        room = net[l, A] + j * width * (3 * size)
+        workspace = net[l, A] + j * width * (3 * size)
         _call_block(
-            calls[LOSS_BLOCK], act, z, g, room, size, j * width, valid, inverse, rows, labels, targets,
+            calls[LOSS_BLOCK], act, z, g, workspace, size, j * width, valid, inverse, rows, labels, targets,
             weights, options, partial, 2 * j,
         )  # fmt: skip
         for o in range(size):

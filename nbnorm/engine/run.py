@@ -63,7 +63,7 @@ class Layout:
         net = np.zeros((layers + 1, table.COLUMNS), np.int64)
         act = weight = vector = stat = 0
 
-        def room(features: int) -> int:
+        def reserve(features: int) -> int:
             nonlocal act
             start = act
             act += features * self.padded
@@ -78,21 +78,21 @@ class Layout:
             row[table.NORM] = table.NORMS[norm] if hidden else table.NO_NORM
             row[table.THRESHOLD] = round(drop * 2.0**32)
             row[table.FUSED] = self.activations[l] in epilogues.FROM_VALUE
-            row[table.Y] = room(pad)
+            row[table.Y] = reserve(pad)
             # The input is double-buffered; batch norm keeps what it read beside what it gave, and
             # dropout what it changed.
-            row[table.V] = room(pad) if row[table.NORM] != table.NO_NORM else row[table.Y]
-            row[table.A] = room(pad) if drop > 0.0 or l == 0 else row[table.V]
+            row[table.V] = reserve(pad) if row[table.NORM] != table.NO_NORM else row[table.Y]
+            row[table.A] = reserve(pad) if drop > 0.0 or l == 0 else row[table.V]
             row[table.Z] = row[table.V] if row[table.NORM] == table.BEFORE else row[table.Y]
             if not row[table.FUSED]:
-                row[table.Z] = room(pad)
+                row[table.Z] = reserve(pad)
             if l == layers and gradients:  # scratch of the loss
-                row[table.A] = room(3 * size)
+                row[table.A] = reserve(3 * size)
             if l == 0:
                 continue
             if gradients:
-                row[table.G] = room(pad)
-                row[table.T] = room(_up(size, width))
+                row[table.G] = reserve(pad)
+                row[table.T] = reserve(_up(size, width))
             row[table.W] = weight
             weight += _up(size, width) * int(net[l - 1, table.PAD])
             for column in (table.BIAS, table.GAMMA, table.BETA):
@@ -103,11 +103,11 @@ class Layout:
         self.net = net
         self.zeros = vector
         vector += shape.rows
-        self.weights = room(1)
+        self.weights = reserve(1)
         self.act_size, self.weight_size, self.vector_size = act, weight, vector
         self.features = max(stat, 1)
 
-    def room(self, wanted: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def companions(self, wanted: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return zeros for each weight and each element of a vector, or next to nothing."""
         sizes = (self.weight_size, self.vector_size) if wanted else (1, 1)
         return empty_aligned(sizes[0], self.dtype), empty_aligned(sizes[1], self.dtype)
@@ -326,9 +326,9 @@ class Run:
         self.targets = np.zeros(1, dtype) if targets is None else targets
         self.weights = np.zeros(0, dtype) if weights is None else weights
         stored = mode == table.GRADIENTS or clipped
-        self.weight_velocity, self.vector_velocity = layout.room(updates)
-        self.weight_square, self.vector_square = layout.room(updates and adam)
-        self.weight_gradient, self.vector_gradient = layout.room(stored)
+        self.weight_velocity, self.vector_velocity = layout.companions(updates)
+        self.weight_square, self.vector_square = layout.companions(updates and adam)
+        self.weight_gradient, self.vector_gradient = layout.companions(stored)
         self.act = empty_aligned(layout.act_size, dtype)
         self.saved = np.zeros(3 * layout.features, dtype)
         self.spread = np.zeros(layout.features)
@@ -372,7 +372,7 @@ class Run:
             hyper[table.FIRST], hyper[table.NESTEROV] = optimizer.momentum, float(optimizer.nesterov)
 
     def _compile(self, update: int) -> None:
-        """Find the addresses of all pieces that this run needs."""
+        """Find the addresses of all kernels that this run needs."""
         engine, layout, calls = self.engine, self.engine.layout, self.calls
         net, dtype, control = layout.net, layout.dtype, self.control
         training, weighted = control[table.TRAINING] == 1, control[table.WEIGHTED_STATISTICS] == 1
@@ -393,7 +393,7 @@ class Run:
                 }
             if control[table.CLIPPED] == 1:
                 names |= {table.NORM_PART: "norm_part", table.APPLY_PART: "apply_part"}
-            calls[table.LOSS_BLOCK] = _piece(block_kernel(engine.loss), "block", dtype)
+            calls[table.LOSS_BLOCK] = _address(block_kernel(engine.loss), "block", dtype)
             kind = {table.STORE: "store", table.ADAM: "adam"}.get(update)
             kind = kind or ("penalized" if self.hyper[table.L2] > 0.0 else "sgd")
             calls[table.TILE_UPDATE] = microkernels.micro_kernel(kind, dtype)
@@ -402,14 +402,14 @@ class Run:
             calls[table.VECTOR_UPDATE] = microkernels.vector_kernel(plain, dtype)
             calls[table.STRIDED_PRODUCT] = microkernels.micro_kernel("strided", dtype)
         calls[table.PACKED_PRODUCT] = microkernels.micro_kernel("packed", dtype)
-        self.steps: Any = functools.partial(run_steps, _piece(steps.epoch_part, "epoch", dtype))
+        self.steps: Any = functools.partial(run_steps, _address(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
         else:  # now, and not in the first step
             run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
         for place, name in names.items():
-            piece = self.data.kernel if name == "gather" else _KERNELS[name]
-            calls[place] = _piece(piece, name, dtype)
+            function = self.data.kernel if name == "gather" else _KERNELS[name]
+            calls[place] = _address(function, name, dtype)
         self.control[gather.SQUARES] = self.data.squares(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
@@ -417,7 +417,7 @@ class Run:
             inside = code if fused else activations.IDENTITY
             if row[table.THRESHOLD] > 0:
                 calls[table.DROP] = epilogues.row_kernel("drop", dtype)
-                calls[table.DROP_PANEL] = _piece(forward.drop_panel, "drop_panel", dtype)
+                calls[table.DROP_PANEL] = _address(forward.drop_panel, "drop_panel", dtype)
             by_rows = norm == table.NO_NORM or not fused
             if by_rows or (norm == table.AFTER and not training):
                 row[table.ACTIVATE] = _row(code, "activate", dtype)
@@ -428,7 +428,7 @@ class Run:
             first, then = (activations.IDENTITY, inside) if norm == table.BEFORE else (inside, 0)
             row[table.NORMALIZE] = epilogues.row_kernel("normalize", dtype, then)
             if training:
-                calls[table.WIDE] = _piece(forward.wide_statistics, "wide_statistics", dtype)
+                calls[table.WIDE] = _address(forward.wide_statistics, "wide_statistics", dtype)
                 row[table.STATISTICS] = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
                 kind = "before" if norm == table.BEFORE else "backward"
@@ -568,7 +568,7 @@ def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _piece(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
+def _address(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
     """Address of a kernel whose types `_signatures` knows by `name`."""
     return address(kernel, *_signatures(dtype)[name])
 

@@ -17,7 +17,7 @@ from nbnorm.engine.microkernels import tile
     Y,  # offset in act: what batch norm reads (f(z) or z), or the only value without batch norm
     Z,  # offset in act: what f' is computed from: the value of f, or its argument
     V,  # offset in act: the layer's result before dropout
-    A,  # offset in act: what the next layer reads; for the output room of the loss
+    A,  # offset in act: what the next layer reads; for the output the workspace of the loss
     G,  # offset in act: gradient, first with respect to A, then to z
     T,  # offset in act: gradient with respect to z with the outputs side by side
     W,  # offset in weight
