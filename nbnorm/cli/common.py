@@ -218,6 +218,11 @@ def refuse_columns(args: argparse.Namespace, what: str) -> None:
     refuse_options(args, what, "delimiter", "decimal", "encoding", "comment", "header")
 
 
+def _filled(paragraph: str) -> str:
+    """Return a paragraph in lines that fit the page; one that holds indented lines stays as it is."""
+    return paragraph if "\n  " in "\n" + paragraph else textwrap.fill(paragraph, WIDTH)
+
+
 def add_command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str
 ) -> argparse.ArgumentParser:
@@ -226,7 +231,7 @@ def add_command(
         name,
         help=summary[0].lower() + summary[1:],
         description=summary + ".",
-        epilog=more,
+        epilog="\n\n".join(_filled(paragraph) for paragraph in more.strip("\n").split("\n\n")),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")

@@ -59,7 +59,7 @@ Commands and options are completed, and names of files. To switch it on:
 
   bash   eval "$(nbnorm completion bash)"           in ~/.bashrc
   zsh    eval "$(nbnorm completion zsh)"            in ~/.zshrc, after compinit
-  fish   nbnorm completion fish | source            in ~/.config/fish/config.fish
+  fish   nbnorm completion fish | source      in ~/.config/fish/config.fish
 """
 
 

@@ -46,7 +46,7 @@ Prints what nbnorm train prints about its held-out samples. FILE must have the t
 Labels that the model has never seen are listed and counted as wrong.
 
 examples:
-  nbnorm evaluate nbnorm-digits.npz digits       the digits held out from training
+  nbnorm evaluate nbnorm-digits.npz digits     the held-out digits
   nbnorm evaluate wine.npz new-wines.csv --plot wine.png
 """
 

@@ -85,7 +85,7 @@ Where FILE has the target, the accuracy is printed (nbnorm evaluate says more); 
 has not and no --out is given, the predictions are. The columns are found by name.
 
 examples:
-  nbnorm predict nbnorm-digits.npz digits        the digits held out from training
+  nbnorm predict nbnorm-digits.npz digits     the held-out digits
   nbnorm predict wine.npz new-wines.csv --out predictions.csv
 """
 

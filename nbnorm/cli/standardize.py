@@ -60,9 +60,9 @@ piece. Standardize new data with the statistics of the training data; name colum
 text and a numeric target with --except, the same ones every time:
 
 examples:
-  nbnorm standardize train.csv train-std.csv --stats stats.json     writes stats.json
-  nbnorm standardize new.csv new-std.csv --stats stats.json         reads stats.json
-  nbnorm standardize new-std.csv again.csv --stats stats.json --inverse
+  nbnorm standardize train.csv train-std.csv --stats s.json   writes s.json
+  nbnorm standardize new.csv new-std.csv --stats s.json       reads s.json
+  nbnorm standardize new-std.csv again.csv --stats s.json --inverse
   nbnorm standardize houses.csv houses-std.csv --except street --except price
 """
 

@@ -508,7 +508,8 @@ def add(commands: Any) -> None:
     network.add_argument(
         "--activation",
         choices=sorted(activations.CODES),
-        help="of the hidden layers (default: relu)",
+        metavar="NAME",
+        help=f"of the hidden layers: {', '.join(sorted(activations.CODES))} (default: relu)",
     )
     network.add_argument(
         "--norm",
