@@ -27,6 +27,7 @@ from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints, defaults, inference, inputs, schedules
 from nbnorm.model import metrics as _metrics
+from nbnorm.model.folding import folded
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.many import fit_many, numbered
 from nbnorm.model.metrics import Measure
@@ -961,35 +962,9 @@ class Network(BaseEstimator):
         return self._folded()[1]
 
     def _folded(self) -> tuple[list[Array], list[Array]]:
-        """In evaluation, standardization and batch norm are affine: they become part of their neighbours."""
         check_is_fitted(self)
-        net = self.network_
-        held = {name: np.asarray(values, np.float64) for name, values in net.arrays.named().items()}
-        last = len(net.sizes) - 1
-        weights, biases = [], []
-        factor, shift = np.ones(net.widths[0]), np.zeros(net.widths[0])  # what is applied in front of a layer
-        for l in range(1, last + 1):
-            weight = held[f"dense{l}.weight"]
-            bias = held.get(f"dense{l}.bias", np.zeros(len(weight)))
-            if l == 1 and net.standardizer is not None:
-                weight, bias = net.standardizer.fold(weight, bias)
-            bias = bias + weight @ shift
-            weight = weight * factor
-            factor, shift = np.ones(len(weight)), np.zeros(len(weight))
-            if l < last and net.norm is not None:
-                spread = held[f"norm{l}.running_{net.running}"]
-                variance = spread**2 if net.running == "std" else spread
-                factor = held[f"norm{l}.gamma"] / np.sqrt(variance + net.eps)
-                shift = held[f"norm{l}.beta"] - factor * held[f"norm{l}.running_mean"]
-                if net.norm == "before":
-                    weight, bias = factor[:, None] * weight, factor * bias + shift
-                    factor, shift = np.ones(len(weight)), np.zeros(len(weight))
-            if l == last and net.target_standardizer is not None:
-                scale = net.target_standardizer.scale_
-                weight, bias = scale[:, None] * weight, scale * bias + net.target_standardizer.mean_
-            weights.append(weight.T)
-            biases.append(bias)
-        return weights, biases
+        layers = folded(self.network_, standardizers=True)
+        return [weight.T for weight, _ in layers], [bias for _, bias in layers]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -15,6 +15,7 @@ from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import (
     arrays,
+    compiled,
     dataset_statistics,
     diagnostics,
     inference,
@@ -24,6 +25,7 @@ from nbnorm.model import (
     training,
 )
 from nbnorm.model.arrays import Arrays
+from nbnorm.model.compiled import Predictor
 from nbnorm.model.history import History
 from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Output, Running
 from nbnorm.model.schedules import LearningRates, Schedule
@@ -645,6 +647,46 @@ class FNN:
         True
         """
         return inference.predict_proba(self, X)
+
+    def compiled(self) -> Predictor:
+        """Return a frozen predictor that can be called from Python and from compiled code.
+
+        Batch norm is folded into the affine layers, and nothing but the shape of the input is checked.  What
+        is done to the network afterwards does nothing to the predictor.
+
+        Returns
+        -------
+        Predictor
+            ``predict(x)`` returns for one row, shape (n_features,), or many, shape (n_samples, n_features),
+            what `predict_proba` does, or for the identity output `predict`, within rounding.
+
+        Raises
+        ------
+        RuntimeError
+            If the network encodes columns and was not fitted.
+        ValueError
+            If an activation is not one of the package.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numba import njit, prange
+        >>> from nbnorm import FNN
+        >>> net = FNN([3, 4, 2], seed=1).eval()
+        >>> predict = net.compiled()
+        >>> X = np.eye(3)
+        >>> bool(np.allclose(predict(X), net.predict_proba(X)))
+        True
+        >>> @njit(parallel=True)
+        ... def surest(predict, X):
+        ...     best = np.empty(len(X))
+        ...     for i in prange(len(X)):
+        ...         best[i] = predict(X[i]).max()
+        ...     return best
+        >>> bool(np.allclose(surest(predict, X), net.predict_proba(X).max(axis=1)))
+        True
+        """
+        return compiled.compiled(self)
 
     def score(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return the accuracy, or for the identity output the coefficient of determination.

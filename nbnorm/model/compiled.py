@@ -1,0 +1,369 @@
+"""Frozen networks that predict from Python and from compiled code: `FNN.compiled`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nbnorm import _check, simd
+from nbnorm.compile.callables import CallableArrays, register
+from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm.engine.microkernels import empty_aligned
+from nbnorm.functions.activations import CODES, activate_row
+from nbnorm.functions.loss_options import Poisson
+from nbnorm.model.folding import folded
+from nbnorm.statistics.encoding import encode_value
+
+if TYPE_CHECKING:
+    from nbnorm.model.network import FNN
+
+Array = npt.NDArray[Any]
+
+# Outputs of a layer that are computed together; weights are packed in panels of so many.
+LANES = 32
+
+# Rows that a register tile holds, and rows that pass through all layers together.
+_TILE = 8
+_ROWS = 64
+
+# What a row of the table of layers holds: inputs, panels of outputs, where the weights and then the biases
+# of the layer begin, code of its activation.
+_INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE = range(5)
+
+# What the row behind them holds: features of a sample, elements from row to row in the working memory, and in
+# the place of the code what becomes of the last layer's outputs.
+_FEATURES, _STRIDE, _LAST = 0, 1, 4
+
+_SOFTMAX, _SIGMOID, _VALUES, _COUNTS = range(4)
+_LASTS = {"softmax": _SOFTMAX, "sigmoid": _SIGMOID, "identity": _VALUES}
+
+# Rows of the table of inputs: the standardizer's mean in two parts and 1 / scale, then the encoder's table.
+_MEAN, _MEAN_LOW, _INVERSE, _SOURCE, _KIND, _EDGE, _SLOPE, _FLOOR, _CEILING = range(9)
+
+
+# ----------------------------------------------------------------------------------------------
+# One layer
+# ----------------------------------------------------------------------------------------------
+
+
+def _panel(rows: int, weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any) -> Any:
+    """Return W x + b for a panel of outputs and some rows, each a vector."""
+
+    def add(i: Any, *sums: Any) -> Any:
+        w = simd.load(weight, at + i * LANES, LANES)
+        return tuple(simd.fma(simd.get(x, x_at + r * stride + i), w, total) for r, total in enumerate(sums))
+
+    begin = simd.load(weight, bias, LANES)
+    sums = simd.loop(0, n, 1, add, *([begin] * rows))
+    return sums if rows > 1 else (sums,)
+
+
+@simd.traced
+def _panel_of_tile(
+    weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any, out: Any, out_at: Any, width: Any
+) -> None:
+    for r, total in enumerate(_panel(_TILE, weight, at, bias, n, x, x_at, stride)):
+        simd.store(out, out_at + r * width, total)
+
+
+@simd.traced
+def _panel_of_row(
+    weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any, out: Any, out_at: Any, width: Any
+) -> None:
+    for total in _panel(1, weight, at, bias, n, x, x_at, stride):
+        simd.store(out, out_at, total)
+
+
+@inner_kernel
+def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -> None:
+    """Compute f(W x + b) for some rows, `stride` elements apart in `x` and in `out`."""
+    n = layer[_INPUTS]
+    for panel in range(layer[_PANELS]):
+        at, bias = layer[_WEIGHT] + panel * n * LANES, layer[_BIAS] + panel * LANES
+        row = 0
+        while row + _TILE <= rows:
+            target = row * stride + panel * LANES
+            _panel_of_tile(weights, at, bias, n, x, row * stride, stride, out, target, stride)
+            row += _TILE
+        while row < rows:
+            target = row * stride + panel * LANES
+            _panel_of_row(weights, at, bias, n, x, row * stride, stride, out, target, stride)
+            row += 1
+    used = layer[_PANELS] * LANES
+    if layer[_CODE] >= 0:
+        for row in range(rows):
+            values = out[row * stride : row * stride + used]
+            activate_row(values, layer[_CODE], values)
+
+
+# ----------------------------------------------------------------------------------------------
+# Inputs and outputs
+# ----------------------------------------------------------------------------------------------
+
+
+@inner_kernel
+def _read(x: Any, first: Any, rows: Any, inputs: Any, stride: Any, out: Any) -> None:
+    """Standardize some rows of `x`."""
+    kind = out.dtype.type
+    for row in range(rows):
+        for e in range(inputs.shape[1]):
+            value = np.float64(x[first + row, e])
+            out[row * stride + e] = kind(
+                ((value - inputs[_MEAN, e]) - inputs[_MEAN_LOW, e]) * inputs[_INVERSE, e]
+            )
+
+
+@inner_kernel
+def _read_encoded(x: Any, first: Any, rows: Any, inputs: Any, stride: Any, out: Any) -> None:
+    """Encode some rows of `x` and standardize them; what is missing becomes the mean."""
+    kind = out.dtype.type
+    for row in range(rows):
+        for e in range(inputs.shape[1]):
+            value = encode_value(
+                np.float64(x[first + row, np.int64(inputs[_SOURCE, e])]), inputs[_KIND, e], inputs[_EDGE, e],
+                inputs[_SLOPE, e], inputs[_FLOOR, e], inputs[_CEILING, e],
+            )  # fmt: skip
+            value = ((value - inputs[_MEAN, e]) - inputs[_MEAN_LOW, e]) * inputs[_INVERSE, e]
+            out[row * stride + e] = kind(0.0 if np.isnan(value) else value)
+
+
+@simd.traced
+def _softmax(z: Any, at: Any, n: Any) -> None:
+    """Replace n logits, padded to whole vectors, by their probabilities."""
+
+    def vector(i: Any) -> Any:
+        return simd.load(z, at + i, LANES, simd.min(n - i, LANES), -np.inf)
+
+    def larger(i: Any, most: Any) -> Any:
+        return simd.max(most, vector(i))
+
+    def weigh(i: Any, total: Any) -> Any:
+        e = simd.exp(vector(i) - most)
+        simd.store(z, at + i, e)
+        return total + e
+
+    def divide(i: Any) -> None:
+        simd.store(z, at + i, simd.load(z, at + i, LANES) / whole)
+
+    first = vector(0)
+    most = simd.largest(simd.loop(0, n, LANES, larger, first))
+    whole = simd.sum(simd.loop(0, n, LANES, weigh, simd.zeros(z.dtype, LANES)))
+    simd.loop(0, n, LANES, divide)
+
+
+@inner_kernel
+def _write(z: Any, rows: Any, stride: Any, last: Any, outputs: Any, first: Any, out: Any) -> None:
+    """Write probabilities, or values in the units of the targets."""
+    n = outputs.shape[1]
+    kind = out.dtype.type
+    for row in range(rows):
+        at = row * stride
+        if last == _SOFTMAX:
+            _softmax(z, at, n)
+        elif last == _SIGMOID:
+            values = z[at : at + n]
+            activate_row(values, _LOGISTIC, values)
+        for o in range(n):
+            value = kind(z[at + o])
+            if last == _COUNTS:
+                value = np.exp(value)
+            elif last == _VALUES:
+                value = value * outputs[0, o] + outputs[1, o]
+            out[first + row, o] = value
+
+
+_LOGISTIC = CODES["sigmoid"]
+
+
+@inner_kernel
+def _predict_rows(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any, out: Any) -> None:
+    """Predict for all rows of `x`, some at a time."""
+    whole = layers[len(layers) - 1]
+    stride, encoded = whole[_STRIDE], inputs.shape[0] > _SOURCE
+    several = min(len(x), _ROWS)
+    here, there = np.empty(several * stride, weights.dtype), np.empty(several * stride, weights.dtype)
+    for first in range(0, len(x), _ROWS):
+        rows = min(_ROWS, len(x) - first)
+        if encoded:
+            _read_encoded(x, first, rows, inputs, stride, here)
+        else:
+            _read(x, first, rows, inputs, stride, here)
+        for l in range(len(layers) - 1):
+            _layer(layers[l], weights, here, rows, stride, there)
+            here, there = there, here
+        _write(here, rows, stride, whole[_LAST], outputs, first, out)
+
+
+@kernel
+def _predict_table(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any) -> Any:
+    """Return the predictions, shape (n_samples, n_out)."""
+    out = np.empty((len(x), outputs.shape[1]), outputs.dtype)
+    _predict_rows(x, layers, weights, inputs, outputs, out)
+    return out
+
+
+@inner_kernel
+def _predict(net: Any, x: Any) -> Any:
+    """Return the predictions for one row or many, shape (n_samples, n_out), after checking the shape."""
+    if x.shape[-1] != net.layers[len(net.layers) - 1, _FEATURES]:
+        raise ValueError("x must have as many features as the network")
+    rows = np.expand_dims(x, 0) if x.ndim == 1 else x
+    return _predict_table(rows, net.layers, net.weights, net.inputs, net.outputs)
+
+
+_NAMES = ("layers", "weights", "inputs", "outputs")
+
+
+@register("Predictor", _NAMES)
+@inner_kernel
+def _predict_vectors(net: Any, x: Any) -> Any:
+    """Return (n_samples, n_out) for a table, (n_out,) for a row."""
+    out = _predict(net, x)
+    if x.ndim == 1:
+        return out[0]
+    return out
+
+
+@register("ScalarPredictor", ())
+@inner_kernel
+def _predict_numbers(net: Any, x: Any) -> Any:
+    """Return (n_samples,) for a table, a number for a row."""
+    out = _predict(net, x)
+    if x.ndim == 1:
+        return out[0, 0]
+    return out[:, 0]
+
+
+# ----------------------------------------------------------------------------------------------
+# The object
+# ----------------------------------------------------------------------------------------------
+
+
+class Predictor(CallableArrays):
+    """A network as it was when `FNN.compiled` froze it, to be called from Python and from ``@njit`` code.
+
+    ``predict(x)`` takes one row, shape (n_features,), or many, shape (n_samples, n_features), and returns for
+    them what `FNN.predict_proba` does, or for regression `FNN.predict`.  The classes of a row have shape
+    (n_out,); the value of a row, where there is a single output, is a number.
+
+    Compiled code calls it like a function, whether it is an argument, a variable of an enclosing function or
+    a global one, also within ``numba.prange``.  It is compiled once for all networks of a kind: of a dtype,
+    with or without standardized targets, with one output or several of a regression.
+
+    Notes
+    -----
+    Only the shape is checked: what is not finite gives predictions that are not finite.  As an argument
+    and as a variable of an enclosing function it goes well with ``cache=True``; a function that reads it as a
+    global is not cached by Numba, which says so, because its machine code holds addresses of this process.
+    """
+
+    layers: Array
+    weights: Array
+    inputs: Array
+    outputs: Array
+
+    def __init__(self, kind: Literal["Predictor", "ScalarPredictor"], **arrays: Array) -> None:
+        super().__init__(kind, **arrays)
+        self._scalar = kind == "ScalarPredictor"
+        self.n_features_in = int(self.layers[-1, _FEATURES])
+
+    def __call__(self, x: npt.ArrayLike) -> Any:
+        """Predict for one row or many.
+
+        Parameters
+        ----------
+        x : array_like, shape (n_features,) or (n_samples, n_features)
+            Real numbers.
+
+        Returns
+        -------
+        ndarray or float
+            As the class says.
+
+        Raises
+        ------
+        TypeError
+            If `x` does not hold real numbers.
+        ValueError
+            If it has another shape.
+        """
+        if type(x) is not np.ndarray or x.dtype not in _FLOATS or not x.flags.carray:
+            x = _table(x)
+        if x.ndim not in (1, 2) or x.shape[-1] != self.n_features_in:
+            n = self.n_features_in
+            raise ValueError(f"x must have shape ({n},) or (n_samples, {n}), got shape {x.shape}")
+        rows = x if x.ndim == 2 else x.reshape(1, -1)
+        out = _predict_table(rows, self.layers, self.weights, self.inputs, self.outputs)
+        if self._scalar:
+            out = out[:, 0]
+        return out if x.ndim == 2 else out[0]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arrays = {name: getattr(self, name) for name in _NAMES}
+        return _restored, ("ScalarPredictor" if self._scalar else "Predictor", arrays)
+
+    def __repr__(self) -> str:
+        sizes = [int(layer[_INPUTS]) for layer in self.layers[:-1]]
+        dtype = self.weights.dtype.name
+        return f"<predictor of layers {[*sizes, self.outputs.shape[1]]}, {dtype}, for one row or many>"
+
+
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def _restored(kind: Literal["Predictor", "ScalarPredictor"], arrays: dict[str, Array]) -> Predictor:
+    return Predictor(kind, **arrays)
+
+
+def _table(x: npt.ArrayLike) -> Array:
+    """Return rows of real numbers as the kernel reads them."""
+    values = _check.numeric("x", x)
+    dtype = np.float32 if values.dtype in (np.float16, np.float32) else np.float64
+    return np.require(values, dtype, ["C", "A", "W"])
+
+
+def compiled(net: FNN) -> Predictor:
+    """Freeze a network. See `FNN.compiled`."""
+    if net.encoding is not None and net.encoder is None:
+        raise RuntimeError("the encoding needs a call of fit first")
+    for activation in net.activations:
+        if not isinstance(activation, str):
+            raise ValueError(f"compiled needs activations of the package, got {activation!r}")
+    widths, n_out = net.widths, net.sizes[-1]
+    panels = [-(-width // LANES) for width in widths]
+    stride = max(widths[0], LANES * max(panels[1:]))
+    table, packed, at = [], [], 0
+    for l, (weight, bias) in enumerate(folded(net, standardizers=False), 1):
+        count, n = panels[l], widths[l - 1]
+        padded = np.zeros((count * LANES, n + 1))
+        padded[: widths[l], :n], padded[: widths[l], n] = weight, bias
+        panel = padded[:, :n].reshape(count, LANES, n).swapaxes(1, 2)
+        code = CODES[net.activations[l - 1]] if l < len(widths) - 1 else -1  # type: ignore[index]
+        table.append([n, count, at, at + panel.size, code])
+        packed += [panel.ravel(), padded[:, n]]
+        at += panel.size + count * LANES
+    last = _COUNTS if isinstance(net.loss, Poisson) else _LASTS[net.output]
+    table.append([net.sizes[0], stride, 0, 0, last])
+    mean, low, scale = np.zeros(widths[0]), np.zeros(widths[0]), np.ones(widths[0])
+    if net.standardizer is not None:
+        moments = net.standardizer.moments_
+        mean, low, scale = moments.mean, moments.mean_low, net.standardizer.scale_
+    rows = [mean, low, 1.0 / scale]
+    if net.encoder is not None:
+        rows += list(net.encoder.table)
+    outputs = np.vstack([np.ones(n_out), np.zeros(n_out)]).astype(net.dtype)
+    if net.target_standardizer is not None:
+        of_target = net.target_standardizer
+        outputs = np.repeat([of_target.scale_, of_target.mean_], n_out // len(of_target.mean_), axis=1)
+    weights = empty_aligned(at, net.dtype)
+    with np.errstate(over="ignore"):  # as it would be in the network's own arithmetic
+        weights[:] = np.concatenate(packed)
+    return Predictor(
+        "ScalarPredictor" if net.output == "identity" and n_out == 1 else "Predictor",
+        layers=np.array(table, np.int64),
+        weights=weights,
+        inputs=np.ascontiguousarray(np.vstack(rows)),
+        outputs=np.ascontiguousarray(outputs),
+    )
