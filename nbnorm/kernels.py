@@ -18,11 +18,14 @@ Scalars
     ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``
         Their derivatives.
     ``activate(x, code)``
-        The activation function that has the number `code` in ``nbnorm.functions.activations.CODES``.
+        The activation function that has the number `code`, one of `CODES`.
     ``derivative_from_output(y, code)``
         Derivative of identity, relu, sigmoid or tanh, codes 0 to 3, from the value y; NaN for the others.
 
-Activations on vectors, chosen by the number in ``nbnorm.functions.activations.CODES``
+    ``CODES.identity``, ``CODES.relu``, ``CODES.sigmoid``, ``CODES.tanh``, ...
+        The numbers, in Python and in ``@njit`` code; ``CODES._asdict()`` has them by name.
+
+Activations on vectors, chosen by a number of `CODES`
     ``activation_forward(z, code, y)``
         y = f(z).
     ``activation_backward(dy, y, code, dz)``
@@ -107,6 +110,7 @@ array([-0.25, -0.25])
 
 from __future__ import annotations
 
+import collections
 import functools
 import inspect
 from collections.abc import Callable
@@ -127,7 +131,12 @@ from nbnorm.simd._emitted import compiles
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# A named tuple, because compiled code reads constants of one, but not of a dictionary.
+_Codes = collections.namedtuple("_Codes", tuple(activations.CODES))  # type: ignore[misc]
+CODES = _Codes(**activations.CODES)
+
 __all__ = [
+    "CODES",
     "activate",
     "activation_backward",
     "activation_forward",

@@ -152,6 +152,15 @@ def test_parallel_twins_can_be_called_from_compiled_code():
     np.testing.assert_array_equal(velocity, expected_velocity)
 
 
+def test_codes_of_activations_can_be_read_in_compiled_code():
+    @njit
+    def relu_and_tanh(x):
+        return kernels.activate(x, kernels.CODES.relu), kernels.activate(x, kernels.CODES.tanh)
+
+    assert relu_and_tanh(-1.0) == (0.0, pytest.approx(np.tanh(-1.0)))
+    assert kernels.CODES._asdict() == CODES
+
+
 def test_the_documentation_names_every_kernel():
     for name in kernels.__all__:
         assert f"`{name}" in kernels.__doc__
@@ -162,7 +171,7 @@ def test_the_documentation_names_every_kernel():
 needs_compiler = pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")
 CHOICES = {name: getattr(kernels, name) for name in kernels.ARGUMENTS}
 CHOICES |= {f"parallel.{name}": getattr(kernels.parallel, name) for name in kernels._PAIRS}
-ELEMENTARY = sorted(set(kernels.__all__) - set(kernels.ARGUMENTS) - {"parallel"})
+ELEMENTARY = sorted(set(kernels.__all__) - set(kernels.ARGUMENTS) - {"CODES", "parallel"})
 
 
 def arguments_of(name):
@@ -284,5 +293,5 @@ def test_the_table_of_arguments_is_that_of_the_kernels_and_of_the_documentation(
 
 
 def test_every_kernel_is_checked():
-    assert set(kernels.__all__) == {*kernels.ARGUMENTS, *ELEMENTARY, "parallel"}
+    assert set(kernels.__all__) == {*kernels.ARGUMENTS, *ELEMENTARY, "CODES", "parallel"}
     assert all(not hasattr(getattr(kernels, name), "overloads") for name in ELEMENTARY)

@@ -11,9 +11,7 @@ from numba import config
 from nbnorm.compile.threads import get_num_threads
 from nbnorm.engine.gather import Data, SparseData
 from nbnorm.engine.run import Engine, Layout, Run
-from nbnorm.engine.table import (
-    FORWARD,
-)
+from nbnorm.engine.table import FORWARD, MODE, TRAIN
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -89,8 +87,21 @@ def _from_layer(first: int, arrays: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def run_over(engine: Engine, data: Data | SparseData, mode: int, batch: int, **options: Any) -> Run:
-    """Run an engine over data, without an update, and return the finished run."""
+def run_over(
+    engine: Engine,
+    data: Data | SparseData,
+    mode: int,
+    batch: int,
+    *,
+    moving_averages: bool = False,
+    **options: Any,
+) -> Run:
+    """Run an engine over data, without an update, and return the finished run.
+
+    In the mode GRADIENTS the engine's moving averages take the batch in only with `moving_averages`.
+    """
     run = Run(engine, data, batch, mode, **options)
+    if moving_averages:
+        run.control[MODE] = TRAIN  # what becomes of the gradients does not depend on it
     # a forward pass is a third of a training step
     return run.all(threads_for(engine.layout.sizes, batch // 3 if mode == FORWARD else batch))

@@ -20,6 +20,7 @@ from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import engine_for, run_over
+from nbnorm.model.plan import training_samples
 from nbnorm.model.sample_weights import used_weights
 from nbnorm.statistics.moments import is_sparse
 
@@ -88,9 +89,18 @@ def _first_norm(net: FNN, y: Array) -> Array:
 
 
 def loss_and_gradients(
-    net: FNN, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None
+    net: FNN,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    sample_weight: npt.ArrayLike | None,
+    *,
+    update_statistics: bool = False,
 ) -> tuple[float, dict[str, Array]]:
     """Return the loss of one batch and its gradients by name. See `FNN.loss_and_gradients`."""
+    update_statistics = _check.flag("update_statistics", update_statistics)
+    if update_statistics:
+        inputs.learn(net, training_samples(net, X, y, sample_weight, None, np.iinfo(np.int64).max))
+        net.arrays.writable()
     x = inputs.table(net, "X", X)
     samples = x.shape[0]
     labels, targets = inputs.encoded(net, "y", inputs.truth(net, "y", y, samples, "X"))
@@ -103,9 +113,12 @@ def loss_and_gradients(
     run = run_over(
         engine, inputs.reader(net, x), GRADIENTS, batch, training=net.training, labels=labels,
         targets=targets, weights=weights, weighted_statistics=net.weighted_statistics, selected=selected,
+        moving_averages=update_statistics,
     )  # fmt: skip
     gradients = {name: np.empty_like(values) for name, values in net.arrays.parameters.items()}
     engine.export(run.weight_gradient, run.vector_gradient, gradients)
+    if update_statistics and net.training:
+        engine.store_statistics()
     return float(run.progress[LOSS] / run.progress[SEEN]), gradients
 
 

@@ -198,6 +198,7 @@ class FNN:
         self.arrays: Arrays = arrays.initial(self)
         # A dictionary here carries the optimizer's arrays from each `fit` to the next.
         self.optimizer_state: dict[str, Array] | None = None
+        self.stepped: training.Stepped | None = None
 
     def __repr__(self) -> str:
         weighted = ", weighted_statistics=True" if self.weighted_statistics else ""
@@ -303,12 +304,19 @@ class FNN:
         return inference.forward(self, X, training=self.training)
 
     def loss_and_gradients(
-        self, X: npt.ArrayLike, y: npt.ArrayLike, *, sample_weight: npt.ArrayLike | None = None
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        update_statistics: bool = False,
     ) -> tuple[float, dict[str, Array]]:
         """Return the loss of one batch and its gradient, in the current mode.
 
-        Nothing is changed: neither the parameters nor, in training mode, the moving averages.  Dropout
-        leaves out the same elements at each call in training mode.
+        By default nothing is changed: neither the parameters, nor the standardizers, nor in training mode the
+        moving averages, without whose update a network trained with these gradients is wrong in evaluation
+        mode.  In a training loop of your own pass ``update_statistics=True``, or use `step`.  Dropout leaves
+        out the same elements at each call in training mode.
 
         Parameters
         ----------
@@ -318,6 +326,11 @@ class FNN:
             Targets as for `fit`.
         sample_weight : array_like, shape (n_samples,), optional
             Weights as for `fit`.
+        update_statistics : bool, default False
+            Whether this batch also does to the statistics what one of `fit` does: in training mode the moving
+            averages take it in, and where the input standardizer (and the encoder, and the standardizer of
+            the targets) is wanted but not there yet, it is fitted to this batch.  Assign one that is fitted
+            to all training data before.
 
         Returns
         -------
@@ -340,7 +353,60 @@ class FNN:
         >>> gradients["dense1.weight"].shape
         (4, 3)
         """
-        return inference.loss_and_gradients(self, X, y, sample_weight)
+        return inference.loss_and_gradients(self, X, y, sample_weight, update_statistics=update_statistics)
+
+    def step(
+        self,
+        X: npt.ArrayLike,
+        y: npt.ArrayLike,
+        optimizer: SGD | AdamW | None = None,
+        *,
+        sample_weight: npt.ArrayLike | None = None,
+        frozen: Iterable[str] = (),
+        rates: Mapping[str, float] | None = None,
+    ) -> float:
+        """Update the parameters and the moving averages with one mini-batch, as a step of `fit` does.
+
+        Momentum and Adam's averages go on from call to call, until `fit` is called or the kind of
+        optimizer changes.  The batch counts as one of training, whatever the mode, which stays as it is.
+
+        Parameters
+        ----------
+        X : array_like, shape (n_samples, n_features)
+            The mini-batch.  Standardizers (and the encoder) of the network that are not fitted yet are fitted
+            to it: assign ones that are fitted to all training data before.
+        y : array_like
+            Targets as for `fit`.
+        optimizer : SGD or AdamW, optional
+            By default that of `fit`.
+        sample_weight : array_like, shape (n_samples,), optional
+            Weights as for `fit`.
+        frozen, rates : optional
+            Parameters that stay, and learning rates of single ones, as for `fit`.
+
+        Returns
+        -------
+        float
+            Mean loss over the mini-batch, before the update.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `fit`; nothing is changed.
+        DivergenceError
+            If the loss or a parameter is no longer finite; nothing is changed.
+
+        Examples
+        --------
+        >>> from nbnorm import FNN, SGD, Standardizer, load_digits
+        >>> X, y = load_digits()
+        >>> net, optimizer = FNN([64, 16, 10], seed=0), SGD(lr=0.1, momentum=0.9)
+        >>> net.standardizer = Standardizer().fit(X)
+        >>> losses = [net.step(X[i : i + 128], y[i : i + 128], optimizer) for i in range(0, 1664, 128)]
+        >>> losses[-1] < losses[0]
+        True
+        """
+        return training.step(self, X, y, optimizer, sample_weight, frozen, rates)
 
     def fit(
         self,
@@ -356,6 +422,8 @@ class FNN:
         clip_norm: float | None = None,
         clip_value: float | None = None,
         l2: float = 0.0,
+        frozen: Iterable[str] = (),
+        rates: Mapping[str, float] | None = None,
         validation_data: tuple[npt.ArrayLike, ...] | None = None,
         metrics: Iterable[str | Callable[..., float]] = (),
         early_stopping: EarlyStopping | bool | None = None,
@@ -414,6 +482,12 @@ class FNN:
         l2 : float, default 0.0
             Penalty ``l2 / 2 * sum(W**2)`` on the weights, which enters their gradients but neither the
             recorded losses nor the bounds above.
+        frozen : iterable of str, default ()
+            Parameters that stay as they are, by name ("dense1.weight") or by layer ("dense1", "norm1").  The
+            moving averages of frozen layers still move.
+        rates : mapping of str to float, optional
+            Learning rates of single parameters or layers, by such names, in the place of the optimizer's; the
+            schedule applies to them alike.  With these or frozen ones each step takes some microseconds more.
         validation_data : tuple (X, y) or (X, y, weights), optional
             Measured after each epoch.
         metrics : iterable of str, callables and Metric, default ()

@@ -14,7 +14,7 @@ from nbnorm import _check, _files
 from nbnorm.data.row_groups import is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
 from nbnorm.functions.optimizers import SGD, AdamW
-from nbnorm.model import checkpoints, inputs, metrics, sample_weights, schedules, stopping
+from nbnorm.model import checkpoints, inputs, metrics, parameter_rates, sample_weights, schedules, stopping
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
 from nbnorm.model.ranks import Ranks, SharedCheckpoint, data_parallel
@@ -35,7 +35,8 @@ class Plan:
     """Options of one training, checked and resolved; `FNN.fit` describes them.
 
     `seed` is None where the network's own counts; the order of the first epoch is that of `first_epoch`.
-    `bounds` are the penalty on the weights and the bounds of the gradients.
+    `bounds` are the penalty on the weights and the bounds of the gradients, `factors` those of the learning
+    rate by which parameters move that are frozen or have rates of their own.
     """
 
     samples: Samples | Stream | ParallelSamples
@@ -45,6 +46,7 @@ class Plan:
     optimizer: Optimizer
     schedule: Schedule
     bounds: dict[str, float]
+    factors: dict[str, float]
     early_stopping: EarlyStopping | None
     checkpoint: _files.PathLike | None
     checkpoint_every: float
@@ -65,6 +67,7 @@ class Plan:
             "optimizer": self.optimizer,
             "schedule": self.schedule,
             "penalty and bounds": self.bounds,
+            "frozen and rates": self.factors,
             "metrics": measured,
             "early_stopping": self.early_stopping,
             "shuffle": self.shuffle,
@@ -158,6 +161,8 @@ def _options(
     progress: bool | None,
     callbacks: Any,
     shuffle_buffer: int | None,
+    frozen: Iterable[str],
+    rates: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     """Check the options that do not depend on the data; return them as `Plan` has them."""
     first_epoch = net.epochs_trained
@@ -172,13 +177,15 @@ def _options(
         raise TypeError("callbacks must be an iterable of functions of (net, history)")
     if shuffle_buffer is not None:
         shuffle_buffer = _check.integer("shuffle_buffer", shuffle_buffer, least=1)
+    optimizer = checked_optimizer(optimizer)
     return {
         "epochs": _check.integer("epochs", epochs, least=1),
         "batch_size": _check.integer("batch_size", batch_size, least=1),
         "shuffle": _check.flag("shuffle", shuffle),
-        "optimizer": checked_optimizer(optimizer),
+        "optimizer": optimizer,
         "schedule": schedules.resolve(schedule),
         "bounds": bounds,
+        "factors": parameter_rates.factors(net, optimizer.lr, frozen, rates),
         "early_stopping": stopping.resolve(early_stopping),
         "checkpoint": checkpoint,
         "checkpoint_every": _check.number("checkpoint_every", checkpoint_every, least=0.0),

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +16,10 @@ from nbnorm import _check
 from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import turn
 from nbnorm.engine.run import Run
-from nbnorm.engine.table import (
-    BATCH,
-    DIVERGED,
-    FORWARD,
-    LAST,
-    STEP,
-    STEPS,
-    TRAIN,
-)
+from nbnorm.engine.table import BATCH, DIVERGED, FORWARD, LAST, LOSS, SEEN, STEP, STEPS, TRAIN
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.loss_options import Poisson
-from nbnorm.model import checkpoints, inputs, metrics
+from nbnorm.model import checkpoints, inputs, metrics, parameter_rates
 from nbnorm.model import history as histories
 from nbnorm.model.arrays import Arrays
 from nbnorm.model.checkpoints import Checkpoint, Saved
@@ -36,7 +28,8 @@ from nbnorm.model.engines import engine_for, threads_for
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import Outcome, Watch
 from nbnorm.model.parallel_samples import SharedValidation
-from nbnorm.model.plan import Optimizer, Plan
+from nbnorm.model.parameter_rates import Held
+from nbnorm.model.plan import Optimizer, Plan, checked_optimizer, training_samples
 from nbnorm.model.progress import Progress
 from nbnorm.model.samples import Samples, ValidationData
 from nbnorm.model.schedules import Plateau
@@ -73,6 +66,7 @@ def fit(net: FNN, plan: Plan) -> History:
             if saved.config["finished"]:
                 return resumed
         run = _run_of(net, plan)
+        net.stepped = None
         if net.optimizer_state:
             run.carry(net.optimizer_state)
         with plan.guarded():
@@ -92,10 +86,59 @@ def fit(net: FNN, plan: Plan) -> History:
             net.eval()
 
 
+def step(
+    net: FNN,
+    X: npt.ArrayLike,
+    y: npt.ArrayLike,
+    optimizer: Optimizer | None,
+    sample_weight: npt.ArrayLike | None,
+    frozen: Iterable[str],
+    rates: Mapping[str, float] | None,
+) -> float:
+    """Update a network with one mini-batch and return the loss before. See `FNN.step`."""
+    optimizer = checked_optimizer(optimizer)
+    factors = parameter_rates.factors(net, optimizer.lr, frozen, rates)
+    samples = training_samples(net, X, y, sample_weight, None, np.iinfo(np.int64).max)
+    net.arrays.writable()
+    before, stepped = state_of(net), net.stepped
+    try:
+        run = training_run(net, samples, optimizer)
+        if stepped is not None:
+            run.carry(stepped.state)
+        held = Held(run.engine, factors) if factors else None
+        count = 0 if stepped is None else stepped.count
+        run.begin(net.seed, count, False)
+        run.rates[:] = optimizer.lr
+        if held is not None:
+            held.remember()
+        run.all(threads_for(net.widths, samples.batch))
+        loss = float(run.progress[LOSS] / run.progress[SEEN])
+        if held is not None:
+            held.correct()
+        if run.control[DIVERGED] or not run.engine.finite():
+            advice = _advice(net, run, optimizer, run.beyond())
+            message = f"the step gives a loss or parameters that are not finite. {advice}"
+            raise DivergenceError(message, History())
+    except BaseException:
+        vars(net).update(before)
+        raise
+    run.engine.store()
+    net.stepped = Stepped(count + 1, run.optimizer_state())
+    return loss
+
+
+@dataclasses.dataclass(frozen=True)
+class Stepped:
+    """What `FNN.step` keeps between two calls: their number so far, and the optimizer's arrays."""
+
+    count: int
+    state: dict[str, Array]
+
+
 def state_of(net: FNN) -> dict[str, Any]:
     """Return the attributes that `fit` sets; ``vars(net).update`` brings them back, but for the elements."""
     names = ("seed", "epochs_trained", "training", "encoder", "standardizer", "target_standardizer")
-    state = {name: getattr(net, name) for name in (*names, "optimizer_state")}
+    state = {name: getattr(net, name) for name in (*names, "optimizer_state", "stepped")}
     return state | {"arrays": Arrays(dict(net.arrays.parameters), dict(net.arrays.buffers))}
 
 
@@ -227,6 +270,7 @@ class _Training:
         self._unsaved = False
         self._unfinished: Callable[[], None] | None = None
         self._chunk = 1
+        self._held = Held(run.engine, plan.factors) if plan.factors else None
 
     def restore(self, saved: Saved) -> None:
         """Take up the history, the watch and the rates of a checkpoint."""
@@ -245,7 +289,8 @@ class _Training:
         if saved is not None:
             self.run.restore(saved.group("run"))
         self.rates.fill(epoch * self.steps, self.run.rates)
-        decay, most = self.plan.optimizer.weight_decay, self.run.rates.max()
+        decay = self.plan.optimizer.weight_decay
+        most = self.run.rates.max() * max([1.0, *self.plan.factors.values()])
         if most * decay >= 1.0:  # a step would turn weights around
             raise ValueError(
                 f"the learning rate must stay below 1 / weight_decay = {1 / decay:g}, "
@@ -270,7 +315,19 @@ class _Training:
         every = math.inf if self.file is None else self.file.every
         steps = int(control[STEPS])
         while control[STEP] < steps and not control[DIVERGED]:
-            if pool is not None:
+            if self._held is not None:  # a step at a time, and what it has changed is corrected
+                self._held.remember()
+                control[LAST] = int(control[STEP]) + 1
+                if pool is None:
+                    with turn():
+                        self.run.steps(0, 1, *arguments)
+                else:
+                    pool.run(self.run.steps, arguments, self._poll, self.run.stop)
+                    self.run.go_on()
+                if control[STEP] == control[LAST]:  # not stopped before it
+                    self._held.correct()
+                self._show()
+            elif pool is not None:
                 control[LAST] = steps
                 pool.run(self.run.steps, arguments, self._poll, self.run.stop)
                 self.run.go_on()

@@ -160,6 +160,6 @@ def test_refuses(x, error, message):
 def test_networks_that_cannot_be_frozen():
     with pytest.raises(RuntimeError, match="needs a call of fit first"):
         FNN([4, 3], encoding="piecewise").compiled()
-    cube = Activation("cube", njit(lambda z: z**3), njit(lambda z, y: 3 * z**2))
+    cube = Activation(njit(lambda z: z**3), njit(lambda z: 3 * z**2), name="cube")
     with pytest.raises(ValueError, match="compiled needs activations of the package, got"):
         FNN([4, 3, 2], activation=cube).compiled()
