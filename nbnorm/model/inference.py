@@ -19,7 +19,7 @@ from nbnorm.engine.table import (
 from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.model import inputs, metrics
-from nbnorm.model.engines import engine_for, run_over
+from nbnorm.model.engines import engine_for, evaluate, run_over
 from nbnorm.model.plan import training_samples
 from nbnorm.model.sample_weights import used_weights
 from nbnorm.statistics.moments import is_sparse
@@ -40,7 +40,12 @@ def forward(net: FNN, X: npt.ArrayLike, *, training: bool) -> Array:
     """Return the logits; in training mode the moving averages move. See `FNN.forward`."""
     if is_sparse(X) and not training and net.encoding is None:
         return _sparse_logits(net, X)
-    data = inputs.reader(net, inputs.table(net, "X", X))
+    x = inputs.table(net, "X", X)
+    if not training and isinstance(x, np.ndarray) and len(x) <= BATCH:
+        logits = evaluate(net, x)
+        if logits is not None:
+            return logits
+    data = inputs.reader(net, x)
     if not training:
         batch = min(BATCH, data.samples)
         return run_over(engine_for(net, batch, gradients=False), data, FORWARD, batch, training=False).out

@@ -276,7 +276,8 @@ class FNN:
         """Return the logits in the current mode.
 
         In training mode `X` is one mini-batch: its own statistics are used, and they move the
-        moving averages.  In evaluation mode each sample is computed by itself.
+        moving averages.  In evaluation mode each sample is computed by itself.  What evaluates up to
+        128 samples is kept for the next call, as a copy of the arrays that follows what is written to them.
 
         Parameters
         ----------
