@@ -27,7 +27,7 @@ from nbnorm.model import (
 from nbnorm.model.arrays import Arrays
 from nbnorm.model.compiled import Predictor
 from nbnorm.model.history import History
-from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Output, Running
+from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Options, Output, Running, given
 from nbnorm.model.schedules import LearningRates, Schedule
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.encoding import ColumnEncoder
@@ -37,12 +37,7 @@ from nbnorm.statistics.standardize import Standardizer
 Array = npt.NDArray[Any]
 
 
-def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a method, but for the network."""
-    return {name: value for name, value in arguments.items() if name != "self"}
-
-
-class FNN:
+class FNN(Options):
     """Fully connected network, trained by mini-batch SGD.
 
     The input is standardized, y_0 = U(x).  Each hidden layer computes z = W y + b and then
@@ -144,27 +139,6 @@ class FNN:
     True
     """
 
-    sizes: tuple[int, ...]
-    activation: str | Activation | tuple[str | Activation, ...]
-    activations: tuple[str | Activation, ...]  # one for each hidden layer
-    norm: Norm | None
-    output: Output
-    loss: Loss
-    dropout: tuple[float, ...]
-    standardize: bool
-    encoding: Encoding | None
-    bins: int
-    standardize_targets: bool
-    eps: float
-    decay: float
-    running: Running
-    unbiased: bool
-    weighted_statistics: bool
-    init: Init
-    dtype: np.dtype[Any]
-    seed: int
-    seeded: bool  # whether the seed was given
-
     def __init__(
         self,
         sizes: Sequence[int],
@@ -187,8 +161,8 @@ class FNN:
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
     ) -> None:
-        given = _given(locals())
-        vars(self).update(options.checked(**given))
+        arguments = given(locals())
+        vars(self).update(options.checked(**arguments))
         self.training = True
         self.encoder: ColumnEncoder | None = None
         self.standardizer: Standardizer | None = None
@@ -368,8 +342,8 @@ class FNN:
     ) -> float:
         """Update the parameters and the moving averages with one mini-batch, as a step of `fit` does.
 
-        Momentum and Adam's averages go on from call to call, until `fit` is called or the kind of
-        optimizer changes.  The batch counts as one of training, whatever the mode, which stays as it is.
+        Momentum and Adam's averages go on from call to call, until `fit` is called or the kind of optimizer
+        changes.  It is a batch of training, whatever the mode, which stays as it is.
 
         Parameters
         ----------
@@ -399,12 +373,10 @@ class FNN:
 
         Examples
         --------
-        >>> from nbnorm import FNN, SGD, Standardizer, load_digits
+        >>> from nbnorm import FNN, SGD, load_digits
         >>> X, y = load_digits()
-        >>> net, optimizer = FNN([64, 16, 10], seed=0), SGD(lr=0.1, momentum=0.9)
-        >>> net.standardizer = Standardizer().fit(X)
-        >>> losses = [net.step(X[i : i + 128], y[i : i + 128], optimizer) for i in range(0, 1664, 128)]
-        >>> losses[-1] < losses[0]
+        >>> net = FNN([64, 16, 10], seed=0)
+        >>> net.step(X, y, SGD(lr=0.1)) > net.step(X, y, SGD(lr=0.1))
         True
         """
         return training.step(self, X, y, optimizer, sample_weight, frozen, rates)
@@ -552,8 +524,8 @@ class FNN:
         >>> net.training
         False
         """
-        given = _given(locals())
-        return training.fit(self, plan.checked(self, **given))
+        arguments = given(locals())
+        return training.fit(self, plan.checked(self, **arguments))
 
     def find_learning_rate(
         self,
@@ -611,8 +583,8 @@ class FNN:
         >>> 1e-3 < found.suggestion < 10.0
         True
         """
-        given = _given(locals())
-        return diagnostics.find_learning_rate(self, **given)
+        arguments = given(locals())
+        return diagnostics.find_learning_rate(self, **arguments)
 
     def check_gradients(
         self,
@@ -726,8 +698,8 @@ class FNN:
     def compiled(self) -> Predictor:
         """Return a frozen predictor that can be called from Python and from compiled code.
 
-        Batch norm is folded into the affine layers, and nothing but the shape of the input is checked.  What
-        is done to the network afterwards does nothing to the predictor.
+        Batch norm is folded into the affine layers; only the shape of the input is checked.  What is done
+        to the network afterwards does nothing to the predictor.
 
         Returns
         -------
@@ -747,18 +719,16 @@ class FNN:
         >>> import numpy as np
         >>> from numba import njit, prange
         >>> from nbnorm import FNN
-        >>> net = FNN([3, 4, 2], seed=1).eval()
+        >>> net, X = FNN([3, 4, 2], seed=1), np.eye(3)
         >>> predict = net.compiled()
-        >>> X = np.eye(3)
         >>> bool(np.allclose(predict(X), net.predict_proba(X)))
         True
         >>> @njit(parallel=True)
-        ... def surest(predict, X):
-        ...     best = np.empty(len(X))
+        ... def surest(predict, X, best):
         ...     for i in prange(len(X)):
         ...         best[i] = predict(X[i]).max()
-        ...     return best
-        >>> bool(np.allclose(surest(predict, X), net.predict_proba(X).max(axis=1)))
+        >>> surest(predict, X, best := np.empty(3))
+        >>> bool(np.allclose(best, net.predict_proba(X).max(axis=1)))
         True
         """
         return compiled.compiled(self)

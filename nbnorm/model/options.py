@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -26,6 +26,36 @@ NORMS: tuple[Norm | None, ...] = ("after", "before", None)
 OUTPUTS: tuple[Output, ...] = ("softmax", "sigmoid", "identity")
 INITS: tuple[Init, ...] = ("he", "glorot", "lecun", "orthogonal")
 ENCODINGS: tuple[Encoding | None, ...] = (None, "piecewise")
+
+
+class Options:
+    """The checked options of a network, as attributes of it."""
+
+    sizes: tuple[int, ...]
+    activation: str | Activation | tuple[str | Activation, ...]
+    activations: tuple[str | Activation, ...]  # one for each hidden layer
+    norm: Norm | None
+    output: Output
+    loss: losses.Loss
+    dropout: tuple[float, ...]
+    standardize: bool
+    encoding: Encoding | None
+    bins: int
+    standardize_targets: bool
+    eps: float
+    decay: float
+    running: Running
+    unbiased: bool
+    weighted_statistics: bool
+    init: Init
+    dtype: np.dtype[Any]
+    seed: int
+    seeded: bool  # whether the seed was given
+
+
+def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a method, but for the network."""
+    return {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
 
 
 def checked(
