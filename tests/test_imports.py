@@ -49,15 +49,10 @@ ORDER = (
 
 
 # What the division of long modules is to end.
-UPWARDS = {
-    "statistics.moments imports data.streams",
-    "statistics.standardize imports data.streams",
-}
-CIRCLES = {"statistics.standardize imports statistics.dask_arrays"}
+UPWARDS: set[str] = set()
+CIRCLES: set[str] = set()
 LONG = {
-    "data.streams",
     "estimators.base",
-    "statistics.moments",
 }
 
 

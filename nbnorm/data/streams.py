@@ -1,4 +1,4 @@
-"""Data that arrive in parts: iterators, Arrow and Parquet, files larger than memory, sparse matrices."""
+"""Files larger than memory, standardized chunk by chunk."""
 
 from __future__ import annotations
 
@@ -19,35 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
-from nbnorm.compile.kernels import kernel
 from nbnorm.data import arrow_files, csv_files, tables
-from nbnorm.statistics.moments import (
-    COUNT,
-    COUNT_ERROR,
-    M2,
-    M2_ERROR,
-    MAX,
-    MEAN,
-    MEAN_LOW,
-    MIN,
-    STEPS,
-    SUM_ERROR,
-    UNIT,
-    Moments,
-    empty_state,
-    is_sparse,
-    refuse_range,
-    two_sum,
-)
-from nbnorm.statistics.standardize import Standardizer, result_dtype
+from nbnorm.statistics import chunks
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.standardize import Standardizer
 
 Array = npt.NDArray[Any]
-
-CHUNK = 8 << 20  # bytes of a file that are held at a time
-
-# ----------------------------------------------------------------------------------------------
-# Chunks
-# ----------------------------------------------------------------------------------------------
 
 
 def _arrow() -> Any:
@@ -57,335 +34,6 @@ def _arrow() -> Any:
     except ImportError:
         raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
     return pyarrow
-
-
-def is_stream(x: object) -> bool:
-    """Return whether `x` hands out its rows in chunks.
-
-    Parameters
-    ----------
-    x : object
-
-    Returns
-    -------
-    bool
-        True for iterators and for Arrow tables, record batches, readers, Parquet files and datasets.
-
-    Examples
-    --------
-    >>> is_stream(iter([])), is_stream([[1.0]])
-    (True, False)
-    """
-    return isinstance(x, Iterator) or _check.is_arrow(x)
-
-
-def _batches(source: Any) -> Any:
-    """Return the record batches of an Arrow object."""
-    if hasattr(source, "iter_batches"):  # a Parquet file
-        return source.iter_batches(batch_size=_rows(max(1, len(source.schema_arrow))))
-    if hasattr(source, "to_batches"):  # a table, a dataset or a scanner
-        return source.to_batches()
-    if hasattr(source, "read_next_batch"):
-        return iter(source)
-    return [source]
-
-
-def _rows(features: int, itemsize: int = 8) -> int:
-    return max(1, CHUNK // (features * itemsize))
-
-
-def parts(source: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what a stream consists of, as it is, each part under the name that errors use.
-
-    Parameters
-    ----------
-    source : iterator or Arrow object
-        As for `chunks`.
-
-    Yields
-    ------
-    name : str
-        ``"chunk 0"`` for the first.
-    part
-        An array, a frame, a sparse matrix or a record batch with at least one row.
-
-    Raises
-    ------
-    ValueError
-        If a part is not two-dimensional.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> [name for name, part in parts(iter([np.ones((3, 2)), np.ones((0, 2)), np.ones((1, 2))]))]
-    ['chunk 0', 'chunk 2']
-    """
-    for number, item in enumerate(_batches(source) if _check.is_arrow(source) else source):
-        name = f"chunk {number}"
-        for part in _batches(item) if _check.is_arrow(item) else [item]:
-            shape = getattr(part, "shape", None)
-            given = part if isinstance(shape, tuple) else np.asarray(part)
-            if len(given.shape) != 2:
-                raise ValueError(f"{name} must have shape (n_samples, n_features), got shape {given.shape}")
-            if given.shape[0]:
-                yield name, given
-
-
-def chunks(source: Any) -> Iterator[Any]:
-    """Yield the rows of `source`, a chunk at a time.
-
-    Parameters
-    ----------
-    source : iterator or Arrow object
-        An iterator of arrays of shape (n_rows, n_features), of frames, of Arrow tables, of record batches or
-        of SciPy sparse matrices; or an Arrow table, record batch, reader, dataset or Parquet file.  A null
-        becomes NaN.  Columns that have names are taken by name, in the order of the first chunk.
-
-    Yields
-    ------
-    ndarray or sparse matrix of shape (n_rows, n_features)
-        Chunks without rows are passed over.
-
-    Raises
-    ------
-    TypeError
-        If a chunk or a column does not hold real numbers.
-    ValueError
-        If a chunk is not two-dimensional, or differs from the first in width or in the names of its columns.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> [chunk.shape for chunk in chunks(iter([np.ones((3, 2)), np.ones((1, 2))]))]
-    [(3, 2), (1, 2)]
-    """
-    width = known = None
-    for name, part in parts(source):
-        if is_sparse(part):
-            rows, names = part, None
-        else:
-            rows, names = _check.table(name, part, known)
-        if width is not None and rows.shape[1] != width:
-            raise ValueError(f"{name} must have {width} features like the first, got {rows.shape[1]}")
-        width, known = rows.shape[1], known or names
-        yield rows
-
-
-def gather_chunks(source: Any, moments: Moments) -> Moments:
-    """Add all rows of a stream to moments.
-
-    Parameters
-    ----------
-    source
-        As for `chunks`.
-    moments : Moments
-        Changed even if a later chunk is refused.
-
-    Returns
-    -------
-    Moments
-        `moments`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `chunks` does, and if there are no rows.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from nbnorm import Moments
-    >>> gather_chunks(iter([np.ones((3, 2)), np.zeros((1, 2))]), Moments()).mean
-    array([0.75, 0.75])
-    """
-    empty = True
-    for name, part in parts(source):
-        moments.add(name, part)
-        empty = False
-    if empty:
-        raise ValueError("x must not be empty, got a stream without rows")
-    return moments
-
-
-# ----------------------------------------------------------------------------------------------
-# Sparse matrices
-# ----------------------------------------------------------------------------------------------
-
-# Rows of the sums over stored values: how many, weight, weight of missing ones, deviations and their
-# squares, both with what rounding left, extremes.  A column may have any number of values: plain sums would
-# lose digits.
-_STORED, _WEIGHT, _MISSING, _FIRST, _FIRST_LOW, _SECOND, _SECOND_LOW, _LOW, _HIGH = range(9)
-
-
-@kernel
-def _sparse_sums(
-    data: Array,
-    indices: Array,
-    indptr: Array,
-    by_row: bool,
-    weighted: bool,
-    weights: Array,
-    omit: bool,
-    shift: Array,
-    sums: Array,
-) -> None:
-    """Sum the stored values of every column as deviations from `shift`, without the implied zeros."""
-    for major in range(indptr.shape[0] - 1):
-        for p in range(indptr[major], indptr[major + 1]):
-            row, column = (major, indices[p]) if by_row else (indices[p], major)
-            weight = weights[row] if weighted else 1.0
-            value = data[p]
-            if weight <= 0.0:
-                continue
-            sums[_STORED, column] += 1.0
-            if omit and value != value:
-                sums[_MISSING, column] += weight
-                continue
-            d = value - shift[column]
-            sums[_WEIGHT, column] += weight
-            sums[_FIRST, column], error = two_sum(sums[_FIRST, column], weight * d)
-            sums[_FIRST_LOW, column] += error
-            sums[_SECOND, column], error = two_sum(sums[_SECOND, column], weight * d * d)
-            sums[_SECOND_LOW, column] += error
-            if value < sums[_LOW, column]:
-                sums[_LOW, column] = value
-            if value > sums[_HIGH, column]:
-                sums[_HIGH, column] = value
-
-
-def _compressed(name: str, x: Any) -> Any:
-    """Return `x` in compressed rows or columns, each place stored once."""
-    if x.dtype.kind not in "fiub":
-        raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
-    result = x if x.format in ("csr", "csc") else x.tocsr()
-    if not result.has_canonical_format:
-        result = result.copy()
-        result.sum_duplicates()
-    return result
-
-
-def gather_sparse(name: str, x: Any, weights: npt.ArrayLike | None, moments: Moments) -> Array:
-    """Return the state of a SciPy sparse matrix, whose implied zeros count like any value.
-
-    Parameters
-    ----------
-    name : str
-        Of the argument, for errors.
-    x : sparse matrix or array of shape (n_samples, n_features)
-    weights : array_like of shape (n_samples,), or None
-    moments : Moments
-        What the state is for: they say what a NaN does, and how many features there are.
-
-    Returns
-    -------
-    ndarray of shape (10, n_features), float64
-        As `Moments` holds it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As `Moments.update` does.
-
-    Examples
-    --------
-    >>> import scipy.sparse
-    >>> from nbnorm import moments
-    >>> moments(scipy.sparse.csr_array([[0.0, 2.0], [0.0, 0.0]])).mean
-    array([0., 1.])
-    """
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"{name} must have shape (n_samples, n_features), not empty, got shape {x.shape}")
-    n, features = x.shape
-    moments.same_width(name, features)
-    nan = moments.nan
-    mass = np.ones(1) if weights is None else _check.weights("weights", weights, n, some=False)
-    matrix = _compressed(name, x)
-    data = _check.readable(np.ascontiguousarray(matrix.data, dtype=result_dtype(matrix.dtype)))
-    if data.dtype == np.float16:
-        data = data.astype(np.float32)
-    places = _check.readable(matrix.indices), _check.readable(matrix.indptr)
-    by_row = matrix.format == "csr"
-    if nan == "raise" and np.isnan(data).any():
-        raise ValueError(f"{name} must not hold NaN (nan='raise'), got one among the stored values")
-    weighted = weights is not None
-    rows = float(np.count_nonzero(mass) if weighted else n)
-    total = float(mass.sum() if weighted else n)
-    shift = np.zeros(features)
-    state = empty_state(features)
-    # Twice: the first mean is the shift for which the second pass loses nothing.
-    for _ in range(2):
-        sums = np.zeros((9, features))
-        sums[_LOW], sums[_HIGH] = math.inf, -math.inf
-        _sparse_sums(data, *places, by_row, weighted, mass, nan == "omit", shift, sums)
-        implied = np.where(sums[_STORED] == rows, 0.0, total - sums[_WEIGHT] - sums[_MISSING])
-        count = implied + sums[_WEIGHT]
-        with np.errstate(invalid="ignore", over="ignore"):
-            first, second = (
-                np.where(np.isfinite(sums[row]), sums[row] + sums[row + 1], sums[row])
-                for row in (_FIRST, _SECOND)
-            )
-            deviation = first - implied * shift
-        offset = np.divide(deviation, count, out=np.zeros(features), where=count > 0.0)
-        start, shift = shift, np.where(np.isfinite(shift + offset), shift + offset, 0.0)
-    mean = start + offset
-    with np.errstate(invalid="ignore", over="ignore"):
-        squares = second + implied * start**2
-        state[M2] = np.maximum(squares - deviation * offset, 0.0)
-        state[MEAN_LOW] = np.where(np.isfinite(mean), offset - (mean - start), 0.0)
-        whole = not weighted or bool((mass == np.floor(mass)).all() and total < 2.0**53)
-        state[COUNT_ERROR] = 0.0 if whole else UNIT * (n + STEPS) * total
-        unit = UNIT * STEPS + (state[COUNT_ERROR] / np.maximum(count, UNIT * total) if total else 0.0)
-        state[SUM_ERROR] = unit * np.sqrt(count) * np.sqrt(squares)
-        state[M2_ERROR] = unit * squares + 2.0 * np.abs(offset) * state[SUM_ERROR]
-    state[COUNT], state[MEAN] = count, mean
-    state[MIN] = np.where(implied > 0.0, np.minimum(sums[_LOW], 0.0), sums[_LOW])
-    state[MAX] = np.where(implied > 0.0, np.maximum(sums[_HIGH], 0.0), sums[_HIGH])
-
-    def counted(j: int) -> Array:
-        at = matrix.indices == j if by_row else slice(matrix.indptr[j], matrix.indptr[j + 1])
-        rows = np.repeat(np.arange(n), np.diff(matrix.indptr)) if by_row else matrix.indices
-        values = np.append(data[at], np.zeros(int(implied[j] > 0.0), data.dtype))
-        if weighted:
-            values = values[np.append(mass[rows[at]] > 0.0, np.ones(int(implied[j] > 0.0), bool))]
-        return values[~np.isnan(values)] if nan == "omit" else values
-
-    refuse_range(name, state, moments.feature_names, counted)
-    return state
-
-
-def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
-    """Return a sparse matrix with every column divided by its scale, or multiplied.
-
-    Parameters
-    ----------
-    x : sparse matrix or array of shape (n_samples, n_features)
-    scale : ndarray of shape (n_features,), float64
-    inverse : bool
-        Multiply.
-
-    Returns
-    -------
-    sparse matrix or array of shape (n_samples, n_features)
-        In compressed rows, or compressed columns if `x` is.
-
-    Examples
-    --------
-    >>> import numpy as np, scipy.sparse
-    >>> scale_sparse(scipy.sparse.csr_array([[0.0, 2.0]]), np.array([1.0, 4.0]), False).toarray()
-    array([[0. , 0.5]])
-    """
-    result = _compressed("x", x)
-    dtype = result_dtype(result.dtype)
-    by_row = result.format == "csr"
-    factors = scale[result.indices] if by_row else np.repeat(scale, np.diff(result.indptr))
-    data = result.data * factors if inverse else result.data / factors
-    places = (data.astype(dtype), result.indices.copy(), result.indptr.copy())
-    return type(result)(places, shape=result.shape)
-
-
-# ----------------------------------------------------------------------------------------------
-# Files
-# ----------------------------------------------------------------------------------------------
 
 
 class _Chunk(NamedTuple):
@@ -466,7 +114,7 @@ class _CsvSource(_Source):
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         apart = set(self.kept)
         chosen = [at for at in range(len(self._reader.columns)) if at not in apart]
-        for part in self._reader.rows(chosen, self.kept if with_kept else [], CHUNK, gaps=self.gaps):
+        for part in self._reader.rows(chosen, self.kept if with_kept else [], chunks.CHUNK, gaps=self.gaps):
             yield _Chunk(part.numbers, part.texts)
 
 
@@ -482,7 +130,7 @@ class _NpySource(_Source):
         self.rows = len(self._data)
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
-        step = _rows(self._data.shape[1], self._data.itemsize)
+        step = chunks.rows_of(self._data.shape[1], self._data.itemsize)
         for start in range(0, len(self._data), step):
             rows = self._data[start : start + step]
             self._refuse_missing(rows, start)
@@ -510,7 +158,7 @@ class _NpzSource(_Source):
 
     def _blocks(self) -> Iterator[Array]:
         (n, width), _, dtype = self._layout
-        step = _rows(width, dtype.itemsize)
+        step = chunks.rows_of(width, dtype.itemsize)
         with _files.open_npz(self.path) as archive, archive.open(self.member) as file:
             _files.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
             for start in range(0, n, step):
@@ -531,7 +179,7 @@ class _NpzSource(_Source):
                 if member != self.member:
                     with archive.open(member) as file:
                         yield member, b""
-                        while part := file.read(CHUNK):
+                        while part := file.read(chunks.CHUNK):
                             yield member, part
 
 
@@ -553,9 +201,9 @@ class _ParquetSource(_Source):
         self.index = arrow_files.index_of(self._schema)
 
     def _read(self, columns: list[str] | None) -> Iterator[Any]:
-        step = _rows(max(1, len(self._schema)))
+        step = chunks.rows_of(max(1, len(self._schema)))
         if self.kept and self._row_bytes:
-            step = min(step, max(1, CHUNK // self._row_bytes))
+            step = min(step, max(1, chunks.CHUNK // self._row_bytes))
         pa = _arrow()
         with _files.reading(self.path, "a Parquet file"), pa.parquet.ParquetFile(self.path) as file:
             yield from file.iter_batches(batch_size=step, columns=columns)

@@ -36,7 +36,7 @@ from nbnorm.model.options import ENCODINGS, INITS
 from nbnorm.model.sample_weights import Shares, Weights, products
 from nbnorm.model.schedules import Constant, Plateau, Schedule
 from nbnorm.model.stopping import EarlyStopping
-from nbnorm.statistics.moments import is_sparse
+from nbnorm.statistics.reading import is_sparse
 
 Array = npt.NDArray[Any]
 _Self = TypeVar("_Self", bound="Network")

@@ -12,9 +12,10 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
 
 from nbnorm import _check
-from nbnorm.data.streams import scale_sparse
 from nbnorm.statistics.moments import Moments
-from nbnorm.statistics.standardize import apply, is_constant
+from nbnorm.statistics.scaling import scale_dense
+from nbnorm.statistics.sparse import scale_sparse
+from nbnorm.statistics.standardize import is_constant
 
 Array = npt.NDArray[Any]
 
@@ -282,7 +283,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             # mean_ may have been set by hand
             low = np.where(mean == self.moments_.mean, self.moments_.mean_low, 0.0)
         in_place = not copy and X.dtype.kind == "f" and X.flags.writeable
-        return apply(X, np.array([mean, low, scale]), inverse, X if in_place else None)
+        return scale_dense(X, np.array([mean, low, scale]), inverse, X if in_place else None)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

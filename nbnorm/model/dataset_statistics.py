@@ -13,7 +13,8 @@ from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.functions.dense import dense_forward
 from nbnorm.model.inputs import feature_names
-from nbnorm.statistics.moments import Moments, is_sparse, moments
+from nbnorm.statistics.moments import Moments, moments
+from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN

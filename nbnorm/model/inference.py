@@ -22,7 +22,7 @@ from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import engine_for, evaluate, run_over
 from nbnorm.model.plan import training_samples
 from nbnorm.model.sample_weights import used_weights
-from nbnorm.statistics.moments import is_sparse
+from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN

@@ -15,7 +15,7 @@ from nbnorm.functions.loss_options import Poisson
 from nbnorm.model import arrays
 from nbnorm.model.samples import Samples
 from nbnorm.statistics.encoding import ColumnEncoder
-from nbnorm.statistics.moments import is_sparse
+from nbnorm.statistics.reading import is_sparse
 from nbnorm.statistics.standardize import Standardizer, fitted
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from nbnorm import _check, _files, plots
 from nbnorm.functions.dense import dense_forward
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model.dataset_statistics import columns, hidden_layers, inputs, moving_averages, table
-from nbnorm.statistics.moments import is_sparse
+from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

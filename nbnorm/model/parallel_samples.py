@@ -23,7 +23,8 @@ from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.metrics import Measure
 from nbnorm.model.ranks import DataParallel, Ranks
 from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
-from nbnorm.statistics.moments import Moments, is_sparse
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.reading import is_sparse
 from nbnorm.statistics.standardize import Standardizer
 
 if TYPE_CHECKING:

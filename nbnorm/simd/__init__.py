@@ -31,7 +31,7 @@ Elementary functions
     `exp`, `exp_below`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`,
     `softplus`
 Functions of your own
-    `elementwise`, `traced`, and in them `loop`, `switch`, `map_elements`
+    `elementwise`, `traced`, and in them `loop`, `loop_steps`, `switch`, `map_elements`
 The processor
     `target`, `native_lanes`
 Numba types, for explicit signatures
@@ -75,7 +75,7 @@ from nbnorm.simd._arithmetic import (
     where,
     zeros,
 )
-from nbnorm.simd._control import loop, map_elements, switch
+from nbnorm.simd._control import loop, loop_steps, map_elements, switch
 from nbnorm.simd._elementary import (
     exp,
     exp_below,
@@ -164,6 +164,7 @@ __all__ = [
     "log",
     "log1p",
     "loop",
+    "loop_steps",
     "low_half",
     "map_elements",
     "max",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -75,6 +76,56 @@ def loop(start: Any, stop: Any, step: Any, body: Callable[..., Any], *carried: A
     builder.branch(head)
     builder.position_at_end(after)
     return _plain(tuple(given))
+
+
+def loop_steps(start: Any, stop: Any, steps: Sequence[int], body: Callable[..., Any], *carried: Any) -> Any:
+    """Go through a range in steps of several lengths, as many of each as fit, in a traced function.
+
+    Parameters
+    ----------
+    start, stop : int
+        Range.
+    steps : sequence of int
+        Powers of two, the longest first, known when the code is compiled; the range ends at the last whole
+        step, so the last length is 1 where all of it is meant.
+    body : function
+        ``body(i, step, *carried)`` works on elements i to i + step, with vectors of so many lanes for
+        example, and returns what the next turn is given.
+    *carried : vector or number
+        What the first turn is given.
+
+    Returns
+    -------
+    value, tuple of values or None
+        What the last turn has returned.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numba import njit
+    >>> from nbnorm import simd
+    >>> @simd.traced
+    ... def doubled(x, n):
+    ...     def some(i, lanes):
+    ...         simd.store(x, i, 2 * simd.load(x, i, lanes))
+    ...     simd.loop_steps(0, n, (4, 1), some)
+    >>> @njit
+    ... def double(x):
+    ...     doubled(x, x.size)
+    >>> x = np.ones(6)
+    >>> double(x)
+    >>> x
+    array([2., 2., 2., 2., 2., 2.])
+    """
+    for step in steps:
+        end = start + ((stop - start) & -step)
+        carried = _tuple(loop(start, end, step, functools.partial(_with_step, body, step), *carried))
+        start = end
+    return _plain(carried)
+
+
+def _with_step(body: Callable[..., Any], step: int, i: Any, *carried: Any) -> Any:
+    return body(i, step, *carried)
 
 
 def switch(number: Any, functions: Sequence[Callable[..., Any]], *args: Any) -> Any:

@@ -6,13 +6,14 @@ partitions' moments are joined in pairs, in order, so the result does not depend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from nbnorm import _check
 from nbnorm.statistics.moments import Moments
-from nbnorm.statistics.standardize import Standardizer, result_dtype
+from nbnorm.statistics.reading import result_dtype
 
 
 def _dask() -> Any:
@@ -124,33 +125,34 @@ def moments(x: Any, *, weights: Any = None, nan: str = "propagate", extremes: bo
     return result
 
 
-def _transformed(rows: Any, standardizer: Standardizer, inverse: bool) -> Any:
+def _transformed(rows: Any, apply: Callable[[Any], Any], names: list[str] | None, width: int) -> Any:
     """Standardize one partition; an empty one stays empty."""
-    apply = standardizer.inverse_transform if inverse else standardizer.transform
     labels = _check.labels_of(rows)
     if len(rows):
         result = apply(rows)
     else:
         data = rows if labels is None else _check.unboxed(rows)
         dtype = np.dtype(np.float64) if data is None else result_dtype(data.dtype)
-        result = np.empty((0, standardizer.n_features_in_), dtype)
+        result = np.empty((0, width), dtype)
     if labels is None:
         return result
-    order = _check.header("x", rows, standardizer.moments_.feature_names)[1]
+    order = _check.header("x", rows, names)[1]
     labels = labels if order is None else [labels[j] for j in order]
     return type(rows)(result, index=rows.index, columns=labels)
 
 
-def transform(standardizer: Standardizer, x: Any, *, inverse: bool = False) -> Any:
+def transform(x: Any, apply: Callable[[Any], Any], names: list[str] | None, width: int) -> Any:
     """Return a Dask collection that is standardized when it is computed.
 
     Parameters
     ----------
-    standardizer : Standardizer
-        Fitted.
     x : dask.array.Array of shape (n_samples, n_features), or dask.dataframe.DataFrame
-    inverse : bool, default: False
-        Undo the standardization instead.
+    apply : callable
+        ``transform`` or ``inverse_transform`` of a fitted standardizer, for partitions with rows.
+    names : list of str or None
+        Names of the features.
+    width : int
+        Number of the features.
 
     Returns
     -------
@@ -170,21 +172,19 @@ def transform(standardizer: Standardizer, x: Any, *, inverse: bool = False) -> A
     --------
     >>> import pytest
     >>> array = pytest.importorskip("dask.array")
-    >>> from nbnorm import Standardizer
-    >>> x = array.from_array([[0.0], [4.0]])
-    >>> transform(Standardizer().fit(x), x).compute()
-    array([[-1.],
-           [ 1.]])
+    >>> transform(array.from_array([[0.0], [4.0]]), lambda rows: rows / 2.0, None, 1).compute()
+    array([[0.],
+           [2.]])
     """
     _dask()
     if not is_dask(x):
         raise TypeError(f"x must be a Dask array or dataframe, got {type(x).__name__}")
-    _check.header("x", x, standardizer.moments_.feature_names)
-    standardizer.same_width("x", x.shape[1])
+    _check.header("x", x, names)
+    if x.shape[1] != width:
+        raise ValueError(f"x must have {width} features as fitted, got {x.shape[1]}")
     if _is_array(x):
         x = _one_block_wide(x)
         dtype = result_dtype(x.dtype)
-        return x.map_blocks(_transformed, standardizer, inverse, dtype=dtype, meta=np.empty((0, 0), dtype))
-    return x.map_partitions(
-        _transformed, standardizer, inverse, meta=_transformed(x._meta, standardizer, inverse)
-    )
+        return x.map_blocks(_transformed, apply, names, width, dtype=dtype, meta=np.empty((0, 0), dtype))
+    meta = _transformed(x._meta, apply, names, width)
+    return x.map_partitions(_transformed, apply, names, width, meta=meta)

@@ -28,7 +28,8 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm.compile.kernels import kernel, parallel_kernel
-from nbnorm.statistics.moments import Moments, is_sparse
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.reading import is_sparse
 
 Array = npt.NDArray[Any]
 

@@ -1,9 +1,4 @@
-"""Standardization: subtract the mean and divide by the standard deviation, feature by feature.
-
-The difference is formed in float64 and rounded once, to the type of the result: a mean of a million that was
-rounded to float32 first could be off by 1/32.  A result too large for the caches is written past them, which
-saves reading it first.
-"""
+"""Standardization: subtract the mean and divide by the standard deviation, feature by feature."""
 
 from __future__ import annotations
 
@@ -12,241 +7,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import config as numba_config
-from numba import prange, types
-from numba.core import cgutils as numba_cgutils
-from numba.extending import intrinsic as numba_intrinsic
 
 from nbnorm import _check
-from nbnorm.compile.emission import emit_prefetch
-from nbnorm.compile.kernels import parallel_kernel
-from nbnorm.statistics.moments import Moments, converted, is_sparse, ready, rows_in_one, target_dtype
+from nbnorm.statistics import chunks, dask_arrays
+from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.reading import is_sparse
+from nbnorm.statistics.scaling import scale_dense
+from nbnorm.statistics.sparse import scale_sparse
 
 Array = npt.NDArray[Any]
-
-# Without type hints of their own.
-config: Any = numba_config
-cgutils: Any = numba_cgutils
-intrinsic: Any = numba_intrinsic
-
-# Rows of the table of parameters: the mean as a pair of doubles, the scale, and slope * x + offset.
-_HIGH, _LOW, _SCALE, _SLOPE, _OFFSET = range(5)
-
-TASKS = 64
-AHEAD = 64 << 10  # bytes between what is read and what is asked for
-SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
-LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
-LARGE = 8 << 20  # bytes from which a result is written past the caches
-
-# ----------------------------------------------------------------------------------------------
-# Kernels
-# ----------------------------------------------------------------------------------------------
-
-
-_LANES = 16
-
-
-def _emit_value(builder: Any, value: Any, load: Any, double: bool, inverse: bool) -> Any:
-    """Emit the arithmetic for a vector or an element; `load` gives a row of the parameters.
-
-    Nothing is divided.  For float32 one fused operation in float64, x * (1/scale) - mean/scale, is ample.
-    For float64 the product with the reciprocal is right to an ulp, and its remainder, exact in a fused
-    operation, mends that ulp.
-    """
-    fused = ("contract",)
-
-    def product(a: Any, b: Any) -> Any:
-        return builder.fmul(a, b, flags=fused)
-
-    if not double:
-        return builder.fadd(product(value, load(_SLOPE)), load(_OFFSET), flags=fused)
-    if inverse:
-        return builder.fadd(builder.fadd(product(value, load(_SCALE)), load(_LOW), flags=fused), load(_HIGH))
-    d = builder.fsub(builder.fsub(value, load(_HIGH)), load(_LOW))
-    quotient = builder.fmul(d, load(_SLOPE))
-    rest = builder.fsub(d, product(quotient, load(_SCALE)), flags=fused)
-    mended = builder.fadd(quotient, product(rest, load(_SLOPE)), flags=fused)
-    # An infinite quotient has a remainder that is NaN.
-    return builder.select(builder.fcmp_ordered("ord", mended, mended), mended, quotient)
-
-
-def _emit_span(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    """Emit the standardization of out[begin:end]: single elements up to a whole line, lines, the rest."""
-    word = ir.IntType(64)
-    wide = ir.DoubleType()
-    scalar = context.get_data_type(signature.args[0].dtype)
-    size = 4 if isinstance(scalar, ir.FloatType) else 8
-    x = context.make_array(signature.args[0])(context, builder, args[0]).data
-    table = context.make_array(signature.args[1])(context, builder, args[1])
-    out = context.make_array(signature.args[2])(context, builder, args[2]).data
-    begin, end, inverse, streamed = args[3:]
-    length = cgutils.unpack_tuple(builder, table.shape)[1]
-    width = builder.sub(length, ir.Constant(word, _LANES))
-    flag = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-    column = cgutils.alloca_once(builder, word)
-    builder.store(builder.urem(begin, width), column)
-
-    def constant(value: int) -> Any:
-        return ir.Constant(word, value)
-
-    def emit_loop(first: Any, last: Any, lanes: int, inverse: bool, streamed: bool) -> None:
-        kind = scalar if lanes == 1 else ir.VectorType(scalar, lanes)
-        many = wide if lanes == 1 else ir.VectorType(wide, lanes)
-        with cgutils.for_range_slice(builder, first, last, constant(lanes), word) as (k, _):
-            j = builder.load(column)
-
-            def load(row: int) -> Any:
-                place = builder.gep(table.data, [builder.add(builder.mul(constant(row), length), j)])
-                return builder.load(builder.bitcast(place, many.as_pointer()), align=8)
-
-            place = builder.gep(x, [k])
-            value = builder.load(builder.bitcast(place, kind.as_pointer()), align=size)
-            if size == 4:
-                value = builder.fpext(value, many)
-            value = _emit_value(builder, value, load, size == 8, inverse)
-            if size == 4:
-                value = builder.fptrunc(value, kind)
-            target = builder.bitcast(builder.gep(out, [k]), kind.as_pointer())
-            store = builder.store(value, target, align=64 if streamed else size)
-            if streamed:
-                store.set_metadata("nontemporal", flag)
-                emit_prefetch(builder, place, lanes * size, ahead=AHEAD, level=2)
-            j = builder.add(j, constant(lanes))
-            over = builder.sub(j, width)
-            builder.store(builder.select(builder.icmp_signed("<", j, width), j, over), column)
-
-    def emit_loops(inverse: bool) -> None:
-        address = builder.ptrtoint(builder.gep(out, [begin]), word)
-        head = builder.udiv(builder.and_(builder.neg(address), constant(63)), constant(size))
-        first = builder.add(begin, head)
-        first = builder.select(builder.icmp_signed("<", first, end), first, end)
-        whole = builder.and_(builder.sub(end, first), constant(-_LANES))
-        last = builder.add(first, whole)
-        emit_loop(begin, first, 1, inverse, False)
-        with builder.if_else(streamed) as (then, otherwise):
-            with then:
-                emit_loop(first, last, _LANES, inverse, True)
-                builder.fence("seq_cst")  # streamed stores must be seen before the task ends
-            with otherwise:
-                emit_loop(first, last, _LANES, inverse, False)
-        emit_loop(last, end, 1, inverse, False)
-
-    if size == 4:
-        emit_loops(False)
-    else:
-        with builder.if_else(inverse) as (then, otherwise):
-            with then:
-                emit_loops(True)
-            with otherwise:
-                emit_loops(False)
-    return context.get_dummy_value()
-
-
-if config.DISABLE_JIT:
-
-    def _span(
-        x: Array, table: Array, out: Array, begin: int, end: int, inverse: bool, streamed: bool
-    ) -> None:
-        """Standardize the flat x[begin:end] into `out`."""
-        for start in range(begin, end, 4096):
-            part = slice(start, min(start + 4096, end))
-            j = np.arange(start, part.stop) % (table.shape[1] - _LANES)
-            high, low, scale = table[_HIGH, j], table[_LOW, j], table[_SCALE, j]
-            if inverse:
-                out[part] = x[part] * scale + low + high
-            else:
-                out[part] = ((x[part] - high) - low) / scale
-
-else:
-
-    def _span_typed(
-        typing: Any, x: Any, table: Any, out: Any, begin: Any, end: Any, inverse: Any, streamed: Any
-    ) -> Any:
-        """Standardize the flat x[begin:end] into `out`, past the caches if `streamed`."""
-        arguments = x, table, out, types.int64, types.int64, types.boolean, types.boolean
-        return types.void(*arguments), _emit_span
-
-    _span = intrinsic(_span_typed)
-
-
-@parallel_kernel
-def _standardize(x: Array, table: Array, inverse: bool, share: int, streamed: bool, out: Array) -> None:
-    """Standardize the flat `x` into the flat `out`, `share` elements to a task.
-
-    `table` has a row for each of the parameters, repeated as often as rows of a narrow array are taken for
-    one, and its first 16 columns again at the end, so that vectors may run over it.
-    """
-    size = x.shape[0]
-    for task in prange((size + share - 1) // share):
-        _span(x, table, out, task * share, min(size, (task + 1) * share), inverse, streamed)
-
-
-# ----------------------------------------------------------------------------------------------
-# Arrays
-# ----------------------------------------------------------------------------------------------
-
-
-def result_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type of a standardized array: the data's own if it is floating, otherwise float64."""
-    native = dtype.newbyteorder("=")
-    return native if native in (np.float16, np.float32) else np.dtype(np.float64)
-
-
-def _run(x: Array, params: Array, inverse: bool, out: Array) -> None:
-    """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
-    mean, low, scale = params
-    size = np.abs(scale)
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        slope, shift = (scale, mean) if inverse else (1.0 / scale, -mean / scale - low / scale)
-    wide = (size < SMALLEST) | (size > LARGEST) | (np.abs(mean) > LARGEST) | np.isinf(shift)
-    if not inverse and wide.any():
-        # A reciprocal or a difference would overflow or lose digits; halves of large numbers do not.
-        half = np.where(size > 1.0, 0.5, 1.0)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for begin, rows in converted(x, np.dtype(np.float64)):
-                d = (rows * half - mean * half) - low * half
-                out[begin : begin + len(rows)] = d / (scale * half)
-        return
-    table = np.vstack([params, slope, shift])
-    several = max(rows_in_one(table.shape[1]), -(-_LANES // table.shape[1]))
-    table = np.tile(table, (1, several))
-    table = np.hstack([table, table[:, :_LANES]])
-    share = -(-x.size // TASKS)
-    share += -share % (64 * _LANES)
-    streamed = out.nbytes >= LARGE and not np.may_share_memory(x, out)
-    _standardize(x.size, x.reshape(-1), table, inverse, share, streamed, out.reshape(-1))
-
-
-def _result(name: str, out: Any, x: Array) -> Array:
-    """Return `out` after checking that the standardized `x` can be written to it, or a new array."""
-    if out is None:
-        return np.empty(x.shape, result_dtype(x.dtype))
-    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
-        raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
-    if out.shape != x.shape or out.dtype.kind != "f":
-        raise ValueError(
-            f"{name} must be a floating array of shape {x.shape}, got {out.dtype} of shape {out.shape}"
-        )
-    if not out.flags.writeable:
-        raise ValueError(f"{name} must be writeable")
-    same = out.ctypes.data == x.ctypes.data and out.strides == x.strides and out.dtype == x.dtype
-    if not same and np.may_share_memory(out, x):
-        raise ValueError(f"{name} must be x itself or not share memory with it")
-    return out
-
-
-def apply(x: Array, params: Array, inverse: bool, out: Array | None) -> Array:
-    """Standardize a checked array of any type and layout, or undo it."""
-    result = _result("out", out, x)
-    if ready(x) and ready(result) and x.dtype == result.dtype:
-        _run(_check.readable(x), params, inverse, result)
-        return result
-    single = result.dtype != np.float64 and target_dtype(x.dtype) == np.float32
-    for begin, rows in converted(x, np.dtype(np.float32 if single else np.float64)):
-        _run(rows, params, inverse, rows)
-        result[begin : begin + len(rows)] = rows
-    return result
 
 
 def _vector(name: str, value: npt.ArrayLike, width: int) -> Array:
@@ -300,13 +69,11 @@ def standardize(
     if is_sparse(data):
         scaled: Array = _apply_sparse(data, params, False, out, "a mean of 0")
         return scaled
-    return apply(data, params, False, out)
+    return scale_dense(data, params, False, out)
 
 
 def _apply_sparse(x: Any, params: Array, inverse: bool, out: Array | None, uncentred: str) -> Any:
     """Scale a sparse matrix; `uncentred` says how to ask for no more than that."""
-    from nbnorm.data.streams import scale_sparse
-
     if params[0].any():
         raise ValueError(
             f"x must be dense to subtract the mean: use {uncentred}, or keep the data sparse and "
@@ -581,17 +348,14 @@ class Standardizer:
     def _gather(moments: Moments, x: Any, weights: npt.ArrayLike | None) -> Moments:
         if isinstance(x, np.ndarray) or is_sparse(x):
             return moments.update(x, weights=weights)
-        from nbnorm.data import streams
-        from nbnorm.statistics import dask_arrays
-
         if dask_arrays.is_dask(x):
             part = dask_arrays.moments(x, weights=weights, nan=moments.nan, extremes=False)
             return moments.merge(part)
-        if not streams.is_stream(x):
+        if not chunks.is_stream(x):
             return moments.update(x, weights=weights)
         if weights is not None:
             raise ValueError("weights must be None for a stream: use Moments.update with each chunk's own")
-        return streams.gather_chunks(x, moments)
+        return chunks.gather_chunks(x, moments)
 
     def merge(self, other: Standardizer) -> Standardizer:
         """Join the statistics of another standardizer, as if its data had been given to this one.
@@ -721,27 +485,25 @@ class Standardizer:
         >>> [chunk.tolist() for chunk in standardizer.transform_chunks(iter([np.ones((1, 1))]))]
         [[[-0.5]]]
         """
-        from nbnorm.data import streams
-
-        for name, part in streams.parts(source):
+        for name, part in chunks.parts(source):
             yield self._apply(part, False, None, name)
 
     def _apply(self, x: Any, inverse: bool, out: Array | None, name: str = "x") -> Any:
         params = self._fitted
         self._complete(self.moments_)
-        from nbnorm.statistics import dask_arrays
-
         if dask_arrays.is_dask(x):
             if out is not None:
                 raise ValueError("out must be None for Dask")
-            return dask_arrays.transform(self, x, inverse=inverse)
+            names = self.moments_.feature_names
+            apply = self.inverse_transform if inverse else self.transform
+            return dask_arrays.transform(x, apply, names, self.n_features_in_)
         sparse = is_sparse(x)
         data = x if sparse else _check.table(name, x, self.moments_.feature_names)[0]
         _check.rank(name, data, 2)
         self.same_width(name, data.shape[1])
         if sparse:
             return _apply_sparse(data, params, inverse, out, "with_mean=False")
-        return apply(data, params, inverse, out)
+        return scale_dense(data, params, inverse, out)
 
     def same_width(self, name: str, width: int) -> None:
         """Refuse an argument of another number of features than the fitted one.

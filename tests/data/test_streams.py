@@ -1,17 +1,14 @@
-"""Streams, files and sparse matrices against the same data read at once."""
+"""Files against the same data read at once."""
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-import scipy.sparse
 
-from nbnorm import Moments, Standardizer, moments
+from nbnorm import Moments
 from nbnorm.data import tables
-from nbnorm.data.streams import chunks, standardize_file
+from nbnorm.data.streams import standardize_file
 
 
 def normal(shape, dtype=np.float64, seed=0, mean=0.0):
@@ -27,252 +24,6 @@ def write_csv(path, x, names=None):
 
 def read_csv(path):
     return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-
-
-# ------------------------------------------------------------------------------------------ streams
-
-
-def test_iterators_of_chunks():
-    x = normal((100, 3))
-    got = Standardizer().fit(x[i : i + 30] for i in range(0, 100, 30))
-    np.testing.assert_allclose(got.var_, x.var(axis=0), rtol=1e-13)
-    out = np.concatenate(list(got.transform_chunks(iter([x[:40], x[40:]]))))
-    np.testing.assert_array_equal(out, got.transform(x))
-
-
-def test_memory_map(tmp_path):
-    x = normal((500, 4), np.float32)
-    np.save(tmp_path / "x.npy", x)
-    source = np.load(tmp_path / "x.npy", mmap_mode="r")
-    got = Standardizer().fit(source)
-    np.testing.assert_array_equal(got.mean_, Standardizer().fit(x).mean_)
-    out = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", x.dtype, x.shape)
-    got.transform(source, out=out)
-    np.testing.assert_array_equal(out, got.transform(x))
-
-
-def test_a_memory_map_is_not_loaded(tmp_path):
-    """Anonymous memory must not grow with a file of 200 MB."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("reads /proc")
-    script = """
-import sys, numpy as np
-from nbnorm import Standardizer
-def anonymous():
-    with open("/proc/self/status") as file:
-        return int(next(line for line in file if line.startswith("RssAnon")).split()[1])
-x = np.lib.format.open_memmap(sys.argv[1], "w+", np.float32, (500_000, 100))
-out = np.lib.format.open_memmap(sys.argv[2], "w+", np.float32, (500_000, 100))
-for start in range(0, 500_000, 50_000):
-    x[start:start + 50_000] = start
-Standardizer().fit(x[:99]).transform(x[:99])
-before = anonymous()
-Standardizer().fit(x).transform(x, out=out)
-print(anonymous() - before)
-"""
-    files = [str(tmp_path / name) for name in ("x.npy", "y.npy")]
-    got = subprocess.run([sys.executable, "-c", script, *files], capture_output=True, text=True, check=True)
-    assert int(got.stdout) < 40_000, got.stdout  # kB
-
-
-def test_arrow():
-    pyarrow = pytest.importorskip("pyarrow")
-    x = normal((60, 2))
-    table = pyarrow.table({"a": x[:, 0], "b": x[:, 1]})
-    expected = moments(x)
-    for source in (table, table.to_batches()[0], iter(table.to_batches(20)), table.to_reader(20)):
-        got = Standardizer().fit(source)
-        np.testing.assert_allclose(got.var_, expected.var(), rtol=1e-13)
-    assert Standardizer().fit(table).moments_.feature_names == ["a", "b"]
-    with pytest.raises(ValueError, match="features"):
-        Standardizer().fit(table).partial_fit(table.rename_columns(["a", "c"]))
-    with pytest.raises(TypeError, match="column 'a' must hold real numbers, got string"):
-        Standardizer().fit(pyarrow.table({"a": ["x"]}))
-
-
-def test_arrow_nulls_and_types():
-    pyarrow = pytest.importorskip("pyarrow")
-    table = pyarrow.table({"a": [1, None, 3], "b": [True, False, True]})
-    got = Standardizer(nan="omit").fit(table)
-    np.testing.assert_array_equal(got.n_samples_seen_, [2, 3])
-    np.testing.assert_allclose(got.mean_, [2, 2 / 3])
-    single = pyarrow.table({"a": np.ones(3, np.float32)})
-    assert next(chunks(single)).dtype == np.float32
-
-
-def test_arrow_integers_beyond_floats_with_nulls():
-    pyarrow = pytest.importorskip("pyarrow")
-    values = [1700000000000000001, 1700000001000000001, 1700000003000000001]
-    expected = Standardizer().fit(np.array(values).reshape(-1, 1))
-    table = pyarrow.table({"t": [*values, None]})
-    got = Standardizer(nan="omit").fit(table)
-    np.testing.assert_array_equal(got.scale_, expected.scale_)
-    column = np.array(values).reshape(-1, 1)
-    np.testing.assert_allclose(got.transform(table)[:3], expected.transform(column), rtol=1e-14)
-    assert np.isnan(got.transform(table)[3, 0])
-
-
-def test_transform_of_a_table_is_that_of_its_chunks():
-    pyarrow = pytest.importorskip("pyarrow")
-    flags = pyarrow.table({"a": [True, None, False], "b": [1, 2, 4]})
-    for table in (
-        flags,
-        flags.select(["a"]),
-        flags.select(["b"]).cast(pyarrow.schema([("b", pyarrow.float16())])),
-    ):
-        got = Standardizer(nan="omit").fit(table)
-        (chunk,) = got.transform_chunks(table)
-        np.testing.assert_array_equal(chunk, got.transform(table), strict=True)
-
-
-def test_columns_of_arrow_are_taken_by_name(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    table = pyarrow.table({"a": [0.0, 4.0], "b": [1.0, 3.0]})
-    turned = table.select(["b", "a"])
-    parquet.write_table(turned, tmp_path / "x.parquet")
-    got = Standardizer().fit(table)
-    expected = [[-1, -1], [1, 1]]
-    for source in (turned, turned.to_batches()[0], iter([turned]), turned.to_reader()):
-        np.testing.assert_array_equal(np.concatenate(list(got.transform_chunks(source))), expected)
-    with parquet.ParquetFile(tmp_path / "x.parquet") as file:
-        np.testing.assert_array_equal(np.concatenate(list(got.transform_chunks(file))), expected)
-        np.testing.assert_array_equal(Standardizer().fit(table).partial_fit(file).scale_, [2, 1])
-    np.testing.assert_array_equal(got.transform(turned), expected)
-    np.testing.assert_array_equal(Standardizer().fit(iter([table, turned])).scale_, [2, 1])
-    np.testing.assert_array_equal(np.concatenate(list(chunks(iter([table, turned])))), [[0, 1], [4, 3]] * 2)
-    other = table.rename_columns(["a", "c"])
-    for call in (
-        lambda: list(got.transform_chunks(other)),
-        lambda: Standardizer().fit(iter([table, other])),
-        lambda: list(chunks(iter([table, other]))),
-        lambda: got.partial_fit(other.to_reader()),
-    ):
-        with pytest.raises(ValueError, match=r"chunk \d must have the features .* \['c'\] not known"):
-            call()
-    with pytest.raises(ValueError, match="chunk 0 must have distinct names of columns, got 'a' 2 times"):
-        Standardizer().fit(iter([table.rename_columns(["a", "a"])]))
-
-
-def test_streams_of_frames():
-    polars = pytest.importorskip("polars")
-    pandas = pytest.importorskip("pandas")
-    first = pandas.DataFrame({"a": [0.0, 4.0], "b": [1.0, 3.0]})
-    second = polars.DataFrame({"b": [1.0, 3.0], "a": [0.0, 4.0]})
-    got = Standardizer().fit(iter([first, second]))
-    np.testing.assert_array_equal(got.scale_, [2, 1])
-    assert got.moments_.feature_names == ["a", "b"]
-
-
-def test_parquet_file_object(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet")
-    pyarrow = pytest.importorskip("pyarrow")
-    x = normal((300, 2))
-    parquet.write_table(
-        pyarrow.table({"a": x[:, 0], "b": x[:, 1]}), tmp_path / "x.parquet", row_group_size=70
-    )
-    with parquet.ParquetFile(tmp_path / "x.parquet") as file:
-        got = Standardizer().fit(file)
-    np.testing.assert_allclose(got.mean_, x.mean(axis=0), rtol=1e-12)
-
-
-# ------------------------------------------------------------------------------------------- sparse
-
-
-def sparse_data(dtype=np.float64):
-    x = normal((90, 6), dtype, mean=4)
-    x[np.random.default_rng(1).random(x.shape) < 0.7] = 0
-    x[:, 5] = 0
-    x[:, 4] = normal(90, dtype, mean=1e6)  # no zeros at all
-    return x
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array"])
-def test_sparse_moments_are_the_dense_ones(kind, dtype):
-    x = sparse_data(dtype)
-    weights = np.random.default_rng(2).integers(0, 3, len(x))
-    sparse = getattr(scipy.sparse, kind)(x)
-    for got, expected in (
-        (moments(sparse), moments(x)),
-        (moments(sparse, weights=weights), moments(x, weights=weights)),
-    ):
-        np.testing.assert_allclose(got.mean, expected.mean, rtol=1e-13)
-        np.testing.assert_allclose(got.var(), expected.var(), rtol=1e-12)
-        np.testing.assert_array_equal(got.min, expected.min)
-        np.testing.assert_array_equal(got.max, expected.max)
-        assert got.count == expected.count
-
-
-def test_sparse_missing_and_duplicates():
-    x = scipy.sparse.csr_array([[np.nan, 1.0], [2.0, 0.0], [0.0, 0.0]])
-    got = moments(x, nan="omit")
-    np.testing.assert_array_equal(got.count, [2, 3])
-    np.testing.assert_allclose(got.mean, [1, 1 / 3])
-    assert np.isnan(moments(x).mean[0])
-    with pytest.raises(ValueError, match="NaN"):
-        moments(x, nan="raise")
-    twice = scipy.sparse.csr_array(([1.0, 2.0], [0, 0], [0, 2, 2]), shape=(2, 1))
-    assert moments(twice).mean[0] == 1.5
-    assert twice.nnz == 2
-
-
-@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array"])
-def test_sparse_transform(kind):
-    x = sparse_data(np.float32)
-    sparse = getattr(scipy.sparse, kind)(x)
-    standardizer = Standardizer(with_mean=False).fit(sparse)
-    got = standardizer.transform(sparse)
-    assert got.format == sparse.format
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got.toarray(), standardizer.transform(x), rtol=1e-6)
-    np.testing.assert_allclose(standardizer.inverse_transform(got).toarray(), x, rtol=1e-6)
-    with pytest.raises(ValueError, match="fold"):
-        Standardizer().fit(sparse).transform(sparse)
-
-
-@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array"])
-def test_streams_of_sparse_matrices(kind):
-    x = sparse_data()
-    form = getattr(scipy.sparse, kind)
-    expected = Standardizer(with_mean=False).fit(x)
-    got = Standardizer(with_mean=False).fit(form(part) for part in np.split(x, 3))
-    np.testing.assert_allclose(got.var_, expected.var_, rtol=1e-12)
-    mixed = Standardizer(with_mean=False).partial_fit(iter([x[:20], form(x[20:])]))
-    np.testing.assert_allclose(mixed.scale_, expected.scale_, rtol=1e-12)
-    there = list(got.transform_chunks(iter([form(x[:40]), form(x[40:])])))
-    assert all(scipy.sparse.issparse(part) for part in there)
-    np.testing.assert_allclose(scipy.sparse.vstack(there).toarray(), got.transform(x), rtol=1e-14)
-    assert [part.shape for part in chunks(iter([form(x[:40]), x[40:]]))] == [(40, 6), (50, 6)]
-    with pytest.raises(ValueError, match="fold"):
-        next(Standardizer().fit(x).transform_chunks(iter([form(x)])))
-    with pytest.raises(ValueError, match="chunk 1 must have 6 features"):
-        Standardizer().fit(iter([form(x), form(x[:, :2])]))
-
-
-def test_downdate_of_sparse_moments():
-    x = scipy.sparse.csr_array(sparse_data())
-    got = (moments(x) - moments(x[:50])).var()
-    np.testing.assert_allclose(got, moments(x[50:]).var(), rtol=1e-10)
-
-
-def test_long_sparse_columns_lose_no_digits():
-    x = np.full((300_000, 1), 0.1)
-    x[::2] = 0.3
-    got = moments(scipy.sparse.csr_array(x))
-    assert abs(got.mean[0] - moments(x).mean[0]) < 1e-16
-    assert got.var()[0] == pytest.approx(moments(x).var()[0], rel=1e-15)
-
-
-def test_sparse_data_are_centred_by_folding():
-    x, weight = sparse_data()[:, :4], normal((3, 4), seed=5)
-    sparse = scipy.sparse.csr_array(x)
-    folded, bias = Standardizer().fit(sparse).fold(weight)
-    expected = (x - x.mean(axis=0)) / x.std(axis=0) @ weight.T
-    np.testing.assert_allclose(sparse @ folded.T + bias, expected, rtol=1e-11, atol=1e-13)
-
-
-# -------------------------------------------------------------------------------------------- files
 
 
 def make(path, x):
@@ -305,7 +56,7 @@ def load(path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("nbnorm.data.streams.CHUNK", 2000)
+    monkeypatch.setattr("nbnorm.statistics.chunks.CHUNK", 2000)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet"])
@@ -397,7 +148,7 @@ def test_kept_columns_of_csv_stay_as_they_stand(tmp_path):
 
 
 def test_kept_columns_across_chunks_and_delimiters(tmp_path, monkeypatch):
-    monkeypatch.setattr("nbnorm.data.streams.CHUNK", 1000)
+    monkeypatch.setattr("nbnorm.statistics.chunks.CHUNK", 1000)
     x = normal((60, 2), mean=3)
     texts = [f"{i},{'long ' * (i % 7 * 20)}" for i in range(60)]
     with open(tmp_path / "x.tsv", "w", newline="") as file:

@@ -25,23 +25,6 @@ def test_standardize_is_its_formula(dtype, shape):
     np.testing.assert_allclose(got, (x - mean) / std, rtol=1e-6 if dtype == np.float32 else 3e-16, atol=1e-7)
 
 
-def test_float64_results_are_the_division_to_an_ulp():
-    x, std = normal((400, 7), mean=1e3), np.random.default_rng(2).random(7) + 0.5
-    np.testing.assert_array_max_ulp(standardize(x, 0.1, std), (x - 0.1) / std, maxulp=1)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("start", range(0, 18, 5))
-def test_large_results_are_written_past_the_caches_alike(dtype, start, monkeypatch):
-    import sys
-
-    x = normal(30_000 + 18, dtype, mean=5)[start : start + 30_000].reshape(-1, 10)
-    out = np.zeros(30_018, dtype)[start : start + 30_000].reshape(-1, 10)
-    expected = standardize(x, 5.0, 2.0)
-    monkeypatch.setattr(sys.modules["nbnorm.statistics.standardize"], "LARGE", 0)
-    np.testing.assert_array_equal(standardize(x, 5.0, 2.0, out=out), expected)
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.uint8, np.int64, np.bool_])
 def test_transform_and_back(dtype):
     x = np.random.default_rng(0).integers(0, 2 if dtype is np.bool_ else 50, (60, 4)).astype(dtype)
@@ -91,19 +74,6 @@ def test_float64_with_a_mean_of_1e12_is_centred():
     x = np.round(normal((2000, 1)), 1) + 1e12
     got = Standardizer().fit(x).transform(x)
     np.testing.assert_allclose([got.mean(), got.std()], [0, 1], atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [1e-308, 1e300])
-def test_extreme_scales(scale):
-    x = normal((40, 2)) * scale
-    got = standardize(x, 0.0, scale)
-    np.testing.assert_allclose(got, x / scale, rtol=1e-15)
-
-
-def test_differences_beyond_float64_whose_quotients_are_not():
-    np.testing.assert_array_equal(standardize([[1.7e308]], -1.7e308, 1e308), [[3.4]])
-    single = np.array([[1e38]], np.float32)
-    np.testing.assert_array_equal(standardize(single, float(single[0, 0]), 1e-280), [[0.0]])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -1,0 +1,212 @@
+"""Scaling of every feature: the kernel of standardization, for arrays of any type and layout.
+
+The difference from the mean is formed in float64 and rounded once, to the type of the result: a mean of a
+million that was rounded to float32 first could be off by 1/32.  A result too large for the caches is written
+past them, which saves reading it first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import prange
+
+from nbnorm import _check, simd
+from nbnorm.compile.kernels import parallel_kernel
+from nbnorm.statistics.reading import GROUP, converted, is_ready, result_dtype, rows_in_one, target_dtype
+
+Array = npt.NDArray[Any]
+
+# Rows of the table of parameters: the mean as a pair of doubles, the scale, and slope * x + offset.
+_MEAN, _MEAN_LOW, _SCALE, _SLOPE, _OFFSET = range(5)
+
+TASKS = 64
+AHEAD = 64 << 10  # bytes between what is read and what is asked for
+SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
+LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
+LARGE = 8 << 20  # bytes from which a result is written past the caches
+_LINE = 64  # bytes of a cache line
+
+# ----------------------------------------------------------------------------------------------
+# Formulas
+# ----------------------------------------------------------------------------------------------
+
+
+@simd.elementwise
+def standardized(x: Any, mean: Any, mean_low: Any, scale: Any, reciprocal: Any) -> Any:
+    """(x - mean) / scale in float64, without a division.
+
+    The product with the reciprocal is right to an ulp; its remainder, exact in a fused operation, mends that
+    ulp.
+    """
+    d = (x - mean) - mean_low
+    quotient = d * reciprocal
+    rest = simd.fma(-quotient, scale, d)
+    mended = simd.fma(rest, reciprocal, quotient)
+    # An infinite quotient has a remainder that is NaN.
+    return simd.where(mended == mended, mended, quotient)
+
+
+@simd.elementwise
+def restored(x: Any, mean: Any, mean_low: Any, scale: Any) -> Any:
+    """X * scale + mean in float64."""
+    return simd.fma(x, scale, mean_low) + mean
+
+
+@simd.elementwise
+def scaled(x: Any, slope: Any, offset: Any) -> Any:
+    """X * slope + offset, ample for float32 if computed in float64."""
+    return simd.fma(x, slope, offset)
+
+
+# ----------------------------------------------------------------------------------------------
+# Kernels
+# ----------------------------------------------------------------------------------------------
+
+
+@simd.traced
+def _scale_span(
+    x: Any, table: Any, length: Any, out: Any, begin: Any, end: Any, column: Any, inverse: Any, streamed: Any
+) -> None:
+    """Write the scaled elements of a range; whole vectors begin at a cache line."""
+    size = out.dtype.itemsize
+    line, period = _LINE // size, length - GROUP
+
+    def span(formula: Any, rows: tuple[int, ...]) -> None:
+        def elements(lanes: int, write: Any) -> Any:
+            def some(i: Any, j: Any) -> Any:
+                factors = [simd.load(table, row * length + j, lanes) for row in rows]
+                value = formula(simd.convert(simd.load(x, i, lanes), np.float64), *factors)
+                write(out, i, simd.convert(value, out.dtype))
+                if write is simd.stream:
+                    simd.prefetch(x, i + AHEAD // size, lanes * size, level=2)
+                j = j + lanes
+                return simd.where(j < period, j, j - period)
+
+            return some
+
+        head = (-simd.address(out, begin) & (_LINE - 1)) >> (size.bit_length() - 1)
+        first = simd.min(begin + head, end)
+        last = first + ((end - first) & -line)
+
+        def kept(j: Any) -> Any:
+            return simd.loop(first, last, line, elements(line, simd.store), j)
+
+        def past_the_caches(j: Any) -> Any:
+            j = simd.loop(first, last, line, elements(line, simd.stream), j)
+            simd.fence()  # streamed stores must be seen before the task ends
+            return j
+
+        j = simd.loop(begin, first, 1, elements(1, simd.store), column)
+        j = simd.switch(streamed, [kept, past_the_caches], j)
+        simd.loop(last, end, 1, elements(1, simd.store), j)
+
+    if size == 4:
+        span(scaled, (_SLOPE, _OFFSET))
+    else:
+        rows = (_MEAN, _MEAN_LOW, _SCALE, _SLOPE)
+        simd.switch(inverse, [lambda: span(standardized, rows), lambda: span(restored, rows[:3])])
+
+
+@parallel_kernel
+def _scale(x: Array, table: Array, inverse: bool, share: int, streamed: bool, out: Array) -> None:
+    """Standardize the flat `x` into the flat `out`, `share` elements to a task.
+
+    `table` has a row for each of the parameters, repeated as often as rows of a narrow array are taken for
+    one, and its first 16 columns again at the end, so that vectors may run over it.
+    """
+    size, length = x.shape[0], table.shape[1]
+    for task in prange((size + share - 1) // share):
+        begin = np.int64(task) * share
+        end, column = min(size, begin + share), begin % (length - GROUP)
+        _scale_span(x, table, length, out, begin, end, column, inverse, streamed)
+
+
+# ----------------------------------------------------------------------------------------------
+# Arrays
+# ----------------------------------------------------------------------------------------------
+
+
+def _scale_array(x: Array, params: Array, inverse: bool, out: Array) -> None:
+    """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
+    mean, low, scale = params
+    size = np.abs(scale)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        slope, offset = (scale, mean) if inverse else (1.0 / scale, -mean / scale - low / scale)
+    wide = (size < SMALLEST) | (size > LARGEST) | (np.abs(mean) > LARGEST) | np.isinf(offset)
+    if not inverse and wide.any():
+        # A reciprocal or a difference would overflow or lose digits; halves of large numbers do not.
+        half = np.where(size > 1.0, 0.5, 1.0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for begin, rows in converted(x, np.dtype(np.float64)):
+                d = (rows * half - mean * half) - low * half
+                out[begin : begin + len(rows)] = d / (scale * half)
+        return
+    table = np.vstack([params, slope, offset])
+    several = max(rows_in_one(table.shape[1]), -(-GROUP // table.shape[1]))
+    table = np.tile(table, (1, several))
+    table = np.hstack([table, table[:, :GROUP]])
+    share = -(-x.size // TASKS)
+    share += -share % (64 * GROUP)
+    streamed = out.nbytes >= LARGE and not np.may_share_memory(x, out)
+    _scale(x.size, x.reshape(-1), table, inverse, share, streamed, out.reshape(-1))
+
+
+def _result(name: str, out: Any, x: Array) -> Array:
+    """Return `out` after checking that the standardized `x` can be written to it, or a new array."""
+    if out is None:
+        return np.empty(x.shape, result_dtype(x.dtype))
+    if not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a NumPy array, got {type(out).__name__}")
+    if out.shape != x.shape or out.dtype.kind != "f":
+        raise ValueError(
+            f"{name} must be a floating array of shape {x.shape}, got {out.dtype} of shape {out.shape}"
+        )
+    if not out.flags.writeable:
+        raise ValueError(f"{name} must be writeable")
+    same = out.ctypes.data == x.ctypes.data and out.strides == x.strides and out.dtype == x.dtype
+    if not same and np.may_share_memory(out, x):
+        raise ValueError(f"{name} must be x itself or not share memory with it")
+    return out
+
+
+def scale_dense(x: Array, params: Array, inverse: bool, out: Array | None) -> Array:
+    """Standardize a checked array of any type and layout, or undo it.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Real numbers.
+    params : ndarray of shape (3, n_features), float64
+        Means, what rounding left of them, and scales.
+    inverse : bool
+        Undo the standardization.
+    out : ndarray of shape (n_samples, n_features) or None
+        For the result.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, n_features)
+        `out`, or a new array of the type `result_dtype` says.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the result cannot be written to `out`.
+
+    Examples
+    --------
+    >>> scale_dense(np.array([[3], [5]]), np.array([[3.0], [0.0], [4.0]]), False, None)
+    array([[0. ], [0.5]])
+    """
+    result = _result("out", out, x)
+    if is_ready(x) and is_ready(result) and x.dtype == result.dtype:
+        _scale_array(_check.readable(x), params, inverse, result)
+        return result
+    single = result.dtype != np.float64 and target_dtype(x.dtype) == np.float32
+    for begin, rows in converted(x, np.dtype(np.float32 if single else np.float64)):
+        _scale_array(rows, params, inverse, rows)
+        result[begin : begin + len(rows)] = rows
+    return result
