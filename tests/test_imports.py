@@ -52,7 +52,6 @@ ORDER = (
 UPWARDS: set[str] = set()
 CIRCLES: set[str] = set()
 LONG = {
-    "estimators.base",
 }
 
 

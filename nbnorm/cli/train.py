@@ -555,7 +555,7 @@ def add(commands: Any) -> None:
         "--lr",
         metavar="X",
         type=real(above=0),
-        help="learning rate at the start (default: 0.1 for sgd, 0.002 for adamw; for tables 0.02, or 0.005 "
+        help="learning rate at the start (default: 0.1 for sgd, 0.002 for adamw; for tables 0.02, or 0.0075 "
         "for adamw with relu and norm after); a training that diverges begins again at a tenth",
     )
     training.add_argument(

@@ -457,12 +457,14 @@ class TableColumns:
         if isinstance(categorical, str):
             _check.choice("categorical_features", categorical, ("from_dtype",))
         elif categorical is not None:
-            categorical = list(categorical.tolist() if isinstance(categorical, np.ndarray) else categorical)
-            if not all(isinstance(one, (str, bool, np.bool_, int, np.integer)) for one in categorical):
+            given = categorical.tolist() if isinstance(categorical, np.ndarray) else categorical
+            known = (str, bool, np.bool_, int, np.integer)
+            if not isinstance(given, Sequence) or not all(isinstance(one, known) for one in given):
                 raise TypeError(
                     'categorical_features must be "from_dtype", None, a mask, names or positions of '
                     f"columns, got {categorical!r}"
                 )
+            categorical = list(given)
         if not isinstance(min_frequency, str) or min_frequency != "auto":
             min_frequency = _check.integer("min_frequency", min_frequency, least=1)
         self.categorical = categorical
@@ -502,7 +504,9 @@ class TableColumns:
         if names is not None:
             _check.distinct(name, names)
         chosen = self._chosen(names, columns)
-        rows = len(columns[0].numbers) if columns else 0
+        if not columns:
+            raise ValueError(f"{name} must have columns, got none")
+        rows = len(columns[0].numbers)
         counted = np.ones(rows) if weights is None else _check.weights("weights", weights, rows)
         found: list[Column] = []
         dtypes: list[np.dtype[Any]] = [np.dtype(np.float32)]

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.metrics import d2_pinball_score
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from nbnorm import _check
-from nbnorm.estimators.base import Network, documented
-from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson
+from nbnorm.estimators.base import Network
+from nbnorm.estimators.documentation import documented
+from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson, Quantile
 from nbnorm.model import inference
 from nbnorm.model.history import History
 from nbnorm.model.network import FNN
@@ -45,7 +47,20 @@ def _of_classes(chosen: Any, classes: Array, y: Array, sample_weight: Array | No
 
 
 # scikit-learn's names beside ours.
-_LOSSES = {"squared_error": "squared", "absolute_error": "absolute", "huber": "huber", "poisson": "poisson"}
+_LOSSES = {
+    "squared_error": "squared",
+    "absolute_error": "absolute",
+    "huber": "huber",
+    "poisson": "poisson",
+    "quantile": "quantile",
+}
+
+# Below what no target may lie, how it is transformed and how back.
+_TRANSFORMS: dict[str | None, tuple[float, Any, Any]] = {
+    None: (-np.inf, None, None),
+    "log": (0.0, np.log, np.exp),
+    "log1p": (-1.0, np.log1p, np.expm1),
+}
 
 
 @documented(
@@ -109,9 +124,11 @@ class FNNClassifier(ClassifierMixin, Network):
         activation: Any = "relu",
         *,
         norm: str | None = "after",
-        n_estimators: int = 1,
-        encoding: str | None = None,
-        bins: int = 8,
+        n_estimators: int = 5,
+        encoding: str | None = "piecewise",
+        bins: int | str = "auto",
+        categorical_features: str | Sequence[Any] | npt.NDArray[Any] | None = "from_dtype",
+        min_frequency: int | str = "auto",
         solver: str = "adamw",
         alpha: float = 0.0,
         weight_decay: float | str = "auto",
@@ -243,7 +260,7 @@ class FNNClassifier(ClassifierMixin, Network):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
             Training data.  Their statistics are added to those of the earlier calls.
         y : array-like of shape (n_samples,) or (n_samples, n_labels)
             Classes, or zeros and ones for several labels.
@@ -276,7 +293,7 @@ class FNNClassifier(ClassifierMixin, Network):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
             Samples.
 
         Returns
@@ -301,7 +318,7 @@ class FNNClassifier(ClassifierMixin, Network):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
             Samples.
 
         Returns
@@ -316,7 +333,7 @@ class FNNClassifier(ClassifierMixin, Network):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
             Samples.
 
         Returns
@@ -368,10 +385,22 @@ class FNNRegressor(RegressorMixin, Network):
     <parameters>
     loss : str or Loss, default "squared_error"
         "squared_error", "absolute_error", "huber", "poisson" (for targets not below 0; the network
-        predicts their logarithm), or a `nbnorm.Loss`.
+        predicts their logarithm), "quantile" (the pinball loss at the level `quantile`), or a
+        `nbnorm.Loss`.
+    quantile : float or sequence of float, default 0.5
+        Level or levels of "quantile", between 0 and 1 exclusive, in growing order.  All levels are
+        predicted by the same networks, and put in order: they do not cross.
     standardize_targets : bool, default True
         Whether the network learns standardized targets; losses are then in their units.  Not with the
         Poisson loss.
+    target_transform : {None, "log", "log1p"}, default None
+        Whether the network learns the logarithm of the targets, which must be above 0, or of 1 + y, which
+        must be above 0.  Losses and metrics are those of the logarithms; `predict` answers in the units of
+        the targets, with what the loss asks for about the logarithm: the squared error gives the geometric
+        mean.  Not with the Poisson loss, which has a logarithm of its own.
+    clip : bool, default True
+        Whether predictions are held inside the range of all targets that the estimator was trained on,
+        each output in its own: no network can say what lies beyond.
     <dtype>
 
     Attributes
@@ -394,9 +423,13 @@ class FNNRegressor(RegressorMixin, Network):
 
     _losses = tuple(_LOSSES)
     _score_name = "r2"
-    _lasting = (*Network._lasting, "standardize_targets")
+    _lasting = (*Network._lasting, "quantile", "standardize_targets", "target_transform")
 
+    quantile: Any
     standardize_targets: Any
+    target_transform: Any
+    clip: Any
+    _range: Array
 
     def __init__(
         self,
@@ -404,9 +437,11 @@ class FNNRegressor(RegressorMixin, Network):
         activation: Any = "relu",
         *,
         norm: str | None = "after",
-        n_estimators: int = 1,
-        encoding: str | None = None,
-        bins: int = 8,
+        n_estimators: int = 5,
+        encoding: str | None = "piecewise",
+        bins: int | str = "auto",
+        categorical_features: str | Sequence[Any] | npt.NDArray[Any] | None = "from_dtype",
+        min_frequency: int | str = "auto",
         solver: str = "adamw",
         alpha: float = 0.0,
         weight_decay: float | str = "auto",
@@ -437,7 +472,10 @@ class FNNRegressor(RegressorMixin, Network):
         standardize: bool = True,
         weighted_statistics: bool = False,
         loss: str | Loss = "squared_error",
+        quantile: float | Sequence[float] = 0.5,
         standardize_targets: bool = True,
+        target_transform: str | None = None,
+        clip: bool = True,
         dtype: Any = "auto",
     ) -> None:
         self._keep(locals())
@@ -445,25 +483,63 @@ class FNNRegressor(RegressorMixin, Network):
     def _check_parameters(self) -> None:
         super()._check_parameters()
         _check.flag("standardize_targets", self.standardize_targets)
+        _check.flag("clip", self.clip)
+        self._levels()
+        _check.choice("target_transform", self.target_transform, tuple(_TRANSFORMS))
+        if self.target_transform is not None and self._counts():
+            raise ValueError(
+                "target_transform must be None with the Poisson loss, which predicts a logarithm, "
+                f"got {self.target_transform!r}"
+            )
+
+    def _counts(self) -> bool:
+        """Whether the network predicts the logarithm of a mean."""
+        return isinstance(self.loss, Poisson) or (isinstance(self.loss, str) and self.loss == "poisson")
+
+    def _levels(self) -> tuple[float, ...]:
+        """Return the levels of the quantiles that are predicted, of other losses none."""
+        if isinstance(self.loss, Quantile):
+            return self.loss.levels
+        several = isinstance(self.quantile, (list, tuple, np.ndarray))
+        given = tuple(self.quantile) if several else (_check.number("quantile", self.quantile),)
+        try:
+            levels = Quantile(given).levels
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"quantile: {error}") from None
+        return levels if isinstance(self.loss, str) and self.loss == "quantile" else ()
+
+    def _resolved(self, name: str) -> Any:
+        return self._levels() if name == "quantile" else super()._resolved(name)
 
     def _learn_targets(self, y: Array, classes: Any) -> None:
         self._width = 0 if y.ndim == 1 else y.shape[1]
+        self._range = np.full((2, y.shape[1]) if self._width else 2, np.nan)
+
+    def _learn_range(self, y: Array, used: Array | None) -> None:
+        values = y if used is None else y[used > 0]
+        least, most = np.fmin(self._range[0], values.min(axis=0)), np.fmax(self._range[1], values.max(axis=0))
+        self._range = np.stack([least, most])
 
     def _targets(self, y: Array) -> Array:
         width = 0 if y.ndim == 1 else y.shape[1]
         if width != self._width:
             raise ValueError(f"y must have {max(self._width, 1)} output(s) as before, got shape {y.shape}.")
-        return y
+        least, forwards, _ = _TRANSFORMS[self.target_transform]
+        if y.min() <= least:
+            raise ValueError(
+                f"y must be above {least:g} for target_transform={self.target_transform!r}, got {y.min()}"
+            )
+        return y if forwards is None else np.asarray(forwards(y.astype(np.float64)))
 
     def _output(self) -> dict[str, Any]:
         loss = self.loss if isinstance(self.loss, Loss) else _LOSSES[self.loss]
-        counts = loss == "poisson" or isinstance(loss, Poisson)
+        levels = self._levels()
         return {
-            "outputs": max(self._width, 1),
+            "outputs": max(self._width, 1) * max(len(levels), 1),
             "output": "identity",
-            "out_activation": "exp" if counts else "identity",
-            "loss": loss,
-            "standardize_targets": bool(self.standardize_targets and not counts),
+            "out_activation": "exp" if self._counts() else "identity",
+            "loss": Quantile(levels) if levels else loss,
+            "standardize_targets": bool(self.standardize_targets and not self._counts()),
         }
 
     def partial_fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> FNNRegressor:
@@ -471,7 +547,7 @@ class FNNRegressor(RegressorMixin, Network):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
             Training data.  Their statistics are added to those of the earlier calls; those of the targets
             stay as the first call has found them.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
@@ -497,15 +573,62 @@ class FNNRegressor(RegressorMixin, Network):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
             Samples.
 
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Values, of the network's dtype.
+            Values: the mean of all networks, of their dtype.  Several quantiles stand along an axis more.
         """
-        return self._each(FNN.predict, self._samples(X))
+        values = self._each(self._values, self._samples(X))
+        levels = len(self.network_.loss.options())
+        if levels > 1:
+            # Where quantiles cross, putting them in order brings each nearer to the true one.
+            values = np.sort(values.reshape(len(values), -1, levels), axis=2)
+        if self.clip:
+            limits = np.reshape(self._range.astype(values.dtype), (2, -1, 1) if levels > 1 else (2, -1))
+            if values.ndim == 1:
+                limits = limits[:, 0]
+            values = np.clip(values, *limits)
+        return np.asarray(values[:, 0] if levels > 1 and not self._width else values)
+
+    def _values(self, net: FNN, X: Any) -> Array:
+        """Return what one network predicts, in the units of the targets."""
+        backwards = _TRANSFORMS[self.target_transform][2]
+        values = net.predict(X)
+        if backwards is None:
+            return values
+        with np.errstate(over="ignore"):
+            return np.asarray(backwards(values))
+
+    def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return how much of the targets the predictions explain: 1 at best.
+
+        Parameters
+        ----------
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
+            Samples.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights, not negative.
+
+        Returns
+        -------
+        float
+            R^2, or for several quantiles the mean of their D^2, which compares the pinball loss with that of
+            the best constant.
+        """
+        levels = self._levels()
+        if len(levels) < 2:
+            return float(super().score(X, y, sample_weight))
+        predicted = self.predict(X)
+        scores = [
+            d2_pinball_score(y, predicted[..., k], sample_weight=sample_weight, alpha=level)
+            for k, level in enumerate(levels)
+        ]
+        return float(np.mean(scores))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

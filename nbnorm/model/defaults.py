@@ -18,6 +18,9 @@ _FEW = 500
 # The most that decay takes from a weight in a step.
 _MOST_DECAY = 0.025
 
+# Most bins of a column and of a table, and rows for each bin.
+_BINS, _MOST_BINS, _ROWS_OF_A_BIN = 8, 2048, 25
+
 
 def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
     """Return whether the scale of the hidden weights is without effect, so that decay cannot do harm there.
@@ -66,7 +69,7 @@ def learning_rate(solver: str, norm: str | None, activations: Sequence[Any]) -> 
     Examples
     --------
     >>> learning_rate("adamw", "after", ["relu"]), learning_rate("adamw", "after", ["tanh"])
-    (0.005, 0.03)
+    (0.0075, 0.03)
     """
     if solver == "sgd":
         return 0.02
@@ -136,3 +139,26 @@ def batch_size(rows: int) -> int:
     (32, 100, 256)
     """
     return min(max(rows // 50, 32), 256)
+
+
+def bins(rows: int, columns: int) -> int | None:
+    """Return the bins of a column: 8, fewer of few rows or many columns, and none beyond 1024 columns.
+
+    Parameters
+    ----------
+    rows, columns : int
+        Rows of the training data and columns of the table.
+
+    Returns
+    -------
+    int or None
+        One for 25 rows, from 2 to 8, and no more than 2048 for all columns together; None where that leaves
+        one for each.
+
+    Examples
+    --------
+    >>> bins(1000, 20), bins(100, 20), bins(1000, 400), bins(60_000, 784), bins(1000, 50_000)
+    (8, 4, 5, 2, None)
+    """
+    most = min(_BINS, max(rows // _ROWS_OF_A_BIN, 2), _MOST_BINS // columns)
+    return most if most > 1 else None

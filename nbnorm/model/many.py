@@ -306,10 +306,11 @@ def _learn_once(networks: Sequence[FNN], X: Any, y: Any, options: dict[str, Any]
     leaders: dict[tuple[Any, ...], FNN] = {}
     weights = {name: options.get(name) for name in ("sample_weight", "class_weight")}
     for net in networks:
-        if net.epochs_trained or any(inputs.learned(net)):
+        encoder, *standardizers = inputs.learned(net)
+        if net.epochs_trained or any(standardizers):
             continue
         kind = (net.encoding, net.bins, net.standardize, net.standardize_targets, net.weighted_statistics)
-        leader = leaders.setdefault((*kind, net.output, net.dtype), net)
+        leader = leaders.setdefault((*kind, net.output, net.dtype, id(encoder)), net)
         if leader is net:
             samples = plan.training_samples(net, X, y, **weights, batch_size=options.get("batch_size", 128))
             inputs.learn(net, samples)

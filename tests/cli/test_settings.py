@@ -72,7 +72,7 @@ def test_tables_train_as_the_estimators_do(run, folder):
     status, out, _ = run("train", "t.csv", "--no-plot", "--no-save", "--report", "r.json")
     assert status == 0
     report = json.loads((folder / "r.json").read_text())
-    assert (report["sizes"], report["optimizer"], report["lr"]) == ([1, 100, 1], "adamw", 0.005)
+    assert (report["sizes"], report["optimizer"], report["lr"]) == ([1, 100, 1], "adamw", 0.0075)
     assert (report["batch_size"], report["epochs"], report["steps"]) == (32, 100, 500)
     chosen = report["cross_validation"]
     assert chosen["network"] > chosen["linear"] + 0.5

@@ -1,5 +1,6 @@
 """FNNRegressor: scikit-learn's own checks, and what differs from the classifier."""
 
+import math
 import warnings
 
 import numpy as np
@@ -14,7 +15,7 @@ from sklearn.neural_network import MLPRegressor
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from test_classifier import expected_failures
 
-from nbnorm import Huber
+from nbnorm import Huber, Quantile
 from nbnorm.estimators import FNNRegressor
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
@@ -39,6 +40,7 @@ def test_scikit_learn_checks(estimator, check):
 
 
 def small(**options):
+    options = {"n_estimators": 1, "encoding": None, **options}
     return FNNRegressor(**{"hidden_layer_sizes": (8,), "max_iter": 5, "random_state": 0, **options})
 
 
@@ -77,7 +79,7 @@ def test_units_of_the_targets_do_not_matter(data):
 def test_coefs_are_those_of_a_plain_network(norm, data):
     X, y = data
     y = np.stack([y, y**2], axis=1)
-    model = small(norm=norm, activation="tanh").fit(X, y)
+    model = small(norm=norm, activation="tanh", clip=False).fit(X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         plain = MLPRegressor(hidden_layer_sizes=(8,), activation="tanh", max_iter=1).fit(X, y)
@@ -136,7 +138,7 @@ def test_poisson(data):
     X, _ = data
     rate = np.exp(2.0 * X[:, 0])
     y = np.random.default_rng(0).poisson(rate)
-    model = FNNRegressor((8,), loss="poisson", learning_rate_init=0.05, random_state=0).fit(X, y)
+    model = small(max_iter=50, loss="poisson", learning_rate_init=0.05).fit(X, y)
     got = model.predict(X)
     assert model.out_activation_ == "exp"
     assert got.min() > 0
@@ -159,3 +161,56 @@ def test_what_the_network_was_built_with_stays(data):
         model = small(warm_start=True).fit(X, y).set_params(**change)
         with pytest.raises(ValueError, match=f"{next(iter(change))} must stay"):
             model.fit(X, y)
+
+
+def test_predictions_stay_in_the_range_of_the_targets(data):
+    X, y = data
+    far = X * 1e4
+    Y = np.stack([y, -y], axis=1)
+    for targets in (y, Y):
+        got = small().fit(X, targets).predict(far)
+        assert (got >= targets.min(axis=0)).all()
+        assert (got <= targets.max(axis=0)).all()
+    free = small(clip=False).fit(X, y).predict(far)
+    assert np.abs(free).max() > 2 * np.abs(y).max()
+    parts = small().partial_fit(X[:50], y[:50]).partial_fit(X[50:], y[50:] + 100.0)
+    assert parts.predict(far).max() <= y[50:].max() + 100.0
+    weights = np.where(y > np.median(y), 0.0, 1.0)  # what does not count does not widen the range
+    assert small().fit(X, y, sample_weight=weights).predict(far).max() <= np.median(y)
+
+
+@pytest.mark.parametrize(("transform", "shift"), [("log", 0.0), ("log1p", 0.9)])
+def test_logarithms_of_the_targets(transform, shift, data):
+    X, y = data
+    y = np.exp(y / 4.0) - shift
+    forwards = np.log if transform == "log" else np.log1p
+    backwards = np.exp if transform == "log" else np.expm1
+    plain = small().fit(X, forwards(y))
+    model = small(target_transform=transform).fit(X, y)
+    np.testing.assert_allclose(model.predict(X), backwards(plain.predict(X)), rtol=1e-12)
+    with pytest.raises(ValueError, match=f"y must be above .* for target_transform='{transform}'"):
+        small(target_transform=transform).fit(X, y - 100.0)
+    with pytest.raises(ValueError, match="Poisson"):
+        small(target_transform=transform, loss="poisson").fit(X, y)
+
+
+def test_quantiles():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-1, 1, (600, 2))
+    y = 3 * X[:, 0] + (1.2 + X[:, 1]) * rng.normal(size=600)
+    levels = [0.1, 0.5, 0.9]
+    model = small(loss="quantile", quantile=levels, n_estimators=2, max_iter=30).fit(X, y)
+    got = model.predict(X)
+    assert got.shape == (600, 3)
+    assert (np.diff(got, axis=1) >= 0).all()
+    np.testing.assert_allclose((y[:, None] < got).mean(axis=0), levels, atol=0.06)
+    assert 0.3 < model.score(X, y) < 1
+    one = small(loss="quantile", quantile=0.9, max_iter=30).fit(X, y)
+    assert one.predict(X).shape == (600,)
+    assert abs((y < one.predict(X)).mean() - 0.9) < 0.06
+    two = small(loss=Quantile((0.2, 0.8)), early_stopping=True).fit(X, np.stack([y, -y], axis=1))
+    assert two.predict(X).shape == (600, 2, 2)
+    assert math.isfinite(two.score(X, np.stack([y, -y], axis=1)))
+    for wrong in ([], [0.5, 0.5], [0.9, 0.1], 0.0, 1.0, [0.5, 2.0]):
+        with pytest.raises(ValueError, match="quantile"):
+            small(loss="quantile", quantile=wrong).fit(X, y)

@@ -1,0 +1,216 @@
+"""How tables, targets and weights reach FNNClassifier and FNNRegressor, and what their columns become."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import is_classifier
+from sklearn.utils import check_array, check_X_y, column_or_1d
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from nbnorm import _check
+from nbnorm.data.columns import Column, TableColumns, encoded_names, is_frame
+from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
+from nbnorm.estimators.parameters import Parameters
+from nbnorm.estimators.scaler import numeric_dtype
+from nbnorm.model import defaults, inference
+from nbnorm.model.network import FNN
+from nbnorm.statistics.encoding import ColumnEncoder
+from nbnorm.statistics.reading import is_sparse
+
+Array = npt.NDArray[Any]
+
+
+class Inputs(Parameters):
+    """Reads tables, targets and weights."""
+
+    network_: FNN
+    n_features_in_: int
+    columns_: list[Column]
+    _columns: TableColumns | None
+    _limits: Array
+
+    def _data(
+        self, name: str, X: Any, target: str, y: Any, *, reset: bool, weights: Any = None
+    ) -> tuple[Any, Array]:
+        """Return checked samples as a matrix, and checked targets; `reset` learns what the columns are."""
+        _check.unmasked(name, X)
+        _check.unmasked(target, y)
+        table = self._table(name, X, reset=reset, weights=weights)
+        options = {
+            "accept_sparse": ("csr", "csc"),
+            "dtype": numeric_dtype(table),
+            "multi_output": True,
+            "y_numeric": not is_classifier(self),
+            "ensure_min_samples": 2 if reset and self.norm is not None else 1,
+            "ensure_all_finite": self._finite(table),
+        }
+        if table is X:
+            x, y = validate_data(self, X, y, reset=reset, **options)
+        else:
+            x, y = check_X_y(table, y, estimator=self, **options)
+        if is_sparse(y):
+            y = y.toarray()
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if reset:
+            self._name_columns()
+        return self._bounded(x, learn=True, reset=reset), y
+
+    def _samples(self, X: Any) -> Any:
+        """Return checked samples as a matrix."""
+        check_is_fitted(self)
+        if is_row_groups(X):
+            return inference.table_on_disk(self.network_, X)
+        _check.unmasked("X", X)
+        table = self._table("X", X, reset=False)
+        options = {
+            "accept_sparse": ("csr", "csc"),
+            "dtype": numeric_dtype(table),
+            "ensure_all_finite": self._finite(table),
+        }
+        if table is X:
+            return self._bounded(validate_data(self, X, reset=False, **options))
+        return self._bounded(check_array(table, estimator=self, **options))
+
+    def _on_disk(
+        self, name: str, X: Any, y: Any, sample_weight: Any, reset: bool
+    ) -> tuple[RowGroups, Array, Array | None]:
+        """Open a table on disk; its targets and weights are read into memory."""
+        known = None if reset else getattr(self, "feature_names_in_", None)
+        groups = open_groups(name, X, y, sample_weight, features=None if known is None else list(known))
+        answers = [groups.answers(group) for group in range(len(groups))]
+        truth = np.concatenate([part for part, _ in answers])
+        weights = None
+        if sample_weight is not None:
+            of_groups = [part for _, part in answers if part is not None]
+            weights = _check.weights("sample_weight", np.concatenate(of_groups), len(truth))
+        if truth.dtype.kind == "O" and all(isinstance(value, str) for value in truth.flat):
+            truth = truth.astype(np.str_)
+        if reset:
+            self.n_features_in_ = groups.width
+            if groups.features is not None:
+                self.feature_names_in_ = np.array(groups.features, object)
+            self._columns, self._limits = None, np.full((2, groups.width), np.nan)
+            self._name_columns()
+        elif groups.width != self.n_features_in_:
+            raise ValueError(f"{name} has {groups.width} features, expected {self.n_features_in_}")
+        return groups, column_or_1d(truth) if truth.ndim == 2 and truth.shape[1] == 1 else truth, weights
+
+    def _table(self, name: str, X: Any, *, reset: bool, weights: Any = None) -> Any:
+        """Return a frame, or an array with categories, as a matrix; everything else as it is."""
+        chosen = self.categorical_features
+        listed = chosen is not None and not isinstance(chosen, str)
+        if is_sparse(X) or hasattr(X, "sparse"):  # all columns of a pandas frame are: it is read as sparse
+            if listed:
+                raise TypeError(f"{name} must not be sparse where categorical_features are given")
+            if reset:
+                self._columns = None
+            return X
+        frame = is_frame(X)
+        if not frame and not (listed if reset else self._columns is not None):
+            if reset:
+                self._columns = None
+            return X
+        if not frame:
+            X = X if isinstance(X, np.ndarray) else np.array(X, object)
+            check_array(X, dtype=None, ensure_all_finite=False, estimator=self)
+        validate_data(self, X, skip_check_array=True, reset=reset)  # names, and the number of columns
+        if reset:
+            learned = TableColumns(chosen, min_frequency=self.min_frequency)
+            self._columns = learned.fit(X, weights=weights, name=name)
+        if self._columns is None:  # learned from an array
+            return TableColumns(None).fit(X, name=name).transform(X, name=name)
+        return self._columns.transform(X, name=name)
+
+    def _name_columns(self) -> None:
+        """Set what is known of the columns."""
+        if self._columns is not None:
+            self.columns_ = self._columns.columns_
+        else:
+            names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(self.n_features_in_)])
+            self.columns_ = [Column(str(name), "number") for name in names]
+
+    def _finite(self, X: Any) -> bool | str:
+        """Return which numbers scikit-learn's checks let pass.
+
+        With an encoding those that are missing and, in a table that is not sparse, infinite ones.
+        """
+        if self.encoding is None:
+            return True if self._columns is None or not self._columns.categorical_ else "allow-nan"
+        return "allow-nan" if is_sparse(X) or hasattr(X, "sparse") else False
+
+    def _bounded(self, x: Any, *, learn: bool = False, reset: bool = False) -> Any:
+        """Return samples with infinite numbers replaced by the largest and smallest ones of the training."""
+        if is_sparse(x):
+            if reset:
+                self._limits = np.full((2, x.shape[1]), np.nan)
+            return x.tocsr() if learn else x
+        infinite = np.isinf(x) if x.dtype.kind == "f" else np.zeros(1, bool)
+        if learn:
+            finite = np.where(infinite, np.nan, x) if infinite.any() else x
+            limits = np.stack([np.fmin.reduce(finite, axis=0), np.fmax.reduce(finite, axis=0)])
+            if not reset:
+                limits = np.stack([np.fmin(limits[0], self._limits[0]), np.fmax(limits[1], self._limits[1])])
+            self._limits = limits.astype(np.float64)
+        return np.clip(x, *self._limits.astype(x.dtype)) if infinite.any() else x
+
+    def _sample_weight(self, name: str, weights: Any, X: Any) -> Array:
+        _check.unmasked(name, weights)
+        return np.asarray(_check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True))
+
+    def _encodes(self, X: Any) -> bool:
+        """Return whether new networks encode the columns: not sparse ones that all stay as they are."""
+        if self._columns is not None and self._columns.categorical_:
+            return True
+        return self.encoding is not None and (self._most_bins(X) is not None or not is_sparse(X))
+
+    def _most_bins(self, X: Any) -> int | None:
+        if self.encoding is None:
+            return None
+        return defaults.bins(*X.shape) if self.bins == "auto" else int(self.bins)
+
+    def _encoder_for(self, X: Any, weights: Array | None) -> ColumnEncoder:
+        """Return the encoding of the columns that new networks share."""
+        categorical = [] if self._columns is None else self._columns.categorical_
+        return ColumnEncoder(self._most_bins(X), categorical=categorical).fit(X, weights=weights)
+
+    def encode(self, X: Any) -> Array:
+        """Return samples as the networks read them, before standardization.
+
+        Parameters
+        ----------
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
+            Samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_encoded)
+            Its columns are named by `get_feature_names_out`; positions of missing numbers are NaN.
+        """
+        X = self._samples(X)
+        if self.network_.encoder is None:
+            return np.asarray(X.toarray() if is_sparse(X) else X)
+        return self.network_.encoder.transform(X)
+
+    def get_feature_names_out(self, input_features: Any = None) -> Array:
+        """Return the names of the columns that the networks read.
+
+        Parameters
+        ----------
+        input_features : None
+            Not used.
+
+        Returns
+        -------
+        ndarray of str, shape (n_encoded,)
+            For a column of numbers its own name and, for its bins, such as "age 20 to 35"; for categories
+            "city=Rome" for a level and "city infrequent" for the rare ones together; "age missing".
+        """
+        check_is_fitted(self)
+        names = [column.name for column in self.columns_]
+        if self.network_.encoder is None:
+            return np.array(names, object)
+        return np.array(encoded_names(names, self.network_.encoder, self.columns_), object)

@@ -1,0 +1,313 @@
+"""What the parameters of FNNClassifier and FNNRegressor mean: their checks, and what "auto" stands for."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from nbnorm import _check
+from nbnorm.data.columns import TableColumns
+from nbnorm.functions import activations
+from nbnorm.functions.activations import Activation
+from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.model import defaults, schedules
+from nbnorm.model.options import ENCODINGS, INITS
+from nbnorm.model.schedules import Constant, Plateau, Schedule
+from nbnorm.model.stopping import EarlyStopping
+
+# scikit-learn's names beside ours.
+_ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.CODES}
+
+# The parameters that are plain numbers, flags or one of some names.
+_NUMBERS: dict[str, dict[str, float]] = {
+    "alpha": {"least": 0},
+    "power_t": {"least": 0},
+    "tol": {"least": 0},
+    "momentum": {"least": 0, "below": 1},
+    "beta_1": {"least": 0, "below": 1},
+    "beta_2": {"least": 0, "below": 1},
+    "epsilon": {"least": 1e-30},
+    "validation_fraction": {"above": 0, "below": 1},
+    "decay": {"least": 0, "below": 1},
+}
+_FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "standardize", "weighted_statistics")
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "norm": ("after", "before", None),
+    "solver": ("adamw", "adam", "sgd"),
+    "init": INITS,
+    "encoding": ENCODINGS,
+}
+
+# Epochs of patience that no training has.
+NEVER = 2**62
+
+
+class Parameters(BaseEstimator):
+    """The parameters that the classifier and the regressor share."""
+
+    hidden_layer_sizes: Any
+    activation: Any
+    norm: Any
+    n_estimators: Any
+    encoding: Any
+    bins: Any
+    categorical_features: Any
+    min_frequency: Any
+    solver: Any
+    alpha: Any
+    weight_decay: Any
+    batch_size: Any
+    learning_rate: Any
+    learning_rate_init: Any
+    power_t: Any
+    max_iter: Any
+    shuffle: Any
+    random_state: Any
+    tol: Any
+    n_iter_no_change: Any
+    verbose: Any
+    warm_start: Any
+    momentum: Any
+    nesterovs_momentum: Any
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    clip_norm: Any
+    early_stopping: Any
+    validation_fraction: Any
+    metrics: Any
+    callbacks: Any
+    decay: Any
+    dropout: Any
+    init: Any
+    standardize: Any
+    weighted_statistics: Any
+    loss: Any
+    dtype: Any
+
+    # The losses that have a name.
+    _losses: ClassVar[tuple[str, ...]]
+
+    # What `score` computes, in the terms of `History`.
+    _score_name: ClassVar[str]
+
+    # The parameters that make the network what it is, and stay where training goes on.
+    _lasting: ClassVar[tuple[str, ...]] = (
+        "hidden_layer_sizes",
+        "activation",
+        "norm",
+        "n_estimators",
+        "encoding",
+        "bins",
+        "categorical_features",
+        "min_frequency",
+        "decay",
+        "dropout",
+        "init",
+        "standardize",
+        "weighted_statistics",
+        "loss",
+        "dtype",
+    )
+
+    def _keep(self, arguments: dict[str, Any]) -> None:
+        """Store the constructor's arguments, unchecked, as scikit-learn wants it."""
+        for name, value in arguments.items():
+            if name != "self":
+                setattr(self, name, value)
+
+    # What the classifier and the regressor do in their own ways.
+    def _check_parameters(self) -> None:
+        """Refuse parameters that are not what the docstring says, before the data are looked at."""
+        for name, bounds in _NUMBERS.items():
+            _check.number(name, getattr(self, name), **bounds)
+        for name in _FLAGS:
+            _check.flag(name, getattr(self, name))
+        for name, known in _CHOICES.items():
+            _check.choice(name, getattr(self, name), known)
+        self._hidden()
+        if isinstance(self.activation, str):
+            _check.choice("activation", self.activation, tuple(_ACTIVATIONS))
+        elif not isinstance(self.activation, Activation):
+            sequence("activation", self.activation)
+        if not isinstance(self.weight_decay, str) or self.weight_decay != "auto":
+            _check.number("weight_decay", self.weight_decay, least=0)
+        if not isinstance(self.learning_rate_init, str) or self.learning_rate_init != "auto":
+            _check.number("learning_rate_init", self.learning_rate_init, above=0)
+        if not isinstance(self.batch_size, str) or self.batch_size != "auto":
+            _check.integer("batch_size", self.batch_size, least=1)
+        if not (isinstance(self.learning_rate, Schedule) or callable(self.learning_rate)):
+            names = (*schedules.NAMED, "invscaling", "adaptive")
+            _check.choice("learning_rate", self.learning_rate, names)
+        _check.integer("max_iter", self.max_iter, least=1)
+        _check.integer("n_estimators", self.n_estimators, least=1)
+        if not isinstance(self.bins, str) or self.bins != "auto":
+            _check.integer("bins", self.bins, least=2)
+        TableColumns(self.categorical_features, min_frequency=self.min_frequency)
+        if not isinstance(self.n_iter_no_change, float) or self.n_iter_no_change != math.inf:
+            _check.integer("n_iter_no_change", self.n_iter_no_change, least=1)
+        if not isinstance(self.verbose, (bool, np.bool_)):
+            _check.integer("verbose", self.verbose, least=0)
+        if self.clip_norm is not None:
+            _check.number("clip_norm", self.clip_norm, above=0)
+        if not isinstance(self.early_stopping, (str, EarlyStopping)):
+            _check.flag("early_stopping", self.early_stopping)
+        sequence("metrics", self.metrics)
+        if not all(callable(callback) for callback in sequence("callbacks", self.callbacks)):
+            raise TypeError("callbacks must be a sequence of functions of (net, history)")
+        self._dropout(0)
+        if not isinstance(self.loss, Loss):
+            _check.choice("loss", self.loss, self._losses)
+        if not isinstance(self.dtype, str) or self.dtype != "auto":
+            _check.float_dtype("dtype", self.dtype)
+
+    def _hidden(self) -> list[int]:
+        """Return the units of each hidden layer."""
+        given = self.hidden_layer_sizes
+        given = [given] if isinstance(given, Integral) else sequence("hidden_layer_sizes", given)
+        return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
+
+    def _dropout(self, layers: int) -> list[float]:
+        """Return the shares of dropout, where only one is given that of each layer."""
+        given = self.dropout.tolist() if isinstance(self.dropout, np.ndarray) else self.dropout
+        if isinstance(given, (list, tuple)):
+            return [_check.number("dropout", share, least=0, below=1) for share in given]
+        return [_check.number("dropout", given, least=0, below=1)] * layers
+
+    def _activations(self) -> Any:
+        def ours(one: Any) -> Any:
+            return _ACTIVATIONS.get(one, one) if isinstance(one, str) else one
+
+        if isinstance(self.activation, (str, Activation)):
+            return ours(self.activation)
+        return [ours(one) for one in sequence("activation", self.activation)]
+
+    def _resolved(self, name: str) -> Any:
+        """Return a parameter in a form in which other ways to write the same are equal."""
+        value = getattr(self, name)
+        if name == "categorical_features":
+            return TableColumns(value).categorical
+        if name == "hidden_layer_sizes":
+            return self._hidden()
+        if name == "activation":
+            each = self._activations()
+            return each if isinstance(each, list) else [each] * len(self._hidden())
+        if name == "dropout":
+            return self._dropout(len(self._hidden()))
+        if name == "dtype" and not (isinstance(value, str) and value == "auto"):
+            return _check.float_dtype(name, value).name
+        return value
+
+    def _dtype_for(self, X: Any) -> np.dtype[Any]:
+        if isinstance(self.dtype, str) and self.dtype == "auto":
+            return np.dtype(np.float32 if np.can_cast(X.dtype, np.float32) else np.float64)
+        return _check.float_dtype("dtype", self.dtype)
+
+    def _batch(self, samples: int) -> int:
+        if self.batch_size == "auto":
+            size = defaults.batch_size(samples)
+        else:
+            size = int(self.batch_size)
+            if size > samples:
+                warnings.warn(
+                    f"Got batch_size={size}, larger than the {samples} samples. It is going to be clipped.",
+                    stacklevel=6,
+                )
+        size = min(size, samples)
+        if self.norm is not None:
+            size = max(size, 2 + samples % 2)  # even batches of at least two
+        return size
+
+    def _rate(self) -> float:
+        """Return the learning rate that the course is relative to."""
+        if self.learning_rate_init == "auto":
+            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"))
+        return float(self.learning_rate_init)
+
+    def _optimizer(self, samples: int, incremental: bool) -> SGD | AdamW:
+        rate, decay = self._rate(), self.weight_decay
+        if decay == "auto":
+            decay = defaults.weight_decay(
+                self.solver,
+                self.norm,
+                self._resolved("activation"),
+                samples,
+                rate,
+                constant=incremental or self.learning_rate in ("constant", Constant()),
+            )
+        if self.solver == "sgd":
+            momentum = float(self.momentum)
+            nesterov = bool(self.nesterovs_momentum and momentum > 0)
+            return SGD(rate, momentum, nesterov, float(decay))
+        if self.solver == "adam":
+            decay = 0.0
+        return AdamW(rate, float(self.beta_1), float(self.beta_2), float(self.epsilon), float(decay))
+
+    def _stopping(self) -> EarlyStopping | None:
+        """Return what decides about the end, or None if nothing does."""
+        watched = self._watched()
+        if isinstance(watched, EarlyStopping):
+            return watched
+        planned = self._planned()
+        if watched is None and (planned or self.learning_rate == "adaptive"):
+            return None
+        monitor = "loss" if watched is None else watched
+        patience = None if planned else self._patience()
+        if self.learning_rate == "adaptive":  # patience lowers the rate, and a low one ends the training
+            patience = NEVER
+        return EarlyStopping(monitor, patience, float(self.tol), restore_best=watched is not None)
+
+    def _watched(self) -> EarlyStopping | str | None:
+        """Return what early stopping follows, or None without it."""
+        watched = self.early_stopping
+        if watched == "accuracy":  # as of every scorer, that of the validation data
+            return "val_accuracy"
+        if isinstance(watched, (str, EarlyStopping)):
+            return watched
+        return "val_loss" if watched else None
+
+    def _shown(self) -> str | None:
+        """Return what `validation_scores_` holds, or None without early stopping."""
+        if isinstance(self.early_stopping, (bool, np.bool_)):
+            return self._score_name if self.early_stopping else None
+        watched = self._watched()
+        return watched.monitor if isinstance(watched, EarlyStopping) else watched
+
+    def _planned(self) -> bool:
+        """Whether the learning rate is planned for all epochs."""
+        chosen = self.learning_rate
+        return chosen not in ("invscaling", "adaptive") and schedules.resolve(chosen).planned
+
+    def _patience(self) -> int:
+        """Return `n_iter_no_change` as an integer."""
+        return NEVER if self.n_iter_no_change == np.inf else int(self.n_iter_no_change)
+
+    def _schedule(
+        self, steps: int, samples: int, seen: int, incremental: bool, stopping: EarlyStopping | None
+    ) -> Any:
+        if self.learning_rate == "invscaling":
+            rate, power = self._rate(), float(self.power_t)
+            return lambda step: float(rate / (seen + step // steps * samples + 1) ** power)
+        if incremental:
+            return "constant"
+        if self.learning_rate == "adaptive":
+            monitor, mode = ("loss", "min") if stopping is None else (stopping.monitor, stopping.mode)
+            return Plateau(
+                monitor, mode=mode, factor=0.2, patience=self._patience(), min_delta=float(self.tol)
+            )
+        return self.learning_rate
+
+
+def sequence(name: str, value: Any) -> Sequence[Any]:
+    """Return `value` if it is a sequence, and no text; arrays as lists."""
+    given = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise TypeError(f"{name} must be a sequence, got {value!r}")
+    return given
