@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, is_classifier
 
 from nbnorm import _check
 from nbnorm.data.columns import TableColumns
@@ -212,7 +212,7 @@ class Parameters(BaseEstimator):
 
     def _batch(self, samples: int) -> int:
         if self.batch_size == "auto":
-            size = defaults.batch_size(samples)
+            size = defaults.batch_size(samples, values=not is_classifier(self))
         else:
             size = int(self.batch_size)
             if size > samples:
@@ -228,7 +228,8 @@ class Parameters(BaseEstimator):
     def _rate(self) -> float:
         """Return the learning rate that the course is relative to."""
         if self.learning_rate_init == "auto":
-            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"))
+            activations = self._resolved("activation")
+            return defaults.learning_rate(self.solver, self.norm, activations, classes=is_classifier(self))
         return float(self.learning_rate_init)
 
     def _optimizer(self, samples: int, incremental: bool) -> SGD | AdamW:
