@@ -38,7 +38,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
         the product with any learning rate must be below 1.  "auto" is 5 where ``norm="after"`` follows
         "relu", "leaky_relu" or "identity" and 0.2 elsewhere and with a constant rate, as in `partial_fit`;
-        times the root of 1000 / samples beyond 1000 samples, and at most 0.025 / `learning_rate_init`; it is
+        times the root of 1200 / samples beyond 1200 samples, and at most 0.025 / `learning_rate_init`; it is
         0 for "sgd".  A `learning_rate` that is a function and rises above the initial one may need a number.
     batch_size : int or "auto", default "auto"
         Most samples of a mini-batch; "auto" takes @batch@.  The batches
@@ -49,7 +49,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         `power_t`; "adaptive", divided by 5 whenever there is no improvement; "step", "cosine",
         "one_cycle", "plateau", the same with options (`nbnorm.Cosine` and others); or a function of the step.
     learning_rate_init : float or "auto", default "@learning_rate_init@"
-        Learning rate that the course begins with or is relative to.  "auto" is @rate@ for "adamw" where
+        Learning rate that the course begins with or is relative to.  "auto" is 0.0075 for "adamw" where
         ``norm="after"`` follows "relu", "leaky_relu" or "identity", 0.02 for "sgd" and 0.03 otherwise.
     power_t : float, default 0.5
         Exponent of "invscaling".

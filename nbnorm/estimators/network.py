@@ -70,7 +70,6 @@ _TRANSFORMS: dict[str | None, tuple[float, Any, Any]] = {
     max_iter="50",
     score="accuracy",
     metric="val_accuracy",
-    rate="0.0075",
     batch="a fiftieth of the samples, but from 32 to 256",
 )
 class FNNClassifier(ClassifierMixin, Network):
@@ -376,7 +375,6 @@ class FNNClassifier(ClassifierMixin, Network):
     max_iter="50",
     score="R^2",
     metric="r2",
-    rate="0.005",
     batch="a 25th of the samples, but from 64 to 256",
 )
 class FNNRegressor(RegressorMixin, Network):

@@ -228,8 +228,7 @@ class Parameters(BaseEstimator):
     def _rate(self) -> float:
         """Return the learning rate that the course is relative to."""
         if self.learning_rate_init == "auto":
-            activations = self._resolved("activation")
-            return defaults.learning_rate(self.solver, self.norm, activations, classes=is_classifier(self))
+            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"))
         return float(self.learning_rate_init)
 
     def _optimizer(self, samples: int, incremental: bool) -> SGD | AdamW:

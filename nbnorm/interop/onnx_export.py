@@ -304,13 +304,16 @@ def _mean(graph: _Graph, terms: list[str], dtype: npt.DTypeLike) -> str:
     return graph.node("Div", total, graph.constant(len(terms), dtype))
 
 
-def _write_values(graph: _Graph, nets: list[FNN], fold: bool) -> None:
-    """Write the output of a regression."""
+def _write_values(graph: _Graph, nets: list[FNN], fold: bool, limits: Array | None = None) -> None:
+    """Write the output of a regression; `limits` are the least and the largest value of each output."""
     wide = nets[0].target_standardizer is not None
     dtype = np.dtype(np.float64) if wide else graph.dtype
     values, shape = _flat(
         graph, _mean(graph, [_values(graph, net, fold) for net in nets], dtype), nets[0].sizes[-1]
     )
+    if limits is not None:
+        least, most = (graph.constant(limit, dtype) for limit in limits)
+        values = graph.node("Min", graph.node("Max", values, least), most)
     graph.output(values, "prediction", graph.type_of(dtype), shape)
 
 
@@ -384,8 +387,15 @@ def _feature_names(net: FNN) -> list[str] | None:
 def _estimator(graph: _Graph, model: Any, fold: bool) -> dict[str, Any]:
     nets: list[FNN] = model.networks_
     names = getattr(model, "classes_", None)
+    kinds = {column.kind for column in model.columns_} - {"number", "boolean", "empty"}
+    if kinds:
+        raise ValueError(f"model must read columns of numbers alone, got {', '.join(sorted(kinds))}")
     if names is None:
-        _write_values(graph, nets, fold)
+        if model.target_transform is not None:
+            raise ValueError(f"model must have target_transform=None, got {model.target_transform!r}")
+        if len(nets[0].loss.options()) > 1:
+            raise ValueError("model must predict one quantile: several are put in order outside the network")
+        _write_values(graph, nets, fold, model._range if model.clip else None)
     elif nets[0].output == "sigmoid" and nets[0].sizes[-1] > 1:
         _write_flags(graph, nets, fold)
     else:

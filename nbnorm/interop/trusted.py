@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nbnorm.data.columns import Column, TableColumns
 from nbnorm.functions.loss_options import LOSSES
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import schedules
@@ -16,6 +17,7 @@ from nbnorm.statistics.standardize import Standardizer
 
 _TYPES = (
     FNN, Arrays, History, EarlyStopping, Metric, ColumnEncoder, Moments, Standardizer, SGD, AdamW,
+    Column, TableColumns,
     schedules.Constant, schedules.Cosine, schedules.OneCycle, schedules.Plateau, schedules.StepDecay,
     *LOSSES.values(),
 )  # fmt: skip

@@ -13,7 +13,7 @@ from typing import Any
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 
 # Rows up to which weight decay is greatest.
-_FEW = 1000
+_FEW = 1200
 
 # The most that decay takes from a weight in a step.
 _MOST_DECAY = 0.025
@@ -52,12 +52,8 @@ def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
     return norm == "after" and bool(known) and all(known)
 
 
-def learning_rate(
-    solver: str, norm: str | None, activations: Sequence[Any], *, classes: bool = False
-) -> float:
-    """Return the learning rate: 0.005 for "adamw" on a scale-free network, otherwise 0.03, or 0.02 for "sgd".
-
-    Where it would be 0.005, an estimator of classes has 0.0075.
+def learning_rate(solver: str, norm: str | None, activations: Sequence[Any]) -> float:
+    """Return the learning rate: 0.0075 for "adamw" on a scale-free network, 0.02 for "sgd", otherwise 0.03.
 
     Parameters
     ----------
@@ -65,8 +61,6 @@ def learning_rate(
         Optimizer.
     norm, activations
         As for `scale_free`.
-    classes : bool, default False
-        Whether an estimator of classes asks.
 
     Returns
     -------
@@ -80,7 +74,7 @@ def learning_rate(
     if solver == "sgd":
         return 0.02
     if solver == "adamw" and scale_free(norm, activations):
-        return 0.0075 if classes else 0.005
+        return 0.0075
     return 0.03
 
 
@@ -95,7 +89,7 @@ def weight_decay(
 ) -> float:
     """Return the decoupled weight decay: 5 on a scale-free network and 0.2 elsewhere, less for many rows.
 
-    It falls with the root of the rows from 1000 on, takes at most 2.5 % of a weight in a step and is 0 for
+    It falls with the root of the rows from 1200 on, takes at most 2.5 % of a weight in a step and is 0 for
     "adam" and "sgd".
 
     Parameters
@@ -118,9 +112,9 @@ def weight_decay(
 
     Examples
     --------
-    >>> [weight_decay("adamw", "after", ["relu"], rows, 0.005) for rows in (400, 4000)]
+    >>> [weight_decay("adamw", "after", ["relu"], rows, 0.005) for rows in (400, 4800)]
     [5.0, 2.5]
-    >>> weight_decay("adamw", "after", ["tanh"], 4000, 0.02)
+    >>> weight_decay("adamw", "after", ["tanh"], 4800, 0.02)
     0.1
     """
     if solver != "adamw":
