@@ -51,8 +51,7 @@ ORDER = (
 # What the division of long modules is to end.
 UPWARDS: set[str] = set()
 CIRCLES: set[str] = set()
-LONG = {
-}
+LONG: set[str] = set()
 
 
 @functools.cache
