@@ -21,6 +21,7 @@ WRITES = {
     "digits_stream": ["digits_stream.txt"],
     "even_batches": ["even_batches.txt"],
     "feature_drift": ["feature_drift.png", "feature_drift.txt"],
+    "larger_than_memory": ["larger_than_memory.txt"],
     "learning_rates": ["learning_rates.txt"],
     "ioffe_szegedy": ["ioffe_szegedy.png", "ioffe_szegedy.txt"],
     "norms_by_batch_size": ["norms_by_batch_size.svg", "norms_by_batch_size.txt"],

@@ -84,20 +84,29 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--compare", action="store_true", help="train in memory too")
     parser.add_argument("--times", action="store_true", help="print seconds too")
+    parser.add_argument("--short", action="store_true", help="13 MB and one epoch")
+    parser.add_argument("--out", type=Path, help="folder of the printed lines")
     parser.add_argument("--train", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--in-memory", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train is not None:
         train(args.train, args.epochs, in_memory=args.in_memory, times=args.times)
         return
+    if args.short:
+        args.megabytes, args.epochs = 13.0, 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "samples.parquet"
         rows = write(path, args.megabytes)
-        print(f"{rows} rows of {FEATURES} float32 features, {os.path.getsize(path) / 2**20:.0f} MiB")
+        lines = [f"{rows} rows of {FEATURES} float32 features, {os.path.getsize(path) / 2**20:.0f} MiB\n"]
+        print(lines[0], end="")
         command = [sys.executable, __file__, "--train", str(path), "--epochs", str(args.epochs)]
         command += ["--times"] if args.times else []
         for more in ([], ["--in-memory"])[: 2 if args.compare else 1]:
-            subprocess.run([*command, *more], check=True)
+            done = subprocess.run([*command, *more], check=True, stdout=subprocess.PIPE, text=True)
+            lines.append(done.stdout)
+            print(done.stdout, end="", flush=True)
+    if args.out is not None:
+        (args.out / "larger_than_memory.txt").write_text("".join(lines), "utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
   and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention
   ``call_conv``;
 - in `_check`, the class ``numba.core.dispatcher.Dispatcher``;
-- where instructions are emitted, in `atomics`, `emission` and `simd`, ``numba.core.cgutils`` and
+- where instructions are emitted, in `atomics` and `simd`, ``numba.core.cgutils`` and
   ``numba.np.arrayobj``, beside the documented ``numba.extending`` and llvmlite's ``ir``;
 - in `simd`, ``numba.core.typing.templates`` (`AbstractTemplate`, `infer`, `infer_global`, `signature`),
   ``numba.core.registry.cpu_target`` and ``numba.np.numpy_support``.

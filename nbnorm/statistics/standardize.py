@@ -471,7 +471,7 @@ class Standardizer:
         Parameters
         ----------
         source
-            As for `nbnorm.moments`.
+            As for `fit`.
 
         Yields
         ------
