@@ -330,7 +330,7 @@ class Network(Inputs):
             "early_stopping": stopping,
             "checkpoint": checkpoint,
             "shuffle": bool(self.shuffle),
-            "progress": False,
+            "progress": self.progress,
             "callbacks": [*([after_epoch] if self.verbose or adaptive else []), *self.callbacks],
         }
         try:

@@ -67,6 +67,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         "one_cycle", a function.
     verbose : bool or int, default False
         Whether to print the loss after each epoch.
+    progress : bool or None, default False
+        Whether to show a progress bar (needs tqdm), one for all networks; None on a terminal only.
     warm_start : bool, default False
         Whether `fit` goes on from the network of the last call.  What the network was built with stays,
         there and in `partial_fit`: `hidden_layer_sizes`, `activation`, `norm`, `n_estimators`, `decay`,

@@ -73,6 +73,7 @@ class Parameters(BaseEstimator):
     tol: Any
     n_iter_no_change: Any
     verbose: Any
+    progress: Any
     warm_start: Any
     momentum: Any
     nesterovs_momentum: Any
@@ -155,6 +156,8 @@ class Parameters(BaseEstimator):
             _check.integer("n_iter_no_change", self.n_iter_no_change, least=1)
         if not isinstance(self.verbose, (bool, np.bool_)):
             _check.integer("verbose", self.verbose, least=0)
+        if self.progress is not None:
+            _check.flag("progress", self.progress)
         if self.clip_norm is not None:
             _check.number("clip_norm", self.clip_norm, above=0)
         if not isinstance(self.early_stopping, (str, EarlyStopping)):

@@ -27,7 +27,11 @@ def checked_client(client: Any) -> Any:
 
 
 def on_workers(
-    client: Any, function: Callable[..., Result], jobs: Sequence[Job], shared: Sequence[Any]
+    client: Any,
+    function: Callable[..., Result],
+    jobs: Sequence[Job],
+    shared: Sequence[Any],
+    after: Callable[[int, Result], None],
 ) -> list[Result]:
     """Call ``function(job, *shared)`` for each job on some worker and return what they return, in order.
 
@@ -39,6 +43,8 @@ def on_workers(
     jobs : sequence
     shared : sequence
         Sent to every worker once.
+    after : callable
+        Called here as ``after(number, result)`` for each job that has ended, in their order.
 
     Returns
     -------
@@ -63,6 +69,7 @@ def on_workers(
         for number, future in zip(waiting, futures, strict=True):
             with contextlib.nullcontext() if attempt + 1 == _ATTEMPTS else contextlib.suppress(*died):
                 results[number] = future.result()
+                after(number, results[number])
         if len(results) == len(jobs):
             break
     return [results[number] for number in range(len(jobs))]

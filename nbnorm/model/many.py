@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from nbnorm.engine.concurrency import side_by_side
 from nbnorm.model import clients, inputs, plan, training
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.network import FNN
+from nbnorm.model.progress import SharedProgress
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,7 @@ def cross_validate(
     seed: int = 0,
     sample_weight: npt.ArrayLike | None = None,
     client: Any = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> CrossValidation:
     """Train copies of a network on all folds but one and score them on that one, side by side.
@@ -103,6 +106,8 @@ def cross_validate(
         Weights in training and in the scores.
     client : dask.distributed.Client, optional
         Workers that train, as for `fit_many`.
+    progress : bool, optional
+        Whether to show one progress bar for all trainings (needs tqdm); by default on a terminal only.
     **options
         All else that `FNN.fit` takes, but for validation data and checkpoints.
 
@@ -144,12 +149,29 @@ def cross_validate(
         dict(zip(names, values, strict=True)) for values in itertools.product(*dict(grid or {}).values())
     ]
 
-    jobs = [(network, {**options, **candidate}, held) for candidate in candidates for held in held_out]
+    jobs = [
+        (network, _alone({**options, **candidate}), held) for candidate in candidates for held in held_out
+    ]
     results: Sequence[Any]
-    if client is not None:
-        results = clients.on_workers(clients.checked_client(client), _score_fold, jobs, [x, truth, weights])
-    else:
-        results = side_by_side([functools.partial(_score_fold, job, x, truth, weights) for job in jobs])
+    with _bar(progress, [chosen for _, chosen, _ in jobs]) as bar:
+
+        def score(number: int) -> tuple[float, History]:
+            net, chosen, held = jobs[number]
+            result = _score_fold((net, _followed(chosen, bar, number), held), x, truth, weights)
+            bar.ended(number, result[1])
+            return result
+
+        if client is not None:
+            workers = clients.checked_client(client)
+            results = clients.on_workers(
+                workers,
+                _score_fold,
+                jobs,
+                [x, truth, weights],
+                lambda number, pair: bar.ended(number, pair[1]),
+            )
+        else:
+            results = side_by_side([functools.partial(score, number) for number in range(len(jobs))])
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -188,6 +210,7 @@ def fit_many(
     *,
     checkpoint: _files.PathLike | None = None,
     client: Any = None,
+    progress: bool | None = None,
     **options: Any,
 ) -> list[History]:
     """Train several networks on the same data, each on one thread, side by side on all threads.
@@ -208,6 +231,8 @@ def fit_many(
         Workers that train, each one network at a time on the threads that it has.  The data are sent to each
         once; a training whose worker dies begins again, or goes on from its checkpoint where that is on a
         file system that all share.  The bits are the same.
+    progress : bool, optional
+        Whether to show one progress bar for all trainings (needs tqdm); by default on a terminal only.
     **options
         All else that `FNN.fit` takes, for all networks alike.
 
@@ -241,19 +266,32 @@ def fit_many(
             raise TypeError(f"networks[{k}] must be an FNN, got {type(net).__name__}")
     if len({id(net) for net in networks}) < len(networks):
         raise ValueError("networks must not hold a network twice")
-    if client is not None:
-        return _fit_on_workers(clients.checked_client(client), networks, X, y, checkpoint, options)
+    options = _alone(options)
+    each = [
+        {**options, "checkpoint": None if checkpoint is None else numbered(checkpoint, k)}
+        for k in range(len(networks))
+    ]
+    with _bar(progress, each) as bar:
+        if client is not None:
+            return _fit_on_workers(clients.checked_client(client), networks, X, y, each, bar)
+        return _fit_here(networks, X, y, each, bar)
+
+
+def _fit_here(
+    networks: list[FNN], X: Any, y: Any, options: list[dict[str, Any]], bar: SharedProgress
+) -> list[History]:
+    """Train the networks side by side in this process."""
+
+    def fit(k: int) -> History:
+        history = networks[k].fit(X, y, **_followed(options[k], bar, k))
+        bar.ended(k, history)
+        return history
+
     before = [training.state_of(net) for net in networks]
     results: list[History | BaseException | None] = [None] * len(networks)
     try:
-        _learn_once(networks, X, y, options)
-        jobs = [
-            functools.partial(
-                net.fit, X, y, checkpoint=None if checkpoint is None else numbered(checkpoint, k), **options
-            )
-            for k, net in enumerate(networks)
-        ]
-        results = side_by_side(jobs)
+        _learn_once(networks, X, y, options[0])
+        results = side_by_side([functools.partial(fit, k) for k in range(len(networks))])
     except KeyboardInterrupt:
         pass  # before any of them has begun
     finally:
@@ -273,15 +311,14 @@ def _fit_on_workers(
     networks: list[FNN],
     X: Any,
     y: Any,
-    checkpoint: _files.PathLike | None,
-    options: dict[str, Any],
+    options: list[dict[str, Any]],
+    bar: SharedProgress,
 ) -> list[History]:
     """Train the networks on workers and bring back what they have become."""
-    jobs = [
-        (net, {**options, "checkpoint": None if checkpoint is None else numbered(checkpoint, k)})
-        for k, net in enumerate(networks)
-    ]
-    trained = clients.on_workers(client, _fit_one, jobs, [X, y])
+    jobs = list(zip(networks, options, strict=True))
+    trained = clients.on_workers(
+        client, _fit_one, jobs, [X, y], lambda number, pair: bar.ended(number, pair[1])
+    )
     for net, (other, _) in zip(networks, trained, strict=True):
         vars(net).update(vars(other))
     return [history for _, history in trained]
@@ -291,6 +328,27 @@ def _fit_one(job: tuple[FNN, dict[str, Any]], X: Any, y: Any) -> tuple[FNN, Hist
     """Train a copy of one network, as it came, and return it."""
     net = copy.deepcopy(job[0])
     return net, net.fit(X, y, **job[1])
+
+
+def _alone(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of one training, which shows no bar of its own; callbacks as a list."""
+    return {
+        **options,
+        "progress": False,
+        "callbacks": plan.checked_callbacks(options.get("callbacks", ())),
+    }
+
+
+def _followed(options: dict[str, Any], bar: SharedProgress, number: int) -> dict[str, Any]:
+    """Return the options of a training that moves the bar of all."""
+    return {**options, "callbacks": [*options["callbacks"], *bar.callbacks(number)]}
+
+
+def _bar(progress: bool | None, trainings: Sequence[dict[str, Any]]) -> SharedProgress:
+    """Return the bar of trainings with these options."""
+    default = inspect.signature(FNN.fit).parameters["epochs"].default
+    epochs = [_check.integer("epochs", options.get("epochs", default), least=1) for options in trainings]
+    return SharedProgress(None if progress is None else _check.flag("progress", progress), epochs)
 
 
 def numbered(checkpoint: _files.PathLike, k: int) -> Path:

@@ -172,9 +172,6 @@ def _options(
     for name, bound in (("clip_norm", clip_norm), ("clip_value", clip_value)):
         if bound is not None:
             bounds[name] = _check.number(name, bound, above=0.0)
-    calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
-    if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
-        raise TypeError("callbacks must be an iterable of functions of (net, history)")
     if shuffle_buffer is not None:
         shuffle_buffer = _check.integer("shuffle_buffer", shuffle_buffer, least=1)
     optimizer = checked_optimizer(optimizer)
@@ -192,9 +189,17 @@ def _options(
         "seed": seed,
         "first_epoch": first_epoch,
         "progress": None if progress is None else _check.flag("progress", progress),
-        "callbacks": calls,
+        "callbacks": checked_callbacks(callbacks),
         "shuffle_buffer": shuffle_buffer,
     }
+
+
+def checked_callbacks(callbacks: Any) -> list[Callable[[FNN, History], object]]:
+    """Return callbacks as a list, each of which can be called."""
+    calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+    if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
+        raise TypeError("callbacks must be an iterable of functions of (net, history)")
+    return calls
 
 
 def _guarded(ranks: Ranks, callback: Callable[..., object]) -> Callable[..., object]:

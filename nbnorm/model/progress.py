@@ -1,38 +1,24 @@
-"""The progress bar of a training."""
+"""The progress bar of a training, and of several side by side."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
+
+from nbnorm.model.history import History
 
 
 class Progress:
     """A bar on the terminal, within 80 columns, or nothing."""
 
-    _FORMAT = "{desc} {percentage:3.0f}%|{bar}| {remaining}{postfix}"
-
     def __init__(self, wanted: bool | None, epochs: int, steps: int) -> None:
-        self._bar: Any = None
         self._steps = steps
         self._epochs = epochs
         self._rest = ""
-        if wanted is False or (wanted is None and not sys.stderr.isatty()):
-            return
-        try:
-            from tqdm import tqdm
-        except ImportError:
-            if wanted:
-                raise ImportError('progress=True needs tqdm: pip install "nbnorm[progress]"') from None
-            return
-        self._bar = tqdm(
-            desc=f"epoch 1/{epochs}",
-            total=epochs * steps,
-            bar_format=self._FORMAT,
-            file=sys.stderr,
-            dynamic_ncols=True,
-            mininterval=0.1,
-        )
+        self._bar = _opened(wanted, f"epoch 1/{epochs}", epochs * steps)
 
     def show(self, epoch: int, step: int, loss: float, accuracy: float | None = None) -> None:
         """Move the bar to a step of an epoch (both from 0)."""
@@ -56,6 +42,76 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+class SharedProgress:
+    """One bar for trainings side by side, which counts the epochs of all, or nothing.
+
+    Parameters
+    ----------
+    wanted : bool or None
+        None for a bar on a terminal only.
+    epochs : sequence of int
+        Epochs of each training.
+    """
+
+    def __init__(self, wanted: bool | None, epochs: Sequence[int]) -> None:
+        self._epochs = list(epochs)
+        self._done = [0] * len(self._epochs)
+        self._ended = 0
+        self._lock = threading.Lock()  # the trainings have a thread each
+        self._bar = _opened(wanted, f"trained 0/{len(self._epochs)}", sum(self._epochs))
+
+    def callbacks(self, number: int) -> list[Callable[[Any, History], None]]:
+        """Return what training `number` calls after each of its epochs: nothing without a bar."""
+
+        def after_epoch(net: Any, history: History) -> None:
+            with self._lock:
+                self._move(number, history.epochs)
+
+        return [] if self._bar is None else [after_epoch]
+
+    def ended(self, number: int, history: History) -> None:
+        """Count a training that has ended, after however many epochs, unless it was interrupted."""
+        if self._bar is None or history.stopped == "interrupted":
+            return
+        with self._lock:
+            self._ended += 1
+            self._bar.set_description_str(f"trained {self._ended}/{len(self._epochs)}", refresh=False)
+            self._move(number, self._epochs[number])
+
+    def _move(self, number: int, epochs: int) -> None:
+        self._bar.update(epochs - self._done[number])
+        self._done[number] = epochs
+
+    def __enter__(self) -> SharedProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _opened(wanted: bool | None, description: str, total: int) -> Any:
+    """Return a new bar, or None where none is wanted."""
+    if wanted is False or (wanted is None and not sys.stderr.isatty()):
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if wanted:
+            raise ImportError('progress=True needs tqdm: pip install "nbnorm[progress]"') from None
+        return None
+    return tqdm(
+        desc=description,
+        total=total,
+        bar_format="{desc} {percentage:3.0f}%|{bar}| {remaining}{postfix}",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        mininterval=0.1,
+    )
 
 
 def brief(value: float) -> str:

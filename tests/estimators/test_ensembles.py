@@ -46,6 +46,17 @@ def test_the_first_network_is_that_of_a_single_one():
     assert len(single.networks_) == 1
 
 
+@pytest.mark.parametrize(("count", "text"), [(2, "trained 2/2 100%"), (1, "epoch 6/6 100%")])
+def test_a_progress_bar_where_it_is_asked_for(count, text, capsys):
+    pytest.importorskip("tqdm")
+    X, y = data()
+    shown = small(n_estimators=count, progress=True).fit(X, y)
+    assert text in capsys.readouterr().err
+    silent = small(n_estimators=count).fit(X, y)
+    assert capsys.readouterr().err == ""
+    assert_array_equal(shown.predict_proba(X), silent.predict_proba(X))
+
+
 @pytest.mark.parametrize("encoding", [None, "piecewise"])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_values_are_averaged(encoding, outputs):

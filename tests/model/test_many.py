@@ -1,5 +1,7 @@
+import io
 import os
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -119,6 +121,92 @@ def test_refusals():
     with pytest.raises(ValueError, match="epochs must be at least 1"):
         fit_many([net], X, y, epochs=0)
     assert net.standardizer is None
+
+
+def test_callbacks_that_can_be_read_once_reach_all_networks():
+    X, y = data(60)
+    seen = []
+    nets = networks(3)
+    fit_many(nets, X, y, epochs=2, callbacks=iter([lambda net, history: seen.append(net.seed)]))
+    assert sorted(seen) == [0, 0, 1, 1, 2, 2]
+
+
+# ----------------------------------------------------------------------------------------------
+# The progress bar
+# ----------------------------------------------------------------------------------------------
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_one_bar_for_all_networks(capsys):
+    pytest.importorskip("tqdm")
+    X, y = data()
+    shown, silent = networks(), networks()
+    options = {"epochs": 40, "batch_size": 100, "validation_data": (X, y)}
+    stopping = EarlyStopping(patience=1, min_delta=0.1)
+    calls = []
+    options["callbacks"] = [lambda net, history: calls.append(net.seed)]
+    histories = fit_many(shown, X, y, progress=True, early_stopping=stopping, **options)
+    bar = capsys.readouterr().err
+    assert "trained 0/4   0%" in bar
+    assert "trained 4/4 100%" in bar
+    assert "epoch" not in bar
+    assert all(history.epochs < 40 for history in histories)
+    assert len(calls) == sum(history.epochs for history in histories)
+    fit_many(silent, X, y, early_stopping=stopping, **options)
+    assert capsys.readouterr().err == ""
+    for net, other in zip(shown, silent, strict=True):
+        same(net, other)
+
+
+def test_one_bar_for_all_folds_and_candidates(capsys):
+    pytest.importorskip("tqdm")
+    X, y = data(60)
+    options = {"folds": 2, "grid": {"epochs": [1, 3]}}
+    found = cross_validate(FNN([6, 2], seed=0), X, y, progress=True, **options)
+    assert "trained 4/4 100%" in capsys.readouterr().err
+    assert_array_equal(cross_validate(FNN([6, 2], seed=0), X, y, **options).scores, found.scores)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_bar_is_shown_on_a_terminal_and_not_full_where_training_fails(monkeypatch):
+    pytest.importorskip("tqdm")
+    X, y = data(60)
+
+    def fail(net, history):
+        raise RuntimeError("enough")
+
+    for options, expected in (
+        ({"progress": None}, "trained 2/2 100%"),
+        ({"progress": False}, ""),
+        ({"callbacks": [fail]}, "trained 0/2   0%"),
+    ):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        if "callbacks" in options:
+            with pytest.raises(RuntimeError, match="enough"):
+                fit_many(networks(2), X, y, epochs=2, **options)
+        else:
+            fit_many(networks(2), X, y, epochs=2, **options)
+        last = terminal.getvalue().rstrip().split("\r")[-1]
+        assert last.startswith(expected) if expected else last == ""
+
+
+def test_a_bar_without_tqdm(monkeypatch):
+    X, y = data(60)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    nets = networks(2)
+    with pytest.raises(ImportError, match=r"nbnorm\[progress\]"):
+        fit_many(nets, X, y, epochs=1, progress=True)
+    assert [net.epochs_trained for net in nets] == [0, 0]
+    with pytest.raises(TypeError, match="progress must be True or False"):
+        cross_validate(nets[0], X, y, progress="yes")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    fit_many(nets, X, y, epochs=1)
+    assert sys.stderr.getvalue() == ""
 
 
 # ----------------------------------------------------------------------------------------------
