@@ -15,6 +15,7 @@ import numpy.typing as npt
 from nbnorm.cli.common import refuse_options, say
 from nbnorm.compile.clock import clock
 from nbnorm.data import datasets
+from nbnorm.data.row_groups import RowGroups
 from nbnorm.model import defaults, metrics
 
 if TYPE_CHECKING:
@@ -81,19 +82,24 @@ _STRONGER = 4.0
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on, with a held-out part."""
+    """What is trained on, with a held-out part; samples are arrays, or `RowGroups` of a table on disk."""
 
     name: str
-    X_train: npt.NDArray[Any]
+    X_train: Any
     y_train: npt.NDArray[Any]
-    X_test: npt.NDArray[Any]
+    X_test: Any
     y_test: npt.NDArray[Any]
     task: str
     defaults: Defaults | None  # None for a table, where they depend on its size
     classes: tuple[Any, ...] | None
     metadata: dict[str, Any]
     notes: tuple[str, ...] = ()
-    validation: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
+    validation: tuple[Any, npt.NDArray[Any]] | None = None
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the samples stay on disk."""
+        return isinstance(self.X_train, RowGroups)
 
     @property
     def outputs(self) -> int:
@@ -105,7 +111,7 @@ class Data:
 
 def _complete(args: argparse.Namespace, data: Data) -> None:
     """Fill in the options whose default depends on the data or on other options."""
-    rows = len(data.X_train)
+    rows = len(data.y_train)
     given = data.defaults or _of_a_table(rows)
     if args.hidden is None:
         args.hidden = given.hidden
@@ -160,7 +166,8 @@ _CHOSEN = (
 def candidates(args: argparse.Namespace, data: Data) -> list[argparse.Namespace]:
     """Return the settings to choose from, complete, the default first."""
     settled = any(getattr(args, name) is not None for name in _CHOSEN)
-    compared = data.defaults is None and not settled and len(data.X_train) <= _COMPARED
+    rows = len(data.y_train)
+    compared = data.defaults is None and not settled and not data.on_disk and rows <= _COMPARED
 
     def variant(**options: Any) -> argparse.Namespace:
         one = copy.copy(args)
@@ -171,7 +178,7 @@ def candidates(args: argparse.Namespace, data: Data) -> list[argparse.Namespace]
     default = variant()
     if not compared:
         return [default]
-    if len(data.X_train) < 2 * _FOLDS:  # too few to compare anything
+    if rows < 2 * _FOLDS:  # too few to compare anything
         return [variant(hidden=[0], penalties=_RIDGE)]
     linear = [variant(hidden=[0], penalties=_RIDGE)]
     if not solvable(linear[0], data):
@@ -290,12 +297,13 @@ def watches(args: argparse.Namespace) -> bool:
 
 
 def put_aside(
-    args: argparse.Namespace, X: npt.NDArray[Any], y: npt.NDArray[Any], task: str
-) -> tuple[npt.NDArray[Any], ...]:
+    args: argparse.Namespace, X: Any, y: npt.NDArray[Any], task: str
+) -> tuple[Any, Any, npt.NDArray[Any], npt.NDArray[Any]]:
     """Return training and validation samples, and training and validation targets."""
-    return datasets.train_test_split(
-        X, y, test_size=_VALIDATION_SIZE, seed=args.seed, stratify=task == "classification"
+    train, held = datasets.split_rows(
+        y, test_size=_VALIDATION_SIZE, seed=args.seed, stratify=task == "classification"
     )
+    return X[train], X[held], y[train], y[held]
 
 
 def network_for(args: argparse.Namespace, data: Data) -> FNN:
@@ -351,7 +359,8 @@ def solvable(args: argparse.Namespace, data: Data) -> bool:
     """Whether the model has an exact solution that is cheap."""
     ridge = data.task == "regression" and not args.hidden and args.loss in (None, "squared")
     alone = bool(args.l2) and not args.weight_decay and args.early_stopping is None
-    return ridge and alone and data.defaults is None and min(data.X_train.shape) <= _MOST_EQUATIONS
+    small = not data.on_disk and min(data.X_train.shape) <= _MOST_EQUATIONS
+    return ridge and alone and data.defaults is None and small
 
 
 def solve(net: FNN, X: npt.NDArray[Any], y: npt.NDArray[Any], args: argparse.Namespace) -> float:

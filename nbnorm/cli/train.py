@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbnorm import __version__, _files, plots
-from nbnorm.cli import answers, trained
+from nbnorm.cli import answers, on_disk, trained
 from nbnorm.cli.common import (
     FAILED,
     add_columns,
@@ -63,6 +63,7 @@ from nbnorm.data import datasets, tables
 from nbnorm.functions import activations
 
 if TYPE_CHECKING:
+    from nbnorm.data.row_groups import RowGroups
     from nbnorm.model.history import History
     from nbnorm.model.network import FNN
 
@@ -72,6 +73,8 @@ _MOST_LINES = 60
 
 def _load(args: argparse.Namespace) -> Data:
     """Return the data that the command line names, split into training and held-out samples."""
+    if args.data in ("digits", "mnist"):
+        refuse_options(args, args.data, "row_groups", "mpi", "shuffle_buffer")
     if args.data == "mnist":
         refuse_options(args, "mnist", "target", "task", "test_size", "split_seed")
         refuse_columns(args, "mnist")
@@ -80,17 +83,18 @@ def _load(args: argparse.Namespace) -> Data:
         metadata: dict[str, Any] = {"data": "mnist", "task": "classification", "classes": list(classes)}
         return Data("mnist", X_train, y_train, X_test, y_test, "classification", MNIST, classes, metadata)
     refuse_options(args, args.data, "data_dir")
+    groups: RowGroups | None = None
     if args.data == "digits":
         refuse_options(args, "digits", "target", "task")
         refuse_columns(args, "digits")
-        X, y = datasets.load_digits()
-        table = tables.Table("digits", X, None, "y", y)
+        images, y = datasets.load_digits()
+        table = tables.Table("digits", images, None, "y", y)
         target = tables.Target("classification", y, tuple(range(10)))
         metadata = {"data": "digits"}
         defaults: Defaults | None = DIGITS
         name, note = "digits", ""
     else:
-        table, target = _read(args)
+        groups, table, target = _read(args)
         metadata = {
             "data": Path(args.data).name,
             "features": None if table.features is None else list(table.features),
@@ -105,8 +109,8 @@ def _load(args: argparse.Namespace) -> Data:
     seed = SPLIT_SEED if args.split_seed is None else args.split_seed
     stratify = target.task == "classification"
     train, test = datasets.split_rows(target.y, test_size=share, seed=seed, stratify=stratify)
-    inputs = Inputs.fit(table, train)
-    X = inputs.transform(table)
+    inputs = Inputs.fit(table, train) if groups is None else Inputs(None, None, None)
+    X: Any = inputs.transform(table) if groups is None else groups
     metadata.update(
         task=target.task,
         classes=None if target.classes is None else list(target.classes),
@@ -129,19 +133,24 @@ def _load(args: argparse.Namespace) -> Data:
     )
 
 
-def _read(args: argparse.Namespace) -> tuple[tables.Table, tables.Target]:
-    """Return a table and its target, ready for training."""
-    if is_npz(args.data):
-        refuse_options(args, args.data, "target")
-        refuse_columns(args, args.data)
-    table = tables.read_table(
-        args.data, target=args.target, categories=args.categories, **given_columns(args)
-    )
+def _read(args: argparse.Namespace) -> tuple[RowGroups | None, tables.Table, tables.Target]:
+    """Return a table and its target, ready for training, and the features of one that stays on disk."""
+    groups = None
+    if on_disk.wanted(args):
+        groups, table = on_disk.read(args)
+    else:
+        refuse_options(args, "a table that is read whole", "shuffle_buffer")
+        if is_npz(args.data):
+            refuse_options(args, args.data, "target")
+            refuse_columns(args, args.data)
+        table = tables.read_table(
+            args.data, target=args.target, categories=args.categories, **given_columns(args)
+        )
     target = table.encode(args.task or "auto")
     if target.classes is None:
         y = target.y.reshape(len(target.y), -1)
         tables.refuse_range(table.path, [str(table.target)] * y.shape[1], y)
-    return table, target
+    return groups, table, target
 
 
 def _check_classes(args: argparse.Namespace, table: tables.Table, target: tables.Target) -> None:
@@ -223,7 +232,7 @@ def _brief(scores: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_data(data: Data) -> None:
     aside = "" if data.validation is None else f", {len(data.validation[1]):,} validation"
-    rows = f"{len(data.X_train):,} training{aside} and {len(data.X_test):,} held-out samples"
+    rows = f"{len(data.y_train):,} training{aside} and {len(data.y_test):,} held-out samples"
     kinds = "" if data.classes is None else f", {plural(len(data.classes), 'class')}"
     say(f"Data: {data.name}, {rows}, {plural(data.X_train.shape[1], 'feature')}{kinds}")
     for note in data.notes:
@@ -284,12 +293,23 @@ def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    if not args.mpi:
+        return _train(args, None)
+    refuse_options(args, "--mpi", "shuffle_buffer")
+    return on_disk.over_ranks(args, _train)
+
+
+def _train(args: argparse.Namespace, comm: Any) -> int:
+    """Train alone, or as one of the ranks of `comm`, of which the first one tests and writes."""
     from nbnorm.model.history import DivergenceError
 
     compiled = compile_seconds()
-    name = name_of(args.data)
-    files = _outputs(args, name)
-    data = _with_validation(args, _load(args))
+    first = comm is None or comm.Get_rank() == 0
+
+    def prepare() -> tuple[dict[str, str | None], Data]:
+        return _outputs(args, name_of(args.data)) if first else {}, _with_validation(args, _load(args))
+
+    files, data = on_disk.together(comm, prepare)
     _describe_data(data)
     args, choice = choose(candidates(args, data), data)
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
@@ -315,6 +335,8 @@ def run(args: argparse.Namespace) -> int:
                 checkpoint=checkpoint,
                 progress=bar and not args.quiet,
                 callbacks=() if bar or args.quiet else (lines,),
+                shuffle_buffer=args.shuffle_buffer,
+                comm=comm,
             )
             break
         except DivergenceError as error:
@@ -329,6 +351,8 @@ def run(args: argparse.Namespace) -> int:
     seconds, compiled = clock() - start, compile_seconds() - compiled
     if history.epochs == 0:
         return fail("interrupted before the end of the first epoch: nothing was saved", args.ending.status)
+    if not first:
+        return args.ending.status if history.stopped == "interrupted" else 0
     if history.stopped == "interrupted":
         say(f"Interrupted: the {plural(history.epochs, 'epoch')} done so far are kept")
     if solvable(args, data) and history.stopped is None:
@@ -370,8 +394,8 @@ def _settings(args: argparse.Namespace, data: Data, net: FNN) -> dict[str, Any]:
     """Return how the network was trained, for the report and for `nbnorm info`."""
     return {
         "nbnorm": __version__,
-        "train_samples": len(data.X_train),
-        "test_samples": len(data.X_test),
+        "train_samples": len(data.y_train),
+        "test_samples": len(data.y_test),
         "sizes": [int(size) for size in net.sizes],
         "activation": args.activation if args.hidden else None,
         "norm": net.norm,
@@ -457,6 +481,9 @@ A table of up to 5,000 training samples trains a network or a linear model, whic
 cross-validation favours; name --hidden to have it your way. A training that
 diverges begins again at a tenth of the learning rate, three times at most.
 
+A folder of Parquet or of Arrow files, and a large one, is read in row groups during
+the training, in bounded memory; its columns have to hold numbers without gaps.
+
 Ctrl-C and SIGTERM end the training early and keep the epochs done so far. With
 --checkpoint the same command goes on where it was stopped, even by a power cut, to
 the same bits.
@@ -466,6 +493,8 @@ examples:
   nbnorm train mnist                             MNIST, downloaded once
   nbnorm train mnist --data-dir ~/mnist --hidden 512 512 --epochs 10
   nbnorm train wine.csv --target quality --save wine.npz --cv 5
+  nbnorm train big.parquet --target price --row-groups
+  mpiexec -n 4 nbnorm train big.parquet --mpi
 """
 
 
@@ -483,7 +512,8 @@ def add(commands: Any) -> None:
         nargs="?",
         default="digits",
         metavar="DATA",
-        help="digits (bundled, the default), mnist, or a CSV, Parquet, Arrow or NPZ file",
+        help="digits (bundled, the default), mnist, a CSV, Parquet, Arrow or NPZ file, or a folder of "
+        "Parquet or of Arrow files",
     )
     data = train.add_argument_group("data")
     data.add_argument("--data-dir", metavar="DIR", help="where the four MNIST files lie, gzipped or not")
@@ -496,6 +526,25 @@ def add(commands: Any) -> None:
         "--split-seed", metavar="N", type=integer(0), help="which samples are held out (default: 0)"
     )
     add_columns(train)
+    stored = train.add_argument_group("Parquet and Arrow files larger than memory")
+    stored.add_argument(
+        "--row-groups",
+        action=argparse.BooleanOptionalAction,
+        help="read row groups in each epoch, not the whole table at once (default: for a folder, and for a "
+        f"table whose numbers, as float64, take more than 1/{on_disk.SHARE} of the memory)",
+    )
+    stored.add_argument(
+        "--shuffle-buffer",
+        metavar="N",
+        type=integer(1),
+        help="rows of row groups that are held and shuffled together (default: 64 MiB of them)",
+    )
+    stored.add_argument(
+        "--mpi",
+        action="store_true",
+        default=None,
+        help="train as one of the processes that mpiexec has started; each reads its share of the row groups",
+    )
     network = train.add_argument_group("network")
     network.add_argument(
         "--hidden",

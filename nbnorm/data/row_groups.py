@@ -488,7 +488,7 @@ def open_groups(
                 rows = np.load(path, mmap_mode="r", allow_pickle=False)
             _check.rank(name, _check.numeric(name, rows), 2)
             return open_groups(name, rows, target, weight)
-        x = _dataset(name, path)
+        x = dataset(name, path)
     pieces: list[_Piece]
     if hasattr(x, "get_fragments"):
         try:
@@ -507,8 +507,8 @@ def open_groups(
     )
 
 
-def _dataset(name: str, path: Path) -> Any:
-    """Return the Arrow dataset in a file or a folder."""
+def dataset(name: str, path: Path) -> Any:
+    """Return the Arrow dataset in a file or a folder; `name` is that of the argument, for errors."""
     try:
         import pyarrow.dataset
     except ImportError:

@@ -71,6 +71,17 @@ class Answers(NamedTuple):
     kept: Array | None
 
 
+def _check_rows(name: str, groups: RowGroups, group: int, x: Array, *, missing: bool) -> None:
+    """Refuse values that are not finite; the error names row group and column."""
+    try:
+        _check.finite(name, x, missing=missing)
+    except ValueError as error:
+        bad = np.isinf(x) if missing else ~np.isfinite(x)
+        column = int(np.argwhere(bad)[0, 1])
+        called = "" if groups.features is None else f", column {groups.features[column]!r}"
+        raise ValueError(f"{error} of row group {group}{called}") from None
+
+
 class Stream:
     """Checked training data on disk: which rows are used, in how many steps; see `Samples`.
 
@@ -206,15 +217,9 @@ class Stream:
         """Read a group into the first rows of `out`; return the features and what belongs to them."""
         rows = self._groups.read(group, out)
         if not self._checked[group]:
-            self._check_rows(group, rows.x)
+            _check_rows("X", self._groups, group, rows.x, missing=self._net.encoding is not None)
             self._checked[group] = True
         return rows.x, self._used(group, rows.truth, rows.weights)
-
-    def _check_rows(self, group: int, x: Array) -> None:
-        try:
-            _check.finite("X", x, missing=self._net.encoding is not None)
-        except ValueError as error:
-            raise ValueError(f"{error} of row group {group}") from None
 
     def load_used(self, group: int, out: Array) -> Answers:
         """Read the rows of a group that are used into the first rows of `out`, exactly as many."""
@@ -608,8 +613,9 @@ class StreamedValidation:
     def logits(self, net: FNN, run: Any, threads: int) -> Array:
         """Return the logits of all rows, with the parameters that the engine of `run` has."""
         found = []
-        for rows in self._groups.all():
-            _check.finite("validation_data[0]", rows.x, missing=net.encoding is not None)
+        for group, rows in enumerate(self._groups.all()):
+            missing = net.encoding is not None
+            _check_rows("validation_data[0]", self._groups, group, rows.x, missing=missing)
             batch = min(run.engine.layout.batch, len(rows.x))
             part = Run(run.engine, inputs.reader(net, rows.x), batch, FORWARD, training=False)
             found.append(part.all(threads).out)

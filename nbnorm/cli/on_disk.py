@@ -1,0 +1,139 @@
+"""Training over the row groups of Parquet and Arrow files by `nbnorm train`, on one rank or several."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nbnorm.cli.common import BAD_INPUT, csv_options, refuse_options
+from nbnorm.data import arrow_files, csv_files, row_groups, tables
+
+# A table is read in row groups if its numbers, as float64, take more than this share of the memory; training
+# on a table that is read whole needs about three times what its numbers take.
+SHARE = 8
+
+# What limits the memory of a container on Linux.
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory() -> int | None:
+    """Return the bytes of memory that this machine or container has, None where that is not known."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # Windows, or a system without these names
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        found = min(found, int(_LIMIT.read_text()))
+    return found
+
+
+def wanted(args: argparse.Namespace) -> bool:
+    """Whether the data are read in row groups: a folder, a large table, or where an option says so."""
+    option = "--mpi" if args.mpi else "--row-groups" if args.row_groups else None
+    if args.mpi and args.row_groups is False:
+        raise ValueError("--mpi reads row groups: --no-row-groups does not apply")
+    folder = os.path.isdir(args.data)
+    stored = folder or csv_files.suffix(args.data) in arrow_files.ENDINGS
+    if not stored:
+        if option is None:
+            return False
+        raise ValueError(
+            f"{option} needs a Parquet or Arrow file, or a folder of these, got {args.data}: nbnorm convert "
+            "turns tables into Parquet"
+        )
+    if option is not None or folder:
+        return True
+    available = memory()
+    if args.row_groups is False or available is None or not os.path.exists(args.data):
+        return False
+    table = row_groups.dataset(args.data, Path(args.data))
+    size: int = 8 * len(table.schema) * table.count_rows()
+    return size > available // SHARE
+
+
+def read(args: argparse.Namespace) -> tuple[row_groups.RowGroups, tables.Table]:
+    """Return the features of a table on disk, and its target and names with an array of no columns."""
+    refuse_options(args, "training over row groups", "cv", "inspect")
+    if args.categories:
+        raise ValueError("--category does not apply to training over row groups")
+    if csv_options(args) != csv_files.Options():
+        raise ValueError("options of CSV files do not apply to training over row groups")
+    name = args.data
+    table = row_groups.dataset(name, Path(name))
+    schema = table.schema
+    csv_files.check_names(name, schema.names)
+    index = arrow_files.index_of(schema)
+    chosen = tables.choose_columns(
+        name, schema.names, index, target=args.target, need_target=True, only=args.only, without=args.without
+    )
+    assert chosen.target is not None
+    _refuse_kinds(name, schema, chosen.features)
+    groups = row_groups.open_groups(name, table, chosen.target, features=chosen.features, others=True)
+    try:
+        values: Any = np.concatenate([groups.answers(group)[0] for group in range(len(groups))])
+    except ValueError as error:
+        raise ValueError(f"{name}, target {chosen.target!r}: {error}") from None
+    if values.dtype.kind == "O":
+        values = [csv_files.protected(str(value)) for value in values]
+    elif values.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name}: the target {chosen.target!r} must hold numbers or text, got {values.dtype}"
+        )
+    count, most = len(groups), int(groups.sizes.max())
+    note = f"Read in {count:,} row groups of at most {most:,} rows" if count > 1 else "Read in one row group"
+    notes = [f"The index {one!r} of pandas is left out" for one in sorted(index - set(chosen.features))]
+    features = tuple(chosen.features)
+    none = np.empty((groups.samples, 0))
+    return groups, tables.Table(name, none, features, chosen.target, values, (), (*notes, note))
+
+
+def _refuse_kinds(name: str, schema: Any, features: list[str]) -> None:
+    """Refuse features that hold anything but numbers and booleans."""
+    types = arrow_files.pyarrow().types
+    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
+    others = [label for label in features if not any(kind(schema.field(label).type) for kind in kinds)]
+    if others:
+        listed = ", ".join(f"{label} ({schema.field(label).type})" for label in others[:6])
+        more = f" and {len(others) - 6:,} more" if len(others) > 6 else ""
+        raise ValueError(
+            f"{name}: training over row groups takes numbers and booleans, and not {listed}{more}: leave "
+            "these columns out with --except, or read the table whole with --no-row-groups"
+        )
+
+
+def over_ranks(args: argparse.Namespace, run: Callable[[argparse.Namespace, Any], int]) -> int:
+    """Run the command on every rank of an MPI program; the first one alone prints and writes."""
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        raise ImportError('--mpi needs mpi4py: pip install "nbnorm[mpi]"') from None
+    comm = MPI.COMM_WORLD
+    if comm.Get_rank() == 0:
+        return run(args, comm)
+    args.quiet = True
+    with contextlib.redirect_stdout(io.StringIO()):
+        return run(args, comm)
+
+
+def together(comm: Any, prepare: Callable[[], Any]) -> Any:
+    """Return what `prepare` gives; where it fails on one rank of `comm`, the others end without a word."""
+    if comm is None:
+        return prepare()
+    failed, found = None, None
+    try:
+        found = prepare()
+    except (ValueError, TypeError, ImportError, OSError, MemoryError) as error:
+        failed = error
+    first = next((rank for rank, bad in enumerate(comm.allgather(failed is not None)) if bad), None)
+    if first is None:
+        return found
+    if failed is not None and comm.Get_rank() == first:
+        raise failed
+    raise SystemExit(BAD_INPUT)
