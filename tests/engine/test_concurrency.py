@@ -10,18 +10,18 @@ def test_turns_are_taken_in_the_order_of_asking():
     turns, order = Turns(1), []
 
     def work(name):
-        for _ in range(3):
-            with turns:
-                order.append(name)
-                time.sleep(0.01)
+        with turns:
+            order.append(name)
 
-    workers = [threading.Thread(target=work, args=(name,)) for name in "ab"]
-    for worker in workers:
-        worker.start()
-        time.sleep(0.002)
+    workers = [threading.Thread(target=work, args=(name,)) for name in "dacb"]
+    with turns:
+        for number, worker in enumerate(workers, 1):
+            worker.start()
+            while len(turns._waiting) < number:  # nothing public tells that a thread has asked
+                time.sleep(0.001)
     for worker in workers:
         worker.join()
-    assert order == list("ababab")
+    assert order == list("dacb")
 
 
 def test_results_and_errors_come_back_in_order():

@@ -51,7 +51,7 @@ def test_network_keeps_names_of_columns_and_classes(table, encoding):
     pandas = pytest.importorskip("pandas")
     X = pandas.DataFrame(table[0], columns=list("abcdef"))
     y = np.array(["low", "middle", "high"])[table[1]]
-    model = estimators.FNNClassifier((3,), max_iter=1, encoding=encoding).fit(X, y)
+    model = estimators.FNNClassifier((3,), max_iter=1, n_estimators=1, encoding=encoding).fit(X, y)
     model.partial_fit(X, y)
     file = io.BytesIO()
     model.network_.save(file)
