@@ -170,8 +170,8 @@ class Network(Inputs):
         if first:
             self._learn_targets(y, classes)
         targets = self._targets(y)
-        held = None if validation_data is None else self._held_out(validation_data)
-        shares, held = self._class_weighted(y, weights, held, incremental)
+        validation = None if validation_data is None else self._validation(validation_data)
+        shares, validation = self._class_weighted(y, weights, validation, incremental)
         combined = products(weights, shares)
         if combined is not None and not combined.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
@@ -187,20 +187,22 @@ class Network(Inputs):
             seed = seed if begun is None else begun[0]
             rng = np.random.RandomState(seed % 2**32)
         nets = self._networks_for(X, seed, first)
-        if self._watched() is not None and held is None:
+        if self._watched() is not None and validation is None:
             train, test = self._split(targets, combined, rng)
             if isinstance(X, RowGroups):  # they are read in their order
                 train, test = np.sort(train), np.sort(test)
             inside = [None if weights is None else weights[rows] for rows in (train, test)]
-            held = X[test], y[test], inside[1]
+            validation = X[test], y[test], inside[1]
             X, targets, weights = X[train], targets[train], inside[0]
-            shares, held = self._class_weighted(y[train], weights, held, incremental)
-        if held is not None:
-            held = held[0], self._targets(held[1]), held[2]
+            shares, validation = self._class_weighted(y[train], weights, validation, incremental)
+        if validation is not None:
+            validation = validation[0], self._targets(validation[1]), validation[2]
         done = 0 if first or begun is None else nets[0].epochs_trained - begun[1]
-        return self._train(nets, X, targets, weights, shares, held, first, incremental, checkpoint, done)
+        return self._train(
+            nets, X, targets, weights, shares, validation, first, incremental, checkpoint, done
+        )
 
-    def _held_out(self, data: Any) -> tuple[Any, ...]:
+    def _validation(self, data: Any) -> tuple[Any, ...]:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError("validation_data must be a tuple (X, y) or (X, y, sample_weight).")
         if is_row_groups(data[0]):
@@ -216,24 +218,24 @@ class Network(Inputs):
         return X, y, weights
 
     def _class_weighted(
-        self, y: Array, weights: Array | None, held: tuple[Any, ...] | None, incremental: bool
+        self, y: Array, weights: Array | None, validation: tuple[Any, ...] | None, incremental: bool
     ) -> tuple[Array | None, tuple[Any, ...] | None]:
-        """Return what the classes of the samples bring to their weights, and weigh held-out data by them.
+        """Return what the classes of the samples bring to their weights, and weigh validation data by them.
 
-        The held-out data do not determine the weights of the classes.
+        The validation data do not determine the weights of the classes.
         """
         both, counted = y, weights
-        if held is not None:
-            both = np.concatenate([y, held[1]])
+        if validation is not None:
+            both = np.concatenate([y, validation[1]])
             counted = np.concatenate(
-                [np.ones(len(y)) if weights is None else weights, np.zeros(len(held[1]))]
+                [np.ones(len(y)) if weights is None else weights, np.zeros(len(validation[1]))]
             )
         shares = self._shares(both, counted, incremental)
         if shares is None:
-            return None, held
-        if held is not None:
-            held = held[0], held[1], products(held[2], shares[len(y) :])
-        return shares[: len(y)], held
+            return None, validation
+        if validation is not None:
+            validation = validation[0], validation[1], products(validation[2], shares[len(y) :])
+        return shares[: len(y)], validation
 
     def _networks_for(self, X: Any, seed: int, first: bool) -> list[FNN]:
         """Return new networks, or copies of those that training goes on with."""
@@ -275,7 +277,7 @@ class Network(Inputs):
         targets: Array,
         weights: Array | None,
         shares: Array | None,
-        held: tuple[Any, ...] | None,
+        validation: tuple[Any, ...] | None,
         first: bool,
         incremental: bool,
         checkpoint: Any,
@@ -296,7 +298,7 @@ class Network(Inputs):
             encoder = self._encoder_for(X, combined.of_standardizers)
             for one in nets:
                 inputs.take_learned(one, encoder, None, None)
-        measures = [] if incremental else self._measures(net, held, stopping)
+        measures = [] if incremental else self._measures(net, validation, stopping)
         before, seen = net.epochs_trained, 0 if first else self.t_
         for one in nets:
             one.optimizer_state = (
@@ -325,7 +327,7 @@ class Network(Inputs):
             "clip_norm": self.clip_norm,
             # of the whole weight of a batch, as scikit-learn has it
             "l2": float(self.alpha) * samples / (total * (samples / steps)),
-            "validation_data": held,
+            "validation_data": validation,
             "metrics": measures,
             "early_stopping": stopping,
             "checkpoint": checkpoint,
@@ -355,11 +357,11 @@ class Network(Inputs):
         return [(text, ConvergenceWarning)]
 
     def _measures(
-        self, net: FNN, held: tuple[Any, ...] | None, stopping: EarlyStopping | None
+        self, net: FNN, validation: tuple[Any, ...] | None, stopping: EarlyStopping | None
     ) -> list[Measure]:
         """Return the metrics, with what is shown and what decides about the end, if not among them."""
         known = _metrics.suited(net.output, net.sizes[-1])
-        names, samples = self._names(), None if held is None else held[0]
+        names, samples = self._names(), None if validation is None else validation[0]
 
         def measured(metric: Any) -> Any:
             if isinstance(metric, str) and metric in known:

@@ -30,7 +30,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     min_frequency : int or "auto", default "auto"
         Samples that a level needs to have its own indicator; rarer ones share one.  "auto" is 10, or a
         hundredth of the samples where that is less.
-    solver : {"adamw", "adam", "sgd"}, default "@solver@"
+    solver : {"adamw", "adam", "sgd"}, default "adamw"
         Optimizer; "adam" is "adamw" without `weight_decay`.
     alpha : float, default 0.0
         Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
@@ -44,16 +44,16 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Most samples of a mini-batch; "auto" takes @batch@.  The batches
         of an epoch are even: their sizes differ by at most one.  Batch norm needs two samples in each:
         where `batch_size` does not allow that (1, or 2 for an odd number of samples), it is made larger.
-    learning_rate : str, schedule or callable, default "@learning_rate@"
+    learning_rate : str, schedule or callable, default "cosine"
         Course of the learning rate: "constant"; "invscaling", divided by samples seen to the power of
         `power_t`; "adaptive", divided by 5 whenever there is no improvement; "step", "cosine",
         "one_cycle", "plateau", the same with options (`nbnorm.Cosine` and others); or a function of the step.
-    learning_rate_init : float or "auto", default "@learning_rate_init@"
+    learning_rate_init : float or "auto", default "auto"
         Learning rate that the course begins with or is relative to.  "auto" is 0.0075 for "adamw" where
         ``norm="after"`` follows "relu", "leaky_relu" or "identity", 0.02 for "sgd" and 0.03 otherwise.
     power_t : float, default 0.5
         Exponent of "invscaling".
-    max_iter : int, default @max_iter@
+    max_iter : int, default 50
         Epochs at most.  A learning rate that is planned for so many, see `n_iter_no_change`, does them all.
     shuffle : bool, default True
         Whether each epoch takes the samples in a new order.
@@ -152,7 +152,7 @@ network_ : FNN
 
 
 def documented(**values: str) -> Callable[[type], type]:
-    """Put the text that the classes share into their docstrings, with their own defaults."""
+    """Put the text that the classes share into their docstrings, with what is their own."""
 
     def fill(cls: type) -> type:
         text = cls.__doc__ or ""  # python -OO has none

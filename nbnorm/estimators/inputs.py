@@ -189,6 +189,22 @@ class Inputs(Parameters):
         -------
         ndarray of shape (n_samples, n_encoded)
             Its columns are named by `get_feature_names_out`; positions of missing numbers are NaN.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `X` is not of the kind of the training data.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm.estimators import FNNRegressor
+        >>> X = np.arange(50.0)[:, None]
+        >>> model = FNNRegressor(bins=2, n_estimators=1, max_iter=1, random_state=0).fit(X, X[:, 0])
+        >>> model.encode([[0.0], [12.0], [49.0]])
+        array([[ 0. ,  0. ,  0. ],
+               [12. ,  0.5,  0. ],
+               [49. ,  1. ,  1. ]])
         """
         X = self._samples(X)
         if self.network_.encoder is None:
@@ -208,6 +224,15 @@ class Inputs(Parameters):
         ndarray of str, shape (n_encoded,)
             For a column of numbers its own name and, for its bins, such as "age 20 to 35"; for categories
             "city=Rome" for a level and "city infrequent" for the rare ones together; "age missing".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nbnorm.estimators import FNNRegressor
+        >>> X = np.arange(50.0)[:, None]
+        >>> model = FNNRegressor(bins=2, n_estimators=1, max_iter=1, random_state=0).fit(X, X[:, 0])
+        >>> model.get_feature_names_out().tolist()
+        ['x0', 'x0 0 to 24', 'x0 24 to 49']
         """
         check_is_fitted(self)
         names = [column.name for column in self.columns_]

@@ -46,7 +46,7 @@ def _of_classes(chosen: Any, classes: Array, y: Array, sample_weight: Array | No
     return class_weights(by_number, np.searchsorted(classes, y), len(classes), sample_weight)
 
 
-# scikit-learn's names beside ours.
+# scikit-learn's names of the losses, and those of the network.
 _LOSSES = {
     "squared_error": "squared",
     "absolute_error": "absolute",
@@ -55,7 +55,7 @@ _LOSSES = {
     "quantile": "quantile",
 }
 
-# Below what no target may lie, how it is transformed and how back.
+# What all targets must be above, the transformation of the targets, and its inverse.
 _TRANSFORMS: dict[str | None, tuple[float, Any, Any]] = {
     None: (-np.inf, None, None),
     "log": (0.0, np.log, np.exp),
@@ -64,10 +64,6 @@ _TRANSFORMS: dict[str | None, tuple[float, Any, Any]] = {
 
 
 @documented(
-    solver="adamw",
-    learning_rate="cosine",
-    learning_rate_init="auto",
-    max_iter="50",
     score="accuracy",
     metric="val_accuracy",
     batch="a fiftieth of the samples, but from 32 to 256",
@@ -370,10 +366,6 @@ class FNNClassifier(ClassifierMixin, Network):
 
 
 @documented(
-    solver="adamw",
-    learning_rate="cosine",
-    learning_rate_init="auto",
-    max_iter="50",
     score="R^2",
     metric="r2",
     batch="a 25th of the samples, but from 64 to 256",
@@ -402,8 +394,8 @@ class FNNRegressor(RegressorMixin, Network):
         the targets, with what the loss asks for about the logarithm: the squared error gives the geometric
         mean.  Not with the Poisson loss, which has a logarithm of its own.
     clip : bool, default True
-        Whether predictions are held inside the range of all targets that the estimator was trained on,
-        each output in its own: no network can say what lies beyond.
+        Whether predictions are clipped to the range of all targets that `fit` and `partial_fit` were given,
+        each output to its own: no network can say what lies beyond.
     <dtype>
 
     Attributes

@@ -22,7 +22,7 @@ from nbnorm.model.options import ENCODINGS, INITS
 from nbnorm.model.schedules import Constant, Plateau, Schedule
 from nbnorm.model.stopping import EarlyStopping
 
-# scikit-learn's names beside ours.
+# scikit-learn's names and those of the network.
 _ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.CODES}
 
 # The parameters that are plain numbers, flags or one of some names.
@@ -124,7 +124,6 @@ class Parameters(BaseEstimator):
             if name != "self":
                 setattr(self, name, value)
 
-    # What the classifier and the regressor do in their own ways.
     def _check_parameters(self) -> None:
         """Refuse parameters that are not what the docstring says, before the data are looked at."""
         for name, bounds in _NUMBERS.items():

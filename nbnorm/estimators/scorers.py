@@ -33,7 +33,7 @@ def scored(scorer: Any, X: Any, classes: Array | None) -> Measure:
     classes : ndarray or None
         What the classes 0, 1, ... are called; None for several labels and for values.
     """
-    if scorer == "neg_log_loss":  # theirs refuses data that lack a class
+    if scorer == "neg_log_loss":  # scikit-learn's refuses data that lack a class
         loss = metrics.NAMED["log_loss"][0]
         return Measure(scorer, lambda outcome: -loss(outcome), True)
     function = get_scorer(scorer) if isinstance(scorer, str) else scorer
