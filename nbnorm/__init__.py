@@ -2,6 +2,8 @@
 
 from nbnorm import kernels as kernels
 from nbnorm.compile.threads import get_num_threads, set_num_threads
+from nbnorm.data.convert import convert_file
+from nbnorm.data.csv_files import CsvOptions
 from nbnorm.data.datasets import load_digits, load_mnist, train_test_split
 from nbnorm.data.streams import standardize_file
 from nbnorm.data.tables import read_table
@@ -68,6 +70,7 @@ __all__ = [
     "Cosine",
     "CrossEntropy",
     "CrossValidation",
+    "CsvOptions",
     "CustomLoss",
     "DataParallel",
     "Dense",
@@ -94,6 +97,7 @@ __all__ = [
     "batch_norm_forward",
     "batch_norm_inference",
     "binary_cross_entropy",
+    "convert_file",
     "cross_validate",
     "dense_backward",
     "dense_forward",

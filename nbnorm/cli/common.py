@@ -200,9 +200,9 @@ def _delimiter(text: str) -> str:
     return {"tab": "\t", "\\t": "\t", "space": " "}.get(text, text)
 
 
-def csv_options(args: argparse.Namespace) -> csv_files.Options:
+def csv_options(args: argparse.Namespace) -> csv_files.CsvOptions:
     """Return what the command line says of how a CSV file is written."""
-    return csv_files.Options(args.delimiter, args.decimal, args.encoding, args.comment, args.header)
+    return csv_files.CsvOptions(args.delimiter, args.decimal, args.encoding, args.comment, args.header)
 
 
 def given_columns(args: argparse.Namespace) -> dict[str, Any]:

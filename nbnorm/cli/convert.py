@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
 _MORE = """\
 From .csv, .tsv or .txt (also with .gz behind it), .parquet, .feather, .arrow or .npz
-into .csv, .parquet, .feather, .arrow or .npz. A file of any size is read in parts, but
-for .npz, which is read whole. What a column of CSV holds is seen in its first 1,000
+into .csv, .tsv (these too), .parquet, .feather, .arrow or .npz. A file of any size is
+read in parts, but for .npz, which is read whole. What a column of CSV holds is seen in its first 1,000
 rows; columns of whole numbers become integers, gaps stay gaps.
 
 examples:

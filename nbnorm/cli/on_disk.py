@@ -63,7 +63,7 @@ def read(args: argparse.Namespace) -> tuple[row_groups.RowGroups, tables.Table]:
     refuse_options(args, "training over row groups", "cv", "inspect")
     if args.categories:
         raise ValueError("--category does not apply to training over row groups")
-    if csv_options(args) != csv_files.Options():
+    if csv_options(args) != csv_files.CsvOptions():
         raise ValueError("options of CSV files do not apply to training over row groups")
     name = args.data
     table = row_groups.dataset(name, Path(name))

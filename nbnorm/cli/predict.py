@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nbnorm import _files
 from nbnorm.cli import answers, trained
 from nbnorm.cli.common import add_command, integer, output, plural, same_file, say, wrapped
-from nbnorm.data import tables
+from nbnorm.data import csv_files, tables
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     for note in samples.notes:
         print("\n".join(wrapped(note)), file=sys.stderr)
     if args.out is not None:
-        with _files.replace(args.out, "w", newline="") as file:
-            tables.write_csv(file, columns)
+        with csv_files.replace(args.out) as file:
+            tables.write_csv(file, columns, csv_files.delimiter_of(args.out))
     elif found is None and not args.json:  # nothing else to show
         with output() as out:
             tables.write_csv(out, columns)
@@ -94,7 +94,9 @@ def add(commands: Any) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "predict", run, "Predict with a trained model", _MORE)
     trained.add_samples(parser)
-    parser.add_argument("--out", metavar="FILE", help="write the predictions as CSV")
+    parser.add_argument(
+        "--out", metavar="FILE", help="write the predictions as CSV, with tabs to .tsv, compressed to .gz"
+    )
     parser.add_argument("--proba", action="store_true", help="a column with the probability of each class")
     trained.add_threshold(parser)
     parser.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")

@@ -6,7 +6,6 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import numpy as np
 from nbnorm import _files
 from nbnorm.data import arrow_files, csv_files, tables
 
-ENDINGS = (".csv", *arrow_files.ENDINGS, ".npz")
+ENDINGS = (*csv_files.WRITTEN, *arrow_files.ENDINGS, ".npz")
 
 # Whole numbers up to this are the same as floats.
 _LARGEST_WHOLE = 2.0**53
@@ -112,7 +111,7 @@ def convert_file(
     only: Sequence[str] = (),
     without: Sequence[str] = (),
     categories: Sequence[str] = (),
-    options: csv_files.Options | None = None,
+    options: csv_files.CsvOptions | None = None,
 ) -> dict[str, Any]:
     r"""Write a table as a file of another kind, in bounded memory.
 
@@ -121,13 +120,13 @@ def convert_file(
     source : str or path
         A file as `read_table` takes it.
     destination : str or path
-        A ``.csv``, ``.parquet``, ``.feather``, ``.arrow``, ``.ipc`` or ``.npz`` file; replaced whole at the
-        end or left as it was.
+        A ``.csv`` or ``.tsv`` (each also with ``.gz`` behind it), ``.parquet``, ``.feather``, ``.arrow``,
+        ``.ipc`` or ``.npz`` file; replaced whole at the end or left as it was.
     target : str, optional
         For NPZ the column that becomes the array ``y``; all others have to hold numbers and become ``X``.
     only, without, categories : sequence of str
         As for `read_table`.
-    options : nbnorm.data.csv_files.Options, optional
+    options : CsvOptions, optional
         How a CSV source is written.
 
     Returns
@@ -154,9 +153,12 @@ def convert_file(
     >>> convert_file(source, destination)["columns"]
     {'age': 'int64', 'city': 'string'}
     """
-    ending = Path(destination).suffix.lower()
-    if ending not in ENDINGS:
-        raise ValueError(f"{os.fspath(destination)} must end in one of {', '.join(ENDINGS)}")
+    ending, text = csv_files.suffix(destination), csv_files.suffix(destination) in csv_files.WRITTEN
+    if ending not in ENDINGS or (csv_files.is_compressed(destination) and not text):
+        raise ValueError(
+            f"{os.fspath(destination)} must end in one of {', '.join(ENDINGS)}; .gz may stand behind "
+            f"{' and '.join(csv_files.WRITTEN)}"
+        )
     if target is not None and ending != ".npz":
         raise ValueError(f"target {target!r} is for a destination that ends in .npz")
     _files.check_writable(destination)
@@ -165,10 +167,9 @@ def convert_file(
     csv_files.check_names(batches.name, names)
     if target is not None and target not in names:
         raise ValueError(f"{batches.name} has no target column {target!r}; it has {', '.join(names[:12])}")
-    mode = "w" if ending == ".csv" else "wb"
-    with _files.replace(destination, mode, newline="" if mode == "w" else None) as file:
-        if ending == ".csv":
-            rows = _write_csv(file, batches)
+    with csv_files.replace(destination) if text else _files.replace(destination) as file:
+        if text:
+            rows = _write_csv(file, batches, csv_files.delimiter_of(destination))
         elif ending == ".npz":
             rows = _write_npz(file, batches, target)
         else:
@@ -182,7 +183,7 @@ def _open(
     only: Sequence[str],
     without: Sequence[str],
     categories: Sequence[str],
-    options: csv_files.Options | None,
+    options: csv_files.CsvOptions | None,
 ) -> _Batches:
     ending = csv_files.suffix(source)
     if ending == ".npz":
@@ -218,10 +219,10 @@ def _write_arrow(file: Any, batches: _Batches, ending: str) -> int:
     return rows
 
 
-def _write_csv(file: Any, batches: _Batches) -> int:
+def _write_csv(file: Any, batches: _Batches, delimiter: str) -> int:
     pa, rows = arrow_files.pyarrow(), 0
     names = batches.schema.names
-    file.write(csv_files.header(batches.name, names))
+    file.write(csv_files.header(batches.name, names, delimiter))
     gap = "" if len(names) > 1 else "NaN"
 
     def fields(name: str, column: Any) -> list[str]:
@@ -234,7 +235,7 @@ def _write_csv(file: Any, batches: _Batches) -> int:
         return [
             gap
             if value is None or value != value
-            else csv_files.field(csv_files.protected(value))
+            else csv_files.field(csv_files.protected(value), delimiter)
             if isinstance(value, str)
             else repr(value)
             for value in column.tolist()
@@ -242,7 +243,7 @@ def _write_csv(file: Any, batches: _Batches) -> int:
 
     for batch in batches.read():
         columns = [fields(name, batch.column(at)) for at, name in enumerate(names)]
-        file.write("".join(",".join(row) + "\n" for row in zip(*columns, strict=True)))
+        file.write("".join(delimiter.join(row) + "\n" for row in zip(*columns, strict=True)))
         rows += len(batch)
     return rows
 

@@ -29,6 +29,8 @@ import numpy.typing as npt
 from nbnorm import _check, _files
 
 DELIMITERS = ",;\t"
+# Endings of files that are written as CSV.
+WRITTEN = (".csv", ".tsv")
 # Rows below the header from which the decimal sign is guessed.
 _LOOKED_AT = 100
 _POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
@@ -43,7 +45,7 @@ _MARKS, _NAME_MARKS = ',"\r\n', ',;\t"\r\n\ufeff'
 
 
 @dataclass(frozen=True)
-class Options:
+class CsvOptions:
     """How a CSV file is written, where that is known; what is None is guessed.
 
     Parameters
@@ -66,7 +68,7 @@ class Options:
 
     Examples
     --------
-    >>> Options(delimiter=";", decimal=",").delimiter
+    >>> CsvOptions(delimiter=";", decimal=",").delimiter
     ';'
     """
 
@@ -225,7 +227,7 @@ class Reader:
     Parameters
     ----------
     path : str or path
-    options : Options, optional
+    options : CsvOptions, optional
         What is known of how the file is written.
 
     Attributes
@@ -251,8 +253,8 @@ class Reader:
         If it cannot be opened.
     """
 
-    def __init__(self, path: _files.PathLike, options: Options | None = None) -> None:
-        given = options or Options()
+    def __init__(self, path: _files.PathLike, options: CsvOptions | None = None) -> None:
+        given = options or CsvOptions()
         self._path = path
         self.name = os.fspath(path)
         self.notes: list[str] = []
@@ -559,31 +561,55 @@ def protected(text: str) -> str:
     return text if text == text.strip() else Quoted(text)
 
 
-def field(text: str) -> str:
+def delimiter_of(path: _files.PathLike) -> str:
+    """Return what stands between the fields of a file to write: a tab where its name ends in ``.tsv``."""
+    return "\t" if suffix(path) == ".tsv" else ","
+
+
+@contextlib.contextmanager
+def replace(path: _files.PathLike) -> Iterator[IO[str]]:
+    """Write a CSV file as `_files.replace` does, compressed where its name ends in ``.gz``.
+
+    Equal contents give equal bytes, compressed ones too: neither name nor time stands in them.
+    """
+    if not is_compressed(path):
+        with _files.replace(path, "w", newline="") as file:
+            yield file
+        return
+    with (
+        _files.replace(path) as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, "utf-8", newline="") as file,
+    ):
+        yield file
+
+
+def field(text: str, delimiter: str = ",") -> str:
     """Return text as it stands in a CSV file, in quotes if it stood so or needs them."""
     if "\0" in text:
         raise ValueError(f"text with a NUL character cannot be written as CSV, got {shown(text)}")
-    if type(text) is Quoted or any(mark in text for mark in _MARKS):
+    if type(text) is Quoted or delimiter in text or any(mark in text for mark in _MARKS):
         return '"' + text.replace('"', '""') + '"'
     return text
 
 
-def line(fields: Iterable[str]) -> str:
+def line(fields: Iterable[str], delimiter: str = ",") -> str:
     """Return a row of a CSV file; `Reader` finds the same fields in it."""
-    row = ",".join(map(field, fields))
+    row = delimiter.join(field(one, delimiter) for one in fields)
     return (row or '""') + "\n"
 
 
-def header(name: str, columns: Sequence[str]) -> str:
+def header(name: str, columns: Sequence[str], delimiter: str = ",") -> str:
     """Return the header line of the CSV file `name`.
 
     Names are quoted where they would be taken for something else: for two, for less, for numbers.
     """
     check_names(name, columns)
     numeric = _are_numbers(list(columns))
-    return line(
+    named = (
         Quoted(column)
         if (numeric and column) or column != column.strip() or any(mark in column for mark in _NAME_MARKS)
         else column
         for column in columns
     )
+    return line(named, delimiter)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import math
@@ -12,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class _Source:
     rows: int | None = None
     index: Collection[str] = ()  # columns that are kept without being named
 
-    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         self.gaps = gaps  # whether numbers may be missing
         self.path = path
         self.name = os.fspath(path)
@@ -103,7 +103,7 @@ class _Source:
 
 
 class _CsvSource(_Source):
-    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         super().__init__(path, options, gaps)
         self._reader = csv_files.Reader(path, options)
         self.names = self._reader.columns
@@ -119,7 +119,7 @@ class _CsvSource(_Source):
 
 
 class _NpySource(_Source):
-    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         super().__init__(path, options, gaps)
         with _files.reading(path, "an array file") as file:
             layout = _files.read_layout(file, "the array", os.fstat(file.fileno()).st_size)
@@ -140,7 +140,7 @@ class _NpySource(_Source):
 class _NpzSource(_Source):
     """The array ``X`` of an NPZ file, read through without unpacking it whole."""
 
-    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         super().__init__(path, options, gaps)
         with _files.open_npz(path) as archive:
             members = archive.namelist()
@@ -190,7 +190,7 @@ def _check_layout(name: str, layout: _files.Layout) -> None:
 
 
 class _ParquetSource(_Source):
-    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         super().__init__(path, options, gaps)
         pa = _arrow()
         with _files.reading(path, "a Parquet file"), pa.parquet.ParquetFile(path) as file:
@@ -227,7 +227,7 @@ class _ParquetSource(_Source):
 class _ArrowSource(_ParquetSource):
     """A file of Arrow record batches, as Feather is."""
 
-    def __init__(self, path: _files.PathLike, options: csv_files.Options | None, gaps: bool) -> None:
+    def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         _Source.__init__(self, path, options, gaps)
         self._file = arrow_files.ArrowFile(path)
         self._schema = self._file.schema
@@ -248,7 +248,7 @@ def _row_bytes(metadata: Any) -> int:
     return most
 
 
-_SOURCES: dict[str, Callable[[_files.PathLike, csv_files.Options | None, bool], _Source]] = {
+_SOURCES: dict[str, Callable[[_files.PathLike, csv_files.CsvOptions | None, bool], _Source]] = {
     ".csv": _CsvSource,
     ".tsv": _CsvSource,
     ".txt": _CsvSource,
@@ -274,22 +274,22 @@ def _texts(name: str, column: Any) -> list[str]:
         raise ValueError(f"column {name!r} of {column.type} cannot be written as text: {error}") from None
 
 
-def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk], delimiter: str = ",") -> None:
     first, parts = _peeked(parts, source)
     names = source.names or [f"x{j}" for j in range(first.shape[1])]
-    file.write(csv_files.header(source.name, names))
+    file.write(csv_files.header(source.name, names, delimiter))
     for rows, kept in parts:
         texts = dict(zip(source.kept, kept, strict=True))
         numbers = iter(rows.T.tolist())
         # a line with nothing on it would be none
         gap = "" if len(names) > 1 else "NaN"
         fields = [
-            map(csv_files.field, _texts(name, texts[at]))
+            (csv_files.field(text, delimiter) for text in _texts(name, texts[at]))
             if at in texts
             else (repr(value) if value == value else gap for value in next(numbers))
             for at, name in enumerate(names)
         ]
-        file.write("".join(",".join(row) + "\n" for row in zip(*fields, strict=True)))
+        file.write("".join(delimiter.join(row) + "\n" for row in zip(*fields, strict=True)))
 
 
 def _write_rows(file: Any, parts: Iterator[_Chunk]) -> None:
@@ -369,19 +369,20 @@ def _write_batches(source: _Source, parts: Iterator[_Chunk], open_writer: Callab
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-_WRITERS: dict[str, tuple[str, Callable[[Any, _Source, Iterator[_Chunk]], None]]] = {
-    ".csv": ("w", _write_csv),
-    ".npy": ("wb", _write_npy),
-    ".npz": ("wb", _write_npz),
-    ".parquet": ("wb", _write_parquet),
-    ".feather": ("wb", _write_arrow),
-    ".arrow": ("wb", _write_arrow),
-    ".ipc": ("wb", _write_arrow),
+_WRITERS: dict[str, Callable[[Any, _Source, Iterator[_Chunk]], None]] = {
+    ".csv": _write_csv,
+    ".tsv": functools.partial(_write_csv, delimiter="\t"),
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+    ".feather": _write_arrow,
+    ".arrow": _write_arrow,
+    ".ipc": _write_arrow,
 }
 
 
 def _kind(role: str, path: _files.PathLike, known: Iterable[str]) -> str:
-    suffix = csv_files.suffix(path) if role == "source" else Path(path).suffix.lower()
+    suffix = csv_files.suffix(path)
     if suffix not in known or (csv_files.is_compressed(path) and suffix not in (".csv", ".tsv", ".txt")):
         raise ValueError(f"{role} must end in one of {', '.join(known)}, got {os.fspath(path)!r}")
     return suffix
@@ -477,7 +478,7 @@ def standardize_file(
     keep: Iterable[str] = (),
     only: Iterable[str] = (),
     missing: Literal["keep", "refuse"] = "keep",
-    options: csv_files.Options | None = None,
+    options: csv_files.CsvOptions | None = None,
     progress: bool | None = None,
 ) -> Moments:
     r"""Standardize a file of any length into another one, in bounded memory.
@@ -490,8 +491,8 @@ def standardize_file(
         A CSV file (``.csv``, ``.tsv``, ``.txt``, each also with ``.gz`` behind it), NPY, NPZ (its array
         ``X``; other arrays are copied), Parquet or Arrow file (``.feather``, ``.arrow``, ``.ipc``).
     destination : str or path
-        A ``.csv``, ``.npy``, ``.npz``, ``.parquet``, ``.feather``, ``.arrow`` or ``.ipc`` file; replaced
-        whole at the end or left as it was.
+        A ``.csv`` or ``.tsv`` (each also with ``.gz`` behind it), ``.npy``, ``.npz``, ``.parquet``,
+        ``.feather``, ``.arrow`` or ``.ipc`` file; replaced whole at the end or left as it was.
     stats : str, path or Moments, optional
         Statistics to use instead of the source's own.
     save_stats : str or path, optional
@@ -507,7 +508,7 @@ def standardize_file(
         Names of the columns to standardize; all others are copied as by `keep`.
     missing : {"keep", "refuse"}, default: "keep"
         Whether a missing value stays one and has no part in the statistics, or is refused.
-    options : nbnorm.data.csv_files.Options, optional
+    options : CsvOptions, optional
         How a CSV file is written; what is not said is guessed.
     progress : bool, optional
         Show progress bars (with tqdm); by default on a terminal.
@@ -561,7 +562,6 @@ def standardize_file(
         given.keep(chosen)  # refuses columns that are not there
         names += [name for name in given.names or () if name not in chosen]
     suffix = _kind("destination", destination, _WRITERS)
-    mode, write = _WRITERS[suffix]
     given.keep(names)
     kept = [given.names[at] for at in given.kept] if given.names else names
     if kept and suffix in (".npy", ".npz"):
@@ -608,6 +608,7 @@ def standardize_file(
             json.dump(moments.to_dict(), notes, indent=1)
             notes.write("\n")
             notes.flush()
-        with _files.replace(destination, mode, newline="" if mode == "w" else None) as file:
-            write(file, given, _applied(given, parts, apply))
+        text = suffix in csv_files.WRITTEN
+        with csv_files.replace(destination) if text else _files.replace(destination) as file:
+            _WRITERS[suffix](file, given, _applied(given, parts, apply))
     return moments

@@ -301,7 +301,7 @@ def read_table(
     without: Sequence[str] = (),
     categories: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,
-    options: csv_files.Options | None = None,
+    options: csv_files.CsvOptions | None = None,
 ) -> Table:
     r"""Read samples and their target from a CSV, Parquet, Arrow or NPZ file.
 
@@ -325,7 +325,7 @@ def read_table(
     kinds : mapping of str to str, optional
         What columns hold, where that is known: "number", "boolean", "date" or "category"; by default a CSV
         file is looked at.
-    options : nbnorm.data.csv_files.Options, optional
+    options : CsvOptions, optional
         How a CSV file is written.
 
     Returns
@@ -653,7 +653,7 @@ def _read_npz(path: _files.PathLike, need_target: bool) -> Table:
     return Table(name, X, None, "y", y)
 
 
-def write_csv(file: IO[str], columns: dict[str, Sequence[Any]]) -> None:
+def write_csv(file: IO[str], columns: dict[str, Sequence[Any]], delimiter: str = ",") -> None:
     r"""Write named columns of equal length as CSV.
 
     Parameters
@@ -661,6 +661,7 @@ def write_csv(file: IO[str], columns: dict[str, Sequence[Any]]) -> None:
     file : text file
     columns : dict of str to sequence
         Numbers are written so that they are read back exactly.
+    delimiter : str, default ","
 
     Examples
     --------
@@ -670,6 +671,7 @@ def write_csv(file: IO[str], columns: dict[str, Sequence[Any]]) -> None:
     cat,0.5
     dog,1.0
     """
-    file.write(csv_files.header("the table", list(columns)))
+    file.write(csv_files.header("the table", list(columns), delimiter))
     for row in zip(*columns.values(), strict=True):
-        file.write(csv_files.line(csv_files.protected(v) if isinstance(v, str) else repr(v) for v in row))
+        fields = (csv_files.protected(v) if isinstance(v, str) else repr(v) for v in row)
+        file.write(csv_files.line(fields, delimiter))

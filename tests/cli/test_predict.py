@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -38,6 +39,9 @@ def test_train_csv_then_predict(run, flowers, folder):
     assert lines[0] == "prediction,probability"
     right = sum(line.split(",")[0] == ("setosa", "virginica")[row % 2] for row, line in enumerate(lines[1:]))
     assert f"accuracy {right / 60:.4f} ({right} of 60 right)" in out
+    assert run("predict", "nbnorm-flowers.npz", flowers, "--out", "out.tsv.gz")[0] == 0
+    again = gzip.decompress((folder / "out.tsv.gz").read_bytes()).decode()
+    assert again.replace("\t", ",").splitlines() == lines
 
 
 def test_predict_finds_columns_by_name(run, flowers, folder):

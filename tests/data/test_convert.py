@@ -5,6 +5,7 @@ import pytest
 
 from nbnorm.data import csv_files
 from nbnorm.data.convert import convert_file
+from nbnorm.data.tables import read_table
 
 pytest.importorskip("pyarrow")
 
@@ -42,15 +43,33 @@ def test_numbers_to_npz_and_back(tmp_path):
     assert (tmp_path / "y.csv").read_text() == "x0,x1,y\n1.0,2.5,x\n3.0,,y\n"
 
 
+@pytest.mark.parametrize("ending", [".csv.gz", ".tsv", ".tsv.gz"])
+def test_written_text_is_read_again(tmp_path, ending):
+    expected = 'x,note\n1,"a,b"\n2,"tab\there"\n3,"line\nbreak"\n4,\n'
+    (tmp_path / "x.csv").write_text(expected)
+    for name in ("y", "z"):
+        convert_file(tmp_path / "x.csv", tmp_path / f"{name}{ending}")
+    content = (tmp_path / f"y{ending}").read_bytes()
+    assert content == (tmp_path / f"z{ending}").read_bytes()
+    if ending.endswith(".gz"):
+        content = gzip.decompress(content)
+    assert content.startswith(b"x\tnote" if ".tsv" in ending else b"x,note")
+    convert_file(tmp_path / f"y{ending}", tmp_path / "x.parquet")
+    convert_file(tmp_path / "x.parquet", tmp_path / "again.csv")
+    again = read_table(tmp_path / "again.csv", target="x").data["note"].tolist()
+    assert again == ["a,b", "tab\there", "line\nbreak", None]
+
+
 @pytest.mark.parametrize(
     ("destination", "options", "expected"),
     [
-        ("y.doc", {}, "y.doc must end in one of .csv, .parquet"),
+        ("y.doc", {}, "y.doc must end in one of .csv, .tsv, .parquet"),
+        ("y.parquet.gz", {}, "; .gz may stand behind .csv and .tsv"),
         ("y.npz", {}, "column 'city' holds no numbers for NPZ"),
         ("y.csv", {"target": "age"}, "target 'age' is for a destination that ends in .npz"),
         ("y.npz", {"target": "z"}, "has no target column 'z'; it has age"),
         ("y.csv", {"only": ["z"]}, "has no column 'z'; it has age"),
-        ("y.parquet", {"options": csv_files.Options(delimiter=";", decimal=".")}, "expected a number|"),
+        ("y.parquet", {"options": csv_files.CsvOptions(delimiter=";", decimal=".")}, "expected a number|"),
     ],
 )
 def test_nothing_is_written_where_it_fails(source, tmp_path, destination, options, expected):

@@ -161,6 +161,21 @@ def test_kept_columns_across_chunks_and_delimiters(tmp_path, monkeypatch):
     np.testing.assert_allclose(got, (x - x.mean(axis=0)) / x.std(axis=0), atol=1e-13)
 
 
+@pytest.mark.parametrize("name", ["y.tsv", "y.csv.gz", "y.tsv.gz"])
+def test_text_with_tabs_and_compressed(tmp_path, name):
+    (tmp_path / "x.csv").write_text('a,text\n0,"one\ttab"\n4,two\n')
+    standardize_file(tmp_path / "x.csv", tmp_path / name, keep=["text"])
+    standardize_file(tmp_path / name, tmp_path / "z.csv", keep=["text"])
+    assert mixed_rows(tmp_path / "z.csv") == [["a", "text"], ["-1.0", "one\ttab"], ["1.0", "two"]]
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / "x.csv").write_text("a,text\n0,x\ny,two\n")
+    with pytest.raises(ValueError, match="expected a number"):
+        standardize_file(tmp_path / "x.csv", tmp_path / name, keep=["text"])
+    assert (tmp_path / name).read_bytes() == before
+    with pytest.raises(ValueError, match="destination must end in one of"):
+        standardize_file(tmp_path / name, tmp_path / "z.npy.gz")
+
+
 def test_kept_columns_of_parquet_have_any_type(tmp_path, small_chunks):
     pyarrow = pytest.importorskip("pyarrow")
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -332,7 +332,7 @@ def test_read_csv_columns_of_all_kinds(csv_file):
 )
 def test_read_csv_as_programs_write_it(csv_file, text, options, features, first):
     table = tables.read_table(
-        csv_file(text), need_target=False, options=csv_files.Options(**options) if options else None
+        csv_file(text), need_target=False, options=csv_files.CsvOptions(**options) if options else None
     )
     if features is None:
         assert isinstance(table.data, dict)
@@ -344,7 +344,7 @@ def test_read_csv_as_programs_write_it(csv_file, text, options, features, first)
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
 def test_read_csv_encodings(csv_file, encoding):
     path = csv_file("größe,b\n1,2\n", encoding=encoding)
-    options = csv_files.Options(encoding="cp1252") if encoding == "cp1252" else None
+    options = csv_files.CsvOptions(encoding="cp1252") if encoding == "cp1252" else None
     assert tables.read_table(path, need_target=False, options=options).features == ("größe", "b")
 
 
@@ -354,7 +354,7 @@ def test_read_csv_encodings(csv_file, encoding):
 )
 def test_options_are_checked(option):
     with pytest.raises(ValueError, match=f"{next(iter(option))} "):
-        csv_files.Options(**option)
+        csv_files.CsvOptions(**option)
 
 
 def test_read_csv_compressed(tmp_path, monkeypatch):
