@@ -27,45 +27,7 @@ from nbnorm.engine.microkernels import (
     transpose,
     vector_update,
 )
-from nbnorm.engine.table import (
-    ADAM,
-    AFTER,
-    BACKWARD,
-    BACKWARD_FEATURES,
-    BEFORE,
-    BETA,
-    BIAS,
-    DEPTH,
-    DERIVE,
-    DROP_PANEL,
-    FUSED,
-    GAMMA,
-    GROUP,
-    HALF_UPDATE,
-    LAYERS,
-    LOSS_BLOCK,
-    NO_NORM,
-    NORM,
-    PAD,
-    PADDED,
-    SIZE,
-    STAT,
-    STORE,
-    STRIDED_PRODUCT,
-    THRESHOLD,
-    TILE_UPDATE,
-    TRAINING,
-    UPDATE,
-    VECTOR_UPDATE,
-    WEIGHTS,
-    A,
-    G,
-    T,
-    V,
-    W,
-    Y,
-    Z,
-)
+from nbnorm.engine.table import ADAM, AFTER, BEFORE, DEPTH, GROUP, NO_NORM, STORE
 from nbnorm.engine.thread_pool import (
     share,
 )
@@ -96,23 +58,24 @@ def loss_part(
 ) -> None:
     """Loss of this thread's blocks of samples and its gradient with respect to the logits."""
     width = tile_width(act)
-    l = control[LAYERS]
-    size, pad = net[l, SIZE], net[l, PAD]
+    l = control.layers
+    layer = net[l]
+    size, pad = layer.features, layer.padded
     blocks = (n + width - 1) // width
     first, last = share(blocks, tid, threads)
-    padded = control[PADDED]
+    padded = control.padded_batch
     inverse = act.dtype.type(1.0 / total)
     for j in range(first, last):
-        z = net[l, Y] + j * pad * width
-        g = net[l, G] + j * pad * width
+        z = layer.norm_input_offset + j * pad * width
+        g = layer.gradient_offset + j * pad * width
         valid = min(width, n - j * width)
-        workspace = net[l, A] + j * width * (3 * size)
+        workspace = layer.output_offset + j * width * (3 * size)
         _call_block(
-            calls[LOSS_BLOCK], act, z, g, workspace, size, j * width, valid, inverse, rows, labels, targets,
+            calls.loss_block, act, z, g, workspace, size, j * width, valid, inverse, rows, labels, targets,
             weights, options, partial, 2 * j,
         )  # fmt: skip
         for o in range(size):
-            place = net[l, T] + (o // width * padded + j * width) * width + o % width
+            place = layer.transposed_gradient_offset + (o // width * padded + j * width) * width + o % width
             for b in range(valid):
                 put(act, place + b * width, get(act, g + o * width + b))
 
@@ -172,32 +135,30 @@ def backward_features(
     """Turn the gradient of the panels of features [first, last) to z; update bias, gamma and beta."""
     kind = act.dtype.type
     width, rows = tile_width(act), tile_rows(act)
-    stride, length = net[l, PAD] * width, len(saved) // 3
-    norm, fused, update = net[l, NORM], net[l, FUSED] == 1, control[UPDATE]
+    layer = net[l]
+    stride, length = layer.padded * width, len(saved) // 3
+    norm, fused, update = layer.norm, layer.fused == 1, control.update
     held = stored if update == STORE else velocity
     for i in range(first, last, rows):
-        y, z, v, g = (
-            net[l, Y] + i * width,
-            net[l, Z] + i * width,
-            net[l, V] + i * width,
-            net[l, G] + i * width,
-        )
-        stop = min(rows, net[l, SIZE] - i)
-        bias, gamma, beta, at = net[l, BIAS] + i, net[l, GAMMA] + i, net[l, BETA] + i, net[l, STAT] + i
-        if net[l, THRESHOLD] > 0:
-            _call_drop(calls[DROP_PANEL], net, control, calls, l, i, g, g, n, act)
+        y, z = layer.norm_input_offset + i * width, layer.slope_input_offset + i * width
+        v, g = layer.result_offset + i * width, layer.gradient_offset + i * width
+        stop = min(rows, layer.features - i)
+        bias, gamma, beta = layer.bias_offset + i, layer.gamma_offset + i, layer.beta_offset + i
+        at = layer.statistics_offset + i
+        if layer.dropout_threshold > 0:
+            _call_drop(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
         if norm == BEFORE and not fused:
             for r in range(stop):
-                derive_row(net[l, DERIVE], act, g + r * width, z + r * width, stride, n)
+                derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
         if norm != NO_NORM:
             panel_backward(
-                net[l, BACKWARD], act, g, y, v, control[WEIGHTS], vector, gamma, saved, at, length + at,
-                2 * length + at, gradients, gamma, beta, bias, stride, n, kind(control[TRAINING]),
-                kind(total),
+                layer.backward_kernel, act, g, y, v, control.weights_offset, vector, gamma, saved, at,
+                length + at, 2 * length + at, gradients, gamma, beta, bias, stride, n,
+                kind(control.training), kind(total),
             )  # fmt: skip
         if norm != BEFORE and not (norm == AFTER and fused):
             for r in range(stop):
-                slope = derive_row(net[l, DERIVE], act, g + r * width, z + r * width, stride, n)
+                slope = derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
                 put(gradients, bias + r, slope)
         for first_of in (bias, gamma, beta):
             if (norm == BEFORE) if first_of == bias else (norm == NO_NORM):
@@ -205,7 +166,7 @@ def backward_features(
             if stop == rows:
                 seconds = first_of if update == ADAM else 0
                 vector_update(
-                    calls[VECTOR_UPDATE], vector, first_of, held, first_of, square, seconds, gradients,
+                    calls.vector_update, vector, first_of, held, first_of, square, seconds, gradients,
                     first_of, numbers, k + NUMBERS,
                 )  # fmt: skip
             else:
@@ -230,12 +191,12 @@ def output_bias(
 ) -> None:
     """Gradient and update of outputs [first, last) of the output layer's bias."""
     width = tile_width(act)
-    l = control[LAYERS]
+    layer = net[control.layers]
     for o in range(first, last):
-        g = net[l, G] + o * width
-        slope = derive_row(net[l, DERIVE], act, g, g, net[l, PAD] * width, n)
-        place = net[l, BIAS] + o
-        update_scalar(vector, velocity, square, stored, place, slope, numbers, k, control[UPDATE])
+        g = layer.gradient_offset + o * width
+        slope = derive_row(layer.derive_kernel, act, g, g, layer.padded * width, n)
+        place = layer.bias_offset + o
+        update_scalar(vector, velocity, square, stored, place, slope, numbers, k, control.update)
 
 
 @inner_kernel
@@ -261,13 +222,14 @@ def backward_layer(
 ) -> None:
     """Gradient with respect to z of panels [first, last) of layer l, from that of layer l + 1."""
     width, rows = tile_width(act), tile_rows(act)
-    depth = net[l + 1, SIZE]
-    pad_out, pad, g = net[l + 1, PAD], net[l, PAD], net[l, G]
+    layer, above = net[l], net[l + 1]
+    depth = above.features
+    pad_out, pad, g = above.padded, layer.padded, layer.gradient_offset
     blocks = (n + width - 1) // width
-    padded = control[PADDED]
+    padded = control.padded_batch
     stride = pad * width
     group = max(GROUP // rows, 1)
-    product = calls[STRIDED_PRODUCT]
+    product = calls.strided_product
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for d in range(0, depth, DEPTH):
@@ -278,9 +240,9 @@ def backward_layer(
                     tile_product(
                         product,
                         weight,
-                        net[l + 1, W] + (d // width * pad + i) * width,
+                        above.weight_offset + (d // width * pad + i) * width,
                         act,
-                        net[l + 1, G] + (j * pad_out + d) * width,
+                        above.gradient_offset + (j * pad_out + d) * width,
                         act,
                         g + (j * pad + i) * width,
                         length,
@@ -288,13 +250,13 @@ def backward_layer(
                         1 if d > 0 else 0,
                     )
         _call_slopes(
-            calls[BACKWARD_FEATURES], net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
+            calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
             vector, velocity, square, stored, saved, gradients, act,
         )  # fmt: skip
         for p in range(begin, end):
             # Rows beyond the last feature are zero: their weights are.
             i = p * rows
-            place = net[l, T] + (i // width * padded) * width + i % width
+            place = layer.transposed_gradient_offset + (i // width * padded) * width + i % width
             for j in range(blocks):
                 here = g + (j * pad + i) * width
                 for b in range(0, width, rows):
@@ -321,26 +283,26 @@ def weight_layer(
 ) -> None:
     """Gradient and update of tiles [first, last) of the weights of layer l."""
     width, rows = tile_width(act), tile_rows(act)
-    pad_in = net[l - 1, PAD]
+    layer, pad_in = net[l], net[l - 1].padded
     tiles = pad_in // rows
-    padded = control[PADDED]
-    held = stored if control[UPDATE] == STORE else velocity
+    padded = control.padded_batch
+    held = stored if control.update == STORE else velocity
     for t in range(first, last):
         o, i = t // tiles, t % tiles * rows
-        at = net[l, W] + (o * pad_in + i) * width
-        narrow = 2 * (net[l, SIZE] - o * width) <= width
+        at = layer.weight_offset + (o * pad_in + i) * width
+        narrow = 2 * (layer.features - o * width) <= width
         tile_update(
-            calls[HALF_UPDATE] if narrow else calls[TILE_UPDATE],
+            calls.half_tile_update if narrow else calls.tile_update,
             act,
             source + i * width,
             act,
-            net[l, T] + o * padded * width,
+            layer.transposed_gradient_offset + o * padded * width,
             weight,
             at,
             held,
             at,
             square,
-            at if control[UPDATE] == ADAM else 0,
+            at if control.update == ADAM else 0,
             numbers,
             k,
             n,

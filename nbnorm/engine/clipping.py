@@ -16,16 +16,7 @@ from nbnorm.engine.microkernels import (
     SHRINK,
     tile_width,
 )
-from nbnorm.engine.table import (
-    ADAM,
-    CLIP_NORM,
-    CLIP_VALUE,
-    LAYERS,
-    PAD,
-    SGD_UPDATE,
-    SIZE,
-    W,
-)
+from nbnorm.engine.table import ADAM, SGD_UPDATE
 from nbnorm.engine.thread_pool import (
     share,
 )
@@ -49,21 +40,22 @@ def norm_part(
     Elements are bounded first.  The last block is that of all vectors.
     """
     width = tile_width(act)
-    bound = hyper[CLIP_VALUE]
+    bound = hyper.clip_value
     block = 0
-    for l in range(1, control[LAYERS] + 2):
-        blocks = 1 if l > control[LAYERS] else (net[l, SIZE] + width - 1) // width
+    for l in range(1, control.layers + 2):
+        blocks = 1 if l > control.layers else (net[l].features + width - 1) // width
         for o in range(blocks):
             if block % threads == tid:
                 total = 0.0
-                if l > control[LAYERS]:
+                if l > control.layers:
                     for e in range(len(vector_gradient)):
                         x = max(min(np.float64(get(vector_gradient, e)), bound), -bound)
                         total += x * x
                 else:
                     # padding below the last input is not a weight
-                    at = net[l, W] + o * net[l - 1, PAD] * width
-                    for e in range(at, at + net[l - 1, SIZE] * width):
+                    below = net[l - 1]
+                    at = net[l].weight_offset + o * below.padded * width
+                    for e in range(at, at + below.features * width):
                         x = max(min(np.float64(get(weight_gradient, e)), bound), -bound)
                         total += x * x
                 put(norms, block, total)
@@ -96,9 +88,9 @@ def apply_part(
     for block in range(len(norms)):
         total += norms[block]
     factor = kind(1)
-    if total > hyper[CLIP_NORM] * hyper[CLIP_NORM]:
-        factor = kind(hyper[CLIP_NORM] / math.sqrt(total))
-    bound = kind(hyper[CLIP_VALUE])
+    if total > hyper.clip_norm * hyper.clip_norm:
+        factor = kind(hyper.clip_norm / math.sqrt(total))
+    bound = kind(hyper.clip_value)
     update = ADAM if adam else SGD_UPDATE
     penalty, shrink = get(numbers, k + PENALTY), get(numbers, k + SHRINK)
     first, last = share(len(weight), tid, threads)

@@ -23,16 +23,6 @@ from nbnorm.simd._functions import Signature, caller, function_address
 from nbnorm.statistics import encoding
 from nbnorm.statistics.encoding import ColumnEncoder, encode_value
 
-# Places in the engine's `control` array that describe the table.
-(
-    ADDRESS,  # of the first element
-    ROW,  # bytes between rows; of a sparse matrix the address of the rows' ends
-    COLUMN,  # bytes between columns; of a sparse matrix the address of the columns' numbers
-    KIND,  # index in PEEK_DTYPES
-    SQUARES,  # address of the kernel that reads contiguous rows by squares, or 0
-    READS,
-) = range(6)
-
 # Features that are transposed for all samples of a block before the next ones: 16 kB of output.
 _STRIP = 128
 
@@ -221,7 +211,8 @@ def _gather_part(
     or on the layout of the table.
     """
     width = tile_width(out)
-    address, stride, column, kind = control[ADDRESS], control[ROW], control[COLUMN], control[KIND]
+    address, stride = control.address, control.row_stride
+    column, kind = control.column_stride, control.element_kind
     for sample in range(b, stop):
         source = get(rows, sample) * stride
         target = base + sample // width * pad * width + sample % width
@@ -251,9 +242,9 @@ def _read_squares(
 ) -> None:
     """Read as many samples as a tile has rows, from sample `b` on, and features [begin, end)."""
     width = tile_width(out)
-    address, stride = control[ADDRESS], control[ROW]
+    address, stride = control.address, control.row_stride
     steps, target, size = (end - begin) // tile_rows(out), block + begin * width, exact.shape[1]
-    if control[KIND] == 2:
+    if control.element_kind == 2:
         gather_squares(
             squares, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
         )
@@ -288,7 +279,7 @@ def gather(
     width, square = tile_width(out), tile_rows(out)
     first, last = share((size + width - 1) // width, tid, threads)
     first, last = first * width, min(last * width, size)
-    squares, stride = control[SQUARES], control[ROW]
+    squares, stride = control.squares_kernel, control.row_stride
     # The last square overlaps the one before: what both read becomes the same bits.  It must not begin in
     # another block of samples, or be another thread's.
     samples = n // square * square if squares != 0 else 0
@@ -334,7 +325,7 @@ def gather_sparse(
     width = tile_width(out)
     first, last = share((size + width - 1) // width, tid, threads)
     first, last = first * width, min(last * width, size)
-    values, ends, columns = control[ADDRESS], control[ROW], control[COLUMN]
+    values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
         for i in range(first, last):
@@ -380,7 +371,8 @@ def gather_encoded(
     width = tile_width(out)
     first, last = share((size + width - 1) // width, tid, threads)
     first, last = first * width, min(last * width, size)
-    address, stride, step, code = control[ADDRESS], control[ROW], control[COLUMN], control[KIND]
+    address, stride = control.address, control.row_stride
+    step, code = control.column_stride, control.element_kind
     for b in range(n):
         source = get(rows, b) * stride
         target = base + b // width * pad * width + b % width
@@ -411,7 +403,7 @@ def gather_encoded_sparse(
     width = tile_width(out)
     first, last = share((size + width - 1) // width, tid, threads)
     first, last = first * width, min(last * width, size)
-    values, ends, columns = control[ADDRESS], control[ROW], control[COLUMN]
+    values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
         for e in range(first, last):

@@ -60,7 +60,7 @@ class Layout:
         self.padded = _up(batch, width)
         layers = len(sizes) - 1
         self.activations = (activations.IDENTITY, *map(_code, activations_), activations.IDENTITY)
-        net = np.zeros((layers + 1, table.COLUMNS), np.int64)
+        net = table.records(table.LAYER, layers + 1)
         act = weight = vector = stat = 0
 
         def reserve(features: int) -> int:
@@ -74,31 +74,30 @@ class Layout:
             pad = _up(size, shape.rows)
             hidden = 0 < l < layers
             drop = dropout[l - 1] if hidden and dropout else 0.0
-            row[table.SIZE], row[table.PAD] = size, pad
-            row[table.NORM] = table.NORMS[norm] if hidden else table.NO_NORM
-            row[table.THRESHOLD] = round(drop * 2.0**32)
-            row[table.FUSED] = self.activations[l] in epilogues.FROM_VALUE
-            row[table.Y] = reserve(pad)
+            row.features, row.padded = size, pad
+            row.norm = table.NORMS[norm] if hidden else table.NO_NORM
+            row.dropout_threshold = round(drop * 2.0**32)
+            row.fused = self.activations[l] in epilogues.FROM_VALUE
+            row.norm_input_offset = reserve(pad)
             # The input is double-buffered; batch norm keeps what it read beside what it gave, and
             # dropout what it changed.
-            row[table.V] = reserve(pad) if row[table.NORM] != table.NO_NORM else row[table.Y]
-            row[table.A] = reserve(pad) if drop > 0.0 or l == 0 else row[table.V]
-            row[table.Z] = row[table.V] if row[table.NORM] == table.BEFORE else row[table.Y]
-            if not row[table.FUSED]:
-                row[table.Z] = reserve(pad)
+            row.result_offset = reserve(pad) if row.norm != table.NO_NORM else row.norm_input_offset
+            row.output_offset = reserve(pad) if drop > 0.0 or l == 0 else row.result_offset
+            row.slope_input_offset = row.result_offset if row.norm == table.BEFORE else row.norm_input_offset
+            if not row.fused:
+                row.slope_input_offset = reserve(pad)
             if l == layers and gradients:  # scratch of the loss
-                row[table.A] = reserve(3 * size)
+                row.output_offset = reserve(3 * size)
             if l == 0:
                 continue
             if gradients:
-                row[table.G] = reserve(pad)
-                row[table.T] = reserve(_up(size, width))
-            row[table.W] = weight
-            weight += _up(size, width) * int(net[l - 1, table.PAD])
-            for column in (table.BIAS, table.GAMMA, table.BETA):
-                row[column] = vector
-                vector += pad
-            row[table.STAT] = stat
+                row.gradient_offset = reserve(pad)
+                row.transposed_gradient_offset = reserve(_up(size, width))
+            row.weight_offset = weight
+            weight += _up(size, width) * int(net[l - 1].padded)
+            row.bias_offset, row.gamma_offset, row.beta_offset = (vector + i * pad for i in range(3))
+            vector += 3 * pad
+            row.statistics_offset = stat
             stat += pad if hidden else 0
         self.net = net
         self.zeros = vector
@@ -114,9 +113,9 @@ class Layout:
 
     def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of the weights of layer l in `weight`: (blocks of outputs, inputs, width)."""
-        size, inputs = self.sizes[l], int(self.net[l - 1, table.PAD])
+        size, inputs = self.sizes[l], int(self.net[l - 1].padded)
         blocks = _up(size, self.width) // self.width
-        start = int(self.net[l, table.W])
+        start = int(self.net[l].weight_offset)
         view = weight[start : start + blocks * inputs * self.width]
         return view.reshape(blocks, inputs, self.width)
 
@@ -173,19 +172,15 @@ class Engine:
         self.vector = empty_aligned(layout.vector_size, dtype)
         self.running = np.zeros(2 * layout.features)
         self.loss = loss
-        self.control = np.zeros(table.CONTROLS, np.int64)
-        for place, value in (
-            (table.LAYERS, len(layout.sizes) - 1),
-            (table.UNBIASED, int(unbiased)),
-            (table.SPREAD, int(spread == "running_std")),
-            (table.PADDED, layout.padded),
-            (table.ZEROS, layout.zeros),
-            (table.WEIGHTS, layout.weights),
-        ):
-            self.control[place] = value
-        self.hyper = np.zeros(table.HYPERS)
-        self.hyper[table.DECAY], self.hyper[table.EPS] = decay, eps
-        self.hyper[table.CLIP_NORM] = self.hyper[table.CLIP_VALUE] = np.inf
+        self.controls = table.records(table.CONTROL)
+        control = self.controls[0]
+        control.layers = len(layout.sizes) - 1
+        control.unbiased, control.standard_deviation = unbiased, spread == "running_std"
+        control.padded_batch = layout.padded
+        control.zeros_offset, control.weights_offset = layout.zeros, layout.weights
+        self.hyper = table.records(table.HYPER)[0]
+        self.hyper.running_decay, self.hyper.eps = decay, eps
+        self.hyper.clip_norm = self.hyper.clip_value = np.inf
         inputs = layout.sizes[0]
         self._encoding = np.empty((0, inputs)) if encoder is None else encoder.table
         self.standardize(np.zeros(inputs), np.zeros(inputs), np.ones(inputs))
@@ -200,21 +195,21 @@ class Engine:
             rest = (self.exact[0] - high) + self.exact[1]
             self.single = np.array([high, rest.astype(dtype), self.exact[2].astype(dtype)])
 
-    def _vectors(self) -> Iterator[tuple[npt.NDArray[Any], int, int]]:
-        """Public vectors with the layer and the column that says where the engine keeps them."""
+    def _vectors(self) -> Iterator[tuple[npt.NDArray[Any], int, str]]:
+        """Public vectors with the layer and the field that says where the engine keeps them."""
         for l in range(1, len(self.layout.sizes)):
-            for name, column in (
-                (f"dense{l}.bias", table.BIAS),
-                (f"norm{l}.gamma", table.GAMMA),
-                (f"norm{l}.beta", table.BETA),
+            for name, field in (
+                (f"dense{l}.bias", "bias_offset"),
+                (f"norm{l}.gamma", "gamma_offset"),
+                (f"norm{l}.beta", "beta_offset"),
             ):
                 if name in self.parameters:
-                    yield self.parameters[name], l, column
+                    yield self.parameters[name], l, field
 
     def _statistics(self) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], slice]]:
         for l in range(1, len(self.layout.sizes) - 1):
             if f"norm{l}.running_mean" in self.buffers:
-                start = int(self.layout.net[l, table.STAT])
+                start = int(self.layout.net[l].statistics_offset)
                 place = slice(start, start + self.layout.sizes[l])
                 half = self.running.reshape(2, -1)
                 yield self.buffers[f"norm{l}.running_mean"], half[0], place
@@ -224,8 +219,8 @@ class Engine:
         """Copy the network's parameters and buffers into the engine."""
         for l in range(1, len(self.layout.sizes)):
             self.layout.pack(l, self.parameters[f"dense{l}.weight"], self.weight)
-        for values, l, column in self._vectors():
-            start = int(self.layout.net[l, column])
+        for values, l, field in self._vectors():
+            start = int(self.layout.net[l][field])
             self.vector[start : start + len(values)] = values
         for values, held, place in self._statistics():
             held[place] = values
@@ -246,15 +241,15 @@ class Engine:
         """Copy arrays in the engine's arrangement into arrays named and shaped like the parameters."""
         for l in range(1, len(self.layout.sizes)):
             self.layout.unpack(l, weight, target[f"dense{l}.weight"])
-        for name, column in (
-            ("dense{}.bias", table.BIAS),
-            ("norm{}.gamma", table.GAMMA),
-            ("norm{}.beta", table.BETA),
+        for name, field in (
+            ("dense{}.bias", "bias_offset"),
+            ("norm{}.gamma", "gamma_offset"),
+            ("norm{}.beta", "beta_offset"),
         ):
             for l in range(1, len(self.layout.sizes)):
                 values = target.get(name.format(l))
                 if values is not None:
-                    start = int(self.layout.net[l, column])
+                    start = int(self.layout.net[l][field])
                     values[:] = vector[start : start + len(values)]
 
     def finite(self) -> bool:
@@ -344,95 +339,86 @@ class Run:
         self.hyper = engine.hyper.copy()
         if optimizer is not None:
             self._use(optimizer)
-        self.hyper[table.UNIT], self.hyper[table.L2] = unit if weighed else 1.0, l2
-        for place, bound in ((table.CLIP_NORM, clip_norm), (table.CLIP_VALUE, clip_value)):
-            self.hyper[place] = np.inf if bound is None else bound
-        self.control = engine.control.copy()
+        self.hyper.weight_unit, self.hyper.l2 = unit if weighed else 1.0, l2
+        self.hyper.clip_norm = np.inf if clip_norm is None else clip_norm
+        self.hyper.clip_value = np.inf if clip_value is None else clip_value
         update = table.STORE if not updates or clipped else table.ADAM if adam else table.SGD_UPDATE
-        for place, value in (
-            (table.SAMPLES, samples), (table.BATCH, -(-samples // number)), (table.STEPS, number),
-            (table.LAST, number), (table.MODE, mode), (table.UPDATE, update),
-            (table.CLIPPED, int(updates and clipped)), (table.TRAINING, int(training)),
-            (table.WEIGHTED, int(weights is not None)), (table.WEIGHTED_STATISTICS, int(weighed)),
-            (gather.ADDRESS, data.address), (gather.KIND, data.kind), (gather.ROW, data.strides[0]),
-            (gather.COLUMN, data.strides[1]),
-        ):  # fmt: skip
-            self.control[place] = value
+        self._controls = engine.controls.copy()
+        self.control = control = self._controls[0]
+        control.samples, control.batch, control.steps = samples, -(-samples // number), number
+        control.last_step, control.mode, control.update = number, mode, update
+        control.clipped, control.training = updates and clipped, training
+        control.weighted, control.weighted_statistics = weights is not None, weighed
+        control.address, control.element_kind = data.address, data.kind
+        control.row_stride, control.column_stride = data.strides
         self.options = engine.loss.options()
-        self.calls = np.zeros(table.CALLS, np.int64)
+        self.calls = table.records(table.CALLS)[0]
         self._compile(update)
 
     def _use(self, optimizer: SGD | AdamW) -> None:
         hyper = self.hyper
-        hyper[table.WEIGHT_DECAY] = optimizer.weight_decay
+        hyper.weight_decay = optimizer.weight_decay
         if isinstance(optimizer, AdamW):
-            hyper[table.FIRST], hyper[table.SECOND] = optimizer.beta1, optimizer.beta2
-            hyper[table.ROOT_LEAST] = optimizer.eps
+            hyper.momentum, hyper.beta2 = optimizer.beta1, optimizer.beta2
+            hyper.adam_eps = optimizer.eps
         else:
-            hyper[table.FIRST], hyper[table.NESTEROV] = optimizer.momentum, float(optimizer.nesterov)
+            hyper.momentum, hyper.nesterov = optimizer.momentum, float(optimizer.nesterov)
 
     def _compile(self, update: int) -> None:
         """Find the addresses of all kernels that this run needs."""
         engine, layout, calls = self.engine, self.engine.layout, self.calls
         net, dtype, control = layout.net, layout.dtype, self.control
-        training, weighted = control[table.TRAINING] == 1, control[table.WEIGHTED_STATISTICS] == 1
+        training, weighted = control.training == 1, control.weighted_statistics == 1
         backward = self.mode != table.FORWARD
-        names = {table.GATHER: "gather", table.LAYER: "forward_layer", table.FEATURES: "forward_features"}
+        names = ["gather", "forward_layer", "forward_features"]
         if not backward:
-            names[table.LOGITS] = "write_logits"
+            names.append("write_logits")
         else:
-            names |= {
-                table.LOSS_PART: "loss_part",
-                table.OUTPUT_BIAS: "output_bias",
-                table.WEIGHT_LAYER: "weight_layer",
-            }
+            names += ["loss_part", "output_bias", "weight_layer"]
             if len(layout.sizes) > 2:
-                names |= {
-                    table.BACKWARD_LAYER: "backward_layer",
-                    table.BACKWARD_FEATURES: "backward_features",
-                }
-            if control[table.CLIPPED] == 1:
-                names |= {table.NORM_PART: "norm_part", table.APPLY_PART: "apply_part"}
-            calls[table.LOSS_BLOCK] = _address(block_kernel(engine.loss), "block", dtype)
+                names += ["backward_layer", "backward_features"]
+            if control.clipped == 1:
+                names += ["norm_part", "apply_part"]
+            calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
             kind = {table.STORE: "store", table.ADAM: "adam"}.get(update)
-            kind = kind or ("penalized" if self.hyper[table.L2] > 0.0 else "sgd")
-            calls[table.TILE_UPDATE] = microkernels.micro_kernel(kind, dtype)
-            calls[table.HALF_UPDATE] = microkernels.micro_kernel(kind, dtype, half=True)
+            kind = kind or ("penalized" if self.hyper.l2 > 0.0 else "sgd")
+            calls.tile_update = microkernels.micro_kernel(kind, dtype)
+            calls.half_tile_update = microkernels.micro_kernel(kind, dtype, half=True)
             plain = "sgd" if kind == "penalized" else kind
-            calls[table.VECTOR_UPDATE] = microkernels.vector_kernel(plain, dtype)
-            calls[table.STRIDED_PRODUCT] = microkernels.micro_kernel("strided", dtype)
-        calls[table.PACKED_PRODUCT] = microkernels.micro_kernel("packed", dtype)
+            calls.vector_update = microkernels.vector_kernel(plain, dtype)
+            calls.strided_product = microkernels.micro_kernel("strided", dtype)
+        calls.packed_product = microkernels.micro_kernel("packed", dtype)
         self.steps: Any = functools.partial(run_steps, _address(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
         else:  # now, and not in the first step
             run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
-        for place, name in names.items():
+        for name in names:
             function = self.data.kernel if name == "gather" else _KERNELS[name]
-            calls[place] = _address(function, name, dtype)
-        self.control[gather.SQUARES] = self.data.squares(dtype)
+            calls[name] = _address(function, name, dtype)
+        self.control.squares_kernel = self.data.squares(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
-            norm, fused = row[table.NORM], row[table.FUSED] == 1
+            norm, fused = row.norm, row.fused == 1
             inside = code if fused else activations.IDENTITY
-            if row[table.THRESHOLD] > 0:
-                calls[table.DROP] = epilogues.row_kernel("drop", dtype)
-                calls[table.DROP_PANEL] = _address(forward.drop_panel, "drop_panel", dtype)
+            if row.dropout_threshold > 0:
+                calls.drop_row = epilogues.row_kernel("drop", dtype)
+                calls.drop_panel = _address(forward.drop_panel, "drop_panel", dtype)
             by_rows = norm == table.NO_NORM or not fused
             if by_rows or (norm == table.AFTER and not training):
-                row[table.ACTIVATE] = _row(code, "activate", dtype)
+                row.activate_kernel = _row(code, "activate", dtype)
             if by_rows and backward:
-                row[table.DERIVE] = _row(code, "derive", dtype)
+                row.derive_kernel = _row(code, "derive", dtype)
             if norm == table.NO_NORM:
                 continue
             first, then = (activations.IDENTITY, inside) if norm == table.BEFORE else (inside, 0)
-            row[table.NORMALIZE] = epilogues.row_kernel("normalize", dtype, then)
+            row.normalize_kernel = epilogues.row_kernel("normalize", dtype, then)
             if training:
-                calls[table.WIDE] = _address(forward.wide_statistics, "wide_statistics", dtype)
-                row[table.STATISTICS] = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
+                calls.wide_statistics = _address(forward.wide_statistics, "wide_statistics", dtype)
+                row.statistics_kernel = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
                 kind = "before" if norm == table.BEFORE else "backward"
-                row[table.BACKWARD] = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
+                row.backward_kernel = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
 
     def beyond(self) -> int | None:
         """Return the first row used that the network's dtype does not hold once standardized, or None."""
@@ -459,18 +445,18 @@ class Run:
         if self._selected is not None:
             self.order[:] = self._selected[self.order]
         key = (seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) & (2**63 - 1)
-        self.control[table.STEP], self.control[table.KEY] = 0, key
+        self.control.step, self.control.dropout_key = 0, key
         self.progress[:] = 0.0
 
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch."""
-        return int(self.control[table.STEPS])
+        return int(self.control.steps)
 
     @property
     def epoch_step(self) -> int:
         """Steps of the epoch that are done."""
-        return int(self.control[table.STEP])
+        return int(self.control.step)
 
     def windows(self) -> Generator[None, None, None]:
         """Make the steps of an epoch ready, a part at a time: all at once where the data lie in memory."""
@@ -493,7 +479,7 @@ class Run:
 
     def stop(self) -> None:
         """Make a running `run_steps` return before its next step."""
-        self.control[table.STOP] = 1
+        self.control.stop = 1
 
     def all(self, threads: int) -> Run:
         """Run all steps from the present one; return the run itself."""
@@ -508,7 +494,7 @@ class Run:
         """Return the live arrays that the optimizer keeps from step to step."""
         names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
         return {
-            "updates": self.control[table.UPDATES : table.UPDATES + 1],
+            "updates": self._controls["updates"],
             **{name: getattr(self, name) for name in names},
         }
 
@@ -520,7 +506,7 @@ class Run:
             "vector": engine.vector,
             "running": engine.running,
             "progress": self.progress,
-            "step": self.control[table.STEP : table.STEP + 1],
+            "step": self._controls["step"],
             **self.optimizer_state(),
         }
 
@@ -540,7 +526,7 @@ class Run:
 
     def go_on(self) -> None:
         """Take back `stop`."""
-        self.control[table.STOP] = self.control[table.HALT] = 0
+        self.control.stop = self.control.halt = 0
 
 
 _KERNELS = {
@@ -577,46 +563,51 @@ def _address(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
 def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     """Types of the kernels that `run_steps` calls by address."""
     whole, real, flag = types.int64, types.float64, types.boolean
-    net, place, number = types.int64[:, ::1], types.int64[::1], types.float64[::1]
+    place, number = types.int64[::1], types.float64[::1]
+    net = numba.from_dtype(table.LAYER)[::1]
+    control, hyper, calls = map(numba.from_dtype, (table.CONTROL, table.HYPER, table.CALLS))
     kind = numba.from_dtype(dtype)
-    value, table = kind[::1], kind[:, ::1]
+    value, matrix = kind[::1], kind[:, ::1]
     thread = (whole, whole)
     sums = (value, value, value, value)
     return {
         "epoch": (
-            *thread, place, net, place, number, place, number, number, place, place, value, value, number,
-            types.float64[:, ::1], table, value, *sums, *sums, number, value, number, value, value, number,
-            number, table,
+            *thread, place, net, control, hyper, calls, number, number, place, place, value, value, number,
+            types.float64[:, ::1], matrix, value, *sums, *sums, number, value, number, value, value, number,
+            number, matrix,
         ),
-        "gather": (*thread, place, whole, whole, place, whole, types.float64[:, ::1], table, value, whole),
+        "gather": (
+            *thread, control, whole, whole, place, whole, types.float64[:, ::1], matrix, value, whole,
+        ),
         "forward_layer": (
-            net, place, number, place, whole, whole, real, whole, value, value, number, value, number, value,
-            whole, whole,
+            net, control, hyper, calls, whole, whole, real, whole, value, value, number, value, number,
+            value, whole, whole,
         ),
         "forward_features": (
-            net, place, number, place, whole, whole, whole, whole, real, value, number, value, number, value,
+            net, control, hyper, calls, whole, whole, whole, whole, real, value, number, value, number,
+            value,
         ),
-        "write_logits": (*thread, net, whole, whole, whole, value, table),
+        "write_logits": (*thread, net, whole, whole, whole, value, matrix),
         "loss_part": (
-            *thread, net, place, place, whole, real, place, place, value, value, number, value, number,
+            *thread, net, control, calls, whole, real, place, place, value, value, number, value, number,
         ),
         "block": (
             value, whole, whole, whole, whole, whole, whole, kind, place, place, value, value, number,
             number, whole,
         ),
-        "output_bias": (net, place, whole, value, whole, *sums, value, whole, whole),
+        "output_bias": (net, control, whole, value, whole, *sums, value, whole, whole),
         "backward_layer": (
-            net, place, place, whole, whole, real, value, whole, value, *sums, value, value, value, whole,
+            net, control, calls, whole, whole, real, value, whole, value, *sums, value, value, value, whole,
             whole,
         ),
         "backward_features": (
-            net, place, place, whole, whole, whole, whole, real, value, whole, *sums, value, value, value,
+            net, control, calls, whole, whole, whole, whole, real, value, whole, *sums, value, value, value,
         ),
         "weight_layer": (
-            net, place, place, whole, whole, whole, value, whole, *sums, value, whole, whole,
+            net, control, calls, whole, whole, whole, value, whole, *sums, value, whole, whole,
         ),
-        "drop_panel": (net, place, place, whole, whole, whole, whole, whole, value),
-        "wide_statistics": (place, value, whole, whole, whole, real, value, number, whole),
-        "norm_part": (*thread, net, place, number, value, value, number, value),
-        "apply_part": (*thread, place, number, flag, value, whole, number, *sums, *sums, value),
+        "drop_panel": (net, control, calls, whole, whole, whole, whole, whole, value),
+        "wide_statistics": (control, value, whole, whole, whole, real, value, number, whole),
+        "norm_part": (*thread, net, control, hyper, value, value, number, value),
+        "apply_part": (*thread, control, hyper, flag, value, whole, number, *sums, *sums, value),
     }  # fmt: skip

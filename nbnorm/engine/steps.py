@@ -4,10 +4,11 @@ Arrangement
 -----------
 Everything is *blocked* (see `nbnorm.engine.microkernels`): with w the tile's width,
 
-* features of layer l: ``act[A_l + (j * pad_l + i) * w + b % w]`` is feature i of sample b = j w + b % w;
-  samples stand side by side, so the thread that computes a feature owns its whole mini-batch and
-  with it the exact statistics of batch normalization;
-* weights: ``weight[W_l + (o // w * pad + i) * w + o % w]`` is the weight from input i to output o.
+* features of a layer: ``act[output_offset + (j * padded + i) * w + b % w]`` is feature i of sample
+  b = j w + b % w; samples stand side by side, so the thread that computes a feature owns its whole
+  mini-batch and with it the exact statistics of batch normalization;
+* weights: ``weight[weight_offset + (o // w * padded + i) * w + o % w]`` is the weight from input i
+  to output o.
 
 With that, none of the three products of a layer packs or transposes an operand; only the
 gradient with respect to z is stored a second time, with the outputs side by side.
@@ -47,46 +48,7 @@ from nbnorm.engine.microkernels import (
     tile_rows,
     tile_width,
 )
-from nbnorm.engine.table import (
-    APPLY_PART,
-    BACKWARD_LAYER,
-    CLIPPED,
-    CORRECT,
-    DIVERGED,
-    FIRST,
-    FORWARD,
-    GATHER,
-    HALT,
-    L2,
-    LAST,
-    LAYER,
-    LAYERS,
-    LOGITS,
-    LOSS,
-    LOSS_PART,
-    MODE,
-    NESTEROV,
-    NORM_PART,
-    OUTPUT_BIAS,
-    PAD,
-    ROOT_LEAST,
-    SAMPLES,
-    SECOND,
-    SEEN,
-    SIZE,
-    STEP,
-    STEPS,
-    STOP,
-    TRAIN,
-    UPDATES,
-    WEIGHT_DECAY,
-    WEIGHT_LAYER,
-    WEIGHTED,
-    WEIGHTED_STATISTICS,
-    WEIGHTS,
-    A,
-    Y,
-)
+from nbnorm.engine.table import CORRECT, FORWARD, LOSS, SEEN, TRAIN
 from nbnorm.engine.thread_pool import (
     barrier,
     next_chunk,
@@ -114,20 +76,20 @@ _call_apply = caller(17)
 def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, numbers: Any, k: Any) -> None:
     """Write the numbers of `microkernels.UPDATES` for a step: those of weights, then those of vectors."""
     kind = numbers.dtype.type
-    put(numbers, k + MOMENTUM, kind(hyper[FIRST]))
-    put(numbers, k + SHRINK, kind(1.0 - rate * hyper[WEIGHT_DECAY]))
-    put(numbers, k + PENALTY, kind(hyper[L2]))
+    put(numbers, k + MOMENTUM, kind(hyper.momentum))
+    put(numbers, k + SHRINK, kind(1.0 - rate * hyper.weight_decay))
+    put(numbers, k + PENALTY, kind(hyper.l2))
     if adam:
-        time = np.float64(control[UPDATES] + 1)
-        put(numbers, k + RATE, kind(rate / (1.0 - hyper[FIRST] ** time)))
-        put(numbers, k + FRESH, kind(1.0 - hyper[FIRST]))
-        put(numbers, k + BETA2, kind(hyper[SECOND]))
-        put(numbers, k + FRESH2, kind(1.0 - hyper[SECOND]))
-        put(numbers, k + CORRECTION2, kind(1.0 / (1.0 - hyper[SECOND] ** time)))
-        put(numbers, k + LEAST, kind(hyper[ROOT_LEAST]))
+        time = np.float64(control.updates + 1)
+        put(numbers, k + RATE, kind(rate / (1.0 - hyper.momentum**time)))
+        put(numbers, k + FRESH, kind(1.0 - hyper.momentum))
+        put(numbers, k + BETA2, kind(hyper.beta2))
+        put(numbers, k + FRESH2, kind(1.0 - hyper.beta2))
+        put(numbers, k + CORRECTION2, kind(1.0 / (1.0 - hyper.beta2**time)))
+        put(numbers, k + LEAST, kind(hyper.adam_eps))
     else:
-        nesterov = hyper[NESTEROV] == 1.0
-        put(numbers, k + RATE, kind(rate * hyper[FIRST] if nesterov else rate))
+        nesterov = hyper.nesterov == 1.0
+        put(numbers, k + RATE, kind(rate * hyper.momentum if nesterov else rate))
         put(numbers, k + AHEAD, kind(rate if nesterov else 0.0))
     # the same for vectors, which neither decay nor are penalized
     for place in range(NUMBERS):
@@ -172,112 +134,113 @@ def epoch_part(
     norms: Any,
     out: Any,
 ) -> None:
-    """Run the steps from ``control[STEP]`` to ``control[LAST]`` of an epoch, all threads together.
+    """Run the steps from ``control.step`` to ``control.last_step`` of an epoch, all threads together.
 
     In mode FORWARD a step ends with the logits, written into `out`; in mode GRADIENTS with the
-    gradients.  With the moving averages (TRAINING 0) a sample's logits do not depend on the batch in
-    which it stands.
+    gradients.  With the moving averages (``control.training == 0``) a sample's logits do not depend on the
+    batch in which it stands.
     """
     width, rows_of_tile = tile_width(act), tile_rows(act)
-    layers = control[LAYERS]
-    mode = control[MODE]
+    layers, mode = control.layers, control.mode
+    inputs = net[0]
     # the first `longer` batches have one sample more than the others
-    least, longer = control[SAMPLES] // control[STEPS], control[SAMPLES] % control[STEPS]
+    least, longer = control.samples // control.steps, control.samples % control.steps
     adam = len(vector_square) == len(vector)
-    step = control[STEP]
+    step = control.step
     buffer = 0
     while True:
         begin = step * least + min(step, longer)
-        n = least + (1 if step < longer else 0) if step < control[STEPS] else 0
+        n = least + (1 if step < longer else 0) if step < control.steps else 0
         # The next batch is read into the other input buffer, beside the last update.
-        source = net[0, A] if buffer == 0 else net[0, Y]
+        source = inputs.output_offset if buffer == 0 else inputs.norm_input_offset
         # A slower thread may still need the numbers of the step before.
         k = buffer * (2 * NUMBERS)
         buffer = 1 - buffer
         # those of this batch, and of the next one, which are fetched ahead
         rows = order[begin : begin + 2 * n]
-        if n > 0 and step < control[LAST]:
+        if n > 0 and step < control.last_step:
             _call_gather(
-                calls[GATHER], tid, threads, control, net[0, SIZE], net[0, PAD], rows, n, exact, single, act,
-                source,
+                calls.gather, tid, threads, control, inputs.features, inputs.padded, rows, n, exact, single,
+                act, source,
             )  # fmt: skip
             if tid == 0:
                 if mode == TRAIN:
                     _step_numbers(control, hyper, adam, rates[step], numbers, k)
-                if control[WEIGHTED] == 1:
+                if control.weighted == 1:
                     for b in range(n):
-                        put(act, control[WEIGHTS] + b, get(weights, get(rows, b)))
-        if tid == 0 and (control[STOP] != 0 or control[DIVERGED] != 0):
-            control[HALT] = 1
+                        put(act, control.weights_offset + b, get(weights, get(rows, b)))
+        if tid == 0 and (control.stop != 0 or control.diverged != 0):
+            control.halt = 1
         barrier(sync, tid, threads)
-        if n == 0 or step >= control[LAST] or control[HALT] != 0:
+        if n == 0 or step >= control.last_step or control.halt != 0:
             break
         total = float(n)
-        if control[WEIGHTED] == 1:
+        if control.weighted == 1:
             total = 0.0
             for b in range(n):
-                total += np.float64(get(act, control[WEIGHTS] + b))
-        counted = total if control[WEIGHTED_STATISTICS] == 1 else float(n)
+                total += np.float64(get(act, control.weights_offset + b))
+        counted = total if control.weighted_statistics == 1 else float(n)
         for l in range(1, layers + 1):
             while True:
-                first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l, PAD] // rows_of_tile)
+                first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l].padded // rows_of_tile)
                 if first == last:
                     break
                 _call_layer(
-                    calls[LAYER], net, control, hyper, calls, l, n, counted,
-                    source if l == 1 else net[l - 1, A], weight, vector, running, saved, spread, act,
-                    first, last,
+                    calls.forward_layer, net, control, hyper, calls, l, n, counted,
+                    source if l == 1 else net[l - 1].output_offset, weight, vector, running, saved, spread,
+                    act, first, last,
                 )  # fmt: skip
             barrier(sync, tid, threads)
         step += 1
         if mode == FORWARD:
-            _call_logits(calls[LOGITS], tid, threads, net, layers, begin, n, act, out)
+            _call_logits(calls.write_logits, tid, threads, net, layers, begin, n, act, out)
             if tid == 0:
-                control[STEP] = step
+                control.step = step
             continue
         _call_loss(
-            calls[LOSS_PART], tid, threads, net, control, calls, n, total, rows, labels, targets, weights,
+            calls.loss_part, tid, threads, net, control, calls, n, total, rows, labels, targets, weights,
             options, act, partial,
         )  # fmt: skip
         barrier(sync, tid, threads)
-        first, last = share(net[layers, SIZE], tid, threads)
+        first, last = share(net[layers].features, tid, threads)
         _call_bias(
-            calls[OUTPUT_BIAS], net, control, n, numbers, k, vector, vector_velocity,
+            calls.output_bias, net, control, n, numbers, k, vector, vector_velocity,
             vector_square, vector_gradient, act, first, last,
         )  # fmt: skip
         for l in range(layers, 0, -1):
+            below = net[l - 1]
             # The data gradient reads weights that the update changes: a barrier stands between them,
             # and the update of this layer runs beside the data gradient of the one below.
             while l > 1:
-                first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l - 1, PAD] // rows_of_tile)
+                first, last = next_chunk(sync, FEATURE_TILES, tid, threads, below.padded // rows_of_tile)
                 if first == last:
                     barrier(sync, tid, threads)
                     break
                 _call_backward(
-                    calls[BACKWARD_LAYER], net, control, calls, l - 1, n, counted, numbers, k,
+                    calls.backward_layer, net, control, calls, l - 1, n, counted, numbers, k,
                     weight, vector, vector_velocity, vector_square, vector_gradient, saved, gradients, act,
                     first, last,
                 )  # fmt: skip
-            tiles = (net[l, SIZE] + width - 1) // width * (net[l - 1, PAD] // rows_of_tile)
+            tiles = (net[l].features + width - 1) // width * (below.padded // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
             while True:
                 first, last = next_chunk(sync, queue, tid, threads, tiles)
                 if first == last:
                     break
                 _call_weight(
-                    calls[WEIGHT_LAYER], net, control, calls, l, n,
-                    source if l == 1 else net[l - 1, A], numbers, k, weight, weight_velocity, weight_square,
-                    weight_gradient, act, first, last,
+                    calls.weight_layer, net, control, calls, l, n,
+                    source if l == 1 else below.output_offset, numbers, k, weight, weight_velocity,
+                    weight_square, weight_gradient, act, first, last,
                 )  # fmt: skip
-        if control[CLIPPED] == 1:
+        if control.clipped == 1:
             barrier(sync, tid, threads)
             _call_norm(
-                calls[NORM_PART], tid, threads, net, control, hyper, weight_gradient, vector_gradient, norms,
+                calls.norm_part, tid, threads, net, control, hyper, weight_gradient, vector_gradient, norms,
                 act,
             )  # fmt: skip
             barrier(sync, tid, threads)
             _call_apply(
-                calls[APPLY_PART], tid, threads, control, hyper, adam, numbers, k, norms, weight,
+                calls.apply_part, tid, threads, control, hyper, adam, numbers, k, norms, weight,
                 weight_gradient, weight_velocity, weight_square, vector, vector_gradient, vector_velocity,
                 vector_square, act,
             )  # fmt: skip
@@ -290,9 +253,9 @@ def epoch_part(
             progress[CORRECT] += hits
             progress[SEEN] += total
             if not math.isfinite(loss):
-                control[DIVERGED] = 1
-            control[UPDATES] += 1
-            control[STEP] = step
+                control.diverged = 1
+            control.updates += 1
+            control.step = step
 
 
 @kernel

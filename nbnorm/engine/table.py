@@ -1,114 +1,133 @@
-"""Numbers by which compiled code finds what it needs: columns of the table of layers, and places in arrays.
+"""Records by which compiled code finds what it needs.
 
-`nbnorm.engine.run` fills these arrays.
+`nbnorm.engine.run` fills them.  Compiled and interpreted, the fields are attributes: ``net[l].features``.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from nbnorm.engine.gather import READS
 from nbnorm.engine.microkernels import tile
 
-# Columns of the table `net`, which describes one layer in each row; row 0 is the input.
-(
-    SIZE,  # features
-    PAD,  # features rounded up to whole tiles
-    Y,  # offset in act: what batch norm reads (f(z) or z), or the only value without batch norm
-    Z,  # offset in act: what f' is computed from: the value of f, or its argument
-    V,  # offset in act: the layer's result before dropout
-    A,  # offset in act: what the next layer reads; for the output the workspace of the loss
-    G,  # offset in act: gradient, first with respect to A, then to z
-    T,  # offset in act: gradient with respect to z with the outputs side by side
-    W,  # offset in weight
-    BIAS,  # offset in vector
-    GAMMA,
-    BETA,
-    STAT,  # offset in running, saved
-    NORM,
-    FUSED,  # whether f is computed together with batch norm
-    THRESHOLD,  # probability of dropout, in units of 2**-32
-    ACTIVATE,  # addresses of the row kernels
-    DERIVE,
-    STATISTICS,
-    NORMALIZE,
-    BACKWARD,
-    COLUMNS,
-) = range(22)
+
+def _record(kind: type[np.generic], *names: str) -> np.dtype[Any]:
+    return np.dtype([(name, kind) for name in names], align=True)
+
+
+# One layer of the network; the first is the input.  An offset counts elements of an array of the engine.
+LAYER = _record(
+    np.int64,
+    "features",
+    "padded",  # features rounded up to whole tiles
+    "norm_input_offset",  # in act: what batch norm reads (f(z) or z), or the only value without batch norm
+    "slope_input_offset",  # in act: what f' is computed from: the value of f, or its argument
+    "result_offset",  # in act: the layer's result before dropout
+    "output_offset",  # in act: what the next layer reads; for the output the workspace of the loss
+    "gradient_offset",  # in act: gradient, first with respect to the output, then to z
+    "transposed_gradient_offset",  # in act: gradient with respect to z with the outputs side by side
+    "weight_offset",  # in weight
+    "bias_offset",  # in vector, as the next two
+    "gamma_offset",
+    "beta_offset",
+    "statistics_offset",  # in running and saved
+    "norm",  # where batch norm stands: one of those below
+    "fused",  # whether f is computed together with batch norm
+    "dropout_threshold",  # probability of dropout, in units of 2**-32
+    "activate_kernel",  # addresses of the row kernels
+    "derive_kernel",
+    "statistics_kernel",
+    "normalize_kernel",
+    "backward_kernel",
+)
 
 NORMS = {None: 0, "after": 1, "before": 2}
 NO_NORM, AFTER, BEFORE = 0, 1, 2
 
-# Places in `control` (int64), behind those that `nbnorm.engine.gather` reads.
-(
-    STEP,  # next step of the epoch
-    LAST,  # step before which to return
-    STOP,  # set from outside: return before the next step
-    HALT,  # set inside: what thread 0 made of STOP and DIVERGED, the same for all threads
-    DIVERGED,  # set inside: the loss is not finite
-    SAMPLES,  # samples of an epoch
-    BATCH,  # samples of the largest mini-batch
-    STEPS,  # steps of the epoch, in batches whose sizes differ by at most one
-    LAYERS,  # hidden layers and the output
-    TRAINING,  # statistics of the mini-batch, or the moving averages
-    MODE,  # one of the modes below
-    UPDATE,  # what becomes of a gradient: one of the updates below
-    CLIPPED,  # whether gradients are bounded before an update of its own
-    UNBIASED,
-    SPREAD,  # moving average of the variance (0) or of the standard deviation (1)
-    PADDED,  # samples of a batch rounded up to whole blocks
-    ZEROS,  # offset in vector of zeros
-    WEIGHTS,  # offset in act of the samples' weights
-    WEIGHTED,  # whether samples have weights
-    WEIGHTED_STATISTICS,  # whether these enter the statistics of batch norm
-    KEY,  # of the random numbers of dropout in this epoch
-    UPDATES,  # updates that the optimizer has made
-    CONTROLS,
-) = range(READS, READS + 23)
+# State and options of a run that are whole numbers; flags are 0 or 1.
+CONTROL = _record(
+    np.int64,
+    # the table of the data, see `nbnorm.engine.gather`
+    "address",  # of the first element
+    "row_stride",  # bytes between rows; of a sparse matrix the address of the rows' ends
+    "column_stride",  # bytes between columns; of a sparse matrix the address of the columns' numbers
+    "element_kind",  # index in PEEK_DTYPES
+    "squares_kernel",  # address of the kernel that reads contiguous rows by squares, or 0
+    # the run
+    "step",  # next step of the epoch
+    "last_step",  # step before which to return
+    "stop",  # set from outside: return before the next step
+    "halt",  # set inside: what thread 0 made of `stop` and `diverged`, the same for all threads
+    "diverged",  # set inside: the loss is not finite
+    "samples",  # samples of an epoch
+    "batch",  # samples of the largest mini-batch
+    "steps",  # steps of the epoch, in batches whose sizes differ by at most one
+    "layers",  # hidden layers and the output
+    "training",  # statistics of the mini-batch, or the moving averages
+    "mode",  # one of the modes below
+    "update",  # what becomes of a gradient: one of the updates below
+    "clipped",  # whether gradients are bounded before an update of its own
+    "unbiased",
+    "standard_deviation",  # whether the second moving average is that of the standard deviation
+    "padded_batch",  # samples of a batch rounded up to whole blocks
+    "zeros_offset",  # in vector: zeros
+    "weights_offset",  # in act: the samples' weights
+    "weighted",  # whether samples have weights
+    "weighted_statistics",  # whether these enter the statistics of batch norm
+    "dropout_key",  # of the random numbers of dropout in this epoch
+    "updates",  # updates that the optimizer has made
+)
 
 TRAIN, GRADIENTS, FORWARD = 0, 1, 2
 STORE, SGD_UPDATE, ADAM = 0, 1, 2
 
-# Places in `hyper` (float64); the first belong to the optimizer.
-(
-    FIRST,
-    SECOND,
-    ROOT_LEAST,
-    NESTEROV,
-    WEIGHT_DECAY,
-    L2,
-    CLIP_NORM,
-    CLIP_VALUE,
-    DECAY,
-    EPS,
-    UNIT,  # how many samples a weight of 1 stands for in the statistics
-    HYPERS,
-) = range(12)
+# Options of a run that are real numbers.
+HYPER = _record(
+    np.float64,
+    "momentum",  # of SGD; AdamW's beta1
+    "beta2",
+    "adam_eps",
+    "nesterov",  # 0 or 1
+    "weight_decay",
+    "l2",
+    "clip_norm",
+    "clip_value",
+    "running_decay",  # of the moving averages
+    "eps",  # of batch norm
+    "weight_unit",  # how many samples a weight of 1 stands for in the statistics
+)
 
-# Places in `calls`: addresses of kernels (function pointers).
-(
-    GATHER,
-    LAYER,
-    FEATURES,
-    LOGITS,
-    LOSS_BLOCK,
-    LOSS_PART,
-    OUTPUT_BIAS,
-    BACKWARD_LAYER,
-    BACKWARD_FEATURES,
-    WEIGHT_LAYER,
-    PACKED_PRODUCT,
-    STRIDED_PRODUCT,
-    TILE_UPDATE,
-    HALF_UPDATE,
-    VECTOR_UPDATE,
-    DROP,
-    DROP_PANEL,
-    WIDE,
-    NORM_PART,
-    APPLY_PART,
-    CALLS,
-) = range(21)
+# Addresses of the kernels that a run needs (function pointers).
+CALLS = _record(
+    np.int64,
+    "gather",
+    "forward_layer",
+    "forward_features",
+    "write_logits",
+    "loss_block",
+    "loss_part",
+    "output_bias",
+    "backward_layer",
+    "backward_features",
+    "weight_layer",
+    "packed_product",
+    "strided_product",
+    "tile_update",
+    "half_tile_update",
+    "vector_update",
+    "drop_row",
+    "drop_panel",
+    "wide_statistics",
+    "norm_part",
+    "apply_part",
+)
+
+
+def records(kind: np.dtype[Any], count: int = 1) -> Any:
+    """Return `count` records of zeros."""
+    return np.zeros(count, kind).view(np.recarray)
+
 
 # Places in `progress` (float64): sums over the samples of this epoch, each times its weight.
 LOSS, CORRECT, SEEN, PROGRESSES = range(4)

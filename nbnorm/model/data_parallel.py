@@ -16,18 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm.engine.steps import permutation
-from nbnorm.engine.table import (
-    BATCH,
-    CONTROLS,
-    CORRECT,
-    DIVERGED,
-    LAST,
-    LOSS,
-    PROGRESSES,
-    SEEN,
-    STEP,
-    STEPS,
-)
+from nbnorm.engine.table import CONTROL, CORRECT, LOSS, PROGRESSES, SEEN, records
 from nbnorm.functions import losses
 from nbnorm.functions.activations import activation_backward, activation_forward
 from nbnorm.functions.dense import dense_backward, dense_forward
@@ -211,8 +200,9 @@ class ParallelRun:
         self._first = {name: np.zeros_like(v) for name, v in self._arrays.parameters.items()}
         self._second = {name: np.zeros_like(v) for name, v in self._first.items()}
         self._updates = np.zeros(1, np.int64)
-        self.control = np.zeros(CONTROLS, np.int64)
-        self.control[BATCH], self.control[STEPS] = samples.batch, samples.steps
+        self._controls = records(CONTROL)
+        self.control = self._controls[0]
+        self.control.batch, self.control.steps = samples.batch, samples.steps
         self.progress, self.rates = np.zeros(PROGRESSES), np.zeros(samples.steps)
         labels, targets = inputs.encoded(net, "y", samples.truth) if len(samples.truth) else (None, None)
         shape = samples.truth.shape
@@ -224,12 +214,12 @@ class ParallelRun:
     @property
     def epoch_steps(self) -> int:
         """Steps of an epoch."""
-        return int(self.control[STEPS])
+        return int(self.control.steps)
 
     @property
     def epoch_step(self) -> int:
         """Steps of the epoch that are done."""
-        return int(self.control[STEP])
+        return int(self.control.step)
 
     def windows(self) -> Generator[None, None, None]:
         """Make the steps of an epoch ready."""
@@ -246,7 +236,7 @@ class ParallelRun:
             for shard, order in zip(ranks.own, self._orders, strict=True):
                 permutation(np.uint64(seed), np.uint64(epoch + (shard << 32)), shuffle, order)
         self._key = [seed & (2**64 - 1), epoch & (2**64 - 1)]
-        self.control[STEP] = self.control[DIVERGED] = 0
+        self.control.step = self.control.diverged = 0
         self.progress[:] = 0.0
         self._counts = np.array(
             [[self._span(step, shard)[1] - self._span(step, shard)[0] for shard in range(ranks.shards)]
@@ -279,13 +269,13 @@ class ParallelRun:
         return np.asarray(self._samples.rounded[self._rows(step, shard)])
 
     def steps(self, tid: int, threads: int) -> None:
-        """Run the steps from ``control[STEP]`` to ``control[LAST]``."""
+        """Run the steps from ``control.step`` to ``control.last_step``."""
         self._exchange(self.engine.store)
         control = self.control
         with self._ranks.guarded("a training step"):
-            while control[STEP] < control[LAST] and not control[DIVERGED]:
-                self._step(int(control[STEP]))
-                control[STEP] += 1
+            while control.step < control.last_step and not control.diverged:
+                self._step(int(control.step))
+                control.step += 1
         self._exchange(self.engine.load)
 
     def _exchange(self, move: Any) -> None:
@@ -327,7 +317,7 @@ class ParallelRun:
         for place, value in ((LOSS, loss), (CORRECT, hits), (SEEN, total)):
             self.progress[place] += value
         if not math.isfinite(loss):
-            self.control[DIVERGED] = 1
+            self.control.diverged = 1
 
     def _hits(self, shard: _Shard) -> float:
         """Return the weight of the samples that are classified correctly."""
@@ -574,7 +564,7 @@ class ParallelRun:
             "vector": engine.vector,
             "running": engine.running,
             "progress": self.progress,
-            "step": self.control[STEP : STEP + 1],
+            "step": self._controls["step"],
             **self.optimizer_state(),
         }
 
@@ -598,7 +588,7 @@ class ParallelRun:
 
     def stop(self) -> None:
         """Make `steps` return before its next step."""
-        self.control[LAST] = self.control[STEP]
+        self.control.last_step = self.control.step
 
     def go_on(self) -> None:
         """Take back `stop`: the next call of `steps` is told how far to go."""

@@ -12,13 +12,7 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm.engine.run import Run
-from nbnorm.engine.table import (
-    BATCH,
-    LAST,
-    LOSS,
-    SEEN,
-    STEPS,
-)
+from nbnorm.engine.table import LOSS, SEEN
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.gradcheck import gradcheck
 from nbnorm.model import inference, plan, training
@@ -106,8 +100,8 @@ def find_learning_rate(
 def _losses(net: FNN, run: Run, finder: Finder, shuffle: bool, seed: int) -> Iterator[float]:
     """Yield the loss of each step with the rates of a finder; only the arrays of `run` change."""
     control, arguments = run.control, run.arguments()
-    threads = threads_for(net.widths, int(control[BATCH]))
-    total = int(control[STEPS])
+    threads = threads_for(net.widths, int(control.batch))
+    total = int(control.steps)
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(ThreadPool(threads)) if threads > 1 else None
         for done, rate in enumerate(finder.rates):
@@ -115,7 +109,7 @@ def _losses(net: FNN, run: Run, finder: Finder, shuffle: bool, seed: int) -> Ite
             if step == 0:
                 run.begin(seed, epoch, shuffle)
             run.rates[step] = rate
-            control[LAST] = step + 1
+            control.last_step = step + 1
             run.progress[:] = 0.0
             if pool is None:
                 run.steps(0, 1, *arguments)

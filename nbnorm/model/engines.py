@@ -14,7 +14,7 @@ from numba import config
 from nbnorm.compile.threads import get_num_threads
 from nbnorm.engine.gather import Data, SparseData
 from nbnorm.engine.run import Engine, Layout, Run
-from nbnorm.engine.table import FORWARD, MODE, STEP, TRAIN
+from nbnorm.engine.table import FORWARD, TRAIN
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -111,7 +111,7 @@ def run_over(
     """
     run = Run(engine, data, batch, mode, **options)
     if moving_averages:
-        run.control[MODE] = TRAIN  # what becomes of the gradients does not depend on it
+        run.control.mode = TRAIN  # what becomes of the gradients does not depend on it
     # a forward pass is a third of a training step
     return run.all(threads_for(engine.layout.sizes, batch // 3 if mode == FORWARD else batch))
 
@@ -148,7 +148,7 @@ class _Evaluation:
     def __call__(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the logits."""
         self._rows[:] = x
-        self._run.control[STEP] = 0
+        self._run.control.step = 0
         return self._run.all(threads_for(self._engine.layout.sizes, len(x) // 3)).out.copy()
 
 

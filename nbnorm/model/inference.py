@@ -10,12 +10,7 @@ import numpy.typing as npt
 from nbnorm import _check
 from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
 from nbnorm.engine.gather import Data
-from nbnorm.engine.table import (
-    FORWARD,
-    GRADIENTS,
-    LOSS,
-    SEEN,
-)
+from nbnorm.engine.table import FORWARD, GRADIENTS, LOSS, SEEN
 from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.model import inputs, metrics

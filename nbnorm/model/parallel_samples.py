@@ -15,9 +15,7 @@ from nbnorm import _check
 from nbnorm.data.row_groups import is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Run
-from nbnorm.engine.table import (
-    FORWARD,
-)
+from nbnorm.engine.table import FORWARD
 from nbnorm.functions.loss_options import CustomLoss
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.metrics import Measure

@@ -21,20 +21,10 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm.data.row_groups import RowGroups
-from nbnorm.engine import gather
 from nbnorm.engine.gather import Data
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import permutation
-from nbnorm.engine.table import (
-    BATCH,
-    FORWARD,
-    KEY,
-    LAST,
-    SAMPLES,
-    STEP,
-    STEPS,
-    TRAIN,
-)
+from nbnorm.engine.table import FORWARD, TRAIN
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.engines import engine_for
@@ -450,14 +440,14 @@ class StreamedRun(Run):
         """Steps of the epoch that are done."""
         number = int(self._window[0])
         before = self._windows[number].first if number < len(self._windows) else self.epoch_steps
-        return before + int(self.control[STEP])
+        return before + int(self.control.step)
 
     def begin(self, seed: int, epoch: int, shuffle: bool) -> None:
         """Start an epoch: the seed determines the order of the groups and of the rows of each window."""
         self.order = self._orders[:1]
         super().begin(seed, epoch, shuffle)
         self._epoch = (seed, epoch, shuffle)
-        self._key = int(self.control[KEY])
+        self._key = int(self.control.dropout_key)
         stream = self._stream
         groups = np.zeros(len(stream.used_of), np.int64)
         with np.errstate(over="ignore"):
@@ -488,14 +478,14 @@ class StreamedRun(Run):
                 coming.result()
                 if number + 1 < len(self._windows):
                     coming = reader.submit(self._fill, number + 1)
-                step = int(self.control[STEP]) if number == start else 0
+                step = int(self.control.step) if number == start else 0
                 used = self._use_window(number, step)
                 yield
-                if int(self.control[STEP]) < self._windows[number].steps:
+                if int(self.control.step) < self._windows[number].steps:
                     return  # the training has diverged or is cut off
                 self._keep(number, used)
         self._window[0] = len(self._windows)
-        self.control[STEP] = 0
+        self.control.step = 0
 
     def _fill(self, number: int) -> None:
         """Read the groups of a window behind the rows that the one before leaves; a thread does it."""
@@ -537,12 +527,11 @@ class StreamedRun(Run):
             self.weights = weights
         key = (self._key + window.first * _STRIDE) & (2**64 - 1)
         self._window[0] = number
-        for at, value in (
-            (SAMPLES, used), (STEPS, window.steps), (LAST, window.steps), (STEP, step),
-            (BATCH, -(-used // window.steps)), (gather.ADDRESS, self.data.address),
-            (KEY, key - (key >> 63 << 64)),
-        ):  # fmt: skip
-            self.control[at] = value
+        control = self.control
+        control.step = step
+        control.samples, control.batch = used, -(-used // window.steps)
+        control.steps = control.last_step = window.steps
+        control.address, control.dropout_key = self.data.address, key - (key >> 63 << 64)
         return used
 
     def _keep(self, number: int, used: int) -> None:

@@ -16,7 +16,7 @@ from nbnorm import _check
 from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import turn
 from nbnorm.engine.run import Run
-from nbnorm.engine.table import BATCH, DIVERGED, FORWARD, LAST, LOSS, SEEN, STEP, STEPS, TRAIN
+from nbnorm.engine.table import FORWARD, LOSS, SEEN, TRAIN
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model import checkpoints, inputs, metrics, parameter_rates
@@ -115,7 +115,7 @@ def step(
         loss = float(run.progress[LOSS] / run.progress[SEEN])
         if held is not None:
             held.correct()
-        if run.control[DIVERGED] or not run.engine.finite():
+        if run.control.diverged or not run.engine.finite():
             advice = _advice(net, run, optimizer, run.beyond())
             message = f"the step gives a loss or parameters that are not finite. {advice}"
             raise DivergenceError(message, History())
@@ -203,7 +203,7 @@ def train(
         What a checkpoint has to hold beside the state of the training.
     """
     steps = run.epoch_steps
-    threads = threads_for(net.widths, int(run.control[BATCH])) if run.pooled else 1
+    threads = threads_for(net.widths, int(run.control.batch)) if run.pooled else 1
     if file is not None:
         notes = {**notes, **inputs.statistics_to_dict(net)}
     with contextlib.ExitStack() as stack:
@@ -302,7 +302,7 @@ class _Training:
         with contextlib.closing(self.run.windows()) as windows:
             for _ in windows:
                 self._run_window(pool)
-                if self.control[DIVERGED]:
+                if self.control.diverged:
                     break
 
     def _run_window(self, pool: ThreadPool | None) -> None:
@@ -313,33 +313,33 @@ class _Training:
         """
         control, arguments = self.control, self.run.arguments()
         every = math.inf if self.file is None else self.file.every
-        steps = int(control[STEPS])
-        while control[STEP] < steps and not control[DIVERGED]:
+        steps = int(control.steps)
+        while control.step < steps and not control.diverged:
             if self._held is not None:  # a step at a time, and what it has changed is corrected
                 self._held.remember()
-                control[LAST] = int(control[STEP]) + 1
+                control.last_step = int(control.step) + 1
                 if pool is None:
                     with turn():
                         self.run.steps(0, 1, *arguments)
                 else:
                     pool.run(self.run.steps, arguments, self._poll, self.run.stop)
                     self.run.go_on()
-                if control[STEP] == control[LAST]:  # not stopped before it
+                if control.step == control.last_step:  # not stopped before it
                     self._held.correct()
                 self._show()
             elif pool is not None:
-                control[LAST] = steps
+                control.last_step = steps
                 pool.run(self.run.steps, arguments, self._poll, self.run.stop)
                 self.run.go_on()
             else:
-                control[LAST] = min(steps, int(control[STEP]) + self._chunk)
+                control.last_step = min(steps, int(control.step) + self._chunk)
                 with turn():
                     start = time.perf_counter()
                     self.run.steps(0, 1, *arguments)
                     seconds = time.perf_counter() - start
                 self._chunk = self._chunk * 2 if seconds < min(_CHUNK, every) else max(self._chunk // 2, 1)
                 self._show()
-            if self.file is not None and self.file.due and not control[DIVERGED]:
+            if self.file is not None and self.file.due and not control.diverged:
                 self._save(self.file, finished=False)
 
     def _show(self) -> None:
@@ -359,7 +359,7 @@ class _Training:
 
     def check_finite(self, epoch: int) -> None:
         """Stop a training whose loss or parameters are no longer finite."""
-        if not self.control[DIVERGED] and self.run.engine.finite():
+        if not self.control.diverged and self.run.engine.finite():
             return
         history = self.history
         row = self.run.beyond() if history.epochs == 0 else None  # later, all rows have been read
@@ -438,7 +438,7 @@ class _Training:
     def save_epoch(self) -> None:
         """Write the checkpoint between two epochs."""
         if self.file is not None and self._unsaved:
-            self.control[STEP] = 0
+            self.control.step = 0
             self.run.progress[:] = 0.0
             history = self.history
             self._save(self.file, finished=history.stopped is not None or history.epochs == self.plan.epochs)
@@ -499,7 +499,7 @@ class _Validation:
         """Return loss and accuracy, and the metrics."""
         net, data = self._net, self._data
         if isinstance(data, ValidationData):
-            self._run.control[STEP] = 0
+            self._run.control.step = 0
             z = self._run.all(self._threads).out
         else:
             z = data.logits(net, self._training, self._threads)
