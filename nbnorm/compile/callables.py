@@ -23,6 +23,8 @@ from numba.extending import (
     unbox,
 )
 
+from nbnorm.compile.folder import package_digest
+
 # The compiled function (object, *arguments) that a call of an object of a kind stands for.
 _functions: dict[str, Any] = {}
 
@@ -31,11 +33,16 @@ _constants: list[Any] = []
 
 
 class CallableType(types.Type):
-    """Numba's type of a callable object: its kind and the types of its arrays by name."""
+    """Numba's type of a callable object: its kind and the types of its arrays by name.
+
+    Machine code of a user's function with ``cache=True`` contains that of the package and depends on what the
+    arrays hold.  The name of the type, which is in the key of that cache, is another one for each version.
+    """
 
     def __init__(self, kind: str, members: tuple[tuple[str, Any], ...]) -> None:
         self.kind, self.members = kind, members
-        super().__init__(f"{kind}({', '.join(f'{name}: {member}' for name, member in members)})")
+        arrays = ", ".join(f"{name}: {member}" for name, member in members)
+        super().__init__(f"{kind}({arrays}; nbnorm {package_digest()})")
 
 
 @register_model(CallableType)

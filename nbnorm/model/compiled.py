@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Outputs of a layer that are computed together; weights are packed in panels of so many.
-LANES = 32
+# Outputs of a panel: the weights of so many outputs stand together, input by input.  It is the same on every
+# machine, so that a predictor can be pickled on one and read on another.
+LANES = 16
 
-# Rows that a register tile holds, and rows that pass through all layers together.
-_TILE = 8
+# Rows that pass through all layers together.
 _ROWS = 64
 
 # What a row of the table of layers holds: inputs, panels of outputs, where the weights and then the biases
 # of the layer begin, code of its activation.
 _INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE = range(5)
 
-# What the row behind them holds: features of a sample, elements from row to row in the working memory, and in
-# the place of the code what becomes of the last layer's outputs.
-_FEATURES, _STRIDE, _LAST = 0, 1, 4
+# What the row behind them holds: features of a sample, elements of the widest layer's padded row, and in the
+# place of the code what becomes of the last layer's outputs.
+_FEATURES, _WIDEST, _LAST = 0, 1, 4
 
 _SOFTMAX, _SIGMOID, _VALUES, _COUNTS = range(4)
 _LASTS = {"softmax": _SOFTMAX, "sigmoid": _SIGMOID, "identity": _VALUES}
@@ -48,54 +48,83 @@ _MEAN, _MEAN_LOW, _INVERSE, _SOURCE, _KIND, _EDGE, _SLOPE, _FLOOR, _CEILING = ra
 # ----------------------------------------------------------------------------------------------
 
 
-def _panel(rows: int, weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any) -> Any:
-    """Return W x + b for a panel of outputs and some rows, each a vector."""
+def _vectors(dtype: Any, most: int) -> int:
+    """Return how many panels' vectors have room for their sums in the registers, at most `most`.
+
+    Twelve of sixteen registers leave four for weights and inputs.
+    """
+    registers = simd.target().registers * 3 // 4
+    return max(1, min(most, registers * simd.native_lanes(dtype) // LANES))
+
+
+def _products(
+    rows: int, panels: int, weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any, out: Any,
+    out_at: Any, out_stride: Any,
+) -> None:  # fmt: skip
+    """Compute W x + b for some panels of outputs and some rows."""
 
     def add(i: Any, *sums: Any) -> Any:
-        w = simd.load(weight, at + i * LANES, LANES)
-        return tuple(simd.fma(simd.get(x, x_at + r * stride + i), w, total) for r, total in enumerate(sums))
+        values = [simd.get(x, x_at + r * stride + i) for r in range(rows)]
+        vectors = [simd.load(weight, at + (p * n + i) * LANES, LANES) for p in range(panels)]
+        products = ((w, value) for value in values for w in vectors)
+        return tuple(simd.fma(value, w, total) for (w, value), total in zip(products, sums, strict=True))
 
-    begin = simd.load(weight, bias, LANES)
-    sums = simd.loop(0, n, 1, add, *([begin] * rows))
-    return sums if rows > 1 else (sums,)
-
-
-@simd.traced
-def _panel_of_tile(
-    weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any, out: Any, out_at: Any, width: Any
-) -> None:
-    for r, total in enumerate(_panel(_TILE, weight, at, bias, n, x, x_at, stride)):
-        simd.store(out, out_at + r * width, total)
+    begin = [simd.load(weight, bias + p * LANES, LANES) for p in range(panels)]
+    sums = simd.loop(0, n, 1, add, *(begin * rows))
+    for k, total in enumerate(sums if rows * panels > 1 else (sums,)):
+        simd.store(out, out_at + k // panels * out_stride + k % panels * LANES, total)
 
 
 @simd.traced
-def _panel_of_row(
-    weight: Any, at: Any, bias: Any, n: Any, x: Any, x_at: Any, stride: Any, out: Any, out_at: Any, width: Any
-) -> None:
-    for total in _panel(1, weight, at, bias, n, x, x_at, stride):
-        simd.store(out, out_at, total)
+def _rows_of_tile(x: Any) -> Any:
+    """Return the number of rows of a register tile, one panel wide."""
+    return simd.sum(simd.zeros(np.int64, 1) + _vectors(x.dtype, 8))
+
+
+@simd.traced
+def _panels_of_row(x: Any) -> Any:
+    """Return the number of panels that one row takes together."""
+    return simd.sum(simd.zeros(np.int64, 1) + _vectors(x.dtype, 4))
+
+
+@simd.traced
+def _tile(*args: Any) -> None:
+    _products(_vectors(args[0].dtype, 8), 1, *args)
+
+
+@simd.traced
+def _panels(*args: Any) -> None:
+    _products(1, _vectors(args[0].dtype, 4), *args)
+
+
+@simd.traced
+def _panel(*args: Any) -> None:
+    _products(1, 1, *args)
 
 
 @inner_kernel
 def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -> None:
-    """Compute f(W x + b) for some rows, `stride` elements apart in `x` and in `out`."""
-    n = layer[_INPUTS]
-    for panel in range(layer[_PANELS]):
-        at, bias = layer[_WEIGHT] + panel * n * LANES, layer[_BIAS] + panel * LANES
-        row = 0
-        while row + _TILE <= rows:
-            target = row * stride + panel * LANES
-            _panel_of_tile(weights, at, bias, n, x, row * stride, stride, out, target, stride)
-            row += _TILE
-        while row < rows:
-            target = row * stride + panel * LANES
-            _panel_of_row(weights, at, bias, n, x, row * stride, stride, out, target, stride)
-            row += 1
-    used = layer[_PANELS] * LANES
+    """Compute f(W x + b) for some rows, which are `stride` elements apart in `x`."""
+    n, panels = layer[_INPUTS], layer[_PANELS]
+    begin, bias, width = layer[_WEIGHT], layer[_BIAS], panels * LANES
+    in_tiles = rows - rows % _rows_of_tile(weights)
+    for panel in range(panels):
+        at, b = begin + panel * n * LANES, bias + panel * LANES
+        for row in range(0, in_tiles, _rows_of_tile(weights)):
+            target = row * width + panel * LANES
+            _tile(weights, at, b, n, x, row * stride, stride, out, target, width)
+    together = panels - panels % _panels_of_row(weights)
+    for row in range(in_tiles, rows):
+        source, target = row * stride, row * width
+        for panel in range(0, together, _panels_of_row(weights)):
+            at, b = begin + panel * n * LANES, bias + panel * LANES
+            _panels(weights, at, b, n, x, source, stride, out, target + panel * LANES, width)
+        for panel in range(together, panels):
+            at, b = begin + panel * n * LANES, bias + panel * LANES
+            _panel(weights, at, b, n, x, source, stride, out, target + panel * LANES, width)
     if layer[_CODE] >= 0:
-        for row in range(rows):
-            values = out[row * stride : row * stride + used]
-            activate_row(values, layer[_CODE], values)
+        values = out[: rows * width]
+        activate_row(values, layer[_CODE], values)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -104,51 +133,46 @@ def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -
 
 
 @inner_kernel
-def _read(x: Any, first: Any, rows: Any, inputs: Any, stride: Any, out: Any) -> None:
+def _read(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
     """Standardize some rows of `x`."""
-    kind = out.dtype.type
+    kind, width = out.dtype.type, inputs.shape[1]
+    mean, low, inverse = inputs[_MEAN], inputs[_MEAN_LOW], inputs[_INVERSE]
     for row in range(rows):
-        for e in range(inputs.shape[1]):
-            value = np.float64(x[first + row, e])
-            out[row * stride + e] = kind(
-                ((value - inputs[_MEAN, e]) - inputs[_MEAN_LOW, e]) * inputs[_INVERSE, e]
-            )
+        source, target = x[first + row], out[row * width : (row + 1) * width]
+        for e in range(width):
+            target[e] = kind(((np.float64(source[e]) - mean[e]) - low[e]) * inverse[e])
 
 
 @inner_kernel
-def _read_encoded(x: Any, first: Any, rows: Any, inputs: Any, stride: Any, out: Any) -> None:
+def _read_encoded(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
     """Encode some rows of `x` and standardize them; what is missing becomes the mean."""
-    kind = out.dtype.type
+    kind, width = out.dtype.type, inputs.shape[1]
     for row in range(rows):
-        for e in range(inputs.shape[1]):
+        for e in range(width):
             value = encode_value(
                 np.float64(x[first + row, np.int64(inputs[_SOURCE, e])]), inputs[_KIND, e], inputs[_EDGE, e],
                 inputs[_SLOPE, e], inputs[_FLOOR, e], inputs[_CEILING, e],
             )  # fmt: skip
             value = ((value - inputs[_MEAN, e]) - inputs[_MEAN_LOW, e]) * inputs[_INVERSE, e]
-            out[row * stride + e] = kind(0.0 if np.isnan(value) else value)
+            out[row * width + e] = kind(0.0 if np.isnan(value) else value)
 
 
 @simd.traced
 def _softmax(z: Any, at: Any, n: Any) -> None:
-    """Replace n logits, padded to whole vectors, by their probabilities."""
-
-    def vector(i: Any) -> Any:
-        return simd.load(z, at + i, LANES, simd.min(n - i, LANES), -np.inf)
+    """Replace n logits, padded to whole vectors with -inf, by their probabilities."""
 
     def larger(i: Any, most: Any) -> Any:
-        return simd.max(most, vector(i))
+        return simd.max(most, simd.load(z, at + i, LANES))
 
     def weigh(i: Any, total: Any) -> Any:
-        e = simd.exp(vector(i) - most)
+        e = simd.exp_below(simd.load(z, at + i, LANES) - most)
         simd.store(z, at + i, e)
         return total + e
 
     def divide(i: Any) -> None:
         simd.store(z, at + i, simd.load(z, at + i, LANES) / whole)
 
-    first = vector(0)
-    most = simd.largest(simd.loop(0, n, LANES, larger, first))
+    most = simd.largest(simd.loop(LANES, n, LANES, larger, simd.load(z, at, LANES)))
     whole = simd.sum(simd.loop(0, n, LANES, weigh, simd.zeros(z.dtype, LANES)))
     simd.loop(0, n, LANES, divide)
 
@@ -181,18 +205,17 @@ _LOGISTIC = CODES["sigmoid"]
 def _predict_rows(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any, out: Any) -> None:
     """Predict for all rows of `x`, some at a time."""
     whole = layers[len(layers) - 1]
-    stride, encoded = whole[_STRIDE], inputs.shape[0] > _SOURCE
-    several = min(len(x), _ROWS)
-    here, there = np.empty(several * stride, weights.dtype), np.empty(several * stride, weights.dtype)
+    encoded, size = inputs.shape[0] > _SOURCE, min(len(x), _ROWS) * whole[_WIDEST]
+    here, there = np.empty(size, weights.dtype), np.empty(size, weights.dtype)
     for first in range(0, len(x), _ROWS):
-        rows = min(_ROWS, len(x) - first)
+        rows, stride = min(_ROWS, len(x) - first), inputs.shape[1]
         if encoded:
-            _read_encoded(x, first, rows, inputs, stride, here)
+            _read_encoded(x, first, rows, inputs, here)
         else:
-            _read(x, first, rows, inputs, stride, here)
+            _read(x, first, rows, inputs, here)
         for l in range(len(layers) - 1):
             _layer(layers[l], weights, here, rows, stride, there)
-            here, there = there, here
+            here, there, stride = there, here, layers[l, _PANELS] * LANES
         _write(here, rows, stride, whole[_LAST], outputs, first, out)
 
 
@@ -254,9 +277,10 @@ class Predictor(CallableArrays):
 
     Notes
     -----
-    Only the shape is checked: what is not finite gives predictions that are not finite.  As an argument
-    and as a variable of an enclosing function it goes well with ``cache=True``; a function that reads it as a
-    global is not cached by Numba, which says so, because its machine code holds addresses of this process.
+    Only the shape is checked: what is not finite gives predictions that are not finite.  A function with
+    ``cache=True`` that is given the predictor as an argument is cached, once for all networks of a kind.  One
+    that reads it as a global or as a variable of an enclosing function works, but Numba does not cache it and
+    warns that it uses dynamic globals: its machine code holds addresses of this process.
     """
 
     layers: Array
@@ -333,19 +357,21 @@ def compiled(net: FNN) -> Predictor:
             raise ValueError(f"compiled needs activations of the package, got {activation!r}")
     widths, n_out = net.widths, net.sizes[-1]
     panels = [-(-width // LANES) for width in widths]
-    stride = max(widths[0], LANES * max(panels[1:]))
+    widest = max(widths[0], LANES * max(panels[1:]))
+    last = _COUNTS if isinstance(net.loss, Poisson) else _LASTS[net.output]
     table, packed, at = [], [], 0
     for l, (weight, bias) in enumerate(folded(net, standardizers=False), 1):
         count, n = panels[l], widths[l - 1]
         padded = np.zeros((count * LANES, n + 1))
         padded[: widths[l], :n], padded[: widths[l], n] = weight, bias
+        if l == len(widths) - 1 and last == _SOFTMAX:
+            padded[widths[l] :, n] = -np.inf  # classes that do not exist have probability 0
         panel = padded[:, :n].reshape(count, LANES, n).swapaxes(1, 2)
         code = CODES[net.activations[l - 1]] if l < len(widths) - 1 else -1  # type: ignore[index]
         table.append([n, count, at, at + panel.size, code])
         packed += [panel.ravel(), padded[:, n]]
         at += panel.size + count * LANES
-    last = _COUNTS if isinstance(net.loss, Poisson) else _LASTS[net.output]
-    table.append([net.sizes[0], stride, 0, 0, last])
+    table.append([net.sizes[0], widest, 0, 0, last])
     mean, low, scale = np.zeros(widths[0]), np.zeros(widths[0]), np.ones(widths[0])
     if net.standardizer is not None:
         moments = net.standardizer.moments_

@@ -1,13 +1,17 @@
 """Frozen predictors: they say what the network says, from Python and from compiled code."""
 
+import json
 import pickle
+import subprocess
+import sys
 from typing import get_args
 
 import numpy as np
 import pytest
-from numba import config, njit, prange
+from numba import config, njit, prange, typeof
 
 from nbnorm import FNN, Activation, Poisson, Quantile
+from nbnorm.compile import callables
 from nbnorm.model.options import NORMS, ActivationName
 
 
@@ -72,6 +76,8 @@ def test_options(sizes, options):
         got = predict(X[k])
         assert np.shape(got) == expected.shape[1:]
         np.testing.assert_array_equal(got, predict(X)[k])
+    for n in (1, 2, 5, 11):  # so many rows are beside the tiles
+        np.testing.assert_array_equal(predict(X[:n]), predict(X)[:n])
     many = np.tile(X, (3, 1))[:130]
     np.testing.assert_array_equal(predict(many), np.tile(predict(X), (3,) + (1,) * (expected.ndim - 1))[:130])
 
@@ -140,6 +146,80 @@ def test_compiled_code_calls_it_as_argument_closure_and_in_parallel():
         of_argument(predict, X[:, 1:])
     scalar, X = network([4, 6, 1], output="identity")
     assert of_argument(scalar.compiled(), X[0]) == scalar.compiled()(X)[0]
+
+
+FUNCTIONS = """
+import numpy as np
+from numba import njit, prange
+
+@njit(cache=True)
+def of_argument(predict, X):
+    return predict(X)
+
+@njit(cache=True, parallel=True)
+def in_parallel(predict, X):
+    out = np.empty((len(X), 3), np.float32)
+    for i in prange(len(X)):
+        out[i] = predict(X[i])
+    return out
+
+@njit(cache=True)
+def of_global(_, X):
+    return predict(X)
+
+@njit(cache=True)
+def calls_of_global(_, X):
+    return of_global(0, X)
+
+def enclosing(predict):
+    @njit(cache=True)
+    def of_enclosing(_, X):
+        return predict(X)
+    return of_enclosing
+"""
+
+USE = """
+import json, sys, warnings
+import numpy as np
+import functions
+from nbnorm import FNN
+
+predict = functions.predict = FNN([4, 6, 3], seed=int(sys.argv[1])).compiled()
+X = np.random.default_rng(0).normal(size=(7, 4))
+found = {}
+for name in ("of_argument", "in_parallel", "of_global", "calls_of_global", "enclosing"):
+    function = getattr(functions, name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        function = function(predict) if name == "enclosing" else function
+        right = np.array_equal(function(predict, X), predict(X))
+    warned = any("dynamic globals" in str(warning.message) for warning in caught)
+    found[name] = [right, sum(function.stats.cache_hits.values()), warned]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
+def test_functions_that_a_user_caches_are_right_in_the_next_process(tmp_path):
+    (tmp_path / "functions.py").write_text(FUNCTIONS)
+    (tmp_path / "use.py").write_text(USE)
+    for seed in range(2):  # another network in each process
+        command = [sys.executable, str(tmp_path / "use.py"), str(seed)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        for name in ("of_argument", "in_parallel"):
+            assert found.pop(name) == [True, seed, False]
+        for name, got in found.items():
+            assert got == [True, 0, True], name
+
+
+@pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
+def test_another_version_has_another_type(monkeypatch):
+    before = typeof(FNN([4, 3], seed=0).compiled())
+    assert typeof(FNN([4, 3], seed=1).compiled()) == before
+    monkeypatch.setattr(callables, "package_digest", lambda: "of another version")
+    assert typeof(FNN([4, 3], seed=0).compiled()) != before
 
 
 @pytest.mark.parametrize(
