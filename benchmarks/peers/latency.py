@@ -3,10 +3,10 @@
     python -m benchmarks.peers.latency [--out FILE] [--rows N] [--turns N]
 
 prints a table in Markdown, and writes it to a file.  All predict in one process and take turns in rotating
-prints a table in Markdown, and writes it to a file.  All predict in one process and take turns in rotating
 order; the times are medians over the turns.  PyTorch and ONNX Runtime have the very network of nbnorm; their
 probabilities are compared with its own before the clock runs.  The estimators of scikit-learn are trained on
 the same rows.
+"""
 
 import argparse
 import statistics
