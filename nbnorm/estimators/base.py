@@ -21,7 +21,7 @@ from nbnorm.data.row_groups import RowGroups, is_row_groups
 from nbnorm.estimators.inputs import Inputs
 from nbnorm.estimators.parameters import sequence
 from nbnorm.estimators.scorers import is_scorer, scored
-from nbnorm.model import checkpoints, inputs
+from nbnorm.model import checkpoints, defaults, inputs
 from nbnorm.model import metrics as _metrics
 from nbnorm.model.folding import folded
 from nbnorm.model.history import DivergenceError, History
@@ -31,6 +31,7 @@ from nbnorm.model.network import FNN
 from nbnorm.model.options import Encoding
 from nbnorm.model.sample_weights import Shares, Weights, products
 from nbnorm.model.stopping import EarlyStopping
+from nbnorm.statistics.reading import is_sparse
 
 Array = npt.NDArray[Any]
 _Self = TypeVar("_Self", bound="Network")
@@ -40,6 +41,9 @@ _MEASURED = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 # The adaptive learning rate is divided by 5, and ends the training below this.
 _LEAST_RATE = 1e-6
+
+# Samples for which bins="auto" is decided by a comparison; a part of fewer says too little.
+_LEAST_COMPARED, _MOST_COMPARED = 100, 20_000
 
 
 class Network(Inputs):
@@ -186,6 +190,8 @@ class Network(Inputs):
         if checkpoint is not None and not isinstance(self.random_state, Integral):
             seed = seed if begun is None else begun[0]
             rng = np.random.RandomState(seed % 2**32)
+        if first:
+            self._chosen_bins = self._choose_bins(X, targets, weights, shares, seed, compare=not incremental)
         nets = self._networks_for(X, seed, first)
         if self._watched() is not None and validation is None:
             train, test = self._split(targets, combined, rng)
@@ -237,6 +243,43 @@ class Network(Inputs):
             validation = validation[0], validation[1], products(validation[2], shares[len(y) :])
         return shares[: len(y)], validation
 
+    def _choose_bins(
+        self, X: Any, targets: Array, weights: Array | None, shares: Array | None, seed: int, *, compare: bool
+    ) -> int | None:
+        """Return what ``bins="auto"`` stands for: `defaults.bins`, or None where that has the smaller loss.
+
+        Two networks, with bins and without, are trained on three quarters of the samples and compared on the
+        rest: bins bend to what is not linear, and to noise.
+        """
+        if self.encoding is None or self.bins != "auto":
+            return None
+        most, combined = defaults.bins(*X.shape), products(weights, shares)
+        used = len(targets) if combined is None else np.count_nonzero(combined)
+        if most is None or is_sparse(X) or isinstance(X, RowGroups) or not compare or used > _MOST_COMPARED:
+            return most
+        if used < _LEAST_COMPARED:
+            return None
+        trial = copy.copy(self)
+        trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
+        trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
+        train, test = trial._split(targets, combined, np.random.RandomState(seed % 2**32))
+        inside, own = (None if part is None else part[train] for part in (weights, shares))
+        validation = X[test], targets[test], None if combined is None else combined[test]
+        losses = []
+        for count in (most, None):
+            trial._chosen_bins = count
+            nets = trial._networks_for(X, seed, True)
+            try:
+                trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
+            except ValueError:  # diverged
+                losses.append(math.inf)
+                continue
+            if trial.history_.stopped == "interrupted":
+                raise KeyboardInterrupt
+            found = trial.history_.val_loss
+            losses.append(found[-1] if found else math.inf)
+        return most if losses[0] <= losses[1] else None
+
     def _networks_for(self, X: Any, seed: int, first: bool) -> list[FNN]:
         """Return new networks, or copies of those that training goes on with."""
         hidden = self._hidden()
@@ -259,7 +302,7 @@ class Network(Inputs):
                 dropout=self._dropout(len(hidden)),
                 standardize=self.standardize,
                 encoding=encoding,
-                bins=self._most_bins(X) or 8,
+                bins=self._most_bins() or 8,
                 weighted_statistics=self.weighted_statistics,
                 decay=self.decay,
                 init=self.init,

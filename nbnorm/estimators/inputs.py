@@ -15,7 +15,7 @@ from nbnorm.data.columns import Column, TableColumns, encoded_names, is_frame
 from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
 from nbnorm.estimators.parameters import Parameters
 from nbnorm.estimators.scaler import numeric_dtype
-from nbnorm.model import defaults, inference
+from nbnorm.model import inference
 from nbnorm.model.network import FNN
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.reading import is_sparse
@@ -31,6 +31,7 @@ class Inputs(Parameters):
     columns_: list[Column]
     _columns: TableColumns | None
     _limits: Array
+    _chosen_bins: int | None  # what bins="auto" stands for
 
     def _data(
         self, name: str, X: Any, target: str, y: Any, *, reset: bool, weights: Any = None
@@ -165,17 +166,18 @@ class Inputs(Parameters):
         """Return whether new networks encode the columns: not sparse ones that all stay as they are."""
         if self._columns is not None and self._columns.categorical_:
             return True
-        return self.encoding is not None and (self._most_bins(X) is not None or not is_sparse(X))
+        return self.encoding is not None and (self._most_bins() is not None or not is_sparse(X))
 
-    def _most_bins(self, X: Any) -> int | None:
+    def _most_bins(self) -> int | None:
+        """Return the bins of a column of numbers at most, None for none."""
         if self.encoding is None:
             return None
-        return defaults.bins(*X.shape) if self.bins == "auto" else int(self.bins)
+        return self._chosen_bins if self.bins == "auto" else int(self.bins)
 
     def _encoder_for(self, X: Any, weights: Array | None) -> ColumnEncoder:
         """Return the encoding of the columns that new networks share."""
         categorical = [] if self._columns is None else self._columns.categorical_
-        return ColumnEncoder(self._most_bins(X), categorical=categorical).fit(X, weights=weights)
+        return ColumnEncoder(self._most_bins(), categorical=categorical).fit(X, weights=weights)
 
     def encode(self, X: Any) -> Array:
         """Return samples as the networks read them, before standardization.
