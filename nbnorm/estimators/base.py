@@ -44,6 +44,8 @@ _LEAST_RATE = 1e-6
 
 # Samples for which bins="auto" is decided by a comparison; a part of fewer says too little.
 _LEAST_COMPARED, _MOST_COMPARED = 100, 20_000
+# What the loss without bins must be, relative to that with them, to do without.
+_CLEARLY = 0.9
 
 
 class Network(Inputs):
@@ -246,16 +248,18 @@ class Network(Inputs):
     def _choose_bins(
         self, X: Any, targets: Array, weights: Array | None, shares: Array | None, seed: int, *, compare: bool
     ) -> int | None:
-        """Return what ``bins="auto"`` stands for: `defaults.bins`, or None where that has the smaller loss.
+        """Return what ``bins="auto"`` stands for: `defaults.bins`, or none where that is better.
 
         Two networks, with bins and without, are trained on three quarters of the samples and compared on the
-        rest: bins bend to what is not linear, and to noise.
+        rest: bins bend to what is not linear, and to noise.  Of classes such a part says too little.
         """
         if self.encoding is None or self.bins != "auto":
             return None
         most, combined = defaults.bins(*X.shape), products(weights, shares)
         used = len(targets) if combined is None else np.count_nonzero(combined)
-        if most is None or is_sparse(X) or isinstance(X, RowGroups) or not compare or used > _MOST_COMPARED:
+        if most is None or not compare or is_classifier(self) or is_sparse(X) or isinstance(X, RowGroups):
+            return most
+        if used > _MOST_COMPARED:
             return most
         if used < _LEAST_COMPARED:
             return None
@@ -274,11 +278,11 @@ class Network(Inputs):
             except ValueError:  # diverged
                 losses.append(math.inf)
                 continue
-            if trial.history_.stopped == "interrupted":
+            history = trial.history_
+            if history.stopped == "interrupted":
                 raise KeyboardInterrupt
-            found = trial.history_.val_loss
-            losses.append(found[-1] if found else math.inf)
-        return most if losses[0] <= losses[1] else None
+            losses.append((history.val_loss or [math.inf])[-1])
+        return None if losses[1] < _CLEARLY * losses[0] else most
 
     def _networks_for(self, X: Any, seed: int, first: bool) -> list[FNN]:
         """Return new networks, or copies of those that training goes on with."""

@@ -21,10 +21,10 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         numbers may then be NaN: they count as the column's mean, and a column that had some in training is
         joined by one that says where.  Infinite ones count as the largest or smallest of the training.
     bins : int or "auto", default "auto"
-        Bins of a column at most.  "auto" is none for fewer than 100 samples, and none or the following for up
-        to 20,000, whichever has the smaller loss: one network of each, trained on three quarters of the
-        samples, is compared on the rest.  Otherwise 8, or less beyond 256 columns (2048 for all together),
-        and none beyond 1024 columns.
+        Bins of a column at most.  "auto" is 8, less below 200 samples (one for 25 of them, but 2) or beyond
+        256 columns (2048 for all together), and none beyond 1024 columns.  A regressor has none below 100
+        samples, and up to 20,000 none where that is clearly better: one network of each, trained on three
+        quarters of the samples, is compared on the rest.
     categorical_features : "from_dtype", None or array-like, default "from_dtype"
         Columns of categories, which become an indicator for each level: those of a frame whose type says
         so and those of text; none; or a mask, names or positions.  Levels that were not there in training

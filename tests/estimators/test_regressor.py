@@ -214,3 +214,12 @@ def test_quantiles():
     for wrong in ([], [0.5, 0.5], [0.9, 0.1], 0.0, 1.0, [0.5, 2.0]):
         with pytest.raises(ValueError, match="quantile"):
             small(loss="quantile", quantile=wrong).fit(X, y)
+
+
+@pytest.mark.parametrize(("amount", "bins"), [(0.0, True), (3.0, False)])
+def test_bins_are_left_out_where_there_is_only_noise_to_bend_to(amount, bins):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 5))
+    y = (X[:, 0] if amount else np.sign(np.sin(4 * X[:, 0]))) + amount * rng.normal(size=400)
+    model = FNNRegressor(n_estimators=1, max_iter=60, random_state=0).fit(X, y)
+    assert (len(model.get_feature_names_out()) > 5) == bins
