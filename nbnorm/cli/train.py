@@ -296,6 +296,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.mpi:
         return _train(args, None)
     refuse_options(args, "--mpi", "shuffle_buffer")
+    if args.data in ("digits", "mnist"):
+        refuse_options(args, args.data, "mpi")
+    on_disk.wanted(args)  # refuses what has no row groups
     return on_disk.over_ranks(args, _train)
 
 
