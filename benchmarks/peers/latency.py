@@ -16,10 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import sklearn
 import threadpoolctl
-import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.neural_network import MLPClassifier
 
@@ -36,6 +34,9 @@ def contestants(x: np.ndarray, y: np.ndarray) -> dict[str, Predict]:
     """Return functions that predict probabilities of rows."""
     net = FNN(SIZES, seed=0)
     net.fit(x, y, epochs=2)
+    import onnxruntime
+    import torch
+
     module = interop.to_torch(net).eval()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -102,6 +103,9 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=7)
     args = parser.parse_args()
     nbnorm.set_num_threads(1)
+    import onnxruntime
+    import torch
+
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((args.rows, SIZES[0]), np.float32)
