@@ -63,6 +63,12 @@ def check_format(path: _files.PathLike) -> None:
     _files.check_writable(path)
 
 
+def _style(axes: Axes) -> None:
+    """Give axes the look that all figures share."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _draw(
     axes: Axes,
     epochs: Sequence[int],
@@ -83,8 +89,7 @@ def _draw(
     if held_out or best is not None:
         axes.legend(frameon=False)
     axes.set_xlabel("epoch")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _style(axes)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(x=0.03)
 
@@ -255,8 +260,7 @@ def _draw_calibration(calibration: Mapping[str, Any], axes: Axes) -> None:
     axes.set_ylabel("share that is right")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _style(axes)
 
 
 def _draw_points(truth: npt.ArrayLike, predictions: npt.ArrayLike, axes: Axes) -> None:
@@ -268,8 +272,7 @@ def _draw_points(truth: npt.ArrayLike, predictions: npt.ArrayLike, axes: Axes) -
         axes.plot(*pairs, ".", markersize=3, alpha=0.6, rasterized=len(x) > 5000)
     axes.set_xlabel("truth")
     axes.set_ylabel("prediction")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _style(axes)
 
 
 def _write(figure: Figure, path: _files.PathLike | None) -> None:
@@ -318,8 +321,7 @@ def learning_rates(
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    _style(axes)
     axes.legend(frameon=False)
     _write(figure, path)
     return figure
@@ -393,8 +395,7 @@ def inspection(
     for axes in subplots:
         axes.set_xticks(places, [layer["name"] for layer in layers], rotation=30, ha="right")
         axes.set_xlim(-0.5, len(layers) - 0.5)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _style(axes)
         axes.legend(frameon=False)
     if title is not None:
         figure.suptitle(title)

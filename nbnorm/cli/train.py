@@ -73,8 +73,6 @@ _MOST_LINES = 60
 
 def _load(args: argparse.Namespace) -> Data:
     """Return the data that the command line names, split into training and held-out samples."""
-    if args.data in ("digits", "mnist"):
-        refuse_options(args, args.data, "row_groups", "mpi", "shuffle_buffer")
     if args.data == "mnist":
         refuse_options(args, "mnist", "target", "task", "test_size", "split_seed")
         refuse_columns(args, "mnist")
@@ -293,11 +291,11 @@ def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
+    if args.data in ("digits", "mnist"):
+        refuse_options(args, args.data, "row_groups", "mpi", "shuffle_buffer")
     if not args.mpi:
         return _train(args, None)
     refuse_options(args, "--mpi", "shuffle_buffer")
-    if args.data in ("digits", "mnist"):
-        refuse_options(args, args.data, "mpi")
     on_disk.wanted(args)  # refuses what has no row groups
     return on_disk.over_ranks(args, _train)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import simd
-from nbnorm.compile.kernels import inner_kernel
+from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.engine.microkernels import tile, tile_rows, tile_width
 from nbnorm.engine.thread_pool import share
 from nbnorm.simd import get, peek, put
@@ -191,6 +191,13 @@ def _squares(source: np.dtype[Any], dtype: np.dtype[Any]) -> int:
 gather_squares = caller(_SQUARES, (2, 3, 1))
 
 
+@kernel(inline="always")
+def _own_features(size: Any, width: Any, tid: Any, threads: Any) -> Any:
+    """Range of the features that a thread reads: whole panels."""
+    first, last = share((size + width - 1) // width, tid, threads)
+    return first * width, min(last * width, size)
+
+
 @inner_kernel
 def _gather_part(
     control: Any,
@@ -277,8 +284,7 @@ def gather(
     bytes, they are fetched ahead.
     """
     width, square = tile_width(out), tile_rows(out)
-    first, last = share((size + width - 1) // width, tid, threads)
-    first, last = first * width, min(last * width, size)
+    first, last = _own_features(size, width, tid, threads)
     squares, stride = control.squares_kernel, control.row_stride
     # The last square overlaps the one before: what both read becomes the same bits.  It must not begin in
     # another block of samples, or be another thread's.
@@ -323,8 +329,7 @@ def gather_sparse(
     """As `gather`, from compressed rows: what is not stored is 0 before it is standardized."""
     kind = out.dtype.type
     width = tile_width(out)
-    first, last = share((size + width - 1) // width, tid, threads)
-    first, last = first * width, min(last * width, size)
+    first, last = _own_features(size, width, tid, threads)
     values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
@@ -369,8 +374,7 @@ def gather_encoded(
     """As `gather`, the columns encoded: see `nbnorm.statistics.encoding`."""
     kind = out.dtype.type
     width = tile_width(out)
-    first, last = share((size + width - 1) // width, tid, threads)
-    first, last = first * width, min(last * width, size)
+    first, last = _own_features(size, width, tid, threads)
     address, stride = control.address, control.row_stride
     step, code = control.column_stride, control.element_kind
     for b in range(n):
@@ -401,8 +405,7 @@ def gather_encoded_sparse(
     """As `gather_sparse`, the columns encoded."""
     kind = out.dtype.type
     width = tile_width(out)
-    first, last = share((size + width - 1) // width, tid, threads)
-    first, last = first * width, min(last * width, size)
+    first, last = _own_features(size, width, tid, threads)
     values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width

@@ -22,9 +22,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         joined by one that says where.  Infinite ones count as the largest or smallest of the training.
     bins : int or "auto", default "auto"
         Bins of a column at most.  "auto" is 8, less below 200 samples (one for 25 of them, but 2) or beyond
-        256 columns (2048 for all together), and none beyond 1024 columns.  A regressor has none below 100
-        samples, and up to 20,000 none where that is clearly better: one network of each, trained on three
-        quarters of the samples, is compared on the rest.
+        256 columns (2048 for all together), and none beyond 1024 columns.  In `fit` a regressor has none
+        below 100 samples, and up to 20,000 none where that is clearly better: one network of each, trained on
+        three quarters of the samples, is compared on the rest.
     categorical_features : "from_dtype", None or array-like, default "from_dtype"
         Columns of categories, which become an indicator for each level: those of a frame whose type says
         so and those of text; none; or a mask, names or positions.  Levels that were not there in training

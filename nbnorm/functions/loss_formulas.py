@@ -320,41 +320,39 @@ class Kernels(NamedTuple):
 def _kernels(code: int) -> Kernels:
     """Make the kernels of a formula."""
 
+    @inner_kernel
+    def block_sum(
+        block: Any, z: Any, targets: Any, option: Any, inverse: Any, weights: Any, gradient: Any
+    ) -> Any:
+        """Weighted loss of a block of samples, and their gradient times their share of the whole weight."""
+        (n, outputs), columns, total = z.shape, targets.shape[1], 0.0
+        for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
+            w = weights[i] if weights.size > 0 else 1.0
+            total += w * _row(code, z, targets, option, w * inverse, gradient, i, outputs, columns)
+        return total
+
     @parallel_kernel
     def plain(z: Any, targets: Any, gradient: Any, partial: Any) -> Any:
-        (n, outputs), columns = z.shape, targets.shape[1]
+        n = z.shape[0]
         blocks = partial_size(n)
         for block in numba.prange(blocks):
-            total = 0.0
-            for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
-                total += _row(code, z, targets, 0.0, 1.0 / n, gradient, i, outputs, columns)
-            partial[block] = total
+            partial[block] = block_sum(block, z, targets, 0.0, 1.0 / n, partial[:0], gradient)
         return _in_order(partial, blocks) / n
 
     @parallel_kernel
     def weighted(z: Any, targets: Any, weights: Any, gradient: Any, partial: Any) -> Any:
-        (n, outputs), columns = z.shape, targets.shape[1]
-        blocks = partial_size(n)
-        inverse = 1.0 / _total(weights, n)
+        n = z.shape[0]
+        blocks, inverse = partial_size(n), 1.0 / _total(weights, n)
         for block in numba.prange(blocks):
-            total = 0.0
-            for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
-                w = weights[i] if weights.size > 0 else 1.0
-                total += w * _row(code, z, targets, 0.0, w * inverse, gradient, i, outputs, columns)
-            partial[block] = total
+            partial[block] = block_sum(block, z, targets, 0.0, inverse, weights, gradient)
         return _in_order(partial, blocks) * inverse
 
     @parallel_kernel
     def with_option(z: Any, targets: Any, option: Any, weights: Any, gradient: Any, partial: Any) -> Any:
-        (n, outputs), columns = z.shape, targets.shape[1]
-        blocks = partial_size(n)
-        inverse = 1.0 / _total(weights, n)
+        n = z.shape[0]
+        blocks, inverse = partial_size(n), 1.0 / _total(weights, n)
         for block in numba.prange(blocks):
-            total = 0.0
-            for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
-                w = weights[i] if weights.size > 0 else 1.0
-                total += w * _row(code, z, targets, option, w * inverse, gradient, i, outputs, columns)
-            partial[block] = total
+            partial[block] = block_sum(block, z, targets, option, inverse, weights, gradient)
         return _in_order(partial, blocks) * inverse
 
     return Kernels(plain, weighted, with_option)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check
 from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.functions.dense import dense_forward
-from nbnorm.model.inputs import feature_names
+from nbnorm.model.inputs import check_encoder
+from nbnorm.model.inputs import table as checked_table
 from nbnorm.statistics.moments import Moments, moments
 from nbnorm.statistics.reading import is_sparse
 
@@ -34,22 +34,10 @@ class Features(NamedTuple):
 
 
 def table(net: FNN, X: Any) -> Any:
-    """Check samples; return an array that is not copied, or a SciPy matrix in compressed rows."""
-    if is_sparse(X):
-        x = X.tocsr()
-        _check.rank("X", x, 2)
-        values = _check.numeric("X.data", x.data)
-    else:
-        x = values = _check.table("X", X, feature_names(net))[0]
-        _check.rank("X", x, 2)
-    if x.shape[1] != net.sizes[0]:
-        raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got shape {x.shape}")
-    if values.size:
-        _check.finite("X", values, missing=net.encoding is not None)
-    if net.encoding is not None and net.encoder is None:
-        raise RuntimeError("the encoding needs a call of fit first")
-    for name, held in {**net.parameters(), **net.buffers()}.items():
-        _check.finite(f"the network's {name}", held)
+    """Check samples, and that the network can compute; return an array or a matrix in compressed rows."""
+    x = checked_table(net, "X", X)
+    check_encoder(net)
+    net.arrays.check_finite()
     return x
 
 

@@ -68,10 +68,15 @@ def sparse_table(net: FNN, name: str, X: Any, *, check: bool = True) -> Any:
     return x
 
 
-def reader(net: FNN, x: Any) -> Data | SparseData:
-    """Return a checked table as the engine reads it."""
+def check_encoder(net: FNN) -> None:
+    """Refuse a network whose encoding has not been learned."""
     if net.encoding is not None and net.encoder is None:
         raise RuntimeError("the encoding needs a call of fit first")
+
+
+def reader(net: FNN, x: Any) -> Data | SparseData:
+    """Return a checked table as the engine reads it."""
+    check_encoder(net)
     return SparseData(x, net.encoder) if is_sparse(x) else Data(x, net.encoder)
 
 

@@ -6,12 +6,29 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from nbnorm.model.history import History
 
+_Self = TypeVar("_Self", bound="_Bar")
 
-class Progress:
+
+class _Bar:
+    """A bar that is closed at the end of a block, or nothing."""
+
+    _bar: Any
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+class Progress(_Bar):
     """A bar on the terminal, within 80 columns, or nothing."""
 
     def __init__(self, wanted: bool | None, epochs: int, steps: int) -> None:
@@ -34,17 +51,8 @@ class Progress:
         """Show from now on what the validation data have given, accuracy rather than loss."""
         self._rest = f" validation {brief(loss) if accuracy is None else f'{accuracy:.4f}'}"
 
-    def __enter__(self) -> Progress:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-
-class SharedProgress:
+class SharedProgress(_Bar):
     """One bar for trainings side by side, which counts the epochs of all, or nothing.
 
     Parameters
@@ -83,15 +91,6 @@ class SharedProgress:
     def _move(self, number: int, epochs: int) -> None:
         self._bar.update(epochs - self._done[number])
         self._done[number] = epochs
-
-    def __enter__(self) -> SharedProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
 
 def _opened(wanted: bool | None, description: str, total: int) -> Any:

@@ -15,9 +15,8 @@ from nbnorm import _check
 Array = npt.NDArray[Any]
 
 CHUNK = 1 << 20  # bytes that are converted at a time
-GROUP = (
-    16  # columns of several rows that are read as one are a multiple of it: whole vectors of any processor
-)
+# Columns of several rows that are read as one are a multiple of it: whole vectors of any processor.
+GROUP = 16
 WIDE = 128  # columns from which vectors are full
 
 
