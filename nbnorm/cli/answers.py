@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm.cli.common import WIDTH, clipped, plural
+from nbnorm.cli.common import WIDTH, clipped, columns, padded, plural
 from nbnorm.model import metrics
 
 # Confidence is compared with accuracy in so many groups.
@@ -155,7 +155,13 @@ def of_values(
             **{name: _score(name, base) for name in names},
         },
         "calibration": [_line(got[:, k], truth[:, k]) for k in range(truth.shape[1])],
+        "outputs": [_of_output(got[:, k], truth[:, k]) for k in range(truth.shape[1])],
     }
+
+
+def _of_output(got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    outcome = metrics.Outcome("identity", got[:, np.newaxis], truth[:, np.newaxis], None)
+    return {name: _score(name, outcome) for name in ("r2", "root_mean_squared_error")}
 
 
 def _line(got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, float | None]:
@@ -203,10 +209,29 @@ def _lines_of_values(scores: Mapping[str, Any]) -> list[str]:
         ("root mean squared error", f"{scores['root_mean_squared_error']:.6g}", ""),
         ("  of the baseline", f"{base['root_mean_squared_error']:.6g}", always),
     ]
-    for one in scores["calibration"] if len(scores["calibration"]) == 1 else ():
-        rows.append(("mean error", f"{one['mean_error']:.6g}", "prediction minus truth"))
-        rows.append(("calibration slope", _number(one["slope"]), "of truth against prediction; 1 is right"))
-    return _aligned(rows)
+    lines = scores["calibration"]
+    if len(lines) == 1:
+        rows.append(("mean error", f"{lines[0]['mean_error']:.6g}", "prediction minus truth"))
+        slope = _number(lines[0]["slope"])
+        rows.append(("calibration slope", slope, "of truth against prediction; 1 is right"))
+        return _aligned(rows)
+    return [*_aligned(rows), "", *_output_table(scores["outputs"], lines)]
+
+
+def _output_table(
+    outputs: Sequence[Mapping[str, float | None]], lines: Sequence[Mapping[str, float | None]]
+) -> list[str]:
+    """Return a line for each of several outputs, the worst ones where there are many."""
+    shown = sorted(range(len(outputs)), key=lambda k: -math.inf if (r2 := outputs[k]["r2"]) is None else r2)
+    rows = ["  output       R2  root mean sq. error   mean error  calibration slope"]
+    rows += [
+        f"  {k + 1:>6}  {_number(outputs[k]['r2']):>7}  {outputs[k]['root_mean_squared_error']:>19.6g}  "
+        f"{lines[k]['mean_error']:>11.4g}  {_number(lines[k]['slope']):>17}"
+        for k in sorted(shown[:_MOST_LINES])
+    ]
+    if len(outputs) > _MOST_LINES:
+        rows.append(f"  the {_MOST_LINES} outputs of {len(outputs):,} with the lowest R2; --json has all")
+    return rows
 
 
 def _lines_of_classes(scores: Mapping[str, Any]) -> list[str]:
@@ -238,11 +263,11 @@ def _class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
     shown = sorted(classes, key=lambda one: math.inf if one["f1"] is None else one["f1"])[:_MOST_LINES]
     shown = [one for one in classes if one in shown]
     names = [clipped(one["class"], 30) for one in shown]
-    width = max(5, *map(len, names))
+    width = max(5, *map(columns, names))
     rows = [f"  {'class':{width}}  precision  recall      F1  samples"]
     rows += [
-        f"  {name:{width}}  {_number(one['precision'], '.3f'):>9}  {_number(one['recall'], '.3f'):>6}  "
-        f"{_number(one['f1'], '.3f'):>6}  {one['samples']:>7,}"
+        f"  {padded(name, width)}  {_number(one['precision'], '.3f'):>9}  "
+        f"{_number(one['recall'], '.3f'):>6}  {_number(one['f1'], '.3f'):>6}  {one['samples']:>7,}"
         for name, one in zip(names, shown, strict=True)
     ]
     if len(shown) < len(classes):
@@ -257,12 +282,14 @@ def _confusions(scores: Mapping[str, Any]) -> list[str]:
         return []
     names = [clipped(one["class"], 12) for one in scores["classes"]]
     rows = [*names, "(unseen)"][: len(matrix)]
-    label = max(5, *map(len, rows))
-    cells = [max(len(name), *(len(str(row[k])) for row in matrix)) for k, name in enumerate(names)]
+    label = max(5, *map(columns, rows))
+    cells = [max(columns(name), *(len(str(row[k])) for row in matrix)) for k, name in enumerate(names)]
     if 2 + label + sum(cell + 2 for cell in cells) <= WIDTH:
-        head = "".join(f"  {name:>{cell}}" for name, cell in zip(names, cells, strict=True))
+        head = "".join(
+            "  " + " " * (cell - columns(name)) + name for name, cell in zip(names, cells, strict=True)
+        )
         body = [
-            f"  {name:{label}}" + "".join(f"  {v:>{cell}}" for v, cell in zip(row, cells, strict=True))
+            f"  {padded(name, label)}" + "".join(f"  {v:>{cell}}" for v, cell in zip(row, cells, strict=True))
             for name, row in zip(rows, matrix, strict=True)
         ]
         return [

@@ -6,18 +6,22 @@ import argparse
 import contextlib
 import math
 import os
+import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from nbnorm import _check, _files
-from nbnorm.data import csv_files
+from nbnorm.data import csv_files, number_formats
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-# Columns of a page.
-WIDTH = 80
+# Columns of a page, and of one on the narrowest terminal.
+WIDTH, _NARROWEST = 80, 40
+# Stands for a space at which no line is broken.
+_SPACE = "\ue020"
 BOLD, _RED = 1, 31
 
 
@@ -35,23 +39,52 @@ def output() -> Iterator[Any]:
         raise OutputError(error) from error
 
 
+def page() -> int:
+    """Return the columns of a page: fewer where the terminal has fewer."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), _NARROWEST)
+
+
 def say(text: str) -> None:
-    """Print a line, as several where it is longer than the page; names of files are not divided."""
+    """Print lines, each as several where it is longer than the page; `whole` parts are not divided."""
     with output() as out:
-        print("\n".join(wrapped(text)), file=out)
+        for line in text.split("\n"):
+            print("\n".join(wrapped(line)), file=out)
+
+
+def whole(text: object) -> str:
+    """Return text, most of all the name of a file, that `say` prints without a line break in it."""
+    return str(text).replace(" ", _SPACE)
 
 
 def wrapped(text: str) -> list[str]:
     """Return text in lines that fit the page, those after the first indented two columns more."""
-    indent = " " * (len(text) - len(text.lstrip(" ")) + 2)
-    return textwrap.wrap(
-        text,
-        WIDTH,
-        subsequent_indent=indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    ) or [""]
+    most, indent = page(), " " * (len(text) - len(text.lstrip(" ")) + 2)
+    lines, line = [], ""
+    for at, word in enumerate(text.split(" ")):
+        longer = f"{line} {word}" if at else word
+        if columns(longer) <= most or not line.strip():
+            line = longer
+        else:
+            lines.append(line)
+            line = indent + word
+    return [one.rstrip(" ").replace(_SPACE, " ") for one in (*lines, line)]
+
+
+def columns(text: str) -> int:
+    """Return the columns that text takes on a terminal: two for a wide character of East Asia."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1
+        for one in text
+    )
+
+
+def padded(text: str, width: int) -> str:
+    """Return text with spaces behind it up to a width in columns."""
+    return text + " " * (width - columns(text))
 
 
 def styled(text: str, code: int, stream: Any) -> str:
@@ -62,9 +95,13 @@ def styled(text: str, code: int, stream: Any) -> str:
 
 
 def clipped(text: object, width: int) -> str:
-    """Return text without control characters, shortened to a width."""
+    """Return text without control characters, shortened to a width in columns."""
     line = "".join(character if character.isprintable() else "?" for character in str(text))
-    return line if len(line) <= width else line[: width - 3] + "..."
+    if columns(line) <= width:
+        return line
+    while columns(line) > width - 3:
+        line = line[: min(len(line) - 1, width - 3)]
+    return line + "..."
 
 
 def finite(value: Any) -> Any:
@@ -111,6 +148,14 @@ def fail(message: str, status: int) -> int:
     label = styled("nbnorm: error:", _RED, sys.stderr)
     print(label, " ".join(message.split()), file=sys.stderr, flush=True)
     return status
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """A help text of at most one page's width, whatever the terminal's."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH) - 2
+        super().__init__(prog, **{"width": width, **options})
 
 
 class Parser(argparse.ArgumentParser):
@@ -182,6 +227,17 @@ def add_csv(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("CSV files", "What is not said is guessed, and the guess printed.")
     group.add_argument("--delimiter", metavar="C", type=_delimiter, help="between fields; tab is one")
     group.add_argument("--decimal", metavar="C", choices=(".", ","), help="decimal sign, a point or a comma")
+    group.add_argument(
+        "--thousands",
+        metavar="C",
+        choices=(*number_formats.THOUSANDS, "space", "none"),
+        help="between thousands: a comma, a point, an apostrophe, space or none",
+    )
+    group.add_argument(
+        "--date-format",
+        metavar="FORMAT",
+        help="of dates that are not 2024-12-31 or 31.12.2024, such as %%d/%%m/%%Y or %%m/%%d/%%y",
+    )
     group.add_argument("--encoding", metavar="NAME", help="such as cp1252 (default: UTF-8)")
     group.add_argument("--comment", metavar="C", help="pass over lines that begin with it")
     header = group.add_mutually_exclusive_group()
@@ -202,7 +258,10 @@ def _delimiter(text: str) -> str:
 
 def csv_options(args: argparse.Namespace) -> csv_files.CsvOptions:
     """Return what the command line says of how a CSV file is written."""
-    return csv_files.CsvOptions(args.delimiter, args.decimal, args.encoding, args.comment, args.header)
+    thousands = {"space": " ", "none": ""}.get(args.thousands, args.thousands)
+    return csv_files.CsvOptions(
+        args.delimiter, args.decimal, args.encoding, args.comment, args.header, thousands, args.date_format
+    )
 
 
 def given_columns(args: argparse.Namespace) -> dict[str, Any]:
@@ -215,7 +274,9 @@ def refuse_columns(args: argparse.Namespace, what: str) -> None:
     for name, option in (("only", "--only"), ("without", "--except"), ("categories", "--category")):
         if getattr(args, name, None):
             raise ValueError(f"{option} does not apply to {what}")
-    refuse_options(args, what, "delimiter", "decimal", "encoding", "comment", "header")
+    refuse_options(
+        args, what, "delimiter", "decimal", "thousands", "date_format", "encoding", "comment", "header"
+    )
 
 
 def _filled(paragraph: str) -> str:
@@ -232,7 +293,7 @@ def add_command(
         help=summary[0].lower() + summary[1:],
         description=summary + ".",
         epilog="\n\n".join(_filled(paragraph) for paragraph in more.strip("\n").split("\n\n")),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")
     parser.set_defaults(run=run)

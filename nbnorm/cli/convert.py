@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nbnorm.cli.common import add_columns, add_command, given_columns, plural, same_file, say
+from nbnorm.cli.common import add_columns, add_command, given_columns, plural, same_file, say, whole
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     for note in found["notes"]:
         say(note)
     rows, columns = plural(found["rows"], "row"), plural(len(found["columns"]), "column")
-    say(f"Converted {args.source}, {rows} of {columns}: {args.destination}")
+    say(f"Converted {whole(args.source)}, {rows} of {columns}: {whole(args.destination)}")
     args.result.update(found, source=args.source, destination=args.destination)
     return 0
 

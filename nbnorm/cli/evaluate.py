@@ -7,7 +7,7 @@ from typing import Any
 
 from nbnorm import plots
 from nbnorm.cli import answers, trained
-from nbnorm.cli.common import add_command, integer, plural, same_file, say
+from nbnorm.cli.common import add_command, integer, plural, same_file, say, whole
 
 
 def run(args: argparse.Namespace) -> int:
@@ -19,9 +19,11 @@ def run(args: argparse.Namespace) -> int:
         if any(same_file(args.plot, path) for path in (args.model, args.file)):
             raise ValueError(f"--plot {args.plot} would overwrite what is read")
         plots.check_format(args.plot)
-    samples = trained.samples(args, net, notes)
-    with trained.explained(net, notes, samples):
-        found = trained.assess(net, notes, samples, args.threshold)
+    samples, assessor = trained.Samples(args, net, notes), trained.Assessor(net, notes, args.threshold)
+    for part in samples:
+        with trained.explained(net, notes, part):
+            assessor.add(part.table, trained.answer(net, notes, part.X))
+    found = assessor.found()
     if found is None:
         target = args.target or notes.target
         name = "" if target is None else f" {target!r}"
@@ -36,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         say(line)
     if args.plot is not None:
         plots.answers(found.scores, args.plot, points=found.points, title=f"{args.file}: {headline}")
-        say(f"Picture: {args.plot}")
+        say(f"Picture: {whole(args.plot)}")
     args.result.update(found.scores, model=args.model, data=args.file, missing_targets=found.missing)
     return 0
 

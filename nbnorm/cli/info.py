@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbnorm.cli import trained
-from nbnorm.cli.common import BOLD, add_command, clipped, say, styled
+from nbnorm.cli.common import BOLD, add_command, clipped, say, styled, whole
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     if columns := notes.inputs.described():
         parts["data"]["columns"] = columns
     args.result.update({"model": args.model, "bytes": size, **parts})
-    say(f"{args.model}: {size:,} bytes")
+    say(f"{whole(args.model)}: {size:,} bytes")
     for title, part in parts.items():
         rows = [(key.replace("_", " "), _text(value)) for key, value in part.items()]
         rows = [(key, text) for key, text in rows if text]
@@ -75,7 +75,7 @@ def _notes(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "training": {key: value for key, value in known.items() if key not in ("sizes", "parameters")},
         "test": {key.removeprefix("test_"): metadata[key] for key in _TEST if metadata.get(key) is not None},
     }
-    apart = {*_DATA, *_TEST, "training", "inputs", "class_counts", "target_mean"}
+    apart = {*_DATA, *_TEST, "training", "inputs", "date_formats", "class_counts", "target_mean"}
     return {**groups, "other notes": {key: value for key, value in metadata.items() if key not in apart}}
 
 

@@ -66,7 +66,7 @@ class Inputs:
 
     def transform(self, table: tables.Table) -> npt.NDArray[Any]:
         """Return the samples of a table for the network; without an encoder gaps stay NaN."""
-        X = table.X if self.columns is None else self.columns.transform(_frame(table), name=table.path)
+        X = table.X if self.columns is None else self.columns.transform(table.frame(), name=table.path)
         if self.encoder is None:
             return X
         encoded = self.encoder.transform(X)
@@ -126,11 +126,3 @@ class Inputs:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"its columns are malformed ({error})") from None
         return cls(columns, encoder, means)
-
-
-def _frame(table: tables.Table) -> Mapping[str, npt.NDArray[Any]]:
-    """Return a table's columns by name."""
-    if isinstance(table.data, dict):
-        return table.data
-    names = table.features or tuple(f"x{k}" for k in range(table.data.shape[1]))
-    return {name: table.data[:, k] for k, name in enumerate(names)}

@@ -26,6 +26,7 @@ from nbnorm.cli.common import (
     FAILED,
     INTERRUPTED,
     TERMINATED,
+    HelpFormatter,
     OutputError,
     Parser,
     fail,
@@ -42,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="nbnorm",
         description="Standardize data, train batch-normalised networks, predict with them.",
         epilog="Begin with: nbnorm train",
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"nbnorm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

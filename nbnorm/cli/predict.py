@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
 from nbnorm.cli import answers, trained
-from nbnorm.cli.common import add_command, integer, output, plural, same_file, say, wrapped
+from nbnorm.cli.common import add_command, integer, output, plural, same_file, say, whole, wrapped
 from nbnorm.data import csv_files, tables
-
-if TYPE_CHECKING:
-    from nbnorm.model.network import FNN
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,27 +30,42 @@ def run(args: argparse.Namespace) -> int:
             if same_file(args.out, path):
                 raise ValueError(f"--out {args.out} would overwrite {option}")
         _files.check_writable(args.out)
-    samples = trained.samples(args, net, notes)
-    with trained.explained(net, notes, samples):
-        columns = _columns(args, net, notes, samples.X)
-        found = trained.assess(net, notes, samples, args.threshold)
-    for note in samples.notes:
-        print("\n".join(wrapped(note)), file=sys.stderr)
-    if args.out is not None:
-        with csv_files.replace(args.out) as file:
-            tables.write_csv(file, columns, csv_files.delimiter_of(args.out))
-    elif found is None and not args.json:  # nothing else to show
-        with output() as out:
-            tables.write_csv(out, columns)
+    samples, assessor = trained.Samples(args, net, notes), trained.Assessor(net, notes, args.threshold)
+    columns: dict[str, list[Any]] = {}  # of the result as JSON
+    # what goes to standard output waits on disk, so that nothing is printed if a later row is wrong
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", newline="")
+        if args.out is None
+        else csv_files.replace(args.out) as file
+    ):
+        for part in samples:
+            with trained.explained(net, notes, part):
+                answers_of_part = trained.answer(net, notes, part.X)
+            assessor.add(part.table, answers_of_part)
+            predicted = _columns(args, notes, answers_of_part)
+            if args.out is None and args.json:
+                for name, values in predicted.items():
+                    columns.setdefault(name, []).extend(values)
+            else:
+                first = samples.count == len(part.table)
+                delimiter = "," if args.out is None else csv_files.delimiter_of(args.out)
+                tables.write_csv(file, predicted, delimiter, header=first)
+        found = assessor.found()
+        for note in samples.notes:
+            print("\n".join(wrapped(note)), file=sys.stderr)
+        if args.out is None and found is None and not args.json:  # nothing else to show
+            file.seek(0)
+            with output() as out:
+                shutil.copyfileobj(file, out)
     if found is not None:
         count = plural(found.missing, "sample")
         left_out = f"; {count} without a target left out" if found.missing else ""
         say(f"Predicted {samples.what}: {answers.headline(found.scores)}{left_out}")
     if args.out is not None:
-        say(f"Predictions: {args.out}")
+        say(f"Predictions: {whole(args.out)}")
     args.result.update(
         {
-            "samples": len(samples.X),
+            "samples": samples.count,
             "scores": None if found is None else found.scores,
             "missing_targets": None if found is None else found.missing,
             "out": args.out,
@@ -62,19 +76,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _columns(
-    args: argparse.Namespace, net: FNN, notes: trained.Notes, X: npt.NDArray[Any]
+    args: argparse.Namespace, notes: trained.Notes, values: npt.NDArray[Any]
 ) -> dict[str, Sequence[Any]]:
     """Return the columns of the predictions by name."""
     if notes.classes is not None:
-        probability = trained.probabilities(net, X)
-        got = trained.decide(probability, notes.classes, args.threshold)
+        got = trained.decide(values, notes.classes, args.threshold)
         columns: dict[str, Sequence[Any]] = {"prediction": [notes.classes[number] for number in got]}
         if args.proba:
             return columns | {
-                f"probability_{label}": probability[:, k].tolist() for k, label in enumerate(notes.classes)
+                f"probability_{label}": values[:, k].tolist() for k, label in enumerate(notes.classes)
             }
-        return columns | {"probability": probability[np.arange(len(got)), got].tolist()}
-    values = net.predict(X)
+        return columns | {"probability": values[np.arange(len(got)), got].tolist()}
     if values.ndim == 1:
         return {"prediction": values.tolist()}
     return {f"prediction{k + 1}": values[:, k].tolist() for k in range(values.shape[1])}

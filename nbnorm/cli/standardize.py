@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import Any
 
-from nbnorm.cli.common import add_command, add_csv, csv_options, integer, same_file, say
+from nbnorm.cli.common import add_command, add_csv, csv_options, integer, same_file, say, whole
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,12 +36,13 @@ def run(args: argparse.Namespace) -> int:
         missing=args.missing,
         options=csv_options(args),
         progress=False if args.quiet else None,
+        report=say,
     )
-    where = "its own statistics" if args.stats is None else f"the statistics in {args.stats}"
+    where = "its own statistics" if args.stats is None else f"the statistics in {whole(args.stats)}"
     if args.stats is not None and not known:
-        where = f"its own statistics, kept in {args.stats}"
+        where = f"its own statistics, kept in {whole(args.stats)}"
     verb = "Restored" if args.inverse else "Standardized"
-    say(f"{verb} {args.source} with {where}: {args.destination}")
+    say(f"{verb} {whole(args.source)} with {where}: {whole(args.destination)}")
     args.result.update(
         {
             "source": args.source,

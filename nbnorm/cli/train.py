@@ -34,6 +34,7 @@ from nbnorm.cli.common import (
     refuse_options,
     same_file,
     say,
+    whole,
 )
 from nbnorm.cli.inputs import Inputs
 from nbnorm.cli.settings import (
@@ -113,6 +114,7 @@ def _load(args: argparse.Namespace) -> Data:
         task=target.task,
         classes=None if target.classes is None else list(target.classes),
         inputs=inputs.to_dict(),
+        date_formats=dict(table.date_formats) or None,
         test_size=share,
         split_seed=seed,
     )
@@ -232,7 +234,7 @@ def _describe_data(data: Data) -> None:
     aside = "" if data.validation is None else f", {len(data.validation[1]):,} validation"
     rows = f"{len(data.y_train):,} training{aside} and {len(data.y_test):,} held-out samples"
     kinds = "" if data.classes is None else f", {plural(len(data.classes), 'class')}"
-    say(f"Data: {data.name}, {rows}, {plural(data.X_train.shape[1], 'feature')}{kinds}")
+    say(f"Data: {whole(data.name)}, {rows}, {plural(data.X_train.shape[1], 'feature')}{kinds}")
     for note in data.notes:
         say(note)
 
@@ -325,7 +327,7 @@ def _train(args: argparse.Namespace, comm: Any) -> int:
         if retries == 0:
             _describe(args, net)
         if checkpoint is not None and os.path.exists(checkpoint):
-            say(f"Going on from {checkpoint}")
+            say(f"Going on from {whole(checkpoint)}")
         try:
             history = fit(
                 args,
@@ -436,18 +438,18 @@ def _write_results(
             worth = {"target_mean": _means(data)}
         net.metadata = {**data.metadata, **brief, **worth, "training": settings}
         net.save(files["save"])
-        say(f"Model: {files['save']}")
+        say(f"Model: {whole(files['save'])}")
     if files["plot"] is not None:
         title = f"{data.name}: {answers.headline(scores)}"
         plots.answers(scores, files["plot"], points=points, history=curves, title=title)
-        say(f"Picture: {files['plot']}")
+        say(f"Picture: {whole(files['plot'])}")
     if files["inspect"] is not None:
         from nbnorm.model.inspection import inspect
 
         batch_size = max(2, min(args.batch_size, len(data.X_train)))
         found = inspect(net, data.X_train, data.y_train, optimizer=optimizer(args), batch_size=batch_size)
         found.plot(files["inspect"], title=f"{data.name}: the layers after training")
-        say(f"{found}\nLayers: {files['inspect']}")
+        say(f"{found}\nLayers: {whole(files['inspect'])}")
     result = finite(
         {
             "data": data.name,
@@ -467,7 +469,7 @@ def _write_results(
         with _files.replace(files["report"], "w") as file:
             lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in result.items())
             file.write("{\n" + ",\n".join(lines) + "\n}\n")  # a line for each list
-        say(f"Report: {files['report']}")
+        say(f"Report: {whole(files['report'])}")
 
 
 _MORE = """\

@@ -5,17 +5,27 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm.cli import answers
-from nbnorm.cli.common import add_columns, given_columns, is_npz, plural, real, refuse_columns, refuse_options
+from nbnorm.cli.common import (
+    add_columns,
+    given_columns,
+    is_npz,
+    plural,
+    real,
+    refuse_columns,
+    refuse_options,
+    whole,
+)
 from nbnorm.cli.inputs import Inputs
-from nbnorm.data import datasets, tables
+from nbnorm.data import datasets, dates, tables
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -34,6 +44,7 @@ class Notes:
     test_size: float
     split_seed: int
     inputs: Inputs
+    date_formats: dict[str, str]
     class_counts: list[int] | None = None  # of the training samples
     target_mean: list[float] | None = None  # of the training samples
 
@@ -78,12 +89,20 @@ def read_notes(path: str, net: FNN) -> Notes:
         else None,
         features=entry("features", listed((str,), width), None),
         inputs=inputs,
+        date_formats=entry("date_formats", _date_formats, {}),
         target=entry("target", text, None),
         test_size=entry("test_size", lambda v: isinstance(v, float) and 0 < v < 1, TEST_SIZE),
         split_seed=entry("split_seed", lambda v: type(v) is int and v >= 0, SPLIT_SEED),
         class_counts=entry("class_counts", listed((int,), n_classes), None) if classifies else None,
         target_mean=None if classifies else entry("target_mean", listed((float, int), n_out), None),
     )
+
+
+def _date_formats(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and all(dates.check_format(form) for form in value.values())
+    except (TypeError, ValueError):
+        return False
 
 
 def probabilities(net: FNN, X: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -107,6 +126,11 @@ def decide(
     return decision
 
 
+def answer(net: FNN, notes: Notes, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return what a network says of samples: the probability of each class, or values."""
+    return probabilities(net, X) if notes.classes is not None else net.predict(X)
+
+
 @dataclass(frozen=True)
 class Assessment:
     """What a network is worth on a table, and the values that a picture of it needs."""
@@ -116,32 +140,54 @@ class Assessment:
     points: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None  # truth and prediction of regression
 
 
-def assess(net: FNN, notes: Notes, samples: Samples, threshold: float | None = None) -> Assessment | None:
-    """Return what a network is worth on a table, None where no sample has a target."""
-    table = samples.table
-    if table.values is None:
-        return None
-    if notes.classes is not None:
-        truth, unseen = table.class_numbers(notes.classes)
-        there = truth >= 0
-        if not there.any():
+class Assessor:
+    """Collects the answers of a network to samples whose truth is known.
+
+    Probabilities of classes or values, and the truth, are all that is held of a table that is read in parts.
+    """
+
+    def __init__(self, net: FNN, notes: Notes, threshold: float | None) -> None:
+        self._notes, self._threshold = notes, threshold
+        self._outputs = 0 if net.output == "sigmoid" else int(net.sizes[-1])
+        self._truth: list[npt.NDArray[Any]] = []
+        self._answers: list[npt.NDArray[Any]] = []
+        self._unseen: Counter[str] = Counter()
+        self._missing = 0
+
+    def add(self, table: tables.Table, answers: npt.NDArray[Any]) -> None:
+        """Keep the answers to the samples of a table whose target is there."""
+        if table.values is None:
+            return
+        if self._notes.classes is not None:
+            truth: npt.NDArray[Any]
+            truth, unseen = table.class_numbers(self._notes.classes)
+            self._unseen.update(unseen)
+            there = truth >= 0
+        else:
+            truth = table.numbers()
+            columns = truth.reshape(len(truth), -1)
+            if columns.shape[1] != self._outputs:
+                return
+            there = np.asarray(np.isfinite(columns).all(axis=1))
+        self._missing += int(np.count_nonzero(~there))
+        if there.any():
+            self._truth.append(truth[there])
+            self._answers.append(answers[there])
+
+    def found(self) -> Assessment | None:
+        """Return what the network is worth, None where no sample had a target."""
+        if not self._truth:
             return None
-        probability, truth = probabilities(net, samples.X[there]), truth[there]
-        decision = decide(probability, notes.classes, threshold)
+        truth, got, notes = np.concatenate(self._truth), np.concatenate(self._answers), self._notes
+        if notes.classes is None:
+            scores = answers.of_values(got, truth, mean=notes.target_mean)
+            return Assessment(scores, self._missing, (truth, got))
+        decision = decide(got, notes.classes, self._threshold)
+        unseen = dict(self._unseen.most_common())
         scores = answers.of_classes(
-            probability, decision, truth, notes.classes, counts=notes.class_counts, unseen=unseen
+            got, decision, truth, notes.classes, counts=notes.class_counts, unseen=unseen
         )
-        return Assessment(scores, int(np.count_nonzero(~there)), None)
-    values = table.numbers()
-    columns = values.reshape(len(values), -1)
-    if net.output == "sigmoid" or columns.shape[1] != net.sizes[-1]:
-        return None
-    there = np.asarray(np.isfinite(columns).all(axis=1))
-    if not there.any():
-        return None
-    got, values = net.predict(samples.X[there]), values[there]
-    scores = answers.of_values(got, values, mean=notes.target_mean)
-    return Assessment(scores, int(np.count_nonzero(~there)), (values, got))
+        return Assessment(scores, self._missing, None)
 
 
 def load(path: str) -> tuple[FNN, Notes]:
@@ -152,96 +198,114 @@ def load(path: str) -> tuple[FNN, Notes]:
     return net, read_notes(path, net)
 
 
-@dataclass(frozen=True)
-class Samples:
-    """Samples for a network.
-
-    Attributes
-    ----------
-    table : Table
-        As they were read.
-    X : ndarray
-        As the network takes them.
-    what : str
-        How to call them.
-    notes : tuple of str
-        What was guessed, and which gaps were filled.
-    """
+class Part(NamedTuple):
+    """Some samples of a table, as they were read and as the network takes them."""
 
     table: tables.Table
     X: npt.NDArray[Any]
-    what: str
-    notes: tuple[str, ...]
 
 
-def samples(args: argparse.Namespace, net: FNN, notes: Notes) -> Samples:
-    """Return the samples that the command line names."""
-    table, what = _samples(args, notes)
-    width = 1 if isinstance(table.data, dict) else table.data.shape[1]
-    expected = net.sizes[0] if notes.inputs.encoder is None else notes.inputs.encoder.n_features_in_
-    if not isinstance(table.data, dict) and width != expected:
-        raise ValueError(
-            f"{args.file} has {plural(width, 'feature')}, and {args.model} was trained on {expected}"
-        )
-    X, said = notes.inputs.transform(table), list(table.notes)
-    gaps = np.isnan(X) if X.dtype.kind == "f" else np.zeros((1, 1), bool)
-    if gaps.any():
+class Samples:
+    """The samples that the command line names, for a network, read in parts.
+
+    Attributes
+    ----------
+    count : int
+        Samples read so far.
+    """
+
+    def __init__(self, args: argparse.Namespace, net: FNN, notes: Notes) -> None:
+        self._net, self._notes = net, notes
+        self._file, self._model = args.file, args.model
+        self._parts, self._what = _parts(args, notes)
+        self.count = self._gaps = 0
+        self._first_gap = ""
+
+    def __iter__(self) -> Iterator[Part]:
+        """Yield the parts."""
+        for table in self._parts:
+            part = Part(table, self._filled(table))
+            self.count += len(table)
+            yield part
+
+    @property
+    def what(self) -> str:
+        """How to call the samples."""
+        return self._what or f"{plural(self.count, 'sample')} of {whole(self._file)}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What was guessed, and which gaps were filled."""
+        said = list(self._parts.notes) if isinstance(self._parts, tables.Parts) else []
+        if self._gaps:
+            said.append(
+                f"{plural(self._gaps, 'sample')} with gaps where training had none, which are "
+                f"taken as the mean; the first is {whole(self._first_gap)}"
+            )
+        return said
+
+    def _filled(self, table: tables.Table) -> npt.NDArray[Any]:
+        """Return the samples of a table for the network, without gaps."""
+        encoder, standardizer = self._notes.inputs.encoder, self._net.standardizer
+        expected = self._net.sizes[0] if encoder is None else encoder.n_features_in_
+        if not isinstance(table.data, dict) and table.data.shape[1] != expected:
+            width = plural(table.data.shape[1], "feature")
+            raise ValueError(f"{self._file} has {width}, and {self._model} was trained on {expected}")
+        X = self._notes.inputs.transform(table)
+        if X.dtype.kind != "f" or not (gaps := np.isnan(X)).any():
+            return X
         row, column = (int(k) for k in np.argwhere(gaps)[0])
-        if net.standardizer is None:
+        if standardizer is None:
             raise ValueError(f"{table.place(row, column)}: missing value, and the model knows no mean for it")
-        X = np.where(gaps, net.standardizer.mean_, X)
-        said.append(
-            f"{plural(int(gaps.any(axis=1).sum()), 'sample')} with gaps where training had none, which are "
-            f"taken as the mean; the first is {table.place(row, column)}"
-        )
-    return Samples(table, X, what, tuple(said))
+        self._first_gap = self._first_gap or table.place(row, column)
+        self._gaps += int(gaps.any(axis=1).sum())
+        return np.where(gaps, standardizer.mean_, X)
 
 
-def _samples(args: argparse.Namespace, notes: Notes) -> tuple[tables.Table, str]:
-    """Return the samples that the command line names, and how to call them."""
+def _parts(args: argparse.Namespace, notes: Notes) -> tuple[Iterable[tables.Table], str]:
+    """Return the samples that the command line names, and how to call them if not by their number."""
     if args.file in ("digits", "mnist") or is_npz(args.file):
         refuse_options(args, args.file, "target")
         refuse_columns(args, args.file)
     if args.file == "mnist":
         _, (X, y) = datasets.load_mnist(args.data_dir, progress=lambda line: print(line, file=sys.stderr))
-        return tables.Table("mnist", X, None, "y", y), "the 10,000 test images of mnist"
+        return [tables.Table("mnist", X, None, "y", y)], "the 10,000 test images of mnist"
     refuse_options(args, args.file, "data_dir")
     if args.file == "digits":
         X, y = datasets.load_digits()
         if notes.data != "digits":
-            return tables.Table("digits", X, None, "y", y), f"all {len(X):,} digits"
+            return [tables.Table("digits", X, None, "y", y)], f"all {len(X):,} digits"
         _, test = datasets.split_rows(y, test_size=notes.test_size, seed=notes.split_seed, stratify=True)
         what = f"the {len(test):,} digits held out from training"
-        return tables.Table("digits", X[test], None, "y", y[test]), what
+        return [tables.Table("digits", X[test], None, "y", y[test])], what
     # A column that is asked for has to be there; the one of the training may be missing.
     named = args.target is not None
-    target = args.target if named else notes.target
     kinds = notes.inputs.kinds()
-    table = tables.read_table(
+    return tables.open_table(
         args.file,
-        target=target,
+        target=args.target if named else notes.target,
         features=notes.features,
         need_target=named,
         categories=[name for name, kind in kinds.items() if kind == "category"],
         kinds=kinds or (None if notes.features is None else dict.fromkeys(notes.features, "number")),
+        date_formats=notes.date_formats,
         **given_columns(args),
-    )
-    return table, f"{plural(len(table), 'sample')} of {args.file}"
+    ), ""
 
 
 @contextlib.contextmanager
-def explained(net: FNN, notes: Notes, samples: Samples) -> Iterator[None]:
+def explained(net: FNN, notes: Notes, part: Part) -> Iterator[None]:
     """Say which value lies farthest from the training data where a network refuses its input."""
     try:
         yield
     except ValueError as error:
-        X = samples.X.astype(np.float64)
+        X = part.X.astype(np.float64)
         if net.standardizer is not None:
             X = (X - net.standardizer.mean_) / net.standardizer.scale_
         row, column = (int(i) for i in np.unravel_index(np.argmax(np.abs(X)), X.shape))
-        named = replace(samples.table, features=_names(notes, samples.table))
+        named = replace(part.table, features=_names(notes, part.table))
         place = named.place(row, column)
-        far = f"the value farthest from the training data is {samples.X[row, column]:g} in {place}"
+        far = f"the value farthest from the training data is {part.X[row, column]:g} in {place}"
         raise ValueError(f"{error}; {far}") from None
 
 
@@ -253,7 +317,11 @@ def _names(notes: Notes, table: tables.Table) -> tuple[str, ...] | None:
 def add_samples(parser: argparse.ArgumentParser) -> None:
     """Add what names a model and samples for it."""
     parser.add_argument("model", metavar="MODEL", help="a file that nbnorm train has saved")
-    parser.add_argument("file", metavar="FILE", help="digits, mnist, or a CSV, Parquet, Arrow or NPZ file")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="digits, mnist, a CSV, Parquet, Arrow or NPZ file, or a folder of Parquet or of Arrow files",
+    )
     parser.add_argument(
         "--target", metavar="COLUMN", help="target column (default: as in training, if it is there)"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nbnorm.cli.common import FAILED, add_command, fail, say
+from nbnorm.cli.common import FAILED, add_command, fail, say, whole
 from nbnorm.compile.clock import announced
 from nbnorm.compile.folder import cache_folder
 
@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     folder = cache_folder()
     if folder is None:
         return fail("no folder for compiled code can be written: set NUMBA_CACHE_DIR to one", FAILED)
-    say(f"Compiling into {folder}")
+    say(f"Compiling into {whole(folder)}")
     steps: list[dict[str, Any]] = []
     with announced(lambda kept: None):  # each line below says how long it took
         for step in warm_up(args.dtype, args.only):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
-from nbnorm.data import csv_files
+from nbnorm.data import csv_files, row_groups
 
+# Rows of a record batch, as Parquet files are read.
+ROWS = 1 << 16
 ENDINGS = (".parquet", ".feather", ".arrow", ".ipc")
 
 
@@ -75,17 +79,58 @@ class ArrowFile:
         """Yield the rows as record batches, with some columns or all."""
         with _files.reading(self._path, self._what) as raw, self._open(raw) as file:
             if self._parquet:
-                yield from file.iter_batches(columns=None if columns is None else list(columns))
+                yield from file.iter_batches(ROWS, columns=None if columns is None else list(columns))
                 return
             for number in range(file.num_record_batches):
                 batch = file.get_batch(number)
                 yield batch if columns is None else batch.select(columns)
 
-    def read(self, columns: Sequence[str]) -> Any:
-        """Return a table of some columns."""
-        schema = self._pa.schema([self.schema.field(column) for column in columns])
-        batches = [batch.select(columns) for batch in self.batches(columns)]
-        return self._pa.Table.from_batches(batches, schema)
+
+class ArrowFolder:
+    """A folder of Parquet or of Arrow files, in the order of their names, read like one file.
+
+    Parameters
+    ----------
+    path : str or path
+
+    Attributes
+    ----------
+    name : str
+        The folder, for messages.
+    schema : pyarrow.Schema
+        That of the first file, and the columns that stand in the names of folders.
+
+    Raises
+    ------
+    ImportError
+        If pyarrow is not installed.
+    ValueError
+        If the folder holds no such files, or others, or a damaged one.
+    """
+
+    def __init__(self, path: _files.PathLike) -> None:
+        self._pa = pyarrow()
+        self.name = os.fspath(path)
+        self._dataset = row_groups.dataset(self.name, Path(path))
+        self.schema = self._dataset.schema
+
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+        """Yield the rows as record batches, with some columns or all."""
+        wanted = None if columns is None else list(columns)
+        for fragment in self._dataset.get_fragments():
+            with _named(fragment.path):
+                yield from fragment.to_batches(
+                    schema=self.schema, columns=wanted, batch_size=ROWS, batch_readahead=1
+                )
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Name the file where Arrow says what is wrong."""
+    try:
+        yield
+    except pyarrow().lib.ArrowException as error:
+        raise ValueError(f"{name}: {error}") from None
 
 
 def as_array(name: str, label: str, column: Any) -> npt.NDArray[Any]:

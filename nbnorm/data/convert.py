@@ -12,6 +12,7 @@ import numpy as np
 
 from nbnorm import _files
 from nbnorm.data import arrow_files, csv_files, tables
+from nbnorm.data.csv_columns import csv_columns, typed
 
 ENDINGS = (*csv_files.WRITTEN, *arrow_files.ENDINGS, ".npz")
 
@@ -37,10 +38,9 @@ class _OfCsv(_Batches):
         pa = arrow_files.pyarrow()
         self.name, self.notes = reader.name, reader.notes
         self._reader = reader
-        kinds = tables.csv_kinds(reader, columns) | dict.fromkeys(categories, "category")
-        self._kinds = {column: kinds[column] for column in columns}
-        self._numeric = [column for column in columns if kinds[column] == "number"]
-        self._others = [column for column in columns if kinds[column] != "number"]
+        self._columns = csv_columns(reader, columns, kinds=dict.fromkeys(categories, "category"))
+        self._numeric = [name for name, column in self._columns.items() if column.kind == "number"]
+        self._others = [name for name, column in self._columns.items() if column.kind != "number"]
         whole = np.ones(len(self._numeric), bool)
         for part in self._parts(with_text=False):
             values = part.numbers
@@ -51,7 +51,7 @@ class _OfCsv(_Batches):
             for column, one in zip(self._numeric, whole, strict=True)
         }
         named = {"category": pa.string(), "boolean": pa.bool_(), "date": pa.timestamp("us")}
-        types |= {column: named[kinds[column]] for column in self._others}
+        types |= {column: named[self._columns[column].kind] for column in self._others}
         self.schema = pa.schema([pa.field(column, types[column]) for column in columns])
 
     def _parts(self, *, with_text: bool) -> Iterator[csv_files.Rows]:
@@ -64,7 +64,7 @@ class _OfCsv(_Batches):
         for part in self._parts(with_text=True):
             columns = dict(zip(self._numeric, part.numbers.T, strict=True))
             for column, fields in zip(self._others, part.texts, strict=True):
-                columns[column] = tables.typed(self.name, column, fields, part.lines, self._kinds[column])
+                columns[column] = typed(self.name, column, fields, part.lines, self._columns[column])
             arrays = [
                 pa.array(columns[field.name], from_pandas=True).cast(field.type) for field in self.schema
             ]

@@ -27,14 +27,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm.data import dates, number_formats
+from nbnorm.data.number_formats import PLAIN, NumberFormat
 
 DELIMITERS = ",;\t"
 # Endings of files that are written as CSV.
 WRITTEN = (".csv", ".tsv")
-# Rows below the header from which the decimal sign is guessed.
-_LOOKED_AT = 100
-_POINT = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
-_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+# Rows from which it is guessed how numbers are written.
+_LOOKED_AT = 200
 # What pandas calls a column without a name.
 _UNNAMED = re.compile(r"Unnamed: \d+")
 _MISSING = frozenset(("", "na", "n/a", "nan", "null", "none", "?"))
@@ -60,6 +60,10 @@ class CsvOptions:
         Lines that begin with it are passed over; by default there are none.
     header : bool, optional
         Whether the first line names the columns.
+    thousands : {"", ",", ".", "'", " "}, optional
+        What stands between thousands.
+    date_format : str, optional
+        A format of `datetime.strptime` for the dates that are not ISO 8601.
 
     Raises
     ------
@@ -77,9 +81,16 @@ class CsvOptions:
     encoding: str | None = None
     comment: str | None = None
     header: bool | None = None
+    thousands: str | None = None
+    date_format: str | None = None
 
     def __post_init__(self) -> None:
         _check.choice("decimal", self.decimal, (".", ",", None))
+        _check.choice("thousands", self.thousands, (None, "", *number_formats.THOUSANDS))
+        if self.thousands and self.thousands == self.decimal:
+            raise ValueError(f"thousands and decimal sign must differ, got {self.decimal!r} for both")
+        if self.date_format is not None:
+            dates.check_format(self.date_format)
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise ValueError(f"delimiter must be one character and no quote, got {self.delimiter!r}")
         if self.delimiter is not None and self.delimiter == (self.decimal or "."):
@@ -240,8 +251,10 @@ class Reader:
         Where each column stands.
     index : int or None
         Place of a first column without a name, or called ``Unnamed: 0``: the index of a frame of pandas.
-    comma : bool
-        Whether the decimal sign is a comma.
+    numbers : NumberFormat
+        How numbers are written.
+    date_format : str or None
+        That of dates, where it was given.
     notes : list of str
         What was guessed, for the user, where it is not what most files have.
 
@@ -261,7 +274,8 @@ class Reader:
         self._comment = given.comment
         self._encoding = given.encoding or self._find_encoding()
         self._delimiter = given.delimiter or self._find_delimiter()
-        self.comma = (given.decimal or self._find_decimal()) == ","
+        self.date_format = given.date_format
+        self.numbers = self._find_numbers(given)
         first = next(self._records(), (0, []))[1]
         if not first:
             raise ValueError(f"{self.name} has no header line with column names")
@@ -354,8 +368,8 @@ class Reader:
     ) -> npt.NDArray[np.float64]:
         """Return fields, row after row, as finite numbers."""
         texts = fields
-        if self.comma:
-            fields = [self.point(text) for text in texts]
+        if self.numbers != PLAIN:
+            fields = [self.numbers.plain(text) for text in texts]
         together = "".join(fields)
         if together.isascii() and "_" not in together:
             with contextlib.suppress(ValueError):
@@ -379,12 +393,6 @@ class Reader:
             f"{where}: " + ("missing value" if math.isnan(value) else f"must be finite, got {value}")
         )
 
-    def point(self, text: str) -> str:
-        """Return a field with a decimal point, if it is a number; a point is none where commas are."""
-        if not self.comma:
-            return text
-        return text.replace(",", ".") if "." not in text else "_" + text
-
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """Yield the line and the fields of each row below the header."""
         records = self._records()
@@ -407,20 +415,20 @@ class Reader:
             return "utf-16"
         return "utf-8-sig"
 
-    def _find_decimal(self) -> str:
-        """Return the decimal sign: a comma only where no comma divides fields and no number has a point."""
-        if self._delimiter == ",":
-            return "."
-        points = commas = False
+    def _find_numbers(self, given: CsvOptions) -> NumberFormat:
+        """Return how numbers are written, from the first rows."""
+        formats = number_formats.candidates(self._delimiter, given.decimal, given.thousands)
+        columns: list[list[str]] = []
         with contextlib.suppress(ValueError):  # the reader says what is wrong
-            for _, record in islice(self._records(), 1 + _LOOKED_AT):
-                fields = [field.strip() for field in record]
-                points |= any(map(_POINT.fullmatch, fields))
-                commas |= any(map(_COMMA.fullmatch, fields))
-        if points or not commas:
-            return "."
-        self.notes.append("Numbers are written with decimal commas (or --decimal .)")
-        return ","
+            records = [record for _, record in islice(self._records(), 1 + _LOOKED_AT)]
+            for record in records[1:] or records:  # the first one may be the header
+                columns += ([] for _ in range(len(record) - len(columns)))
+                for fields, text in zip(columns, record, strict=False):
+                    if not is_missing(text):
+                        fields.append(text)
+        found, notes = number_formats.guess(columns, formats)
+        self.notes += notes
+        return found
 
     def _find_delimiter(self) -> str:
         """Return the first that parts the header and the row below it into equally many fields."""

@@ -49,6 +49,7 @@ class _Source:
     names: list[str] | None = None
     rows: int | None = None
     index: Collection[str] = ()  # columns that are kept without being named
+    notes: Sequence[str] = ()  # what was guessed
 
     def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         self.gaps = gaps  # whether numbers may be missing
@@ -109,7 +110,7 @@ class _CsvSource(_Source):
         self.names = self._reader.columns
         if self._reader.index is not None:
             self.index = (self.names[self._reader.index],)
-        self.notes = self._reader.notes
+        self.notes = tuple(self._reader.notes)
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:
         apart = set(self.kept)
@@ -480,6 +481,7 @@ def standardize_file(
     missing: Literal["keep", "refuse"] = "keep",
     options: csv_files.CsvOptions | None = None,
     progress: bool | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Moments:
     r"""Standardize a file of any length into another one, in bounded memory.
 
@@ -558,6 +560,9 @@ def standardize_file(
     _check.choice("missing", missing, ("keep", "refuse"))
     names, chosen = list(keep), list(only)
     given = _SOURCES[_kind("source", source, _SOURCES)](source, options, missing == "keep")
+    if report is not None:
+        for note in given.notes:
+            report(note)
     if chosen:
         given.keep(chosen)  # refuses columns that are not there
         names += [name for name in given.names or () if name not in chosen]

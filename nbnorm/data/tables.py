@@ -6,16 +6,14 @@ NPZ file has an array ``X`` of samples and, unless there is nothing to compare w
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import itertools
 import math
 import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +21,8 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm.data import arrow_files, csv_files
+from nbnorm.data.csv_columns import csv_columns, typed
+from nbnorm.data.number_formats import PLAIN
 
 # A numeric target is taken for classes when it has no more distinct values than this, all whole.
 MOST_CLASSES = 20
@@ -75,6 +75,10 @@ class Table:
         Line in the file of each sample; empty but from CSV.
     notes : tuple of str
         What was guessed when the file was read.
+    date_formats : mapping of str to str
+        How the dates of columns are written, where that is not ISO 8601.
+    first : int
+        Number in the file of the first sample, if these are a part of it.
     """
 
     path: str
@@ -84,6 +88,8 @@ class Table:
     values: list[str] | npt.NDArray[Any] | None
     lines: Sequence[int] = ()
     notes: tuple[str, ...] = ()
+    date_formats: Mapping[str, str] = field(default_factory=dict)
+    first: int = 0
 
     @property
     def X(self) -> npt.NDArray[Any]:
@@ -92,6 +98,13 @@ class Table:
             return self.data
         column = next(name for name, values in self.data.items() if values.dtype.kind not in "fiub")
         raise ValueError(f"{self.path}: column {csv_files.shown(column)} holds no numbers")
+
+    def frame(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Return the columns by name."""
+        if isinstance(self.data, dict):
+            return self.data
+        names = self.features or tuple(f"x{k}" for k in range(self.data.shape[1]))
+        return {name: self.data[:, k] for k, name in enumerate(names)}
 
     def __len__(self) -> int:
         first = next(iter(self.data.values())) if isinstance(self.data, dict) else self.data
@@ -234,7 +247,7 @@ class Table:
         if self.features is None:
             return f"{self.path}: X[{row}, {column}]"
         if not self.lines:
-            return f"{self.path}, row {row}, column {csv_files.shown(self.features[column])}"
+            return f"{self.path}, row {self.first + row}, column {csv_files.shown(self.features[column])}"
         return csv_files.place(self.path, self.lines[row], self.features[column])
 
     def _place(self, row: int) -> str:
@@ -301,6 +314,7 @@ def read_table(
     without: Sequence[str] = (),
     categories: Sequence[str] = (),
     kinds: Mapping[str, str] | None = None,
+    date_formats: Mapping[str, str] | None = None,
     options: csv_files.CsvOptions | None = None,
 ) -> Table:
     r"""Read samples and their target from a CSV, Parquet, Arrow or NPZ file.
@@ -325,6 +339,8 @@ def read_table(
     kinds : mapping of str to str, optional
         What columns hold, where that is known: "number", "boolean", "date" or "category"; by default a CSV
         file is looked at.
+    date_formats : mapping of str to str, optional
+        How the dates of columns are probably written, as formats of `datetime.strptime`.
     options : CsvOptions, optional
         How a CSV file is written.
 
@@ -354,27 +370,47 @@ def read_table(
     >>> read_table(path, target="width").data["kind"]
     array(['setosa', 'virginica'], dtype=object)
     """
+    return open_table(
+        path,
+        target=target,
+        features=features,
+        need_target=need_target,
+        only=only,
+        without=without,
+        categories=categories,
+        kinds=kinds,
+        date_formats=date_formats,
+        options=options,
+    ).read()
+
+
+def open_table(
+    path: _files.PathLike,
+    *,
+    kinds: Mapping[str, str] | None = None,
+    date_formats: Mapping[str, str] | None = None,
+    options: csv_files.CsvOptions | None = None,
+    **wanted: Any,
+) -> Parts:
+    """Return a table that is read in parts; parameters and errors are those of `read_table`.
+
+    A folder of Parquet or of Arrow files is such a table, too.  NPZ files are one part.
+    """
     ending = csv_files.suffix(path)
-    wanted: dict[str, Any] = {
-        "target": target,
-        "features": features,
-        "need_target": need_target,
-        "only": only,
-        "without": without,
-        "categories": categories,
-    }
     if ending == ".npz":
-        for name, given in (("only", only), ("without", without), ("categories", categories)):
-            if given:
+        for name in ("only", "without", "categories"):
+            if given := wanted.get(name):
                 raise ValueError(f"{name} names {given[0]!r}, and {os.fspath(path)} has no column names")
-        return _read_npz(path, need_target)
+        return _NpzParts(_read_npz(path, wanted.get("need_target", True)))
+    wanted.setdefault("need_target", True)
     if ending in CSV_ENDINGS:
         reader = csv_files.Reader(path, options)
         index = () if reader.index is None else (reader.columns[reader.index],)
         chosen = choose_columns(reader.name, reader.columns, index, **wanted)
-        return _read_csv(reader, chosen, categories, kinds or {})
-    if ending in arrow_files.ENDINGS:
-        return _read_arrow(path, wanted)
+        return _CsvParts(reader, chosen, wanted.get("categories", ()), kinds or {}, date_formats or {})
+    if ending in arrow_files.ENDINGS or os.path.isdir(path):
+        folder = os.path.isdir(path)
+        return _ArrowParts(arrow_files.ArrowFolder(path) if folder else arrow_files.ArrowFile(path), wanted)
     raise ValueError(f"{os.fspath(path)} must be a table that ends in .csv, .parquet, .feather or .npz")
 
 
@@ -433,135 +469,105 @@ def choose_columns(
     return Chosen(chosen, target)
 
 
-# ----------------------------------------------------------------------------------------------
-# CSV
-# ----------------------------------------------------------------------------------------------
+class Parts:
+    """A table that is read a number of rows at a time, any number of times.
 
-# Rows from which it is guessed what a column holds, and the share of numbers in them above which the others
-# are taken for errors.
-_LOOKED_AT, _MOSTLY = 1000, 0.9
-_DATE = re.compile(r"(\d{4})-(\d{2})-(\d{2})([T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?(Z|[+-]\d{2}:?\d{2})?)?")
-_DOTTED = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})")
-_BOOLEANS = {"true": True, "false": False}
-
-
-def parse_date(text: str) -> datetime.datetime | None:
-    """Return an ISO 8601 date or time, or one such as 31.12.2024, None where the text is neither.
-
-    Times with a zone are given in UTC.
-
-    Examples
-    --------
-    >>> parse_date("2024-02-29"), parse_date("29.2.2023")
-    (datetime.datetime(2024, 2, 29, 0, 0), None)
+    Attributes
+    ----------
+    name : str
+        The file, for messages.
+    features : tuple of str or None
+    target : str or None
+    notes : tuple of str
+        What was guessed.
+    date_formats : dict of str to str
+        How the dates of columns are written, where that is not ISO 8601.
     """
-    text = text.strip()
-    with contextlib.suppress(ValueError, OverflowError):
-        if dotted := _DOTTED.fullmatch(text):
-            day, month, year = map(int, dotted.groups())
-            return datetime.datetime(year, month, day)
-        if iso := _DATE.fullmatch(text):
-            zone = iso[7] or ""
-            body = text[: len(text) - len(zone)].replace(" ", "T")
-            if fraction := iso[6]:
-                body = body.replace(fraction, fraction.ljust(7, "0"))
-            moment = datetime.datetime.fromisoformat(body)
-            if zone and zone != "Z":
-                hours, minutes = int(zone[1:3]), int(zone[-2:])
-                offset = datetime.timedelta(hours=hours, minutes=minutes)
-                moment = moment - offset if zone[0] == "+" else moment + offset
-            return moment
-    return None
 
+    name: str
+    features: tuple[str, ...] | None
+    target: str | None
+    notes: tuple[str, ...] = ()
+    date_formats: Mapping[str, str] = {}
 
-def kind_of(fields: Iterable[str]) -> str:
-    """Return what a column of text holds: "number", "boolean", "date" or "category".
+    def __iter__(self) -> Iterator[Table]:
+        """Yield the parts, none of which is empty."""
+        raise NotImplementedError
 
-    Where nearly all are numbers the others are errors, which are found when the column is read.
-
-    Examples
-    --------
-    >>> kind_of(["1", "", "2.5"]), kind_of(["true", "False"]), kind_of(["2024-02-29"]), kind_of(["Rome"])
-    ('number', 'boolean', 'date', 'category')
-    """
-    there = [text for text in fields if not csv_files.is_missing(text)]
-    numbers = sum(csv_files.number(text) is not None for text in there)
-    if numbers == len(there) or numbers > _MOSTLY * len(there):
-        return "number"
-    if all(text.strip().lower() in _BOOLEANS for text in there):
-        return "boolean"
-    if all(parse_date(text) is not None for text in there):
-        return "date"
-    return "category"
-
-
-def csv_kinds(reader: csv_files.Reader, columns: Sequence[str]) -> dict[str, str]:
-    """Return what columns hold, from the first rows of the file."""
-    records = [record for _, record in itertools.islice(reader.records(), _LOOKED_AT)]
-    places = [(column, reader.places[column]) for column in columns]
-    return {
-        column: kind_of(reader.point(record[at]) for record in records if at < len(record))
-        for column, at in places
-    }
-
-
-def _read_csv(
-    reader: csv_files.Reader, chosen: Chosen, categories: Sequence[str], known: Mapping[str, str]
-) -> Table:
-    unknown = [column for column in chosen.features if column not in known]
-    kinds = csv_kinds(reader, unknown) | {
-        column: known[column] for column in chosen.features if column in known
-    }
-    kinds |= dict.fromkeys(categories, "category")
-    numeric = [column for column in chosen.features if kinds[column] in ("number", "empty")]
-    others = [column for column in chosen.features if column not in set(numeric)]
-    text = [*others, *([] if chosen.target is None else [chosen.target])]
-    data, lines = array("d"), array("q")
-    texts: list[list[str]] = [[] for _ in text]
-    at_numbers, at_text = ([reader.places[column] for column in group] for group in (numeric, text))
-    for part in reader.rows(at_numbers, at_text, CHUNK, gaps=True):
-        data.frombytes(part.numbers.tobytes())
-        lines.extend(part.lines)
-        for column, more in zip(texts, part.texts, strict=True):
-            column += more
-    if not lines:
-        raise ValueError(f"{reader.name} has no rows below its header line")
-    X = np.frombuffer(data, np.float64).reshape(len(lines), len(numeric))
-    refuse_range(reader.name, numeric, X)
-    names, notes = tuple(chosen.features), tuple(reader.notes)
-    values = None if chosen.target is None else texts[-1]
-    if values is not None and reader.comma:  # a target of numbers
-        numbers = [reader.point(value) for value in values]
-        values = values if csv_files.numbers(numbers) is None else numbers
-    if not others:
-        return Table(reader.name, X, names, chosen.target, values, lines, notes)
-    columns: dict[str, npt.NDArray[Any]] = {}
-    for name in names:
-        if name in others:
-            fields = texts[others.index(name)]
-            columns[name] = typed(reader.name, name, fields, lines, kinds[name])
+    def read(self) -> Table:
+        """Return the whole table."""
+        parts = list(self)
+        if not parts:
+            raise ValueError(f"{self.name} has no rows")
+        whole = parts[0] if len(parts) == 1 else _joined(parts)
+        if not isinstance(whole.data, dict):
+            refuse_range(self.name, whole.features or (), whole.data)
         else:
-            columns[name] = X[:, numeric.index(name)]
-    return Table(reader.name, columns, names, chosen.target, values, lines, notes)
+            for column, values in whole.data.items():
+                if values.dtype.kind == "f":
+                    refuse_range(self.name, [column], values[:, np.newaxis])
+        return replace(whole, date_formats=dict(self.date_formats))
 
 
-def typed(file: str, name: str, fields: list[str], lines: Sequence[int], kind: str) -> npt.NDArray[Any]:
-    """Return fields as booleans, dates or text, with gaps."""
-    if kind == "category":
-        labels = [csv_files.plain(field) for field in fields]
-        return np.array([label or None for label in labels], object)
-    parse = parse_date if kind in ("date", "duration") else lambda field: _BOOLEANS.get(field.strip().lower())
-    found = np.empty(len(fields), object)
-    for row, field in enumerate(fields):
-        found[row] = None if csv_files.is_missing(field) else parse(field)
-        if found[row] is None and not csv_files.is_missing(field):
-            where = csv_files.place(file, lines[row], name)
-            raise ValueError(f"{where}: expected a {kind}, got {csv_files.shown(field)}")
-    if kind == "date":
-        return found.astype("datetime64[us]")
-    if None in found:
-        return np.array([math.nan if value is None else float(value) for value in found])
-    return found.astype(bool)
+def _joined(parts: Sequence[Table]) -> Table:
+    """Return parts of a table as one."""
+    first = parts[0]
+    data: Any
+    if all(not isinstance(part.data, dict) for part in parts):
+        data = np.concatenate([part.X for part in parts])
+    else:
+        frames = [part.frame() for part in parts]
+        data = {name: np.concatenate([frame[name] for frame in frames]) for name in frames[0]}
+    values: Any = None
+    if isinstance(first.values, np.ndarray):
+        values = np.concatenate([np.asarray(part.values) for part in parts])
+    elif first.values is not None:
+        values = [value for part in parts for value in part.values or ()]
+    lines = array("q", itertools.chain.from_iterable(part.lines for part in parts))
+    return replace(first, data=data, values=values, lines=lines)
+
+
+class _CsvParts(Parts):
+    def __init__(
+        self,
+        reader: csv_files.Reader,
+        chosen: Chosen,
+        categories: Sequence[str],
+        kinds: Mapping[str, str],
+        date_formats: Mapping[str, str],
+    ) -> None:
+        self._reader, self.name = reader, reader.name
+        self.features, self.target = tuple(chosen.features), chosen.target
+        known = {**kinds, **dict.fromkeys(categories, "category")}
+        self._columns = csv_columns(reader, chosen.features, kinds=known, date_formats=date_formats)
+        self.notes = tuple(reader.notes)
+        self.date_formats = {
+            name: column.date_format for name, column in self._columns.items() if column.date_format
+        }
+
+    def __iter__(self) -> Iterator[Table]:
+        """Yield the parts, none of which is empty."""
+        reader, columns = self._reader, self._columns
+        numeric = [name for name, column in columns.items() if column.kind in ("number", "empty")]
+        others = [name for name in columns if name not in set(numeric)]
+        text = [*others, *([] if self.target is None else [self.target])]
+        at_numbers, at_text = ([reader.places[column] for column in group] for group in (numeric, text))
+        empty = True
+        for part in reader.rows(at_numbers, at_text, CHUNK, gaps=True):
+            empty = False
+            data: Any = part.numbers
+            if others:
+                read = dict(zip(numeric, data.T, strict=True))
+                for name, fields in zip(others, part.texts, strict=False):
+                    read[name] = typed(self.name, name, fields, part.lines, columns[name])
+                data = {name: read[name] for name in columns}
+            values = None if self.target is None else part.texts[-1]
+            if values is not None and reader.numbers != PLAIN:  # a target of numbers
+                plain = [reader.numbers.plain(value) for value in values]
+                values = values if csv_files.numbers(plain) is None else plain
+            yield Table(self.name, data, self.features, self.target, values, part.lines, self.notes)
+        if empty:
+            raise ValueError(f"{self.name} has no rows below its header line")
 
 
 # ----------------------------------------------------------------------------------------------
@@ -569,43 +575,61 @@ def typed(file: str, name: str, fields: list[str], lines: Sequence[int], kind: s
 # ----------------------------------------------------------------------------------------------
 
 
-def _read_arrow(path: _files.PathLike, columns_wanted: Mapping[str, Any]) -> Table:
-    name, file = os.fspath(path), arrow_files.ArrowFile(path)
-    stored = arrow_files.index_of(file.schema)
-    csv_files.check_names(name, file.schema.names)
-    chosen = choose_columns(name, file.schema.names, stored, **columns_wanted)
-    wanted = [*chosen.features, *([] if chosen.target is None else [chosen.target])]
-    table = file.read(wanted)
-    if table.num_rows == 0:
-        raise ValueError(f"{name} has no rows")
-    columns = {column: arrow_files.as_array(name, column, table.column(column)) for column in wanted}
-    for column in columns_wanted["categories"]:
-        columns[column] = _as_text(columns[column])
-    values: Any = None
-    if chosen.target is not None:
-        values = columns.pop(chosen.target)
-        if values.dtype.kind == "O":
-            values = ["" if value is None else csv_files.protected(str(value)) for value in values]
-        elif values.dtype.kind not in "fiub":
-            raise ValueError(
-                f"{name}: the target {chosen.target!r} must hold numbers or text, got {values.dtype}"
-            )
-    notes = tuple(f"The index {one!r} of pandas is left out" for one in sorted(stored - set(wanted)))
-    data: Any = columns
-    if all(column.dtype.kind in "fiub" for column in columns.values()):
-        data = np.stack([column.astype(np.float64) for column in columns.values()], axis=1)
-        _check_matrix(name, chosen.features, data)
-    return Table(name, data, tuple(chosen.features), chosen.target, values, (), notes)
+class _ArrowParts(Parts):
+    def __init__(
+        self, file: arrow_files.ArrowFile | arrow_files.ArrowFolder, columns_wanted: Mapping[str, Any]
+    ) -> None:
+        self._file, self.name = file, file.name
+        self._categories = columns_wanted.get("categories", ())
+        stored = arrow_files.index_of(file.schema)
+        csv_files.check_names(file.name, file.schema.names)
+        chosen = choose_columns(file.name, file.schema.names, stored, **columns_wanted)
+        self.features, self.target = tuple(chosen.features), chosen.target
+        self._wanted = [*chosen.features, *([] if chosen.target is None else [chosen.target])]
+        left_out = sorted(stored - set(self._wanted))
+        self.notes = tuple(f"The index {one!r} of pandas is left out" for one in left_out)
+
+    def __iter__(self) -> Iterator[Table]:
+        """Yield the parts, none of which is empty."""
+        first = 0
+        for batch in self._file.batches(self._wanted):
+            for start in range(0, len(batch), arrow_files.ROWS):
+                part = batch.slice(start, arrow_files.ROWS)
+                yield self._part(part, first)
+                first += len(part)
+
+    def _part(self, batch: Any, first: int) -> Table:
+        pa = arrow_files.pyarrow()
+        columns = {
+            name: arrow_files.as_array(self.name, name, pa.chunked_array([batch.column(name)]))
+            for name in self._wanted
+        }
+        for column in self._categories:
+            columns[column] = _as_text(columns[column])
+        values: Any = None
+        if self.target is not None:
+            values = columns.pop(self.target)
+            if values.dtype.kind == "O":
+                values = ["" if value is None else csv_files.protected(str(value)) for value in values]
+            elif values.dtype.kind not in "fiub":
+                raise ValueError(
+                    f"{self.name}: the target {self.target!r} must hold numbers or text, got {values.dtype}"
+                )
+        data: Any = columns
+        assert self.features is not None
+        if all(column.dtype.kind in "fiub" for column in columns.values()):
+            data = np.stack([column.astype(np.float64) for column in columns.values()], axis=1)
+            _refuse_infinite(self.name, self.features, data, first)
+        return Table(self.name, data, self.features, self.target, values, (), self.notes, first=first)
 
 
-def _check_matrix(name: str, columns: Sequence[str], X: npt.NDArray[Any]) -> None:
-    """Refuse infinite values, and those whose variance float64 cannot hold."""
+def _refuse_infinite(name: str, columns: Sequence[str], X: npt.NDArray[Any], first: int = 0) -> None:
+    """Refuse infinite values; `first` is the number of the first row."""
     if X.dtype.kind == "f" and np.isinf(X).any():
         row, column = (int(k) for k in np.argwhere(np.isinf(X))[0])
         raise ValueError(
-            f"{name}, row {row}, column {columns[column]!r}: must be finite, got {X[row, column]}"
+            f"{name}, row {first + row}, column {columns[column]!r}: must be finite, got {X[row, column]}"
         )
-    refuse_range(name, columns, X)
 
 
 def _as_text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -624,6 +648,22 @@ def _as_text(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 # ----------------------------------------------------------------------------------------------
 
 
+class _NpzParts(Parts):
+    """An NPZ file, which is one part."""
+
+    def __init__(self, table: Table) -> None:
+        self.name, self._table = table.path, table
+        self.features, self.target = table.features, table.target
+
+    def __iter__(self) -> Iterator[Table]:
+        """Yield the parts, none of which is empty."""
+        yield self._table
+
+    def read(self) -> Table:
+        """Return the whole table."""
+        return self._table
+
+
 def _read_npz(path: _files.PathLike, need_target: bool) -> Table:
     name = os.fspath(path)
     with _files.open_npz(path) as archive:
@@ -637,7 +677,9 @@ def _read_npz(path: _files.PathLike, need_target: bool) -> Table:
     if X.ndim < 2 or X.size == 0:
         raise ValueError(f"{name}: X must have shape (n_samples, n_features), got shape {X.shape}")
     X = X.reshape(len(X), -1)
-    _check_matrix(name, [f"X[:, {j}]" for j in range(X.shape[1])], X)
+    labels = [f"X[:, {j}]" for j in range(X.shape[1])]
+    _refuse_infinite(name, labels, X)
+    refuse_range(name, labels, X)
     if y is None:
         return Table(name, X, None, None, None)
     if y.dtype.kind == "S":
@@ -653,7 +695,9 @@ def _read_npz(path: _files.PathLike, need_target: bool) -> Table:
     return Table(name, X, None, "y", y)
 
 
-def write_csv(file: IO[str], columns: dict[str, Sequence[Any]], delimiter: str = ",") -> None:
+def write_csv(
+    file: IO[str], columns: Mapping[str, Sequence[Any]], delimiter: str = ",", *, header: bool = True
+) -> None:
     r"""Write named columns of equal length as CSV.
 
     Parameters
@@ -662,6 +706,8 @@ def write_csv(file: IO[str], columns: dict[str, Sequence[Any]], delimiter: str =
     columns : dict of str to sequence
         Numbers are written so that they are read back exactly.
     delimiter : str, default ","
+    header : bool, default True
+        Whether the names are written.
 
     Examples
     --------
@@ -671,7 +717,8 @@ def write_csv(file: IO[str], columns: dict[str, Sequence[Any]], delimiter: str =
     cat,0.5
     dog,1.0
     """
-    file.write(csv_files.header("the table", list(columns), delimiter))
+    if header:
+        file.write(csv_files.header("the table", list(columns), delimiter))
     for row in zip(*columns.values(), strict=True):
         fields = (csv_files.protected(v) if isinstance(v, str) else repr(v) for v in row)
         file.write(csv_files.line(fields, delimiter))

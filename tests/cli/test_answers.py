@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nbnorm.cli import answers
-from nbnorm.cli.common import WIDTH
+from nbnorm.cli.common import WIDTH, clipped, columns, whole, wrapped
 
 METRICS = pytest.importorskip("sklearn.metrics")
 
@@ -104,3 +104,39 @@ def test_lines_fit_the_page(classes):
     assert ("confusion matrix" in text) == (classes == 2)
     assert ("most frequent mistakes" in text) == (2 < classes <= 100)
     assert ("with the lowest F1" in text) == (classes > 20)
+
+
+def test_each_of_several_outputs_has_its_line():
+    truth = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 4.0], [3.0, 3.0]])
+    got = 0.5 * truth + [1.0, 0.0]
+    scores = answers.of_values(got, truth)
+    for k, one in enumerate(scores["outputs"]):
+        assert one["r2"] == pytest.approx(METRICS.r2_score(truth[:, k], got[:, k]))
+    table = answers.lines(scores)[-3:]
+    assert "calibration slope" in table[0]
+    assert all(line.endswith("2.0000") for line in table[1:])
+    many = answers.of_values(np.tile(got, 30), np.tile(truth, 30))
+    assert "the 20 outputs of 60" in answers.lines(many)[-1]
+    assert max(map(len, answers.lines(many))) <= WIDTH
+
+
+def test_what_is_whole_is_not_divided():
+    path = "/a folder/" + "of a long name/" * 8
+    lines = wrapped(
+        f"  Converted 12,345 rows of a table with many columns of a name into {whole(path)}: done"
+    )
+    assert path in " ".join(lines)
+    assert any(path in line for line in lines)
+    assert all(columns(line) <= WIDTH or path in line for line in lines)
+
+
+def test_wide_characters_take_two_columns():
+    assert columns("日本") == 4
+    assert columns(clipped("日本語" * 9, 20)) <= 20
+    assert all(columns(line) <= WIDTH for line in wrapped("日本語の文 " * 30))
+    probability, decision, truth = predictions(3)
+    scores = answers.of_classes(probability, decision, truth, ["日本語", "b", "クラス" * 20])
+    lines = answers.lines(scores)
+    assert max(map(columns, lines)) <= WIDTH
+    at = next(k for k, line in enumerate(lines) if line.strip().startswith("class"))
+    assert len({columns(line) for line in lines[at : at + 4]}) == 1

@@ -223,7 +223,7 @@ def test_out_of_memory_names_the_file(run, flowers, monkeypatch, command):
         raise MemoryError("Unable to allocate 9 TiB")
 
     nbnorm.FNN([2, 2], seed=0).save("m.npz")
-    monkeypatch.setattr(tables, "read_table", read)
+    monkeypatch.setattr(tables, "open_table", read)
     status, _, err = run(command, *(["m.npz"] if command == "predict" else ["--no-plot"]), flowers)
     assert (status, err) == (1, f"nbnorm: error: {flowers}: out of memory: Unable to allocate 9 TiB\n")
 

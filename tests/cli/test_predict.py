@@ -8,7 +8,7 @@ import pytest
 
 import nbnorm
 from cli import QUICK, flat
-from nbnorm.data import datasets, tables
+from nbnorm.data import arrow_files, datasets, tables
 
 
 def test_train_then_predict_digits(run, folder):
@@ -144,3 +144,61 @@ def test_predict_finds_the_held_out_digits_again(run):
     _, test = datasets.split_rows(y, test_size=0.004, seed=0, stratify=True)
     net = nbnorm.FNN.load("nbnorm-digits.npz")
     assert net.metadata["test_accuracy"] == net.score(X[test], y[test])
+
+
+@pytest.fixture
+def in_small_parts(monkeypatch):
+    """Read tables a few rows at a time."""
+    monkeypatch.setattr(tables, "CHUNK", 700)
+    monkeypatch.setattr(arrow_files, "ROWS", 7)
+
+
+def test_a_table_in_parts_gives_the_same_answers(run, flowers, folder, request):
+    run("train", flowers, "--epochs", 3, "--hidden", 4, "--no-plot", "--quiet", "--save", "m.npz")
+    run("convert", flowers, "f.parquet")
+    run("convert", flowers, "f.arrow")
+    lines = flowers.read_text().splitlines()
+    for part, rows in enumerate((lines[1:20], lines[20:])):
+        (folder / f"part{part}.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+        (folder / "parts").mkdir(exist_ok=True)
+        run("convert", f"part{part}.csv", f"parts/{part}.parquet")
+    expected = [
+        run("predict", "m.npz", flowers, "--out", "whole.csv"),
+        run("evaluate", "m.npz", flowers, "--json"),
+    ]
+    request.getfixturevalue("in_small_parts")
+    assert len(list(tables.open_table("f.parquet"))) == 9
+    assert len(list(tables.open_table(flowers))) > 5
+    for file in (flowers, "f.parquet", "f.arrow", "parts"):
+        status, out, err = run("predict", "m.npz", file, "--out", "out.csv")
+        assert status == 0, err
+        assert out.split(":")[1].split() == expected[0][1].split(":")[1].split()
+        assert (folder / "out.csv").read_text() == (folder / "whole.csv").read_text()
+        got = json.loads(run("evaluate", "m.npz", file, "--json")[1])
+        known = json.loads(expected[1][1])
+        assert got | {"data": ""} == known | {"data": ""}
+
+
+@pytest.mark.usefixtures("in_small_parts")
+def test_a_late_error_leaves_nothing_behind(run, flowers, folder):
+    run("train", flowers, "--epochs", 1, "--hidden", 4, "--no-plot", "--quiet", "--save", "m.npz")
+    lines = [line.rpartition(",")[0] for line in flowers.read_text().splitlines()]
+    (folder / "new.csv").write_text("\n".join([*lines, "1,x"]) + "\n")
+    (folder / "out.csv").write_text("before")
+    for out in ([], ["--out", "out.csv"]):
+        status, printed, err = run("predict", "m.npz", "new.csv", *out)
+        assert (status, printed) == (2, "")
+        assert "line 62, column 'width': expected a number, got 'x'" in err
+    assert (folder / "out.csv").read_text() == "before"
+    assert not list(folder.glob(".nbnorm*"))
+
+
+def test_dates_are_read_as_in_training(run, folder):
+    rows = [f"{k % 5},{k % 12 + 1}/{k % 28 + 1}/2024,{'ab'[k % 2]}" for k in range(40)]
+    (folder / "days.csv").write_text("x,day,kind\n" + "\n".join(rows) + "\n")
+    run("train", "days.csv", "--epochs", 1, "--hidden", 4, "--no-plot", "--quiet", "--save", "m.npz")
+    for name, day in (("us", "3/4/2024"), ("iso", "2024-03-04"), ("eu", "4/3/2024")):
+        (folder / f"{name}.csv").write_text(f"x,day\n1,{day}\n")
+    us, iso = (run("predict", "m.npz", f"{name}.csv")[1] for name in ("us", "iso"))
+    assert us == iso == run("predict", "m.npz", "eu.csv", "--date-format", "%d/%m/%Y")[1]
+    assert us != run("predict", "m.npz", "eu.csv")[1]

@@ -81,7 +81,7 @@ def test_headers(names_of, text, name, expected):
         ("x,y\n" + "1,2\n" * 10 + "1,١\n", "line 12, column 'y': expected a number, got '١'"),
         ("x,y\n" + "1,2\n" * 10 + "1,\N{NO-BREAK SPACE}1\n", "line 12, column 'y': expected a number"),
         ("x,y\n" + "1,2\n" * 10 + "1,0x10\n", "line 12, column 'y': expected a number, got '0x10'"),
-        ("x,y\n" + "1,2\n" * 10 + "1,1 000\n", "line 12, column 'y': expected a number, got '1 000'"),
+        ("x,y\n" + "1,2\n" * 10 + "1,1 00\n", "line 12, column 'y': expected a number, got '1 00'"),
         ("x,y\n1,infinity\n", "line 2, column 'y': must be finite, got inf"),
         ("x,y\n1,1e400\n", "line 2, column 'y': must be finite, got inf"),
     ],
