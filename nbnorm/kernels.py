@@ -230,7 +230,7 @@ _PAIRS = {
     "weighted_softmax_cross_entropy": loss_formulas.weighted_softmax_kernel,
     "weighted_binary_cross_entropy": _LOSSES["binary_cross_entropy"].with_option,
     "weighted_mean_squared_error": _LOSSES["squared"].weighted,
-    "sgd_step": optimizers.step_kernel,
+    "sgd_step": optimizers.sgd_kernel,
     "adamw_step": optimizers.adamw_kernel,
 }
 
@@ -250,7 +250,7 @@ quantile_loss = _LOSSES["quantile"].with_option.serial
 weighted_softmax_cross_entropy = loss_formulas.weighted_softmax_kernel.serial
 weighted_binary_cross_entropy = _LOSSES["binary_cross_entropy"].with_option.serial
 weighted_mean_squared_error = _LOSSES["squared"].weighted.serial
-sgd_step = optimizers.step_kernel.serial
+sgd_step = optimizers.sgd_kernel.serial
 adamw_step = optimizers.adamw_kernel.serial
 rows_size = dense.sums_rows
 _add_bias = dense.add_bias_kernel.serial

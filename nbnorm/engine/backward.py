@@ -11,15 +11,7 @@ from nbnorm.engine.epilogues import (
     panel_backward,
 )
 from nbnorm.engine.microkernels import (
-    AHEAD,
-    BETA2,
-    CORRECTION2,
-    FRESH,
-    FRESH2,
-    LEAST,
-    MOMENTUM,
     NUMBERS,
-    RATE,
     tile_product,
     tile_rows,
     tile_update,
@@ -27,15 +19,14 @@ from nbnorm.engine.microkernels import (
     transpose,
     vector_update,
 )
-from nbnorm.engine.table import ADAM, AFTER, BEFORE, DEPTH, GROUP, NO_NORM, STORE
+from nbnorm.engine.table import AFTER, BEFORE, DEPTH, GROUP, NO_NORM
 from nbnorm.engine.thread_pool import (
     share,
 )
-from nbnorm.functions import updates
 from nbnorm.simd import get, put
 
 _call_block = caller(15)
-_call_slopes = caller(17)
+_call_slopes = caller(16)
 _call_drop = caller(9)
 
 
@@ -81,38 +72,6 @@ def loss_part(
 
 
 @inner_kernel
-def update_scalar(
-    vector: Any,
-    velocity: Any,
-    square: Any,
-    stored: Any,
-    at: Any,
-    gradient: Any,
-    numbers: Any,
-    k: Any,
-    update: Any,
-) -> None:
-    """Update one bias, gamma or beta as `nbnorm.engine.microkernels.UPDATES` says, or store its gradient."""
-    if update == STORE:
-        put(stored, at, gradient)
-        return
-    w, v, one = get(vector, at), get(velocity, at), vector.dtype.type(1)
-    if update == ADAM:
-        w, v, s = updates.adam(
-            w, v, get(square, at), gradient, get(numbers, k + MOMENTUM), get(numbers, k + FRESH),
-            get(numbers, k + BETA2), get(numbers, k + FRESH2), get(numbers, k + RATE),
-            get(numbers, k + CORRECTION2), get(numbers, k + LEAST), one,
-        )  # fmt: skip
-        put(square, at, s)
-    else:
-        w, v = updates.sgd(
-            w, v, gradient, get(numbers, k + MOMENTUM), one, get(numbers, k + RATE), get(numbers, k + AHEAD)
-        )
-    put(velocity, at, v)
-    put(vector, at, w)
-
-
-@inner_kernel
 def backward_features(
     net: Any,
     control: Any,
@@ -125,8 +84,7 @@ def backward_features(
     numbers: Any,
     k: Any,
     vector: Any,
-    velocity: Any,
-    square: Any,
+    state: Any,
     stored: Any,
     saved: Any,
     gradients: Any,
@@ -137,8 +95,8 @@ def backward_features(
     width, rows = tile_width(act), tile_rows(act)
     layer = net[l]
     stride, length = layer.padded * width, len(saved) // 3
-    norm, fused, update = layer.norm, layer.fused == 1, control.update
-    held = stored if update == STORE else velocity
+    norm, fused = layer.norm, layer.fused == 1
+    kept = stored if control.stored == 1 else state
     for i in range(first, last, rows):
         y, z = layer.norm_input_offset + i * width, layer.slope_input_offset + i * width
         v, g = layer.result_offset + i * width, layer.gradient_offset + i * width
@@ -163,28 +121,24 @@ def backward_features(
         for first_of in (bias, gamma, beta):
             if (norm == BEFORE) if first_of == bias else (norm == NO_NORM):
                 continue
-            if stop == rows:
-                seconds = first_of if update == ADAM else 0
-                vector_update(
-                    calls.vector_update, vector, first_of, held, first_of, square, seconds, gradients,
-                    first_of, numbers, k + NUMBERS,
-                )  # fmt: skip
-            else:
-                for e in range(first_of, first_of + stop):
-                    update_scalar(vector, velocity, square, stored, e, get(gradients, e), numbers, k, update)
+            vector_update(
+                calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, numbers,
+                k + NUMBERS, len(vector), stop,
+            )  # fmt: skip
 
 
 @inner_kernel
 def output_bias(
     net: Any,
     control: Any,
+    calls: Any,
     n: Any,
     numbers: Any,
     k: Any,
     vector: Any,
-    velocity: Any,
-    square: Any,
+    state: Any,
     stored: Any,
+    gradients: Any,
     act: Any,
     first: Any,
     last: Any,
@@ -195,8 +149,13 @@ def output_bias(
     for o in range(first, last):
         g = layer.gradient_offset + o * width
         slope = derive_row(layer.derive_kernel, act, g, g, layer.padded * width, n)
-        place = layer.bias_offset + o
-        update_scalar(vector, velocity, square, stored, place, slope, numbers, k, control.update)
+        put(gradients, layer.bias_offset + o, slope)
+    at = layer.bias_offset + first
+    kept = stored if control.stored == 1 else state
+    vector_update(
+        calls.vector_update, vector, at, kept, at, gradients, at, numbers, k + NUMBERS, len(vector),
+        last - first,
+    )  # fmt: skip
 
 
 @inner_kernel
@@ -211,8 +170,7 @@ def backward_layer(
     k: Any,
     weight: Any,
     vector: Any,
-    velocity: Any,
-    square: Any,
+    state: Any,
     stored: Any,
     saved: Any,
     gradients: Any,
@@ -251,7 +209,7 @@ def backward_layer(
                     )
         _call_slopes(
             calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
-            vector, velocity, square, stored, saved, gradients, act,
+            vector, state, stored, saved, gradients, act,
         )  # fmt: skip
         for p in range(begin, end):
             # Rows beyond the last feature are zero: their weights are.
@@ -274,8 +232,7 @@ def weight_layer(
     numbers: Any,
     k: Any,
     weight: Any,
-    velocity: Any,
-    square: Any,
+    state: Any,
     stored: Any,
     act: Any,
     first: Any,
@@ -286,7 +243,7 @@ def weight_layer(
     layer, pad_in = net[l], net[l - 1].padded
     tiles = pad_in // rows
     padded = control.padded_batch
-    held = stored if control.update == STORE else velocity
+    kept = stored if control.stored == 1 else state
     for t in range(first, last):
         o, i = t // tiles, t % tiles * rows
         at = layer.weight_offset + (o * pad_in + i) * width
@@ -299,12 +256,11 @@ def weight_layer(
             layer.transposed_gradient_offset + o * padded * width,
             weight,
             at,
-            held,
+            kept,
             at,
-            square,
-            at if control.update == ADAM else 0,
             numbers,
             k,
             n,
             pad_in * width,
+            len(weight),
         )

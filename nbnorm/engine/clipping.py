@@ -8,15 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel
-from nbnorm.engine.backward import (
-    update_scalar,
-)
-from nbnorm.engine.microkernels import (
-    PENALTY,
-    SHRINK,
-    tile_width,
-)
-from nbnorm.engine.table import ADAM, SGD_UPDATE
+from nbnorm.engine.microkernels import NUMBERS, PENALTY, tile_width, vector_update
 from nbnorm.engine.thread_pool import (
     share,
 )
@@ -66,20 +58,17 @@ def norm_part(
 def apply_part(
     tid: Any,
     threads: Any,
-    control: Any,
     hyper: Any,
-    adam: Any,
+    calls: Any,
     numbers: Any,
     k: Any,
     norms: Any,
     weight: Any,
+    weight_state: Any,
     weight_gradient: Any,
-    weight_velocity: Any,
-    weight_square: Any,
     vector: Any,
+    vector_state: Any,
     vector_gradient: Any,
-    vector_velocity: Any,
-    vector_square: Any,
     act: Any,
 ) -> None:
     """Update this thread's weights and vectors with bounded gradients."""
@@ -91,19 +80,19 @@ def apply_part(
     if total > hyper.clip_norm * hyper.clip_norm:
         factor = kind(hyper.clip_norm / math.sqrt(total))
     bound = kind(hyper.clip_value)
-    update = ADAM if adam else SGD_UPDATE
-    penalty, shrink = get(numbers, k + PENALTY), get(numbers, k + SHRINK)
+    penalty = get(numbers, k + PENALTY)
     first, last = share(len(weight), tid, threads)
     for e in range(first, last):
-        w = get(weight, e)
-        gradient = max(min(get(weight_gradient, e), bound), -bound) * factor + penalty * w
-        put(weight, e, shrink * w)
-        update_scalar(
-            weight, weight_velocity, weight_square, weight_gradient, e, gradient, numbers, k, update
-        )
+        gradient = max(min(get(weight_gradient, e), bound), -bound) * factor
+        put(weight_gradient, e, gradient + penalty * get(weight, e))
+    vector_update(
+        calls.clipped_update, weight, first, weight_state, first, weight_gradient, first, numbers, k,
+        len(weight), last - first,
+    )  # fmt: skip
     first, last = share(len(vector), tid, threads)
     for e in range(first, last):
-        gradient = max(min(get(vector_gradient, e), bound), -bound) * factor
-        update_scalar(
-            vector, vector_velocity, vector_square, vector_gradient, e, gradient, numbers, k, update
-        )
+        put(vector_gradient, e, max(min(get(vector_gradient, e), bound), -bound) * factor)
+    vector_update(
+        calls.clipped_update, vector, first, vector_state, first, vector_gradient, first, numbers,
+        k + NUMBERS, len(vector), last - first,
+    )  # fmt: skip

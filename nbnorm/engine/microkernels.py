@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import simd
-from nbnorm.functions import updates
+from nbnorm.functions.updates import RULES, Rule
 from nbnorm.simd._functions import Signature, caller, function_address
 from nbnorm.simd.target import target as processor
 
@@ -170,96 +170,135 @@ def strided_product(broadcast: Any, vector: Any, out: Any, length: Any, stride: 
 # Updates of weights, as soon as their gradient is known
 # ----------------------------------------------------------------------------------------------
 
-# What becomes of the gradient of a tile of weights: it is kept; SGD, also with a penalty on the squares of
-# the weights; AdamW.  Their numbers stand in an array of the weights' type: those of
-# `nbnorm.functions.updates`, and PENALTY, which times the weight is added to the gradient.
-UPDATES = ("store", "sgd", "penalized", "adam")
-(MOMENTUM, SHRINK, RATE, AHEAD, PENALTY, FRESH, BETA2, FRESH2, CORRECTION2, LEAST, NUMBERS) = range(11)
+# What becomes of a gradient: it is stored, or moves a parameter by one of the rules.
+STORE = "store"
+
+# The numbers of a step, in the type of the weights: PENALTY, which times the weight is added to the gradient,
+# and behind it those of the rule.  NUMBERS for the weights are followed by as many for the vectors.
+PENALTY, FIRST, NUMBERS = 0, 1, 16
 
 
-def _update(kind: str, weight: Any, velocity: Any, square: Any, numbers: Any, at: int, g: Any) -> None:
-    """Update the weights that stand at `at` with their gradient g, a vector."""
+def _step_numbers(rule: Rule) -> Callable[..., None]:
+    def step_numbers(numbers: Any, options: Any, rates: Any, updates: Any) -> None:
+        """Write the numbers of a step: `options` are those of the rule, then the penalty."""
+        names = rule.options
+        given = {name: simd.get(options, k) for k, name in enumerate(names)} | {"lr": simd.get(rates, 0)}
+        # vectors neither decay nor are penalized
+        for start, change in ((0, {}), (NUMBERS, {"weight_decay": 0.0})):
+            options_now = tuple((given | change)[name] for name in names)
+            for k, number in enumerate(rule.all_numbers(simd.convert(updates + 1, np.float64), options_now)):
+                simd.put(numbers, start + FIRST + k, number)
+        simd.put(numbers, PENALTY, simd.get(options, len(names)))
 
-    def number(place: int) -> Any:
-        return simd.get(numbers, place)
+    return step_numbers
 
-    if kind == "store":
-        simd.store(velocity, at, g)
+
+def _update(
+    rule: Rule | None, penalized: bool, weight: Any, state: Any, size: Any, numbers: Any, at: Any, g: Any
+) -> None:
+    """Update the weights that stand at `at` with their gradient g, a vector.
+
+    The arrays of the rule stand behind each other in `state`, `size` elements apart.
+    """
+    if rule is None:
+        simd.store(state, at, g)
         return
-    w, v = simd.load(weight, at, g.lanes), simd.load(velocity, at, g.lanes)
-    g = g if kind == "sgd" else simd.fma(number(PENALTY), w, g)
-    if kind == "adam":
-        s = simd.load(square, at, g.lanes)
-        constants = (MOMENTUM, FRESH, BETA2, FRESH2, RATE, CORRECTION2, LEAST, SHRINK)
-        w, v, s = updates.adam(w, v, s, g, *(number(place) for place in constants))
-        simd.store(square, at, s)
-    else:
-        w, v = updates.sgd(w, v, g, *(number(place) for place in (MOMENTUM, SHRINK, RATE, AHEAD)))
-    simd.store(velocity, at, v)
+    w = simd.load(weight, at, g.lanes)
+    places = [at + k * size if k else at for k in range(len(rule.state))]
+    if penalized:
+        g = simd.fma(simd.get(numbers, PENALTY), w, g)
+    before = [simd.load(state, place, g.lanes) for place in places]
+    given = [simd.get(numbers, FIRST + k) for k in range(rule.number_count)]
+    w, *after = rule.step(w, *before, g, *given)
+    for place, values in zip(places, after, strict=True):
+        simd.store(state, place, values)
     simd.store(weight, at, w)
 
 
-def _weight_update(kind: str, half: bool) -> Callable[..., None]:
+def _weight_update(rule: Rule | None, penalized: bool, half: bool) -> Callable[..., None]:
     def update(
-        broadcast: Any, vector: Any, weight: Any, velocity: Any, square: Any, numbers: Any, length: Any,
-        stride: Any,
+        broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, length: Any, stride: Any,
+        size: Any,
     ) -> None:  # fmt: skip
         dtype = vector.dtype
         shape = tile(dtype)
         # the tile of weights arrives while the sum is made
-        for x in {"store": (velocity,), "adam": (weight, velocity, square)}.get(kind, (weight, velocity)):
-            simd.prefetch(x, 0, shape.rows * shape.width * dtype.itemsize, write=True)
+        item = shape.rows * shape.width * dtype.itemsize
+        if rule is not None:
+            simd.prefetch(weight, 0, item, write=True)
+        for k in range(1 if rule is None else len(rule.state)):
+            simd.prefetch(state, k * size if k else 0, item, write=True)
         for r, gradient in enumerate(_strided(broadcast, vector, length, stride, half)):
-            _update(kind, weight, velocity, square, numbers, r * shape.width, gradient)
+            _update(rule, penalized, weight, state, size, numbers, r * shape.width, gradient)
 
     return update
 
 
-def _vector_update(kind: str) -> Callable[..., None]:
-    def update(vector: Any, velocity: Any, square: Any, gradient: Any, numbers: Any) -> None:
-        g = simd.load(gradient, 0, tile(gradient.dtype).rows)
-        _update(kind, vector, velocity, square, numbers, 0, g)
+def _vector_update(rule: Rule | None) -> Callable[..., None]:
+    def update(vector: Any, state: Any, gradient: Any, numbers: Any, size: Any, count: Any) -> None:
+        def some(i: Any, lanes: int) -> None:
+            _update(rule, False, vector, state, size, numbers, i, simd.load(gradient, i, lanes))
+
+        simd.loop_steps(0, count, (tile(gradient.dtype).rows, 1), some)
 
     return update
 
 
 # ----------------------------------------------------------------------------------------------
-# By address
+# Function pointers
 # ----------------------------------------------------------------------------------------------
 
-_PRODUCT, _WEIGHT_UPDATE, _VECTOR_UPDATE = Signature(3, 3), Signature(6, 2), Signature(5, 0)
+_PRODUCT, _NUMBERS = Signature(3, 3), Signature(3, 1)
+_WEIGHT_UPDATE, _VECTOR_UPDATE = Signature(5, 3), Signature(4, 2)
 
 
 @functools.cache
-def micro_kernel(kind: str, dtype: Any, *, half: bool = False) -> int:
-    """Return the address of the micro-kernel "packed", "strided" or one of `UPDATES`.
-
-    One of `half` the width leaves the second half of each row alone.
-    """
-    name = f"nbnorm_tile_{kind}_{'half_' if half else ''}{np.dtype(dtype)}"
-    if kind in UPDATES:
-        return function_address(name, _weight_update(kind, half), _WEIGHT_UPDATE, dtype)
+def micro_kernel(kind: str, dtype: Any) -> int:
+    """Return the address of the micro-kernel "packed" or "strided"."""
     body = packed_product if kind == "packed" else strided_product
-    return function_address(name, body, _PRODUCT, dtype)
+    return function_address(f"nbnorm_tile_{kind}_{np.dtype(dtype)}", body, _PRODUCT, dtype)
+
+
+def _rule(kind: str) -> Rule | None:
+    return None if kind == STORE else RULES[kind]
+
+
+@functools.cache
+def weight_kernel(kind: str, dtype: Any, *, penalized: bool = False, half: bool = False) -> int:
+    """Return the address of the micro-kernel that uses a tile's gradient: STORE, or the name of a rule.
+
+    It adds the numbers' penalty if it is `penalized`; one of `half` the width leaves the second half of each
+    row alone.
+    """
+    name = f"nbnorm_tile_{kind}{'_penalized' * penalized}{'_half' * half}_{np.dtype(dtype)}"
+    body = _weight_update(_rule(kind), penalized, half)
+    return function_address(name, body, _WEIGHT_UPDATE, dtype)
 
 
 @functools.cache
 def vector_kernel(kind: str, dtype: Any) -> int:
-    """Return the address of the kernel that updates as many elements as a tile has rows.
-
-    `kind` is "store", "sgd" or "adam".  The numbers must have no decay and no penalty.
-    """
-    name = f"nbnorm_vector_{kind}_{np.dtype(dtype)}"
-    return function_address(name, _vector_update(kind), _VECTOR_UPDATE, dtype)
+    """Return the address of the kernel that uses gradients in a row, without a penalty; `kind` as above."""
+    body = _vector_update(_rule(kind))
+    return function_address(f"nbnorm_vector_{kind}_{np.dtype(dtype)}", body, _VECTOR_UPDATE, dtype)
 
 
-# They take an address, then each array with the place in it, then the integers of the signature:
+@functools.cache
+def numbers_kernel(kind: str, dtype: Any) -> int:
+    """Return the address of the function that writes the numbers of a step of a rule."""
+    body, doubles = _step_numbers(RULES[kind]), {1: np.float64, 2: np.float64}
+    name = f"nbnorm_numbers_{kind}_{np.dtype(dtype)}"
+    return function_address(name, body, _NUMBERS, dtype, others=doubles)
+
+
+# They take an address, then each array with the offset in it, then the integers of the signature:
 # broadcast, vector and out; length, stride, accumulate
 tile_product = caller(_PRODUCT, (1, 1, 1))
-# broadcast, vector, weight, velocity, square and numbers; length, stride
-tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1, 1))
-# vector, velocity, square, gradient and numbers
-vector_update = caller(_VECTOR_UPDATE, (1, 1, 1, 1, 1))
+# broadcast, vector, weight, state and numbers; length, stride, elements of an array of the state
+tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1))
+# vector, state, gradient and numbers; elements of an array of the state, count
+vector_update = caller(_VECTOR_UPDATE, (1, 1, 1, 1))
+# numbers, options and rates; updates so far
+step_numbers = caller(_NUMBERS, (1, 1, 1))
 
 
 @simd.traced

@@ -23,7 +23,7 @@ from nbnorm.engine.steps import permutation, run_steps
 from nbnorm.engine.thread_pool import ThreadPool, new_sync
 from nbnorm.functions import activations
 from nbnorm.functions.loss_options import Loss
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import Optimizer
 from nbnorm.statistics.encoding import ColumnEncoder
 
 # ----------------------------------------------------------------------------------------------
@@ -106,10 +106,11 @@ class Layout:
         self.act_size, self.weight_size, self.vector_size = act, weight, vector
         self.features = max(stat, 1)
 
-    def companions(self, wanted: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return zeros for each weight and each element of a vector, or next to nothing."""
-        sizes = (self.weight_size, self.vector_size) if wanted else (1, 1)
-        return empty_aligned(sizes[0], self.dtype), empty_aligned(sizes[1], self.dtype)
+    def companions(self, count: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return so many zeros for each weight and each element of a vector, behind each other."""
+        sizes = (self.weight_size, self.vector_size) if count else (1, 1)
+        weight, vector = (empty_aligned(max(count, 1) * size, self.dtype) for size in sizes)
+        return weight, vector
 
     def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of the weights of layer l in `weight`: (blocks of outputs, inputs, width)."""
@@ -282,7 +283,7 @@ class Run:
         How many samples a weight of 1 then stands for there.
     selected : ndarray of int64, optional
         Rows of the data that take part; by default all.
-    optimizer : SGD or AdamW, optional
+    optimizer : Optimizer, optional
         What becomes of the gradients in mode TRAIN.
     l2, clip_norm, clip_value : float, optional
         Penalty on the weights, and bounds of the gradients.
@@ -304,7 +305,7 @@ class Run:
         weighted_statistics: bool = False,
         unit: float = 1.0,
         selected: npt.NDArray[np.int64] | None = None,
-        optimizer: SGD | AdamW | None = None,
+        optimizer: Optimizer | None = None,
         l2: float = 0.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
@@ -316,13 +317,12 @@ class Run:
         number = -(-samples // batch)
         weighed = weighted_statistics and weights is not None
         clipped = clip_norm is not None or clip_value is not None
-        adam, updates = isinstance(optimizer, AdamW), mode == table.TRAIN
         self.labels = np.zeros(1, np.int64) if labels is None else labels
         self.targets = np.zeros(1, dtype) if targets is None else targets
         self.weights = np.zeros(0, dtype) if weights is None else weights
         stored = mode == table.GRADIENTS or clipped
-        self.weight_velocity, self.vector_velocity = layout.companions(updates)
-        self.weight_square, self.vector_square = layout.companions(updates and adam)
+        self._state_names = optimizer.rule.state if optimizer is not None else ()
+        self.weight_state, self.vector_state = layout.companions(len(self._state_names))
         self.weight_gradient, self.vector_gradient = layout.companions(stored)
         self.act = empty_aligned(layout.act_size, dtype)
         self.saved = np.zeros(3 * layout.features, dtype)
@@ -336,35 +336,24 @@ class Run:
         self.rates = np.zeros(number)
         self.out = np.empty((samples, layout.sizes[-1]) if mode == table.FORWARD else (1, 1), dtype)
         self.sync = new_sync(MOST_THREADS)
+        self.optimizer = np.zeros(1) if optimizer is None else np.array([*optimizer.options, l2])
         self.hyper = engine.hyper.copy()
-        if optimizer is not None:
-            self._use(optimizer)
-        self.hyper.weight_unit, self.hyper.l2 = unit if weighed else 1.0, l2
+        self.hyper.weight_unit = unit if weighed else 1.0
         self.hyper.clip_norm = np.inf if clip_norm is None else clip_norm
         self.hyper.clip_value = np.inf if clip_value is None else clip_value
-        update = table.STORE if not updates or clipped else table.ADAM if adam else table.SGD_UPDATE
         self._controls = engine.controls.copy()
         self.control = control = self._controls[0]
         control.samples, control.batch, control.steps = samples, -(-samples // number), number
-        control.last_step, control.mode, control.update = number, mode, update
-        control.clipped, control.training = updates and clipped, training
+        control.last_step, control.mode, control.stored = number, mode, stored
+        control.clipped, control.training = mode == table.TRAIN and clipped, training
         control.weighted, control.weighted_statistics = weights is not None, weighed
         control.address, control.element_kind = data.address, data.kind
         control.row_stride, control.column_stride = data.strides
         self.options = engine.loss.options()
         self.calls = table.records(table.CALLS)[0]
-        self._compile(update)
+        self._compile("" if optimizer is None else optimizer.name, l2 > 0.0)
 
-    def _use(self, optimizer: SGD | AdamW) -> None:
-        hyper = self.hyper
-        hyper.weight_decay = optimizer.weight_decay
-        if isinstance(optimizer, AdamW):
-            hyper.momentum, hyper.beta2 = optimizer.beta1, optimizer.beta2
-            hyper.adam_eps = optimizer.eps
-        else:
-            hyper.momentum, hyper.nesterov = optimizer.momentum, float(optimizer.nesterov)
-
-    def _compile(self, update: int) -> None:
+    def _compile(self, rule: str, penalized: bool) -> None:
         """Find the addresses of all kernels that this run needs."""
         engine, layout, calls = self.engine, self.engine.layout, self.calls
         net, dtype, control = layout.net, layout.dtype, self.control
@@ -380,12 +369,15 @@ class Run:
             if control.clipped == 1:
                 names += ["norm_part", "apply_part"]
             calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
-            kind = {table.STORE: "store", table.ADAM: "adam"}.get(update)
-            kind = kind or ("penalized" if self.hyper.l2 > 0.0 else "sgd")
-            calls.tile_update = microkernels.micro_kernel(kind, dtype)
-            calls.half_tile_update = microkernels.micro_kernel(kind, dtype, half=True)
-            plain = "sgd" if kind == "penalized" else kind
-            calls.vector_update = microkernels.vector_kernel(plain, dtype)
+            kind = microkernels.STORE if control.stored == 1 else rule
+            penalized = penalized and kind == rule
+            for name, half in (("tile_update", False), ("half_tile_update", True)):
+                calls[name] = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half)
+            calls.vector_update = microkernels.vector_kernel(kind, dtype)
+            if self.mode == table.TRAIN:
+                calls.step_numbers = microkernels.numbers_kernel(rule, dtype)
+            if control.clipped == 1:
+                calls.clipped_update = microkernels.vector_kernel(rule, dtype)
             calls.strided_product = microkernels.micro_kernel("strided", dtype)
         calls.packed_product = microkernels.micro_kernel("packed", dtype)
         self.steps: Any = functools.partial(run_steps, _address(steps.epoch_part, "epoch", dtype))
@@ -472,9 +464,9 @@ class Run:
         return (
             self.sync, layout.net, self.control, self.hyper, self.calls, self.rates, self.progress,
             self.order, self.labels, self.targets, self.weights, self.options, engine.exact, engine.single,
-            self.numbers, engine.weight, self.weight_velocity, self.weight_square, self.weight_gradient,
-            engine.vector, self.vector_velocity, self.vector_square, self.vector_gradient, engine.running,
-            self.saved, self.spread, self.gradients, self.act, self.partial, self.norms, self.out,
+            self.optimizer, self.numbers, engine.weight, self.weight_state, self.weight_gradient,
+            engine.vector, self.vector_state, self.vector_gradient, engine.running, self.saved, self.spread,
+            self.gradients, self.act, self.partial, self.norms, self.out,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -492,11 +484,13 @@ class Run:
 
     def optimizer_state(self) -> dict[str, npt.NDArray[Any]]:
         """Return the live arrays that the optimizer keeps from step to step."""
-        names = ("weight_velocity", "vector_velocity", "weight_square", "vector_square")
-        return {
-            "updates": self._controls["updates"],
-            **{name: getattr(self, name) for name in names},
+        names = self._state_names
+        named = {
+            f"{kind}_{name}": values
+            for kind, state in (("weight", self.weight_state), ("vector", self.vector_state))
+            for name, values in zip(names, state.reshape(max(len(names), 1), -1), strict=False)
         }
+        return {"updates": self._controls["updates"], **named}
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return the live arrays that a training needs to go on from here within its epoch."""
@@ -512,17 +506,17 @@ class Run:
 
     def restore(self, state: dict[str, npt.NDArray[Any]]) -> None:
         """Go on from what `state` gave, in this process or another."""
-        for name, held in self.state().items():
-            if state[name].shape != held.shape:
-                raise ValueError(f"{name} must have shape {held.shape}, got shape {state[name].shape}")
-            held[:] = state[name]
+        for name, values in self.state().items():
+            if state[name].shape != values.shape:
+                raise ValueError(f"{name} must have shape {values.shape}, got shape {state[name].shape}")
+            values[:] = state[name]
 
     def carry(self, state: dict[str, npt.NDArray[Any]]) -> None:
         """Begin with the `optimizer_state` of another run; that of another kind of optimizer is left out."""
         mine = self.optimizer_state()
-        if all(state[name].shape == held.shape for name, held in mine.items()):
-            for name, held in mine.items():
-                held[:] = state[name]
+        if all(name in state and state[name].shape == values.shape for name, values in mine.items()):
+            for name, values in mine.items():
+                values[:] = state[name]
 
     def go_on(self) -> None:
         """Take back `stop`."""
@@ -562,19 +556,19 @@ def _address(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
 @functools.cache
 def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     """Types of the kernels that `run_steps` calls by address."""
-    whole, real, flag = types.int64, types.float64, types.boolean
+    whole, real = types.int64, types.float64
     place, number = types.int64[::1], types.float64[::1]
     net = numba.from_dtype(table.LAYER)[::1]
     control, hyper, calls = map(numba.from_dtype, (table.CONTROL, table.HYPER, table.CALLS))
     kind = numba.from_dtype(dtype)
     value, matrix = kind[::1], kind[:, ::1]
     thread = (whole, whole)
-    sums = (value, value, value, value)
+    moved = (value, value, value)  # parameters, the optimizer's state, stored gradients
     return {
         "epoch": (
             *thread, place, net, control, hyper, calls, number, number, place, place, value, value, number,
-            types.float64[:, ::1], matrix, value, *sums, *sums, number, value, number, value, value, number,
-            number, matrix,
+            types.float64[:, ::1], matrix, number, value, *moved, *moved, number, value, number, value, value,
+            number, number, matrix,
         ),
         "gather": (
             *thread, control, whole, whole, place, whole, types.float64[:, ::1], matrix, value, whole,
@@ -595,19 +589,19 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
             value, whole, whole, whole, whole, whole, whole, kind, place, place, value, value, number,
             number, whole,
         ),
-        "output_bias": (net, control, whole, value, whole, *sums, value, whole, whole),
+        "output_bias": (net, control, calls, whole, value, whole, *moved, value, value, whole, whole),
         "backward_layer": (
-            net, control, calls, whole, whole, real, value, whole, value, *sums, value, value, value, whole,
+            net, control, calls, whole, whole, real, value, whole, value, *moved, value, value, value, whole,
             whole,
         ),
         "backward_features": (
-            net, control, calls, whole, whole, whole, whole, real, value, whole, *sums, value, value, value,
+            net, control, calls, whole, whole, whole, whole, real, value, whole, *moved, value, value, value,
         ),
         "weight_layer": (
-            net, control, calls, whole, whole, whole, value, whole, *sums, value, whole, whole,
+            net, control, calls, whole, whole, whole, value, whole, *moved, value, whole, whole,
         ),
         "drop_panel": (net, control, calls, whole, whole, whole, whole, whole, value),
         "wide_statistics": (control, value, whole, whole, whole, real, value, number, whole),
         "norm_part": (*thread, net, control, hyper, value, value, number, value),
-        "apply_part": (*thread, control, hyper, flag, value, whole, number, *sums, *sums, value),
+        "apply_part": (*thread, hyper, calls, value, whole, number, *moved, *moved, value),
     }  # fmt: skip

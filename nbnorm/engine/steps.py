@@ -33,22 +33,8 @@ import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.compile.pointers import caller
-from nbnorm.engine.microkernels import (
-    AHEAD,
-    BETA2,
-    CORRECTION2,
-    FRESH,
-    FRESH2,
-    LEAST,
-    MOMENTUM,
-    NUMBERS,
-    PENALTY,
-    RATE,
-    SHRINK,
-    tile_rows,
-    tile_width,
-)
-from nbnorm.engine.table import CORRECT, FORWARD, LOSS, SEEN, TRAIN
+from nbnorm.engine.microkernels import NUMBERS, step_numbers, tile_rows, tile_width
+from nbnorm.engine.table import CORRECT, FORWARD, LOSS, SEEN
 from nbnorm.engine.thread_pool import (
     barrier,
     next_chunk,
@@ -60,42 +46,16 @@ from nbnorm.simd import get, put
 # two layers meet no barrier between them.
 FEATURE_TILES, WEIGHT_TILES, FIRST_WEIGHT_TILES = range(3)
 
-_call_epoch = caller(33)
+_call_epoch = caller(32)
 _call_gather = caller(11)
 _call_layer = caller(16)
 _call_logits = caller(8)
 _call_loss = caller(14)
-_call_bias = caller(12)
-_call_backward = caller(18)
-_call_weight = caller(15)
+_call_bias = caller(13)
+_call_backward = caller(17)
+_call_weight = caller(14)
 _call_norm = caller(9)
-_call_apply = caller(17)
-
-
-@inner_kernel
-def _step_numbers(control: Any, hyper: Any, adam: Any, rate: Any, numbers: Any, k: Any) -> None:
-    """Write the numbers of `microkernels.UPDATES` for a step: those of weights, then those of vectors."""
-    kind = numbers.dtype.type
-    put(numbers, k + MOMENTUM, kind(hyper.momentum))
-    put(numbers, k + SHRINK, kind(1.0 - rate * hyper.weight_decay))
-    put(numbers, k + PENALTY, kind(hyper.l2))
-    if adam:
-        time = np.float64(control.updates + 1)
-        put(numbers, k + RATE, kind(rate / (1.0 - hyper.momentum**time)))
-        put(numbers, k + FRESH, kind(1.0 - hyper.momentum))
-        put(numbers, k + BETA2, kind(hyper.beta2))
-        put(numbers, k + FRESH2, kind(1.0 - hyper.beta2))
-        put(numbers, k + CORRECTION2, kind(1.0 / (1.0 - hyper.beta2**time)))
-        put(numbers, k + LEAST, kind(hyper.adam_eps))
-    else:
-        nesterov = hyper.nesterov == 1.0
-        put(numbers, k + RATE, kind(rate * hyper.momentum if nesterov else rate))
-        put(numbers, k + AHEAD, kind(rate if nesterov else 0.0))
-    # the same for vectors, which neither decay nor are penalized
-    for place in range(NUMBERS):
-        put(numbers, k + NUMBERS + place, get(numbers, k + place))
-    put(numbers, k + NUMBERS + SHRINK, kind(1))
-    put(numbers, k + NUMBERS + PENALTY, kind(0))
+_call_apply = caller(14)
 
 
 @inner_kernel
@@ -116,14 +76,13 @@ def epoch_part(
     options: Any,
     exact: Any,
     single: Any,
+    optimizer: Any,
     numbers: Any,
     weight: Any,
-    weight_velocity: Any,
-    weight_square: Any,
+    weight_state: Any,
     weight_gradient: Any,
     vector: Any,
-    vector_velocity: Any,
-    vector_square: Any,
+    vector_state: Any,
     vector_gradient: Any,
     running: Any,
     saved: Any,
@@ -145,7 +104,6 @@ def epoch_part(
     inputs = net[0]
     # the first `longer` batches have one sample more than the others
     least, longer = control.samples // control.steps, control.samples % control.steps
-    adam = len(vector_square) == len(vector)
     step = control.step
     buffer = 0
     while True:
@@ -164,8 +122,8 @@ def epoch_part(
                 act, source,
             )  # fmt: skip
             if tid == 0:
-                if mode == TRAIN:
-                    _step_numbers(control, hyper, adam, rates[step], numbers, k)
+                if calls.step_numbers != 0:
+                    step_numbers(calls.step_numbers, numbers, k, optimizer, 0, rates, step, control.updates)
                 if control.weighted == 1:
                     for b in range(n):
                         put(act, control.weights_offset + b, get(weights, get(rows, b)))
@@ -204,8 +162,8 @@ def epoch_part(
         barrier(sync, tid, threads)
         first, last = share(net[layers].features, tid, threads)
         _call_bias(
-            calls.output_bias, net, control, n, numbers, k, vector, vector_velocity,
-            vector_square, vector_gradient, act, first, last,
+            calls.output_bias, net, control, calls, n, numbers, k, vector, vector_state, vector_gradient,
+            gradients, act, first, last,
         )  # fmt: skip
         for l in range(layers, 0, -1):
             below = net[l - 1]
@@ -218,8 +176,7 @@ def epoch_part(
                     break
                 _call_backward(
                     calls.backward_layer, net, control, calls, l - 1, n, counted, numbers, k,
-                    weight, vector, vector_velocity, vector_square, vector_gradient, saved, gradients, act,
-                    first, last,
+                    weight, vector, vector_state, vector_gradient, saved, gradients, act, first, last,
                 )  # fmt: skip
             tiles = (net[l].features + width - 1) // width * (below.padded // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
@@ -229,8 +186,8 @@ def epoch_part(
                     break
                 _call_weight(
                     calls.weight_layer, net, control, calls, l, n,
-                    source if l == 1 else below.output_offset, numbers, k, weight, weight_velocity,
-                    weight_square, weight_gradient, act, first, last,
+                    source if l == 1 else below.output_offset, numbers, k, weight, weight_state,
+                    weight_gradient, act, first, last,
                 )  # fmt: skip
         if control.clipped == 1:
             barrier(sync, tid, threads)
@@ -240,9 +197,8 @@ def epoch_part(
             )  # fmt: skip
             barrier(sync, tid, threads)
             _call_apply(
-                calls.apply_part, tid, threads, control, hyper, adam, numbers, k, norms, weight,
-                weight_gradient, weight_velocity, weight_square, vector, vector_gradient, vector_velocity,
-                vector_square, act,
+                calls.apply_part, tid, threads, hyper, calls, numbers, k, norms, weight, weight_state,
+                weight_gradient, vector, vector_state, vector_gradient, act,
             )  # fmt: skip
         if tid == 0:
             loss, hits = 0.0, 0.0
@@ -277,14 +233,13 @@ def run_steps(
     options: Any,
     exact: Any,
     single: Any,
+    optimizer: Any,
     numbers: Any,
     weight: Any,
-    weight_velocity: Any,
-    weight_square: Any,
+    weight_state: Any,
     weight_gradient: Any,
     vector: Any,
-    vector_velocity: Any,
-    vector_square: Any,
+    vector_state: Any,
     vector_gradient: Any,
     running: Any,
     saved: Any,
@@ -314,14 +269,13 @@ def run_steps(
         options,
         exact,
         single,
+        optimizer,
         numbers,
         weight,
-        weight_velocity,
-        weight_square,
+        weight_state,
         weight_gradient,
         vector,
-        vector_velocity,
-        vector_square,
+        vector_state,
         vector_gradient,
         running,
         saved,

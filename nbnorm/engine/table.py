@@ -73,7 +73,7 @@ CONTROL = _record(
     "layers",  # hidden layers and the output
     "training",  # statistics of the mini-batch, or the moving averages
     "mode",  # one of the modes below
-    "update",  # what becomes of a gradient: one of the updates below
+    "stored",  # whether gradients are stored and not used at once
     "clipped",  # whether gradients are bounded before an update of its own
     "unbiased",
     "standard_deviation",  # whether the second moving average is that of the standard deviation
@@ -87,17 +87,10 @@ CONTROL = _record(
 )
 
 TRAIN, GRADIENTS, FORWARD = 0, 1, 2
-STORE, SGD_UPDATE, ADAM = 0, 1, 2
 
 # Options of a run that are real numbers.
 HYPER = _record(
     np.float64,
-    "momentum",  # of SGD; AdamW's beta1
-    "beta2",
-    "adam_eps",
-    "nesterov",  # 0 or 1
-    "weight_decay",
-    "l2",
     "clip_norm",
     "clip_value",
     "running_decay",  # of the moving averages
@@ -123,6 +116,8 @@ CALLS = _record(
     "tile_update",
     "half_tile_update",
     "vector_update",
+    "clipped_update",
+    "step_numbers",
     "drop_row",
     "drop_panel",
     "wide_statistics",

@@ -30,7 +30,7 @@ from nbnorm.functions.losses import (
     quantile_loss,
     softmax_cross_entropy,
 )
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import SGD, AdamW, Optimizer
 from nbnorm.functions.weighted_batch_norm import weighted_batch_norm_backward, weighted_batch_norm_forward
 
 Array = npt.NDArray[np.float64]
@@ -203,7 +203,7 @@ def _optimizer_rows() -> Iterator[Row]:
     rng = np.random.default_rng(4)
     start, grads = rng.normal(size=5), rng.normal(size=(4, 5))
 
-    def row(function: str, options: SGD | AdamW, got: Array, expected: Array) -> Row:
+    def row(function: str, options: Optimizer, got: Array, expected: Array) -> Row:
         values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
         option = ", ".join(f"{key}={value:g}" for key, value in values.items())
         return Row(function, option, float(np.abs(got - expected).max() / np.abs(expected).max()))

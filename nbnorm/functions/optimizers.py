@@ -4,51 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, simd
-from nbnorm.compile.kernels import parallel_kernel
-from nbnorm.functions import updates
+from nbnorm import _check
+from nbnorm.compile.kernels import ParallelKernel, parallel_kernel
+from nbnorm.functions.updates import BLOCK, CODES, RULES, Rule, update_block
 
-# Elements in one block of the parallel loop.
-BLOCK = 16_384
-
-
-@simd.traced
-def _sgd_rows(
-    param: Any, grad: Any, velocity: Any, lr: Any, momentum: Any, nesterov: Any, shrink: Any
-) -> None:
-    def rows(rate: Any, ahead: Any) -> Callable[[], None]:
-        def step(w: Any, g: Any, v: Any) -> Any:
-            return updates.sgd(w, v, g, momentum, shrink, rate, ahead)
-
-        return lambda: simd.map_elements(step, [param, grad, velocity], [param, velocity])
-
-    simd.switch(nesterov, [rows(lr, None), rows(lr * momentum, lr)])
+_SGD, _ADAMW = CODES["sgd"], CODES["adamw"]
 
 
 @parallel_kernel
-def step_kernel(
+def sgd_kernel(
     param: Any, grad: Any, velocity: Any, lr: Any, momentum: Any, nesterov: Any, weight_decay: Any
 ) -> None:
-    """Update vectors in place; the numbers are rounded to the dtype of `param`."""
-    number = param.dtype.type
-    rate, friction, shrink = number(lr), number(momentum), number(1.0 - lr * weight_decay)
+    """Update vectors in place; the numbers of the step are rounded to the dtype of `param`."""
     for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
-        start, stop = block * BLOCK, min(param.size, (block + 1) * BLOCK)
-        _sgd_rows(param[start:stop], grad[start:stop], velocity[start:stop], rate, friction, nesterov, shrink)
-
-
-@simd.traced
-def _adamw_rows(param: Any, grad: Any, mean: Any, square: Any, *numbers: Any) -> None:
-    def step(w: Any, g: Any, v: Any, s: Any) -> Any:
-        return updates.adam(w, v, s, g, *numbers)
-
-    simd.map_elements(step, [param, grad, mean, square], [param, mean, square])
+        update_block(_SGD, block, param, grad, (velocity,), 1, (lr, momentum, nesterov, weight_decay))
 
 
 @parallel_kernel
@@ -56,19 +32,23 @@ def adamw_kernel(
     param: Any, grad: Any, mean: Any, square: Any, step: Any, lr: Any, beta1: Any, beta2: Any, eps: Any,
     weight_decay: Any,
 ) -> None:  # fmt: skip
-    """Update vectors in place; the numbers are rounded to the dtype of `param`."""
-    number = param.dtype.type
-    keep1, fresh1 = number(beta1), number(1.0 - beta1)
-    keep2, fresh2 = number(beta2), number(1.0 - beta2)
-    # Both bias corrections become factors.
-    rate, correction2 = number(lr / (1.0 - beta1**step)), number(1.0 / (1.0 - beta2**step))
-    least, shrink = number(eps), number(1.0 - lr * weight_decay)
+    """Update vectors in place; the numbers of the step are rounded to the dtype of `param`."""
     for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
-        start, stop = block * BLOCK, min(param.size, (block + 1) * BLOCK)
-        _adamw_rows(
-            param[start:stop], grad[start:stop], mean[start:stop], square[start:stop],
-            keep1, fresh1, keep2, fresh2, rate, correction2, least, shrink,
-        )  # fmt: skip
+        update_block(_ADAMW, block, param, grad, (mean, square), step, (lr, beta1, beta2, eps, weight_decay))
+
+
+def _kernel(code: int) -> ParallelKernel:
+    """Make the kernel of a rule: `state` and `options` are tuples."""
+
+    @parallel_kernel
+    def update(param: Any, grad: Any, state: Any, step: Any, options: Any) -> None:
+        for block in numba.prange((param.size + BLOCK - 1) // BLOCK):
+            update_block(code, block, param, grad, state, step, options)
+
+    return update
+
+
+KERNELS = {name: _kernel(code) for name, code in CODES.items()}
 
 
 def _in_place(
@@ -138,8 +118,23 @@ def sgd_step(
     SGD(lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay).step(param, grad, velocity)
 
 
+# What an option may be, by its name.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "lr": partial(_check.number, above=0),
+    "momentum": partial(_check.number, least=0, below=1),
+    "nesterov": _check.flag,
+    "beta1": partial(_check.number, least=0, below=1),
+    "beta2": partial(_check.number, least=0, below=1),
+    # float32 holds it with all its digits
+    "eps": partial(_check.number, least=1e-30),
+    "weight_decay": partial(_check.number, least=0),
+}
+
+
 class Optimizer:
-    """What all optimizers have: the base of the classes below.
+    """What all optimizers have: the base of the classes below, which hold options.
+
+    A class has the name of its rule in `nbnorm.functions.updates.RULES`, and a field for each option of it.
 
     Attributes
     ----------
@@ -149,22 +144,70 @@ class Optimizer:
         Decoupled weight decay.
     name : str
         Name shown to people and written to files.
-    slots : int
-        Numbers that the optimizer keeps for each parameter.
     """
 
     lr: float
     weight_decay: float
     name: ClassVar[str]
-    slots: ClassVar[int]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
-    def _check_decay(self) -> None:
-        """Refuse to take all of a weight in one step, or more."""
+    def __post_init__(self) -> None:
+        for option in self.rule.options:
+            object.__setattr__(self, option, _CHECKS[option](option, getattr(self, option)))
         if self.lr * self.weight_decay >= 1.0:
             raise ValueError(
                 "lr * weight_decay must be below 1, the share of a weight that a step takes, "
                 f"got lr={self.lr:g} and weight_decay={self.weight_decay:g}"
             )
+
+    @property
+    def rule(self) -> Rule:
+        """How a parameter is moved."""
+        return RULES[self.name]
+
+    @property
+    def options(self) -> tuple[float, ...]:
+        """Options as numbers, in the order of the rule."""
+        return tuple(float(getattr(self, option)) for option in self.rule.options)
+
+    def step(self, param: npt.NDArray[Any], grad: npt.ArrayLike, *state: Any) -> None:
+        """Update `param` and the arrays of `state` in place with these options.
+
+        Parameters
+        ----------
+        param : ndarray of float32 or float64
+            Parameter of any shape, C-contiguous and writeable.
+        grad : array_like
+            Gradient, of the shape of `param`.
+        *state : ndarray
+            What the optimizer keeps, of the shape and dtype of `param` and zeros before the first step: the
+            velocity of `SGD`, the mean and the square of `AdamW`.  Where these depend on the number of the
+            step, as for `AdamW`, that follows: 1 for the first.
+
+        Raises
+        ------
+        TypeError
+            If an argument is of the wrong type or missing.
+        ValueError
+            If an array does not fit or the number of the step is below 1; nothing is changed then.
+        """
+        rule = self.rule
+        expected = (*rule.state, "step") if rule.counts_steps else rule.state
+        if len(state) != len(expected):
+            names = ", ".join(("param", "grad", *expected))
+            raise TypeError(f"step of {type(self).__name__} takes {names}; got {len(state) + 2} arguments")
+        named = dict(zip(expected, state, strict=True))
+        number = named.pop("step", 1)
+        param = _in_place("param", param, None, None)
+        arrays = {name: _in_place(name, x, param.shape, param.dtype) for name, x in named.items()}
+        grad = _check.floats("grad", grad, max(param.ndim, 1), dtype=param.dtype, shape=param.shape)
+        number = _check.integer("step", number, least=1)
+        written = {"param": param, **arrays}
+        while written:
+            name = next(iter(written))
+            _check.apart(name, written.pop(name), grad=grad, **written)
+        flat = tuple(x.reshape(-1) for x in arrays.values())
+        KERNELS[self.name](param.size, param.reshape(-1), grad.reshape(-1), flat, number, self.options)
 
 
 @dataclass(frozen=True)
@@ -201,50 +244,11 @@ class SGD(Optimizer):
     nesterov: bool = False
     weight_decay: float = 0.0
     name: ClassVar[str] = "sgd"
-    slots: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        for name, value in (
-            ("lr", _check.number("lr", self.lr, above=0)),
-            ("momentum", _check.number("momentum", self.momentum, least=0, below=1)),
-            ("nesterov", _check.flag("nesterov", self.nesterov)),
-            ("weight_decay", _check.number("weight_decay", self.weight_decay, least=0)),
-        ):
-            object.__setattr__(self, name, value)
-        self._check_decay()
+        super().__post_init__()
         if self.nesterov and self.momentum == 0:
             raise ValueError("momentum must be above 0 when nesterov is True, got 0")
-
-    def step(self, param: npt.NDArray[Any], grad: npt.ArrayLike, velocity: npt.NDArray[Any]) -> None:
-        """Update `param` and `velocity` in place with these options.
-
-        Parameters
-        ----------
-        param, grad, velocity : array_like
-            As for `sgd_step`.
-
-        Raises
-        ------
-        TypeError
-            If an array is of the wrong type.
-        ValueError
-            If an array does not fit; nothing is changed then.
-        """
-        param = _in_place("param", param, None, None)
-        velocity = _in_place("velocity", velocity, param.shape, param.dtype)
-        grad = _check.floats("grad", grad, max(param.ndim, 1), dtype=param.dtype, shape=param.shape)
-        _check.apart("param", param, grad=grad, velocity=velocity)
-        _check.apart("velocity", velocity, grad=grad)
-        step_kernel(
-            param.size,
-            param.reshape(-1),
-            grad.reshape(-1),
-            velocity.reshape(-1),
-            self.lr,
-            self.momentum,
-            self.nesterov,
-            self.weight_decay,
-        )
 
 
 def adamw_step(
@@ -347,62 +351,38 @@ class AdamW(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.01
     name: ClassVar[str] = "adamw"
-    slots: ClassVar[int] = 2
 
-    def __post_init__(self) -> None:
-        for name, value in (
-            ("lr", _check.number("lr", self.lr, above=0)),
-            ("beta1", _check.number("beta1", self.beta1, least=0, below=1)),
-            ("beta2", _check.number("beta2", self.beta2, least=0, below=1)),
-            # float32 holds it with all its digits
-            ("eps", _check.number("eps", self.eps, least=1e-30)),
-            ("weight_decay", _check.number("weight_decay", self.weight_decay, least=0)),
-        ):
-            object.__setattr__(self, name, value)
-        self._check_decay()
 
-    def step(
-        self,
-        param: npt.NDArray[Any],
-        grad: npt.ArrayLike,
-        mean: npt.NDArray[Any],
-        square: npt.NDArray[Any],
-        step: int,
-    ) -> None:
-        """Update `param`, `mean` and `square` in place with these options.
+# All of them by name.
+OPTIMIZERS: dict[str, type[Any]] = {kind.name: kind for kind in Optimizer.__subclasses__()}
 
-        Parameters
-        ----------
-        param, grad, mean, square : array_like
-            As for `adamw_step`.
-        step : int
-            Number of this step, 1 for the first.
 
-        Raises
-        ------
-        TypeError
-            If an argument is of the wrong type.
-        ValueError
-            If an array does not fit or `step` is below 1; nothing is changed then.
-        """
-        param = _in_place("param", param, None, None)
-        mean = _in_place("mean", mean, param.shape, param.dtype)
-        square = _in_place("square", square, param.shape, param.dtype)
-        grad = _check.floats("grad", grad, max(param.ndim, 1), dtype=param.dtype, shape=param.shape)
-        step = _check.integer("step", step, least=1)
-        _check.apart("param", param, grad=grad, mean=mean, square=square)
-        _check.apart("mean", mean, grad=grad, square=square)
-        _check.apart("square", square, grad=grad)
-        adamw_kernel(
-            param.size,
-            param.reshape(-1),
-            grad.reshape(-1),
-            mean.reshape(-1),
-            square.reshape(-1),
-            step,
-            self.lr,
-            self.beta1,
-            self.beta2,
-            self.eps,
-            self.weight_decay,
-        )
+def resolve(optimizer: Any) -> Optimizer:
+    """Return an optimizer, after checking that it is one.
+
+    Parameters
+    ----------
+    optimizer : object
+        One of the classes above, with its options.
+
+    Returns
+    -------
+    Optimizer
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+
+    Examples
+    --------
+    >>> from nbnorm.functions.optimizers import SGD, resolve
+    >>> resolve(SGD(0.1)).name
+    'sgd'
+    """
+    if not isinstance(optimizer, tuple(OPTIMIZERS.values())):
+        *most, last = (kind.__name__ for kind in OPTIMIZERS.values())
+        got = type(optimizer).__name__
+        raise TypeError(f"optimizer must be {', '.join(most)} or {last}, got {got}")
+    return cast(Optimizer, optimizer)

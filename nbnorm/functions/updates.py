@@ -1,40 +1,130 @@
-"""The steps of the optimizers, each written once.
+"""The steps of the optimizers, each written once, and the table that everything else follows from.
 
-They serve the functions on arrays, the vectors of biases, gammas and betas, and the micro-kernels that update
-a tile of weights as soon as they have its gradient.
+A step serves the functions on arrays, the vectors of biases, gammas and betas, and the micro-kernels that
+update a tile of weights as soon as they have its gradient.  A new optimizer is a step, the numbers that it
+needs, and a line in `RULES`; the class of its options stands in `nbnorm.functions.optimizers`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from nbnorm import simd
 
 
+class Rule(NamedTuple):
+    """How an optimizer moves a parameter.
+
+    Attributes
+    ----------
+    step : function
+        ``step(w, *state, g, *numbers)`` returns the parameter and its state after a step with the gradient g.
+        Where w, state and g are 0 it must return zeros: so do what only fills up the engine's blocks.
+    numbers : function
+        ``numbers(lr, ..., weight_decay)`` makes the numbers of one step from the options, by their names, in
+        float64.  If its first argument is ``step``, that is the number of the step, 1 for the first.
+    state : tuple of str
+        Names of the arrays that are kept from step to step, zeros at first.
+    adaptive : bool
+        Whether the length of a step does not grow with the gradient.
+    """
+
+    step: Callable[..., tuple[Any, ...]]
+    numbers: Callable[..., tuple[Any, ...]]
+    state: tuple[str, ...]
+    adaptive: bool = False
+
+    @property
+    def counts_steps(self) -> bool:
+        """Whether the numbers depend on how many steps there have been."""
+        return next(iter(inspect.signature(self.numbers).parameters)) == "step"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Names of the options, in the order in which `numbers` takes them."""
+        return tuple(name for name in inspect.signature(self.numbers).parameters if name != "step")
+
+    @property
+    def number_count(self) -> int:
+        """How many numbers a step takes."""
+        return len(inspect.signature(self.step).parameters) - 2 - len(self.state)
+
+    def all_numbers(self, step: Any, options: Any) -> tuple[Any, ...]:
+        """Return `numbers` of a step for the options in their order."""
+        return self.numbers(*((step,) if self.counts_steps else ()), *options)
+
+
 @simd.elementwise
-def sgd(w: Any, v: Any, g: Any, momentum: Any, shrink: Any, rate: Any, ahead: Any = None) -> tuple[Any, Any]:
+def sgd(w: Any, v: Any, g: Any, momentum: Any, shrink: Any, rate: Any, ahead: Any) -> tuple[Any, Any]:
     """Return weight and velocity after a step of stochastic gradient descent.
 
-    ``v = momentum v + g;  w = shrink w - rate v - ahead g``, where shrink is 1 - lr * weight_decay.  Without
-    Nesterov's momentum `rate` is the learning rate and `ahead` 0 or None; with it they are lr * momentum
-    and lr.
+    ``v = momentum v + g;  w = shrink w - rate v - ahead g``, with the numbers of `sgd_numbers`.
     """
     v = simd.fma(momentum, v, g)
-    step = rate * v if ahead is None else simd.fma(rate, v, ahead * g)
-    return shrink * w - step, v
+    return shrink * w - simd.fma(rate, v, ahead * g), v
+
+
+@simd.traced
+def sgd_numbers(lr: Any, momentum: Any, nesterov: Any, weight_decay: Any) -> tuple[Any, ...]:
+    """Return momentum, shrink, rate and ahead; Nesterov's momentum takes the gradient ahead."""
+    rate = simd.where(nesterov > 0.0, lr * momentum, lr)
+    return momentum, 1.0 - lr * weight_decay, rate, simd.where(nesterov > 0.0, lr, 0.0)
 
 
 @simd.elementwise
-def adam(
-    w: Any, v: Any, s: Any, g: Any, beta1: Any, fresh1: Any, beta2: Any, fresh2: Any, rate: Any,
+def adamw(
+    w: Any, m: Any, s: Any, g: Any, beta1: Any, fresh1: Any, beta2: Any, fresh2: Any, rate: Any,
     correction2: Any, eps: Any, shrink: Any,
 ) -> tuple[Any, Any, Any]:  # fmt: skip
     """Return weight, mean of the gradients and mean of their squares after a step of AdamW.
 
-    ``v = beta1 v + fresh1 g;  s = beta2 s + fresh2 g**2``, and with both biases corrected
-    ``w = shrink w - rate v / (sqrt(correction2 s) + eps)``, where fresh is 1 - beta, correction2 is
-    1 / (1 - beta2**t), rate is lr / (1 - beta1**t) and shrink is 1 - lr * weight_decay.
+    ``m = beta1 m + fresh1 g;  s = beta2 s + fresh2 g**2``, and with both biases corrected
+    ``w = shrink w - rate m / (sqrt(correction2 s) + eps)``, with the numbers of `adamw_numbers`.
     """
-    v = simd.fma(beta1, v, fresh1 * g)
+    m = simd.fma(beta1, m, fresh1 * g)
     s = simd.fma(beta2, s, fresh2 * (g * g))
-    return shrink * w - rate * v / (simd.sqrt(s * correction2) + eps), v, s
+    return shrink * w - rate * m / (simd.sqrt(s * correction2) + eps), m, s
+
+
+@simd.traced
+def adamw_numbers(step: Any, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_decay: Any) -> tuple[Any, ...]:
+    """Return the numbers of `adamw`: both corrections of the biases become factors."""
+    rate, correction2 = lr / (1.0 - simd.power(beta1, step)), 1.0 / (1.0 - simd.power(beta2, step))
+    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, rate, correction2, eps, 1.0 - lr * weight_decay
+
+
+RULES = {
+    "sgd": Rule(sgd, sgd_numbers, ("velocity",)),
+    "adamw": Rule(adamw, adamw_numbers, ("mean", "square"), adaptive=True),
+}
+
+# Numbers by which compiled code knows them.
+CODES = {name: code for code, name in enumerate(RULES)}
+
+# Elements in one block of a parallel loop.
+BLOCK = 16_384
+
+_RULES = tuple(RULES.values())
+
+
+@simd.traced
+def update_block(code: Any, block: Any, param: Any, grad: Any, state: Any, step: Any, options: Any) -> None:
+    """Update one block of a parameter's elements in place.
+
+    `code`, one of `CODES`, is known when the code is compiled; `state` is a tuple of arrays and `options`
+    one of numbers, in the order of the rule.  The numbers of the step are rounded to the dtype of `param`.
+    """
+    rule: Rule = _RULES[code]
+    time, *given = (simd.convert(number, np.float64) for number in (step, *options))
+    numbers = [simd.convert(number, param.dtype) for number in rule.all_numbers(time, given)]
+
+    def update(w: Any, g: Any, *state: Any) -> tuple[Any, ...]:
+        return rule.step(w, *state, g, *numbers)
+
+    start = simd.convert(block, np.int64) * BLOCK
+    stop = simd.min(simd.size(param), start + BLOCK)
+    simd.map_elements(update, [param, grad, *state], [param, *state], start, stop)

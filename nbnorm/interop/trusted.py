@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nbnorm.data.columns import Column, TableColumns
 from nbnorm.functions.loss_options import LOSSES
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import OPTIMIZERS
 from nbnorm.model import schedules
 from nbnorm.model.arrays import Arrays
 from nbnorm.model.history import History
@@ -16,10 +16,10 @@ from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
 
 _TYPES = (
-    FNN, Arrays, History, EarlyStopping, Metric, ColumnEncoder, Moments, Standardizer, SGD, AdamW,
+    FNN, Arrays, History, EarlyStopping, Metric, ColumnEncoder, Moments, Standardizer,
     Column, TableColumns,
     schedules.Constant, schedules.Cosine, schedules.OneCycle, schedules.Plateau, schedules.StepDecay,
-    *LOSSES.values(),
+    *LOSSES.values(), *OPTIMIZERS.values(),
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ norm, its sums in the backward pass and the gradients are summed over the shards
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from nbnorm.functions.loss_options import (
     Quantile,
     SquaredError,
 )
-from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
+from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import engine_for
 from nbnorm.model.metrics import Outcome
@@ -176,7 +177,7 @@ class ParallelRun:
     ----------
     net : FNN
     samples : ParallelSamples
-    optimizer : SGD or AdamW
+    optimizer : Optimizer
     l2, clip_norm, clip_value : float
         As for `FNN.fit`.
     """
@@ -187,7 +188,7 @@ class ParallelRun:
         self,
         net: FNN,
         samples: ParallelSamples,
-        optimizer: SGD | AdamW,
+        optimizer: Optimizer,
         *,
         l2: float = 0.0,
         clip_norm: float | None = None,
@@ -197,8 +198,10 @@ class ParallelRun:
         self._sync, self._l2, self._clip_norm, self._clip_value = samples.how.sync, l2, clip_norm, clip_value
         self.engine = engine_for(net, samples.batch, gradients=False)
         self._arrays = net.arrays.copy()
-        self._first = {name: np.zeros_like(v) for name, v in self._arrays.parameters.items()}
-        self._second = {name: np.zeros_like(v) for name, v in self._first.items()}
+        parameters = self._arrays.parameters.items()
+        self._state = {
+            name: {of: np.zeros_like(values) for of, values in parameters} for name in optimizer.rule.state
+        }
         self._updates = np.zeros(1, np.int64)
         self._controls = records(CONTROL)
         self.control = self._controls[0]
@@ -535,17 +538,10 @@ class ParallelRun:
             gradient = np.ascontiguousarray(gradients[name])
             if is_weight and self._l2 > 0.0:
                 gradient = gradient + param.dtype.type(self._l2) * param
-            first, second = self._first[name], self._second[name]
-            if isinstance(optimizer, AdamW):
-                adamw_step(
-                    param, gradient, first, second, int(self._updates[0]), lr=lr, beta1=optimizer.beta1,
-                    beta2=optimizer.beta2, eps=optimizer.eps, weight_decay=decay,
-                )  # fmt: skip
-            else:
-                sgd_step(
-                    param, gradient, first, lr=lr, momentum=optimizer.momentum,
-                    nesterov=optimizer.nesterov, weight_decay=decay,
-                )  # fmt: skip
+            state: list[Any] = [arrays[name] for arrays in self._state.values()]
+            if optimizer.rule.counts_steps:
+                state.append(int(self._updates[0]))
+            dataclasses.replace(optimizer, lr=lr, weight_decay=decay).step(param, gradient, *state)
 
     # ------------------------------------------------------------------------------------------
     # State
@@ -553,8 +549,10 @@ class ParallelRun:
 
     def optimizer_state(self) -> dict[str, Array]:
         """Return the live arrays that the optimizer keeps from step to step."""
-        first = {f"first {name}": values for name, values in self._first.items()}
-        return {"updates": self._updates, **first, **{f"second {n}": v for n, v in self._second.items()}}
+        named = {
+            f"{name} {of}": values for name, arrays in self._state.items() for of, values in arrays.items()
+        }
+        return {"updates": self._updates, **named}
 
     def state(self) -> dict[str, Array]:
         """Return the live arrays that a training needs to go on from here within its epoch."""

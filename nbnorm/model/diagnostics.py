@@ -15,9 +15,9 @@ from nbnorm.engine.run import Run
 from nbnorm.engine.table import LOSS, SEEN
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.gradcheck import gradcheck
+from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import inference, plan, training
 from nbnorm.model.engines import threads_for
-from nbnorm.model.plan import Optimizer
 from nbnorm.model.schedules import Finder, LearningRates
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files, plots
 from nbnorm.functions.dense import dense_forward
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model.dataset_statistics import columns, hidden_layers, inputs, moving_averages, table
 from nbnorm.statistics.reading import is_sparse
 
@@ -269,10 +269,11 @@ def _gradient_norms(net: FNN, x: Any, y: npt.ArrayLike, batch_size: int) -> dict
     return {name: math.sqrt(sum(values) / len(values)) for name, values in squares.items()}
 
 
-def _rates(net: FNN, optimizer: SGD | AdamW) -> tuple[float, Callable[[int], float]]:
+def _rates(net: FNN, optimizer: Optimizer) -> tuple[float, Callable[[int], float]]:
     """Return the rate that momentum makes of `lr`, and the effective one of each layer's weights."""
     parameters, last = net.parameters(), len(net.sizes) - 1
-    rate = optimizer.lr / (1 - optimizer.momentum) if isinstance(optimizer, SGD) else optimizer.lr
+    adaptive = optimizer.rule.adaptive
+    rate = optimizer.lr if adaptive else optimizer.lr / (1 - getattr(optimizer, "momentum", 0.0))
 
     def effective(l: int) -> float:
         activation = net.activations[l - 1] if l < last else None
@@ -280,9 +281,7 @@ def _rates(net: FNN, optimizer: SGD | AdamW) -> tuple[float, Callable[[int], flo
         squares = np.square(parameters[f"dense{l}.weight"], dtype=np.float64)
         if l == last or not free or not squares.any():
             return math.nan
-        if isinstance(optimizer, SGD):
-            return float(rate / squares.sum(axis=1).mean())
-        return float(rate / math.sqrt(squares.mean()))
+        return float(rate / (math.sqrt(squares.mean()) if adaptive else squares.sum(axis=1).mean()))
 
     return rate, effective
 
@@ -292,7 +291,7 @@ def inspect(
     X: npt.ArrayLike,
     y: npt.ArrayLike | None = None,
     *,
-    optimizer: SGD | AdamW | None = None,
+    optimizer: Optimizer | None = None,
     batch_size: int = 128,
 ) -> Inspection:
     """Look into the layers of a network: features, dead units, conditioning, gradients and step sizes.
@@ -345,10 +344,7 @@ def inspect(
     ((16,), True)
     """
     batch_size = _check.integer("batch_size", batch_size, least=2)
-    if optimizer is None:
-        optimizer = SGD(lr=0.1, momentum=0.9)
-    elif not isinstance(optimizer, (SGD, AdamW)):
-        raise TypeError(f"optimizer must be SGD or AdamW, got {type(optimizer).__name__}")
+    optimizer = SGD(lr=0.1, momentum=0.9) if optimizer is None else resolve(optimizer)
     x = table(net, X)
     last = len(net.sizes) - 1
     parameters, averages = net.parameters(), moving_averages(net)
@@ -365,6 +361,7 @@ def inspect(
 
     norms = {} if y is None else _gradient_norms(net, x, y, batch_size)
     rate, effective = _rates(net, optimizer)
+    adaptive = optimizer.rule.adaptive
     layers = []
     for l, spread in enumerate(spreads):
         hidden = 0 < l < last
@@ -393,11 +390,9 @@ def inspect(
                 condition_read=_condition(what_is_read)[0] if l < last else math.nan,
                 weight_norm=weight,
                 gradient_norm=gradient,
-                relative_step=rate * gradient / weight if weight and isinstance(optimizer, SGD) else math.nan,
+                relative_step=rate * gradient / weight if weight and not adaptive else math.nan,
                 effective_lr=effective(l) if l > 0 else math.nan,
             )
         )
-    decay = optimizer.weight_decay
-    return Inspection(
-        tuple(layers), math.sqrt(2 * optimizer.lr * decay) if isinstance(optimizer, SGD) else math.nan
-    )
+    balance = math.nan if adaptive else math.sqrt(2 * optimizer.lr * optimizer.weight_decay)
+    return Inspection(tuple(layers), balance)

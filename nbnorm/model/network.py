@@ -12,7 +12,7 @@ from nbnorm import _files
 from nbnorm.functions.activations import Activation
 from nbnorm.functions.gradcheck import STEP
 from nbnorm.functions.loss_options import Loss
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import (
     arrays,
     compiled,
@@ -334,7 +334,7 @@ class FNN(Options):
         self,
         X: npt.ArrayLike,
         y: npt.ArrayLike,
-        optimizer: SGD | AdamW | None = None,
+        optimizer: Optimizer | None = None,
         *,
         sample_weight: npt.ArrayLike | None = None,
         frozen: Iterable[str] = (),
@@ -388,7 +388,7 @@ class FNN(Options):
         *,
         epochs: int = 10,
         batch_size: int = 128,
-        optimizer: SGD | AdamW | None = None,
+        optimizer: Optimizer | None = None,
         schedule: str | Schedule | Callable[[int], float] = "constant",
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
@@ -533,7 +533,7 @@ class FNN(Options):
         y: npt.ArrayLike,
         *,
         batch_size: int = 128,
-        optimizer: SGD | AdamW | None = None,
+        optimizer: Optimizer | None = None,
         sample_weight: npt.ArrayLike | None = None,
         class_weight: Mapping[int, float] | str | None = None,
         least: float = 1e-6,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from nbnorm import _check, _files
 from nbnorm.data.row_groups import is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model import checkpoints, inputs, metrics, parameter_rates, sample_weights, schedules, stopping
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from nbnorm.model.network import FNN
 
 Array = npt.NDArray[Any]
-Optimizer: TypeAlias = SGD | AdamW
 
 
 @dataclasses.dataclass
@@ -216,9 +215,7 @@ def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:
     """Return the optimizer, or the one that `FNN.fit` has by default."""
     if optimizer is None:
         return SGD(lr=0.1, momentum=0.9)
-    if not isinstance(optimizer, (SGD, AdamW)):
-        raise TypeError(f"optimizer must be an SGD or AdamW, got {type(optimizer).__name__}")
-    return optimizer
+    return resolve(optimizer)
 
 
 def training_samples(

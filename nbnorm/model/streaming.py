@@ -25,7 +25,7 @@ from nbnorm.engine.gather import Data
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import permutation
 from nbnorm.engine.table import FORWARD, TRAIN
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.engines import engine_for
 from nbnorm.model.metrics import Measure
@@ -396,12 +396,12 @@ class StreamedRun(Run):
     ----------
     net : FNN
     stream : Stream
-    optimizer : SGD or AdamW
+    optimizer : Optimizer
     **bounds
         Penalty and bounds of the gradients.
     """
 
-    def __init__(self, net: FNN, stream: Stream, optimizer: SGD | AdamW, **bounds: Any) -> None:
+    def __init__(self, net: FNN, stream: Stream, optimizer: Optimizer, **bounds: Any) -> None:
         self._net, self._stream = net, stream
         capacity = stream.used
         if not stream.in_one:

@@ -19,6 +19,7 @@ from nbnorm.engine.run import Run
 from nbnorm.engine.table import FORWARD, LOSS, SEEN, TRAIN
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.loss_options import Poisson
+from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import checkpoints, inputs, metrics, parameter_rates
 from nbnorm.model import history as histories
 from nbnorm.model.arrays import Arrays
@@ -29,7 +30,7 @@ from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import Outcome, Watch
 from nbnorm.model.parallel_samples import SharedValidation
 from nbnorm.model.parameter_rates import Held
-from nbnorm.model.plan import Optimizer, Plan, checked_optimizer, training_samples
+from nbnorm.model.plan import Plan, checked_optimizer, training_samples
 from nbnorm.model.progress import Progress
 from nbnorm.model.samples import Samples, ValidationData
 from nbnorm.model.schedules import Plateau

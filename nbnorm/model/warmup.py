@@ -15,7 +15,7 @@ from nbnorm.compile.clock import compile_seconds
 from nbnorm.functions.activations import CODES, activation_backward, activation_forward
 from nbnorm.functions.batch_norm import batch_norm_backward, batch_norm_forward, batch_norm_inference
 from nbnorm.functions.dense import dense_backward, dense_forward
-from nbnorm.functions.optimizers import SGD, AdamW
+from nbnorm.functions.optimizers import OPTIMIZERS, SGD
 from nbnorm.model.network import FNN
 from nbnorm.statistics.moments import moments
 from nbnorm.statistics.standardize import Standardizer
@@ -106,7 +106,9 @@ def _networks(dtype: np.dtype[Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
     table, yes, values = X.astype(dtype), (y > 0).astype(dtype), X[:, 0]
     one: dict[str, Any] = {"n_out": 1}
     yield f"training, {dtype}", partial(trained, table, y)
-    yield f"AdamW, {dtype}", partial(trained, table, y, optimizer=AdamW())
+    for kind in OPTIMIZERS.values():
+        if kind is not SGD:
+            yield f"{kind.__name__}, {dtype}", partial(trained, table, y, optimizer=kind(lr=0.001))
     for norm in ("before", None):
         yield f"norm={norm!r}, {dtype}", partial(trained, table, y, norm)
     yield f"output='sigmoid', {dtype}", partial(trained, table, yes, **one, output="sigmoid")

@@ -14,7 +14,7 @@ Memory
 Making vectors and masks
     `splat`, `zeros`, `iota`, `full_like`, `first_lanes`
 Arithmetic, on vectors and numbers
-    operators, `fma`, `abs`, `min`, `max`, `clamp`, `sqrt`, `copysign`, `round`, `floor`, `ceil`
+    operators, `fma`, `abs`, `min`, `max`, `clamp`, `sqrt`, `power`, `copysign`, `round`, `floor`, `ceil`
 Choosing
     comparisons make masks, ``& | ^ ~`` combine them; `where`, `any`, `all`
 Types
@@ -69,6 +69,7 @@ from nbnorm.simd._arithmetic import (
     iota,
     max,
     min,
+    power,
     round,
     splat,
     sqrt,
@@ -173,6 +174,7 @@ __all__ = [
     "normal",
     "part",
     "peek",
+    "power",
     "prefetch",
     "put",
     "rank1",

@@ -246,6 +246,37 @@ def sqrt(x: Any) -> Any:
     return _numpy.apply(np.sqrt, x)
 
 
+def _emit_power(x: Any, y: Any) -> Any:
+    x, y = _emitted.lift(x, y)
+    form = x.value.type
+    return x.with_value(intrinsic(f"llvm.pow.{suffix(form)}", form, [x.value, y.value]))
+
+
+@operation(_emit_power)
+def power(x: Any, y: Any) -> Any:
+    """Power of floating-point values by the C library, one lane after the other.
+
+    It is meant for numbers that are computed once, not for inner loops.
+
+    Parameters
+    ----------
+    x, y : vector or number
+        Values of one type, float32 or float64.
+
+    Returns
+    -------
+    vector or number
+        ``x ** y``.
+
+    Examples
+    --------
+    >>> from nbnorm import simd
+    >>> simd.power(simd.splat(2.0, 2), 3.0)
+    NumpyVector(array([8., 8.]))
+    """
+    return _numpy.apply(np.power, x, y)
+
+
 @operation(_emit_unary("rint"))
 def round(x: Any) -> Any:
     """Round to the nearest integer, halves to even; the result is floating-point.

@@ -179,8 +179,14 @@ def switch(number: Any, functions: Sequence[Callable[..., Any]], *args: Any) -> 
     return results[0][0].with_value(phi)
 
 
-def map_elements(function: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Apply a function to all elements of arrays, in a traced function.
+def map_elements(
+    function: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    start: Any = 0,
+    stop: Any = None,
+) -> None:
+    """Apply a function to the elements of arrays, in a traced function.
 
     Parameters
     ----------
@@ -188,6 +194,8 @@ def map_elements(function: Callable[..., Any], inputs: Sequence[Any], outputs: S
         It takes a vector of each of the inputs and returns one for each of the outputs.
     inputs, outputs : sequence of arrays
         Of one size and with elements of one size; an output may be one of the inputs but not overlap others.
+    start, stop : int, optional
+        Range of the elements, all axes flattened; by default all of them.
 
     Examples
     --------
@@ -205,7 +213,7 @@ def map_elements(function: Callable[..., Any], inputs: Sequence[Any], outputs: S
     >>> y
     array([0., 0., 0., 0., 0.])
     """
-    lanes, n = native_lanes(outputs[0].dtype), size(outputs[0])
+    lanes, n = native_lanes(outputs[0].dtype), size(outputs[0]) if stop is None else stop
     wide = 4 * lanes
 
     def whole(i: Any) -> None:
@@ -219,8 +227,8 @@ def map_elements(function: Callable[..., Any], inputs: Sequence[Any], outputs: S
         for out, values in zip(outputs, results, strict=True):
             store(out, i, values, left)
 
-    end = n & -wide
-    loop(0, end, wide, whole)
+    end = start + ((n - start) & -wide)
+    loop(start, end, wide, whole)
     loop(end, n, lanes, rest)
 
 

@@ -9,6 +9,7 @@ from numba import config
 
 from nbnorm.compile.kernels import kernel
 from nbnorm.engine import microkernels
+from nbnorm.functions.updates import RULES
 from nbnorm.simd import target
 
 FLOATS = (np.float32, np.float64)
@@ -21,13 +22,18 @@ def product(place, a, i, b, j, out, o, length, stride, add):
 
 
 @kernel
-def update(place, a, b, weight, velocity, square, numbers, length, stride):
-    microkernels.tile_update(place, a, 0, b, 0, weight, 0, velocity, 0, square, 0, numbers, 0, length, stride)
+def update(place, a, b, weight, state, numbers, length, stride, size):
+    microkernels.tile_update(place, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size)
 
 
 @kernel
-def update_vector(place, vector, velocity, square, gradient, numbers):
-    microkernels.vector_update(place, vector, 0, velocity, 0, square, 0, gradient, 0, numbers, 0)
+def update_vector(place, vector, state, gradient, numbers, size, count):
+    microkernels.vector_update(place, vector, 0, state, 0, gradient, 0, numbers, 0, size, count)
+
+
+@kernel
+def write_numbers(place, numbers, options, rates, step, updates):
+    microkernels.step_numbers(place, numbers, 0, options, 0, rates, step, updates)
 
 
 @kernel
@@ -113,57 +119,80 @@ def test_strided_product(dtype, rng, add):
             np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
 
 
-def updated(kind, c, w, v, s, gradient):
-    """Weight, velocity and squares after one of the updates, by the formulas of `microkernels.UPDATES`."""
-    if kind == "store":
-        return w, gradient, s
-    g = gradient + (0.0 if kind == "sgd" else c[microkernels.PENALTY]) * w
-    if kind == "adam":
-        v = c[microkernels.MOMENTUM] * v + c[microkernels.FRESH] * g
-        s = c[microkernels.BETA2] * s + c[microkernels.FRESH2] * g**2
-        step = c[microkernels.RATE] * v / (np.sqrt(c[microkernels.CORRECTION2] * s) + c[microkernels.LEAST])
-    else:
-        v = c[microkernels.MOMENTUM] * v + g
-        step = c[microkernels.RATE] * v + c[microkernels.AHEAD] * g
-    return c[microkernels.SHRINK] * w - step, v, s
+KINDS = [microkernels.STORE, *RULES]
+
+
+def updated(kind, numbers, penalty, w, state, g):
+    """Weight and state after what `kind` does with a gradient, in float64 arrays."""
+    if kind == microkernels.STORE:
+        return w, [g, *state[1:]]
+    rule = RULES[kind]
+    w, *new = rule.step(w, *state[: len(rule.state)], g + penalty * w, *numbers[: rule.number_count])
+    return w, [*new, *state[len(rule.state) :]]
+
+
+def numbers_of(rng, dtype):
+    """Numbers of a step, the penalty apart."""
+    numbers = rng.uniform(0.1, 0.9, microkernels.NUMBERS).astype(dtype)
+    return numbers, numbers[microkernels.FIRST :].astype(float), float(numbers[microkernels.PENALTY])
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
-@pytest.mark.parametrize("kind", microkernels.UPDATES)
-def test_tile_update(dtype, rng, kind, half):
+@pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tile_update(dtype, rng, kind, penalized, half):
     _, rows, width, _ = microkernels.tile(dtype)
     length = 2 * width + 3
     left = rng.normal(size=(3, rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
-    held = list(rng.normal(size=(3, rows, width)).astype(dtype))
-    held[2] **= 2
+    weight = rng.normal(size=(rows, width)).astype(dtype)
+    state = rng.uniform(1, 2, (3, rows, width)).astype(dtype)
     gradient = left.transpose(1, 0, 2).reshape(rows, -1)[:, :length].astype(float) @ right
-    numbers = rng.uniform(0.1, 0.9, microkernels.NUMBERS).astype(dtype)
-    expected = updated(kind, numbers.astype(float), *(x.astype(float) for x in held), gradient)
-    if half:
-        expected = [
-            np.where(np.arange(width) < width // 2, new, old) for new, old in zip(expected, held, strict=True)
-        ]
-    flat = [x.reshape(-1) for x in held]
+    numbers, of_rule, penalty = numbers_of(rng, dtype)
+    before = [x.astype(float) for x in (weight, *state)]
+    new = updated(kind, of_rule, penalty * penalized, before[0], before[1:], gradient)
+    changed = np.arange(width) < (width // 2 if half else width)
+    expected = [np.where(changed, *pair) for pair in zip((new[0], *new[1]), (weight, *state), strict=True)]
+    address = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half)
     update(
-        microkernels.micro_kernel(kind, dtype, half=half), left.reshape(-1), right.reshape(-1), *flat,
-        numbers, length, rows * width,
+        address, left.reshape(-1), right.reshape(-1), weight.reshape(-1), state.reshape(-1), numbers, length,
+        rows * width, weight.size,
     )  # fmt: skip
-    for got, values in zip(held, expected, strict=True):
+    for got, values in zip((weight, *state), expected, strict=True):
         np.testing.assert_allclose(got, values, rtol=tolerance(dtype, length), atol=tolerance(dtype, length))
 
 
-@pytest.mark.parametrize("kind", ["store", "sgd", "adam"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_vector_update(dtype, rng, kind):
     rows = microkernels.tile(dtype).rows
-    held, gradient = list(rng.normal(size=(3, rows)).astype(dtype)), rng.normal(size=rows).astype(dtype)
-    held[2] **= 2
-    numbers = rng.uniform(0.1, 0.9, microkernels.NUMBERS).astype(dtype)
-    numbers[microkernels.SHRINK], numbers[microkernels.PENALTY] = 1, 0
-    expected = updated(kind, numbers.astype(float), *(x.astype(float) for x in held), gradient.astype(float))
-    update_vector(microkernels.vector_kernel(kind, dtype), *held, gradient, numbers)
-    for got, values in zip(held, expected, strict=True):
-        np.testing.assert_allclose(got, values, rtol=tolerance(dtype, 4), atol=tolerance(dtype, 4))
+    for count in (1, rows, 2 * rows + 1):
+        vector, gradient = rng.normal(size=(2, count + 1)).astype(dtype)
+        state = rng.uniform(1, 2, (3, count + 1)).astype(dtype)
+        numbers, of_rule, _ = numbers_of(rng, dtype)
+        before = [x.astype(float) for x in (vector, *state)]
+        new = updated(kind, of_rule, 0.0, before[0], before[1:], gradient.astype(float))
+        address = microkernels.vector_kernel(kind, dtype)
+        update_vector(address, vector, state.reshape(-1), gradient, numbers, count + 1, count)
+        for got, values, old in zip((vector, *state), (new[0], *new[1]), before, strict=True):
+            np.testing.assert_allclose(got[:-1], values[:-1], rtol=0, atol=tolerance(dtype, 4))
+            assert got[-1] == old[-1]
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_step_numbers(dtype, kind):
+    rule = RULES[kind]
+    options = dict(zip(rule.options, np.linspace(0.1, 0.7, len(rule.options)), strict=True))
+    numbers = np.zeros(2 * microkernels.NUMBERS, dtype)
+    given = np.array([*options.values(), 0.25])
+    write_numbers(microkernels.numbers_kernel(kind, dtype), numbers, given, np.array([0.5, 0.3]), 1, 4)
+    weights, vectors = numbers.reshape(2, -1)
+    assert (weights[microkernels.PENALTY], vectors[microkernels.PENALTY]) == (0.25, 0)
+    for got, decay in ((weights, options["weight_decay"]), (vectors, 0.0)):
+        now = options | {"lr": 0.3, "weight_decay": decay}
+        expected = rule.all_numbers(5.0, tuple(now.values()))
+        assert len(expected) == rule.number_count < microkernels.NUMBERS
+        got = got[microkernels.FIRST :][: rule.number_count]
+        np.testing.assert_allclose(got, expected, rtol=4 * np.finfo(dtype).eps)
 
 
 def test_transpose(dtype, rng):
