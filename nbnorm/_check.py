@@ -10,7 +10,7 @@ import inspect
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -405,11 +405,15 @@ def floats(
     The shape has to be `shape`; where that is not given, `ndim` and `expected` are as for `rank`.
     Without `dtype`, float32 stays float32 and every other real type becomes float64.
     """
-    got = numeric(name, x)
+    # Most arrays need no conversion, whose steps would take as long as a small kernel.
+    ready = isinstance(x, np.ndarray) and type(x) is np.ndarray and x.dtype in FLOATS and x.flags.carray
+    got = cast(npt.NDArray[Any], x) if ready else numeric(name, x)
     if shape is None:
         rank(name, got, ndim, expected)
     elif got.shape != shape:
         raise ValueError(f"{name} must have shape {shape}, got shape {got.shape}")
+    if ready and (dtype is None or dtype == got.dtype):
+        return got
     if dtype is None:
         dtype = got.dtype if got.dtype in FLOATS else np.dtype(np.float64)
     return readable(np.asarray(got, dtype=dtype, order="C"))

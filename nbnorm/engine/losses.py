@@ -86,7 +86,7 @@ def softmax_rows(
     top = simd.loop(0, n, 1, larger, simd.load(x, z, width))
 
     def exponential(k: Any, total: Any) -> Any:
-        e = simd.exp_below(simd.load(x, z + k * stride, width) - top)
+        e = simd.exp_below_0(simd.load(x, z + k * stride, width) - top)
         simd.store(x, g + k * stride, e)
         return total + e
 

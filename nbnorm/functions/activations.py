@@ -168,7 +168,7 @@ def elu_slope(z: Any) -> Any:
     >>> float(elu_slope(3.0))
     1.0
     """
-    return simd.exp_below(simd.min(z, 0.0))
+    return simd.exp_below_0(simd.min(z, 0.0))
 
 
 @simd.elementwise

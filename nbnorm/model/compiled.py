@@ -165,7 +165,7 @@ def _softmax(z: Any, at: Any, n: Any) -> None:
         return simd.max(most, simd.load(z, at + i, LANES))
 
     def weigh(i: Any, total: Any) -> Any:
-        e = simd.exp_below(simd.load(z, at + i, LANES) - most)
+        e = simd.exp_below_0(simd.load(z, at + i, LANES) - most)
         simd.store(z, at + i, e)
         return total + e
 

@@ -28,8 +28,8 @@ Register tiles
     `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `row_sums`,
     `transpose`
 Elementary functions
-    `exp`, `exp_below`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`, `gelu_slope`,
-    `softplus`
+    `exp`, `exp_below`, `exp_below_0`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`,
+    `gelu_slope`, `softplus`
 Functions of your own
     `elementwise`, `traced`, and in them `loop`, `loop_steps`, `switch`, `map_elements`
 The processor
@@ -80,6 +80,7 @@ from nbnorm.simd._control import loop, loop_steps, map_elements, switch
 from nbnorm.simd._elementary import (
     exp,
     exp_below,
+    exp_below_0,
     expm1_below_0,
     gelu,
     gelu_slope,
@@ -145,6 +146,7 @@ __all__ = [
     "elementwise",
     "exp",
     "exp_below",
+    "exp_below_0",
     "expm1_below_0",
     "extract",
     "fence",

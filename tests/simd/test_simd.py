@@ -634,6 +634,25 @@ def test_elementary_functions_reach_below_the_normal_numbers(dtype):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+def test_exp_below_0_has_the_bits_of_exp(dtype):
+    @njit
+    def compute(x, out):
+        for i in range(x.size):
+            out[0, i], out[1, i] = simd.exp(x[i]), simd.exp_below_0(x[i])
+
+    lowest = np.log(np.finfo(dtype).smallest_subnormal.astype(float))
+    x = np.concatenate(
+        [np.linspace(lowest - 2, 0, 2001), -np.geomspace(1e-9, 1, 50), [-0.0, -np.inf]]
+    ).astype(dtype)
+    out = np.empty((2, x.size), dtype)
+    compute(x, out)
+    np.testing.assert_array_equal(out[0], out[1])
+    np.testing.assert_allclose(
+        out[1], np.exp(x.astype(float)), rtol=1e-6, atol=np.finfo(dtype).smallest_subnormal
+    )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_gelu_slope_is_the_derivative_of_gelu(dtype, rng):
     z = rng.normal(size=50) * 3
     h = 1e-5
