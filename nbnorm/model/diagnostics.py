@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Table
 from nbnorm.engine.run import Run
 from nbnorm.engine.table import LOSS, SEEN
 from nbnorm.engine.thread_pool import ThreadPool
@@ -18,6 +19,7 @@ from nbnorm.functions.gradcheck import gradcheck
 from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import inference, plan, training
 from nbnorm.model.engines import threads_for
+from nbnorm.model.sample_weights import ClassWeight
 from nbnorm.model.schedules import Finder, LearningRates
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ Array = npt.NDArray[Any]
 
 
 def check_gradients(
-    net: FNN, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, step: float
+    net: FNN, X: Table, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, step: float
 ) -> dict[str, float]:
     """Compare gradients with numerical differences. See `FNN.check_gradients`."""
     twin = copy.copy(net)
@@ -38,17 +40,19 @@ def check_gradients(
     for name, values in parameters.items():
         if name.endswith(("bias", "beta")):
             values += np.where(values == 0.0, 0.1 * rng.standard_normal(values.shape), 0.0)
-    _, gradients = inference.loss_and_gradients(twin, X, y, sample_weight)
+    run = inference.gradients_run(twin, X, y, sample_weight)
+    threads = threads_for(twin.widths, int(run.control.batch))
+    gradients = inference.gradients_of(twin, run)
     largest = max(float(np.abs(gradient).max()) for gradient in gradients.values())
 
     def loss_of(name: str) -> Callable[[Array], float]:
         def loss(values: Array) -> float:
             kept = parameters[name].copy()
             parameters[name][:] = values
-            try:
-                return inference.loss_and_gradients(twin, X, y, sample_weight)[0]
-            finally:
-                parameters[name][:] = kept
+            run.engine.load()
+            parameters[name][:] = kept
+            run.control.step, run.progress[:] = 0, 0.0
+            return inference.loss_of(run.all(threads))
 
         return loss
 
@@ -60,13 +64,13 @@ def check_gradients(
 
 def find_learning_rate(
     net: FNN,
-    X: npt.ArrayLike,
+    X: Table,
     y: npt.ArrayLike,
     *,
     batch_size: int,
     optimizer: Optimizer | None,
     sample_weight: npt.ArrayLike | None,
-    class_weight: Mapping[int, float] | str | None,
+    class_weight: ClassWeight | None,
     least: float,
     most: float,
     steps: int,

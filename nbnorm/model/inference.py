@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
+from nbnorm._types import Array, CheckedTable, SparseMatrix, Table
+from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups, open_groups
 from nbnorm.engine.gather import Data
+from nbnorm.engine.run import Run
 from nbnorm.engine.table import FORWARD, GRADIENTS, LOSS, SEEN
 from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
@@ -22,8 +24,6 @@ from nbnorm.statistics.reading import is_sparse
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
 
-Array = npt.NDArray[Any]
-
 # Samples that are predicted together: enough to fill the register tiles, few enough for the cache.
 BATCH = 128
 
@@ -31,7 +31,7 @@ BATCH = 128
 _SPARSE_ROWS = 4096
 
 
-def forward(net: FNN, X: npt.ArrayLike, *, training: bool) -> Array:
+def forward(net: FNN, X: Table, *, training: bool) -> Array:
     """Return the logits; in training mode the moving averages move. See `FNN.forward`."""
     if is_sparse(X) and not training and net.encoding is None:
         return _sparse_logits(net, X)
@@ -52,7 +52,7 @@ def forward(net: FNN, X: npt.ArrayLike, *, training: bool) -> Array:
     return out
 
 
-def _sparse_logits(net: FNN, X: Any) -> Array:
+def _sparse_logits(net: FNN, X: SparseMatrix) -> Array:
     """Logits of a SciPy sparse matrix, which stays sparse: the standardizer goes into the first layer."""
     samples = inputs.sparse_table(net, "X", X)
     weight = net.arrays.parameters["dense1.weight"].astype(np.float64)
@@ -90,7 +90,7 @@ def _first_norm(net: FNN, y: Array) -> Array:
 
 def loss_and_gradients(
     net: FNN,
-    X: npt.ArrayLike,
+    X: Table,
     y: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None,
     *,
@@ -101,6 +101,21 @@ def loss_and_gradients(
     if update_statistics:
         inputs.learn(net, training_samples(net, X, y, sample_weight, None, np.iinfo(np.int64).max))
         net.arrays.writable()
+    run = gradients_run(net, X, y, sample_weight, moving_averages=update_statistics)
+    if update_statistics and net.training:
+        run.engine.store_statistics()
+    return loss_of(run), gradients_of(net, run)
+
+
+def gradients_run(
+    net: FNN,
+    X: Table,
+    y: npt.ArrayLike,
+    sample_weight: npt.ArrayLike | None,
+    *,
+    moving_averages: bool = False,
+) -> Run:
+    """Check a batch and return the finished run over it, which has its loss and gradients."""
     x = inputs.table(net, "X", X)
     samples = x.shape[0]
     labels, targets = inputs.encoded(net, "y", inputs.truth(net, "y", y, samples, "X"))
@@ -109,20 +124,26 @@ def loss_and_gradients(
     batch = samples if selected is None else len(selected)
     if net.training:
         inputs.check_batch(net, batch, "give more samples, or call eval() first")
-    engine = engine_for(net, batch, gradients=True)
-    run = run_over(
-        engine, inputs.reader(net, x), GRADIENTS, batch, training=net.training, labels=labels,
-        targets=targets, weights=weights, weighted_statistics=net.weighted_statistics, selected=selected,
-        moving_averages=update_statistics,
+    return run_over(
+        engine_for(net, batch, gradients=True), inputs.reader(net, x), GRADIENTS, batch,
+        training=net.training, labels=labels, targets=targets, weights=weights,
+        weighted_statistics=net.weighted_statistics, selected=selected, moving_averages=moving_averages,
     )  # fmt: skip
+
+
+def loss_of(run: Run) -> float:
+    """Return the mean loss over the samples of a finished run."""
+    return float(run.progress[LOSS] / run.progress[SEEN])
+
+
+def gradients_of(net: FNN, run: Run) -> dict[str, Array]:
+    """Return the gradients that a run of the network has computed, by name."""
     gradients = {name: np.empty_like(values) for name, values in net.arrays.parameters.items()}
-    engine.export(run.weight_gradient, run.vector_gradient, gradients)
-    if update_statistics and net.training:
-        engine.store_statistics()
-    return float(run.progress[LOSS] / run.progress[SEEN]), gradients
+    run.engine.export(run.weight_gradient, run.vector_gradient, gradients)
+    return gradients
 
 
-def logits(net: FNN, X: npt.ArrayLike) -> Array:
+def logits(net: FNN, X: Table | OnDisk) -> Array:
     """Return finite logits with the moving averages, whatever the mode of the network.
 
     Raises
@@ -144,26 +165,28 @@ def logits(net: FNN, X: npt.ArrayLike) -> Array:
     return z
 
 
-def table_on_disk(net: FNN, X: Any, y: Any = None, sample_weight: Any = None) -> RowGroups:
+def table_on_disk(
+    net: FNN, X: OnDisk, y: npt.ArrayLike | None = None, sample_weight: npt.ArrayLike | None = None
+) -> RowGroups:
     """Return the groups of a table on disk, which may have columns beside the known features."""
     return open_groups("X", X, y, sample_weight, features=inputs.feature_names(net), others=True)
 
 
-def predict(net: FNN, X: npt.ArrayLike) -> Array:
+def predict(net: FNN, X: Table | OnDisk) -> Array:
     """Return classes or values. See `FNN.predict`."""
     return metrics.decide(net.output, inputs.in_units(net, logits(net, X)))
 
 
-def predict_proba(net: FNN, X: npt.ArrayLike) -> Array:
+def predict_proba(net: FNN, X: Table | OnDisk) -> Array:
     """Return probabilities. See `FNN.predict_proba`."""
     if net.output == "identity":
         raise ValueError("predict_proba needs output='softmax' or 'sigmoid', got 'identity'")
     return metrics.probabilities(net.output, logits(net, X)).astype(net.dtype)
 
 
-def score(net: FNN, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:
+def score(net: FNN, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:
     """Return the accuracy or the coefficient of determination. See `FNN.score`."""
-    x: Any = X
+    x: CheckedTable | RowGroups | SparseMatrix
     if is_row_groups(X):
         x = table_on_disk(net, X, y, sample_weight)
         answers = [x.answers(group) for group in range(len(x))]

@@ -353,13 +353,13 @@ def test_kill_at_random_moments(tmp_path):
         return status
 
     kills = inside = 0
-    # the number of threads does not matter either: a team and one thread take turns
-    while kills < 10 and train(path, "resumed.npz", rng.uniform(0.05, 0.25), (0, 1e18)[kills % 2]) != 0:
+    # the number of threads does not matter either: a pool and one thread take turns
+    while kills < 4 and train(path, "resumed.npz", rng.uniform(0.05, 0.15), (0, 1e18)[kills % 2]) != 0:
         kills += 1
         if path.exists():
             _, arrays = _files.read(path, "checkpoint")  # always whole
             inside += bool(arrays["run/step"][0])
-    assert kills >= 5  # a fast machine may come to the end before the tenth
+    assert kills >= 2  # a fast machine may come to the end before the fourth
     assert inside >= 1  # stopped within an epoch
     assert train(path, "resumed.npz", 300, 0) == train("", "whole.npz", 300, 1e18) == 0
     assert (tmp_path / "resumed.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()

@@ -16,7 +16,6 @@ from numba.core import errors
 from nbnorm import simd
 
 FLOATS = (np.float32, np.float64)
-INTEGERS = (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
 COMPILED = not numba.config.DISABLE_JIT
 
 
@@ -53,8 +52,7 @@ def numbers(rng, dtype, size):
 # ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 64])
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("dtype", "lanes"), [(np.float32, 1), (np.float64, 3), (np.float32, 64)])
 def test_float_arithmetic(dtype, lanes, rng):
     @njit
     def compute(x, y, c, out):
@@ -104,7 +102,7 @@ def test_functions_of_numbers_keep_their_type(dtype):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "lanes"), [*((dtype, 16) for dtype in INTEGERS), (np.int32, 1), (np.uint8, 5)]
+    ("dtype", "lanes"), [(np.int8, 16), (np.uint8, 5), (np.uint16, 16), (np.int32, 1), (np.int64, 16)]
 )
 def test_integer_arithmetic(dtype, lanes, rng):
     @njit
@@ -131,7 +129,7 @@ def test_integer_arithmetic(dtype, lanes, rng):
 
 @pytest.mark.parametrize(
     ("dtype", "lanes"),
-    [*((dtype, 16) for dtype in (*FLOATS, np.int8, np.uint8, np.int64)), (np.float32, 1), (np.int32, 5)],
+    [(np.float32, 16), (np.float64, 1), (np.int8, 16), (np.uint8, 16), (np.int32, 5)],
 )
 def test_comparisons_and_masks(dtype, lanes, rng):
     @njit
@@ -229,7 +227,7 @@ def test_operators_refuse_what_has_no_meaning():
 # ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("source", [*FLOATS, *INTEGERS])
+@pytest.mark.parametrize("source", [*FLOATS, np.int8, np.uint8, np.int32, np.uint64])
 def test_convert(source, rng):
     @njit
     def compute(x, a, b, c, d, e, f, g, out):
@@ -274,7 +272,7 @@ def test_bitcast():
 
 @pytest.mark.parametrize(
     ("dtype", "lanes"),
-    [*((dtype, 16) for dtype in (*FLOATS, np.int8, np.int32, np.int64)), (np.float32, 1), (np.float64, 7)],
+    [(np.float32, 16), (np.float64, 7), (np.int8, 16), (np.int32, 1)],
 )
 def test_masked_ends(dtype, lanes, rng):
     @njit
@@ -295,7 +293,7 @@ def test_masked_ends(dtype, lanes, rng):
         np.testing.assert_array_equal(both(compute, x, count, out), expected)
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, np.int8, np.int32])
+@pytest.mark.parametrize("dtype", [np.float64, np.int8])
 def test_masked_ends_leave_the_memory_behind_alone(dtype):
     """The next page cannot be read or written: touching it would end the process."""
     item = np.dtype(dtype).itemsize
@@ -409,7 +407,7 @@ def test_reductions(dtype, lanes, rng):
     np.testing.assert_array_equal(both(compute, x, np.zeros(3 + 2 * groups, dtype)), expected)
 
 
-@pytest.mark.parametrize("dtype", [*FLOATS, np.uint8, np.int64])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64])
 def test_moves(dtype, rng):
     @njit
     def compute(x, out):
@@ -468,8 +466,9 @@ def test_tile_is_a_matrix_product(dtype, rng):
     np.testing.assert_array_equal(got, 1 + a.T @ b)
 
 
-@pytest.mark.parametrize("size", [1, 2, 8, 16])
-@pytest.mark.parametrize("dtype", [*FLOATS, np.uint8])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [(np.float32, 2), (np.float32, 16), (np.float64, 8), (np.uint8, 1), (np.uint8, 16)]
+)
 def test_transpose(dtype, size, rng):
     @njit
     def compute(x, out):
@@ -890,14 +889,14 @@ def test_switch_takes_the_last_where_there_are_not_so_many():
 
 
 @pytest.mark.parametrize("dtype", [*FLOATS, np.int32])
-@pytest.mark.parametrize("size", [1, 7, 64, 133])
-def test_map_elements(size, dtype, rng):
+def test_map_elements(dtype, rng):
     @njit
     def compute(x, y, out):
         sums_and_products(x, y, out[0], out[1])
 
-    x, y = numbers(rng, dtype, size), numbers(rng, dtype, size)
-    np.testing.assert_array_equal(both(compute, x, y, np.zeros((2, size), dtype)), [x + y, x * y])
+    for size in (1, 7, 64, 133):
+        x, y = numbers(rng, dtype, size), numbers(rng, dtype, size)
+        np.testing.assert_array_equal(both(compute, x, y, np.zeros((2, size), dtype)), [x + y, x * y])
 
 
 @pytest.mark.parametrize(("rows", "lanes"), [(1, 1), (2, 8), (4, 4), (8, 16)])
