@@ -10,12 +10,14 @@ import inspect
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 from numba import config
 from numba.core.dispatcher import Dispatcher
+
+Chosen = TypeVar("Chosen")
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -149,7 +151,7 @@ def _boxed(x: Any) -> tuple[list[Any], Any] | None:
     return None
 
 
-def unboxed(x: Any) -> npt.NDArray[Any] | None:
+def unboxed(x: object) -> npt.NDArray[Any] | None:
     """Return the numbers of a frame, table or series whose types say that they are numbers.
 
     What is missing becomes NaN.  None stands for everything else: what `x` holds is then said by its own
@@ -173,7 +175,7 @@ def unboxed(x: Any) -> npt.NDArray[Any] | None:
     return result.T
 
 
-def has_types_of_its_own(x: Any) -> bool:
+def has_types_of_its_own(x: object) -> bool:
     """Whether the conversion to an array, left to the container, could lose what is missing."""
     if isinstance(x, np.ndarray):
         return False
@@ -205,7 +207,7 @@ def unboxed_frame(x: Any) -> Any:
     return type(x)(numbers, labels) if _is_polars(x) else type(x)(numbers, x.index, labels)
 
 
-def _other_column(x: Any) -> str:
+def _other_column(x: object) -> str:
     """Return which column of a frame holds no numbers, as the end of a sentence."""
     boxed, labels = _boxed(x), labels_of(x)
     if boxed is None or labels is None:
@@ -227,7 +229,7 @@ def unmasked(name: str, x: object) -> None:
         )
 
 
-def plain(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
+def plain(name: str, x: object) -> npt.NDArray[Any]:
     """Return `x` as an array, of numbers if the types of its columns say so; refuse masked elements."""
     unmasked(name, x)
     numbers = unboxed(x) if has_types_of_its_own(x) else None
@@ -240,7 +242,7 @@ def plain(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
     return got
 
 
-def numeric(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
+def numeric(name: str, x: object) -> npt.NDArray[Any]:
     """Return `x` as an array of real numbers; refuse objects, text, complex numbers and masked elements."""
     got = plain(name, x)
     if got.dtype.kind not in _REAL:
@@ -253,7 +255,7 @@ def numeric(name: str, x: npt.ArrayLike) -> npt.NDArray[Any]:
 # ----------------------------------------------------------------------------------------------
 
 
-def labels_of(x: Any) -> list[Any] | None:
+def labels_of(x: object) -> list[Any] | None:
     """Return the labels of the columns of a frame, an Arrow object or a Dask frame, or None without any."""
     if is_arrow(x):
         schema = getattr(x, "schema_arrow", None)
@@ -320,7 +322,7 @@ def distinct(name: str, labels: Sequence[Any]) -> None:
     raise ValueError(f"{name} must have distinct names of columns, got {twice!r} {labels.count(twice)} times")
 
 
-def header(name: str, x: Any, expected: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None]:
+def header(name: str, x: object, expected: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None]:
     """Return the names of the columns of `x` as they will stand, and their places if they stand otherwise.
 
     Labels that only number the columns are no names: column 1 is the second one.
@@ -344,7 +346,7 @@ def header(name: str, x: Any, expected: Sequence[str] | None) -> tuple[list[str]
 
 
 def table(
-    name: str, x: Any, expected: Sequence[str] | None = None
+    name: str, x: object, expected: Sequence[str] | None = None
 ) -> tuple[npt.NDArray[Any], list[str] | None]:
     """Return a table of numbers and the names of its columns, in the order of the `expected` ones.
 
@@ -393,7 +395,7 @@ def rank(name: str, x: npt.NDArray[Any], ndim: int, expected: str | None = None)
 
 def floats(
     name: str,
-    x: npt.ArrayLike,
+    x: object,
     ndim: int,
     *,
     dtype: np.dtype[Any] | None = None,
@@ -434,7 +436,7 @@ def finite(name: str, x: npt.NDArray[Any], *, missing: bool = False) -> None:
             raise ValueError(f"{name} must be finite, got {part[at]} at [{place}]")
 
 
-def weights(name: str, x: npt.ArrayLike, n: int, *, some: bool = True) -> npt.NDArray[np.float64]:
+def weights(name: str, x: object, n: int, *, some: bool = True) -> npt.NDArray[np.float64]:
     """Return n weights in float64: finite as their sum is, not negative and, if `some`, not all 0."""
     got = floats(name, x, 1, dtype=np.dtype(np.float64), shape=(n,))
     good = np.isfinite(got) & (got >= 0.0)
@@ -479,7 +481,7 @@ def apart(name: str, out: npt.NDArray[Any], **others: npt.NDArray[Any]) -> None:
 
 def number(
     name: str,
-    value: Any,
+    value: object,
     *,
     above: float = -math.inf,
     least: float = -math.inf,
@@ -506,7 +508,7 @@ def number(
     return got
 
 
-def integer(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+def integer(name: str, value: object, *, least: int | None = None, most: int | None = None) -> int:
     """Return `value` as an int within the bounds."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
@@ -518,22 +520,23 @@ def integer(name: str, value: Any, *, least: int | None = None, most: int | None
     return got
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """Return `value` as a bool."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
-def choice(name: str, value: Any, known: Sequence[Any]) -> Any:
-    """Return `value` if it is one of `known`."""
-    if not any(value is item or (type(value) is type(item) and value == item) for item in known):
-        options = ", ".join(repr(item) for item in known)
-        raise ValueError(f"{name} must be one of {options}, got {value!r}")
-    return value
+def choice(name: str, value: object, known: Sequence[Chosen]) -> Chosen:
+    """Return the one of `known` that `value` is."""
+    for item in known:
+        if value is item or (type(value) is type(item) and value == item):
+            return item
+    options = ", ".join(repr(item) for item in known)
+    raise ValueError(f"{name} must be one of {options}, got {value!r}")
 
 
-def float_dtype(name: str, dtype: Any) -> np.dtype[Any]:
+def float_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
     """Return `dtype` if it is float32 or float64."""
     try:
         got: np.dtype[Any] = np.dtype(dtype)
@@ -553,7 +556,7 @@ def same_length(**arrays: npt.NDArray[Any]) -> int:
     return next(iter(lengths.values()))
 
 
-def compiled(name: str, function: Any, arguments: int) -> None:
+def compiled(name: str, function: object, arguments: int) -> None:
     """Refuse what compiled code cannot call with that many arguments."""
     if not (isinstance(function, Dispatcher) or (config.DISABLE_JIT and callable(function))):
         raise TypeError(f"{name} must be compiled by numba.njit, got {type(function).__name__}")

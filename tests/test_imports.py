@@ -30,6 +30,7 @@ OPTIONAL = (
 
 # From the bottom upwards: a module imports only from its own folder and from earlier ones.
 ORDER = (
+    "_types",
     "_check",
     "_files",
     "compile",
@@ -65,25 +66,36 @@ def modules():
     return found
 
 
+@functools.cache
+def tree(path):
+    return ast.parse(path.read_text("utf-8"))
+
+
+@functools.cache
 def imports(path):
-    """Yield the modules of nbnorm that a file imports, wherever in it."""
-    tree, known = ast.parse(path.read_text("utf-8")), modules()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
-        names = []
+    """Return the modules of nbnorm that a file imports, wherever in it."""
+    known, found = modules(), set()
+    left_out = {
+        id(inside)
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.body
+        for inside in ast.walk(statement)
+    }
+    for node in ast.walk(tree(path)):
+        if id(node) in left_out:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module == "nbnorm":
-            names = [alias.name for alias in node.names if alias.name in known]
+            found |= {alias.name for alias in node.names if alias.name in known}
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nbnorm."):
             module = node.module.removeprefix("nbnorm.")
-            names = [
+            found |= {
                 f"{module}.{alias.name}" if f"{module}.{alias.name}" in known else module
                 for alias in node.names
-            ]
+            }
         elif isinstance(node, ast.Import):
-            names = [a.name.removeprefix("nbnorm.") for a in node.names if a.name.startswith("nbnorm.")]
-        yield from names
+            found |= {a.name.removeprefix("nbnorm.") for a in node.names if a.name.startswith("nbnorm.")}
+    return found
 
 
 def folder(module):
@@ -122,7 +134,7 @@ def test_no_module_is_long():
 
 def test_one_module_compiles():
     def compiles(path):
-        nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+        nodes = list(ast.walk(tree(path)))
         names = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
         names |= {a.name for node in nodes if isinstance(node, ast.ImportFrom) for a in node.names}
         return names & {"njit", "jit", "vectorize", "guvectorize"}
@@ -144,24 +156,13 @@ def test_the_oldest_versions_that_are_tested_are_those_that_are_allowed():
         assert f"{tested[name]}.".startswith(f"{allowed[name]}."), name
 
 
-def fresh(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def test_import_is_light():
-    code = "import json, sys, numba; before = set(sys.modules); import nbnorm; "
-    got = fresh(code + "print(json.dumps(sorted(set(sys.modules) - before)))")
-    heavy = [name for name in got if name.split(".")[0] in ("scipy", *OPTIONAL)]
-    assert not heavy
-
-
-def test_import_compiles_nothing():
-    code = """
-import json, sys
-import nbnorm
+FRESH = """
+import json, sys, threading
+import numba
 from numba.core.dispatcher import Dispatcher
+before = set(sys.modules)
+import nbnorm
+loaded = sorted(set(sys.modules) - before)
 compiled = set()
 for name, module in list(sys.modules.items()):
     if name.startswith("nbnorm"):
@@ -169,11 +170,14 @@ for name, module in list(sys.modules.items()):
             for part in (thing, getattr(thing, "serial", None), getattr(thing, "parallel", None)):
                 if isinstance(part, Dispatcher) and part.overloads:
                     compiled.add(f"{name}.{key}")
-print(json.dumps(sorted(compiled)))
+print(json.dumps([loaded, sorted(compiled), threading.active_count()]))
 """
-    assert fresh(code) == []
 
 
-def test_import_starts_no_threads():
-    got = fresh("import json, threading, nbnorm; print(json.dumps(threading.active_count()))")
-    assert got == 1
+def test_import_is_light_compiles_nothing_and_starts_no_threads():
+    done = subprocess.run([sys.executable, "-c", FRESH], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    loaded, compiled, threads = json.loads(done.stdout)
+    assert not [name for name in loaded if name.split(".")[0] in ("scipy", *OPTIONAL)]
+    assert compiled == []
+    assert threads == 1

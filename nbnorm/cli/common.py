@@ -12,12 +12,14 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeAlias, TypeVar
 
 from nbnorm import _check, _files
 from nbnorm.data import csv_files, number_formats
 
 FAILED, BAD_INPUT, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+# What `add_subparsers` gives: the commands are added to it.
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 # Columns of a page, and of one on the narrowest terminal.
 WIDTH, _NARROWEST = 80, 40
 # Stands for a space at which no line is broken.
@@ -30,7 +32,7 @@ class OutputError(Exception):
 
 
 @contextlib.contextmanager
-def output() -> Iterator[Any]:
+def output() -> Iterator[TextIO]:
     """Write to standard output, now and not when Python ends."""
     try:
         yield sys.stdout
@@ -87,7 +89,7 @@ def padded(text: str, width: int) -> str:
     return text + " " * (width - columns(text))
 
 
-def styled(text: str, code: int, stream: Any) -> str:
+def styled(text: str, code: int, stream: TextIO) -> str:
     """Return text in a colour or style of terminals, bare where the stream is none or NO_COLOR is set."""
     if not stream.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
@@ -285,7 +287,7 @@ def _filled(paragraph: str) -> str:
 
 
 def add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str
 ) -> argparse.ArgumentParser:
     """Add the parser of a command."""
     parser: argparse.ArgumentParser = commands.add_parser(

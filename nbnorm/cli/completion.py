@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from nbnorm.cli.common import add_command, output
+from nbnorm.cli.common import (
+    Commands,
+    add_command,
+    output,
+)
 
 # Commands and options come from the parser; everything else is completed as a file.
 _BASH = """\
@@ -63,7 +66,7 @@ Commands and options are completed, and names of files. To switch it on:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "completion", run, "Print what makes a shell complete nbnorm", _MORE)
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from nbnorm.cli.common import add_columns, add_command, given_columns, plural, same_file, say, whole
+from nbnorm.cli.common import Commands, add_columns, add_command, given_columns, plural, same_file, say, whole
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,7 +40,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "convert", run, "Turn a table into another kind of file", _MORE)
     parser.add_argument("source", metavar="IN", help="the data")

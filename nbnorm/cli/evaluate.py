@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from nbnorm import plots
 from nbnorm.cli import answers, trained
-from nbnorm.cli.common import add_command, integer, plural, same_file, say, whole
+from nbnorm.cli.common import Commands, add_command, integer, plural, same_file, say, whole
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,7 +52,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "evaluate", run, "Test a trained model on new data", _MORE)
     trained.add_samples(parser)

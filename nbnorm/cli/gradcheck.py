@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
 
-from nbnorm.cli.common import FAILED, add_command, say
+from nbnorm.cli.common import (
+    FAILED,
+    Commands,
+    add_command,
+    say,
+)
 
 GRADIENT_BAR = 1e-6
 
@@ -39,7 +43,7 @@ above 1e-6.
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(
         commands,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nbnorm.cli import trained
-from nbnorm.cli.common import BOLD, add_command, clipped, say, styled, whole
+from nbnorm.cli.common import BOLD, Commands, add_command, clipped, say, styled, whole
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -79,7 +79,7 @@ def _notes(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {**groups, "other notes": {key: value for key, value in metadata.items() if key not in apart}}
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """Return a value for the page, nothing for what says nothing."""
     if value is None or value == []:
         return ""
@@ -105,7 +105,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "info", run, "Show what a trained model is", _MORE)
     parser.add_argument("model", metavar="MODEL", help="a file that nbnorm train has saved")

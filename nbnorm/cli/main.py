@@ -17,7 +17,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from types import FrameType
+from typing import NoReturn
 
 from nbnorm import __version__
 from nbnorm.cli import completion, convert, evaluate, gradcheck, info, predict, standardize, train, warmup
@@ -104,7 +105,7 @@ class _Ending:
         if self._takes:
             signal.signal(signal.SIGTERM, self._end)
 
-    def _end(self, number: int, frame: Any) -> NoReturn:
+    def _end(self, number: int, frame: FrameType | None) -> NoReturn:
         self.status = TERMINATED
         raise KeyboardInterrupt
 

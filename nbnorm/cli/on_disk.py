@@ -8,10 +8,11 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from nbnorm._types import Communicator
 from nbnorm.cli.common import BAD_INPUT, csv_options, refuse_options
 from nbnorm.data import arrow_files, csv_files, row_groups, tables
 
@@ -21,6 +22,8 @@ SHARE = 8
 
 # What limits the memory of a container on Linux.
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+Result = TypeVar("Result")
 
 
 def memory() -> int | None:
@@ -108,7 +111,9 @@ def _refuse_kinds(name: str, schema: Any, features: list[str]) -> None:
         )
 
 
-def over_ranks(args: argparse.Namespace, run: Callable[[argparse.Namespace, Any], int]) -> int:
+def over_ranks(
+    args: argparse.Namespace, run: Callable[[argparse.Namespace, Communicator | None], int]
+) -> int:
     """Run the command on every rank of an MPI program; the first one alone prints and writes."""
     try:
         from mpi4py import MPI
@@ -122,11 +127,11 @@ def over_ranks(args: argparse.Namespace, run: Callable[[argparse.Namespace, Any]
         return run(args, comm)
 
 
-def together(comm: Any, prepare: Callable[[], Any]) -> Any:
+def together(comm: Communicator | None, prepare: Callable[[], Result]) -> Result:
     """Return what `prepare` gives; where it fails on one rank of `comm`, the others end without a word."""
     if comm is None:
         return prepare()
-    failed, found = None, None
+    failed: Exception | None = None
     try:
         found = prepare()
     except (ValueError, TypeError, ImportError, OSError, MemoryError) as error:

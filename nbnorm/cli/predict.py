@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from nbnorm import _files
 from nbnorm.cli import answers, trained
-from nbnorm.cli.common import add_command, integer, output, plural, same_file, say, whole, wrapped
+from nbnorm.cli.common import Commands, add_command, integer, output, plural, same_file, say, whole, wrapped
 from nbnorm.data import csv_files, tables
 
 
@@ -102,7 +102,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "predict", run, "Predict with a trained model", _MORE)
     trained.add_samples(parser)

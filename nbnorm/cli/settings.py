@@ -7,7 +7,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,10 @@ _RIDGE = tuple(10.0 ** (k / 2) for k in range(-6, 7))
 _COMPARED, _FOLDS = 5000, 5
 # Its other candidate is a network with so many times the weight decay.
 _STRONGER = 4.0
+
+
+# Samples in memory, or a table on disk.
+Samples: TypeAlias = npt.NDArray[Any] | RowGroups
 
 
 @dataclass(frozen=True)
@@ -297,8 +301,8 @@ def watches(args: argparse.Namespace) -> bool:
 
 
 def put_aside(
-    args: argparse.Namespace, X: Any, y: npt.NDArray[Any], task: str
-) -> tuple[Any, Any, npt.NDArray[Any], npt.NDArray[Any]]:
+    args: argparse.Namespace, X: Samples, y: npt.NDArray[Any], task: str
+) -> tuple[Samples, Samples, npt.NDArray[Any], npt.NDArray[Any]]:
     """Return training and validation samples, and training and validation targets."""
     train, held = datasets.split_rows(
         y, test_size=_VALIDATION_SIZE, seed=args.seed, stratify=task == "classification"
@@ -334,9 +338,7 @@ def optimizer(args: argparse.Namespace) -> SGD | AdamW:
     return AdamW(lr=args.lr, eps=args.epsilon, weight_decay=args.weight_decay)
 
 
-def fit(
-    args: argparse.Namespace, net: FNN, X: npt.NDArray[Any], y: npt.NDArray[Any], **options: Any
-) -> History:
+def fit(args: argparse.Namespace, net: FNN, X: Samples, y: npt.NDArray[Any], **options: Any) -> History:
     """Train a network with the settings."""
     from nbnorm.model.stopping import EarlyStopping
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any
 
-from nbnorm.cli.common import add_command, add_csv, csv_options, integer, same_file, say, whole
+from nbnorm.cli.common import Commands, add_command, add_csv, csv_options, integer, same_file, say, whole
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,7 +67,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "standardize", run, "Standardize the columns of a file", _MORE)
     parser.add_argument("source", metavar="IN", help="the data")

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nbnorm import __version__, _files, plots
+from nbnorm._types import Communicator
 from nbnorm.cli import answers, on_disk, trained
 from nbnorm.cli.common import (
     FAILED,
+    Commands,
     add_columns,
     add_command,
     fail,
@@ -302,7 +304,7 @@ def run(args: argparse.Namespace) -> int:
     return on_disk.over_ranks(args, _train)
 
 
-def _train(args: argparse.Namespace, comm: Any) -> int:
+def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
     """Train alone, or as one of the ranks of `comm`, of which the first one tests and writes."""
     from nbnorm.model.history import DivergenceError
 
@@ -501,7 +503,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     train = add_command(
         commands,

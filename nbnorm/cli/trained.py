@@ -54,7 +54,7 @@ def read_notes(path: str, net: FNN) -> Notes:
     got = net.metadata
     n_in, n_out = int(net.sizes[0]), int(net.sizes[-1])
 
-    def entry(key: str, right: Callable[[Any], bool], default: Any) -> Any:
+    def entry(key: str, right: Callable[[object], bool], default: object) -> Any:
         value = got.get(key)
         if value is None:
             return default
@@ -62,13 +62,13 @@ def read_notes(path: str, net: FNN) -> Notes:
             raise ValueError(f"{path}: {key} in the model's metadata is malformed")
         return value
 
-    def listed(kinds: tuple[type, ...], length: int) -> Callable[[Any], bool]:
+    def listed(kinds: tuple[type, ...], length: int) -> Callable[[object], bool]:
         # An exact type: True is no class number.
         return lambda value: (
             isinstance(value, list) and len(value) == length and all(type(item) in kinds for item in value)
         )
 
-    def text(value: Any) -> bool:
+    def text(value: object) -> bool:
         return isinstance(value, str)
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from nbnorm.cli.common import FAILED, add_command, fail, say, whole
+from nbnorm.cli.common import FAILED, Commands, add_command, fail, say, whole
 from nbnorm.compile.clock import announced
 from nbnorm.compile.folder import cache_folder
 
@@ -54,7 +54,7 @@ examples:
 """
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = add_command(commands, "warmup", run, "Compile ahead of the first use", _MORE)
     parser.add_argument(

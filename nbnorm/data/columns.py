@@ -15,14 +15,16 @@ import numbers
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array
+from nbnorm.statistics.encoding import ColumnEncoder
 
-Array = npt.NDArray[Any]
+Level: TypeAlias = str | bool | int | float
 Kind = Literal["number", "boolean", "date", "duration", "category", "empty"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -67,7 +69,7 @@ class Values:
 
     kind: Kind
     numbers: Array
-    levels: list[Any]
+    levels: list[Level]
     declared: bool = False
 
     def described(self) -> str:
@@ -99,14 +101,14 @@ def _of_levels(codes: Array, levels: Iterable[Any]) -> Values:
     return Values("category", found, [_plain(level) for level in known], declared=True)
 
 
-def _plain(level: Any) -> Any:
+def _plain(level: object) -> Level:
     """Return a level as JSON can hold it: text, a number or a boolean; others by their text."""
     if isinstance(level, np.generic):
         level = level.item()
     return level if isinstance(level, (str, bool, int, float)) else str(level)
 
 
-def _factorized(values: Sequence[Any], missing: Array) -> Values:
+def _factorized(values: Sequence[object], missing: Array) -> Values:
     """Return text or numbers as categories."""
     known: dict[Any, int] = {}
     codes = np.full(len(values), -1.0)
@@ -146,7 +148,7 @@ def _objects(values: Array) -> Values | None:
     return None
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     """Return whether an object stands for a value that is not there: None, NaN, NaT or pandas' NA."""
     if value is None:
         return True
@@ -158,7 +160,7 @@ def _is_missing(value: Any) -> bool:
         return False
 
 
-def _utc(value: Any) -> Any:
+def _utc(value: object) -> object:
     """Return a time that has a zone in UTC, and without it."""
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         return value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
@@ -277,7 +279,7 @@ def _from_pandas(column: Any) -> Values | None:
     return None if values is None else _number(values)
 
 
-def is_frame(table: Any) -> bool:
+def is_frame(table: object) -> bool:
     """Return whether a table has columns with types of their own.
 
     Parameters
@@ -362,7 +364,7 @@ def read_columns(name: str, table: Any) -> tuple[list[str] | None, list[Values]]
     return None if labels is None else [str(label) for label in labels], found
 
 
-def _as_column(column: Any) -> Array:
+def _as_column(column: Array | Iterable[Any]) -> Array:
     """Return a column of a mapping as an array; a list with gaps is one of objects."""
     if isinstance(column, np.ndarray):
         return column
@@ -391,10 +393,10 @@ class Column:
 
     name: str
     kind: Kind
-    levels: tuple[Any, ...] = ()
-    infrequent: tuple[Any, ...] = ()
+    levels: tuple[Level, ...] = ()
+    infrequent: tuple[Level, ...] = ()
 
-    def codes(self) -> dict[Any, float]:
+    def codes(self) -> dict[Level, float]:
         """Return the number of each level."""
         several = {level: float(len(self.levels)) for level in self.infrequent}
         return {level: float(code) for code, level in enumerate(self.levels)} | several
@@ -656,7 +658,7 @@ class TableColumns:
         return f"TableColumns({counts})"
 
 
-def _sort_key(level: Any) -> tuple[bool, Any]:
+def _sort_key(level: Level) -> tuple[bool, Level]:
     return isinstance(level, str), level
 
 
@@ -698,7 +700,9 @@ def _converted(name: str, learned: Column, column: Values) -> Array:
     return numbers_of[np.where(known, given.numbers, len(given.levels)).astype(np.int64)]
 
 
-def encoded_names(names: Sequence[str], encoder: Any, columns: Sequence[Column] | None = None) -> list[str]:
+def encoded_names(
+    names: Sequence[str], encoder: ColumnEncoder, columns: Sequence[Column] | None = None
+) -> list[str]:
     """Return what the columns that a `ColumnEncoder` makes are called.
 
     Parameters

@@ -6,7 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -207,7 +207,7 @@ def _open(
     raise ValueError(f"{os.fspath(source)} must be a CSV, Parquet, Arrow or NPZ file")
 
 
-def _write_arrow(file: Any, batches: _Batches, ending: str) -> int:
+def _write_arrow(file: IO[Any], batches: _Batches, ending: str) -> int:
     pa, rows = arrow_files.pyarrow(), 0
     # the index of pandas that the metadata may speak of is left out
     schema = batches.schema.remove_metadata()
@@ -219,7 +219,7 @@ def _write_arrow(file: Any, batches: _Batches, ending: str) -> int:
     return rows
 
 
-def _write_csv(file: Any, batches: _Batches, delimiter: str) -> int:
+def _write_csv(file: IO[str], batches: _Batches, delimiter: str) -> int:
     pa, rows = arrow_files.pyarrow(), 0
     names = batches.schema.names
     file.write(csv_files.header(batches.name, names, delimiter))
@@ -248,7 +248,7 @@ def _write_csv(file: Any, batches: _Batches, delimiter: str) -> int:
     return rows
 
 
-def _write_npz(file: Any, batches: _Batches, target: str | None) -> int:
+def _write_npz(file: IO[Any], batches: _Batches, target: str | None) -> int:
     pa = arrow_files.pyarrow()
     names = [name for name in batches.schema.names if name != target]
     if not names:

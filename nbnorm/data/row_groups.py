@@ -6,14 +6,16 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import Array, ArrowData
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 # Bytes of an array that make a group.
 _GROUP = 4 << 20
@@ -107,7 +109,11 @@ class RowGroups:
             yield self.read(group, out)
 
 
-def is_row_groups(x: object) -> bool:
+# What stands for a table on disk: a path, a Parquet file or dataset of Arrow, or its groups.
+OnDisk: TypeAlias = _files.PathLike | ArrowData | RowGroups
+
+
+def is_row_groups(x: object) -> TypeIs[OnDisk]:
     """Whether `x` is a table that is read in groups: a path, or a file or dataset of Arrow.
 
     Parameters
@@ -280,8 +286,8 @@ class ArrowGroups(RowGroups):
         name: str,
         schema: Any,
         pieces: Sequence[_Piece],
-        target: Any,
-        weight: Any,
+        target: npt.ArrayLike | None,
+        weight: npt.ArrayLike | None,
         features: Sequence[str] | None = None,
         *,
         others: bool = False,
@@ -309,12 +315,15 @@ class ArrowGroups(RowGroups):
         self.width, self.weighted = len(self.features), weight is not None
         self.dtype = np.result_type(*{self._column_dtype(schema.field(label)) for label in self.features})
 
-    def _columns(self, argument: str, given: Any, names: list[str]) -> tuple[list[str], Array | None]:
+    def _columns(
+        self, argument: str, given: npt.ArrayLike | None, names: list[str]
+    ) -> tuple[list[str], Array | None]:
         """Return the columns that an argument names, or the array that it is."""
         if given is None:
             return [], None
-        several = isinstance(given, (list, tuple)) and all(isinstance(label, str) for label in given)
-        labels = [given] if isinstance(given, str) else list(given) if several and len(given) else []
+        labels = [given] if isinstance(given, str) else []
+        if isinstance(given, (list, tuple)) and all(isinstance(label, str) for label in given):
+            labels = [str(label) for label in given]
         for label in labels:
             if label not in names:
                 raise ValueError(f"{argument} names no column of {self._name}: got {label!r}, it has {names}")

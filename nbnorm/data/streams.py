@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -275,7 +275,7 @@ def _texts(name: str, column: Any) -> list[str]:
         raise ValueError(f"column {name!r} of {column.type} cannot be written as text: {error}") from None
 
 
-def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk], delimiter: str = ",") -> None:
+def _write_csv(file: IO[str], source: _Source, parts: Iterator[_Chunk], delimiter: str = ",") -> None:
     first, parts = _peeked(parts, source)
     names = source.names or [f"x{j}" for j in range(first.shape[1])]
     file.write(csv_files.header(source.name, names, delimiter))
@@ -293,7 +293,7 @@ def _write_csv(file: Any, source: _Source, parts: Iterator[_Chunk], delimiter: s
         file.write("".join(delimiter.join(row) + "\n" for row in zip(*fields, strict=True)))
 
 
-def _write_rows(file: Any, parts: Iterator[_Chunk]) -> None:
+def _write_rows(file: IO[bytes], parts: Iterator[_Chunk]) -> None:
     known = None
     for rows, _ in parts:
         known = known or rows.dtype
@@ -317,13 +317,13 @@ def _peeked(parts: Iterator[_Chunk], source: _Source) -> tuple[Array, Iterator[_
     return first.rows, chain([first], parts)
 
 
-def _write_npy(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+def _write_npy(file: IO[bytes], source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
     file.write(_header_bytes((source.count(), first.shape[1]), first.dtype))
     _write_rows(file, parts)
 
 
-def _write_npz(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+def _write_npz(file: IO[bytes], source: _Source, parts: Iterator[_Chunk]) -> None:
     first, parts = _peeked(parts, source)
     with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
         with archive.open("X.npy", "w", force_zip64=True) as member:
@@ -342,11 +342,11 @@ def _arrow_texts(column: Any) -> Any:
     return pa.array(map(str, column), pa.string()) if isinstance(column, list) else column
 
 
-def _write_parquet(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+def _write_parquet(file: IO[bytes], source: _Source, parts: Iterator[_Chunk]) -> None:
     _write_batches(source, parts, lambda schema: _arrow().parquet.ParquetWriter(file, schema))
 
 
-def _write_arrow(file: Any, source: _Source, parts: Iterator[_Chunk]) -> None:
+def _write_arrow(file: IO[bytes], source: _Source, parts: Iterator[_Chunk]) -> None:
     _write_batches(source, parts, lambda schema: _arrow().ipc.new_file(file, schema))
 
 
@@ -370,7 +370,7 @@ def _write_batches(source: _Source, parts: Iterator[_Chunk], open_writer: Callab
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-_WRITERS: dict[str, Callable[[Any, _Source, Iterator[_Chunk]], None]] = {
+_WRITERS: dict[str, Callable[[IO[Any], _Source, Iterator[_Chunk]], None]] = {
     ".csv": _write_csv,
     ".tsv": functools.partial(_write_csv, delimiter="\t"),
     ".npy": _write_npy,

@@ -209,7 +209,7 @@ class Table:
             known = {str(label): number for label, number in known.items()}
             labels = [str(label) for label in labels]
 
-        def is_missing(label: Any) -> bool:
+        def is_missing(label: object) -> bool:
             if label in known:
                 return False
             if isinstance(label, str):

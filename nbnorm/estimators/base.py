@@ -14,10 +14,12 @@ import numpy.typing as npt
 from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from nbnorm.data.row_groups import RowGroups, is_row_groups
+from nbnorm import _files
+from nbnorm._types import Array, CheckedTable, Table
+from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups
 from nbnorm.estimators.inputs import Inputs
 from nbnorm.estimators.parameters import sequence
 from nbnorm.estimators.scorers import is_scorer, scored
@@ -33,7 +35,6 @@ from nbnorm.model.sample_weights import Shares, Weights, products
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.reading import is_sparse
 
-Array = npt.NDArray[Any]
 _Self = TypeVar("_Self", bound="Network")
 
 # What `FNN.fit` measures unasked.
@@ -61,7 +62,7 @@ class Network(Inputs):
     validation_scores_: list[float] | None
     _scored_by: str
 
-    def _learn_targets(self, y: Array, classes: Any) -> None:
+    def _learn_targets(self, y: Array, classes: npt.ArrayLike | None) -> None:
         """Take note of what the targets are, in the first call."""
         raise NotImplementedError
 
@@ -90,12 +91,12 @@ class Network(Inputs):
 
     def fit(
         self: _Self,
-        X: Any,
-        y: Any,
+        X: Table | OnDisk,
+        y: npt.ArrayLike,
         sample_weight: npt.ArrayLike | None = None,
         *,
         validation_data: tuple[Any, ...] | None = None,
-        checkpoint: Any = None,
+        checkpoint: _files.PathLike | None = None,
     ) -> _Self:
         """Train, from new initial weights unless `warm_start`.
 
@@ -151,14 +152,14 @@ class Network(Inputs):
 
     def _fit_in_place(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
+        X: Table | OnDisk,
+        y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None,
         *,
         incremental: bool = False,
-        classes: Any = None,
-        validation_data: Any = None,
-        checkpoint: Any = None,
+        classes: npt.ArrayLike | None = None,
+        validation_data: tuple[Any, ...] | None = None,
+        checkpoint: _files.PathLike | None = None,
     ) -> list[tuple[str, type[Warning]]]:
         self._check_parameters()
         if incremental and self._watched() is not None:
@@ -210,14 +211,14 @@ class Network(Inputs):
             nets, X, targets, weights, shares, validation, first, incremental, checkpoint, done
         )
 
-    def _validation(self, data: Any) -> tuple[Any, ...]:
+    def _validation(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ValueError("validation_data must be a tuple (X, y) or (X, y, sample_weight).")
         if is_row_groups(data[0]):
             given = data[2] if len(data) == 3 else None
-            X, y, weights = self._on_disk("validation_data[0]", data[0], data[1], given, False)
+            groups, y, weights = self._on_disk("validation_data[0]", data[0], data[1], given, False)
             self._targets(y)
-            return X, y, weights
+            return groups, y, weights
         X, y = self._data("validation_data[0]", data[0], "validation_data[1]", data[1], reset=False)
         weights = None if len(data) == 2 else data[2]
         if weights is not None:
@@ -246,7 +247,14 @@ class Network(Inputs):
         return shares[: len(y)], validation
 
     def _choose_bins(
-        self, X: Any, targets: Array, weights: Array | None, shares: Array | None, seed: int, *, compare: bool
+        self,
+        X: CheckedTable | RowGroups,
+        targets: Array,
+        weights: Array | None,
+        shares: Array | None,
+        seed: int,
+        *,
+        compare: bool,
     ) -> int | None:
         """Return what ``bins="auto"`` stands for: `defaults.bins`, or none where that is better.
 
@@ -284,7 +292,7 @@ class Network(Inputs):
             losses.append((history.val_loss or [math.inf])[-1])
         return None if losses[1] < _CLEARLY * losses[0] else most
 
-    def _networks_for(self, X: Any, seed: int, first: bool) -> list[FNN]:
+    def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool) -> list[FNN]:
         """Return new networks, or copies of those that training goes on with."""
         hidden = self._hidden()
         if not first:
@@ -320,14 +328,14 @@ class Network(Inputs):
     def _train(
         self,
         nets: list[FNN],
-        X: Any,
+        X: CheckedTable | RowGroups,
         targets: Array,
         weights: Array | None,
         shares: Array | None,
         validation: tuple[Any, ...] | None,
         first: bool,
         incremental: bool,
-        checkpoint: Any,
+        checkpoint: _files.PathLike | None,
         done: int,
     ) -> list[tuple[str, type[Warning]]]:
         net = nets[0]
@@ -352,6 +360,7 @@ class Network(Inputs):
                 (one.optimizer_state or {}) if incremental else None
             )  # the optimizer goes on where it was
             if incremental:
+                assert not isinstance(X, RowGroups)  # which partial_fit refuses
                 inputs.add_statistics(one, X, combined.of_standardizers)
         adaptive = self.learning_rate == "adaptive" and not incremental
 
@@ -408,7 +417,8 @@ class Network(Inputs):
     ) -> list[Measure]:
         """Return the metrics, with what is shown and what decides about the end, if not among them."""
         known = _metrics.suited(net.output, net.sizes[-1])
-        names, samples = self._names(), None if validation is None else validation[0]
+        names = self._names()
+        samples: Any = None if validation is None else validation[0]
 
         def measured(metric: Any) -> Any:
             if isinstance(metric, str) and metric in known:
@@ -513,7 +523,9 @@ class Network(Inputs):
     # Results
     # ------------------------------------------------------------------------------------------
 
-    def _each(self, of_one: Callable[[FNN, Any], Array], X: Any) -> Array:
+    def _each(
+        self, of_one: Callable[[FNN, CheckedTable | RowGroups], Array], X: CheckedTable | RowGroups
+    ) -> Array:
         """Return the mean of what each network says of samples."""
         answers = [of_one(net, X) for net in self.networks_]
         return answers[0] if len(answers) == 1 else np.mean(answers, axis=0, dtype=answers[0].dtype)
@@ -533,7 +545,7 @@ class Network(Inputs):
         layers = folded(self.network_, standardizers=True)
         return [weight.T for weight, _ in layers], [bias for _, bias in layers]
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = self.encoding is not None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import is_classifier
@@ -11,16 +9,15 @@ from sklearn.utils import check_array, check_X_y, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from nbnorm import _check
+from nbnorm._types import Array, CheckedTable, Table
 from nbnorm.data.columns import Column, TableColumns, encoded_names, is_frame
-from nbnorm.data.row_groups import RowGroups, is_row_groups, open_groups
+from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups, open_groups
 from nbnorm.estimators.parameters import Parameters
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.model import inference
 from nbnorm.model.network import FNN
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.reading import is_sparse
-
-Array = npt.NDArray[Any]
 
 
 class Inputs(Parameters):
@@ -34,8 +31,15 @@ class Inputs(Parameters):
     _chosen_bins: int | None  # what bins="auto" stands for
 
     def _data(
-        self, name: str, X: Any, target: str, y: Any, *, reset: bool, weights: Any = None
-    ) -> tuple[Any, Array]:
+        self,
+        name: str,
+        X: Table,
+        target: str,
+        y: npt.ArrayLike,
+        *,
+        reset: bool,
+        weights: Array | None = None,
+    ) -> tuple[CheckedTable, Array]:
         """Return checked samples as a matrix, and checked targets; `reset` learns what the columns are."""
         _check.unmasked(name, X)
         _check.unmasked(target, y)
@@ -49,18 +53,18 @@ class Inputs(Parameters):
             "ensure_all_finite": self._finite(table),
         }
         if table is X:
-            x, y = validate_data(self, X, y, reset=reset, **options)
+            x, truth = validate_data(self, X, y, reset=reset, **options)
         else:
-            x, y = check_X_y(table, y, estimator=self, **options)
-        if is_sparse(y):
-            y = y.toarray()
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+            x, truth = check_X_y(table, y, estimator=self, **options)
+        if is_sparse(truth):
+            truth = truth.toarray()
+        if truth.ndim == 2 and truth.shape[1] == 1:
+            truth = column_or_1d(truth, warn=True)
         if reset:
             self._name_columns()
-        return self._bounded(x, learn=True, reset=reset), y
+        return self._bounded(x, learn=True, reset=reset), truth
 
-    def _samples(self, X: Any) -> Any:
+    def _samples(self, X: Table | OnDisk) -> CheckedTable | RowGroups:
         """Return checked samples as a matrix."""
         check_is_fitted(self)
         if is_row_groups(X):
@@ -77,7 +81,7 @@ class Inputs(Parameters):
         return self._bounded(check_array(table, estimator=self, **options))
 
     def _on_disk(
-        self, name: str, X: Any, y: Any, sample_weight: Any, reset: bool
+        self, name: str, X: OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, reset: bool
     ) -> tuple[RowGroups, Array, Array | None]:
         """Open a table on disk; its targets and weights are read into memory."""
         known = None if reset else getattr(self, "feature_names_in_", None)
@@ -100,7 +104,7 @@ class Inputs(Parameters):
             raise ValueError(f"{name} has {groups.width} features, expected {self.n_features_in_}")
         return groups, column_or_1d(truth) if truth.ndim == 2 and truth.shape[1] == 1 else truth, weights
 
-    def _table(self, name: str, X: Any, *, reset: bool, weights: Any = None) -> Any:
+    def _table(self, name: str, X: Table, *, reset: bool, weights: Array | None = None) -> Table:
         """Return a frame, or an array with categories, as a matrix; everything else as it is."""
         chosen = self.categorical_features
         listed = chosen is not None and not isinstance(chosen, str)
@@ -134,7 +138,7 @@ class Inputs(Parameters):
             names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(self.n_features_in_)])
             self.columns_ = [Column(str(name), "number") for name in names]
 
-    def _finite(self, X: Any) -> bool | str:
+    def _finite(self, X: Table) -> bool | str:
         """Return which numbers scikit-learn's checks let pass.
 
         With an encoding those that are missing and, in a table that is not sparse, infinite ones.
@@ -143,7 +147,7 @@ class Inputs(Parameters):
             return True if self._columns is None or not self._columns.categorical_ else "allow-nan"
         return "allow-nan" if is_sparse(X) or hasattr(X, "sparse") else False
 
-    def _bounded(self, x: Any, *, learn: bool = False, reset: bool = False) -> Any:
+    def _bounded(self, x: CheckedTable, *, learn: bool = False, reset: bool = False) -> CheckedTable:
         """Return samples with infinite numbers replaced by the largest and smallest ones of the training."""
         if is_sparse(x):
             if reset:
@@ -158,11 +162,11 @@ class Inputs(Parameters):
             self._limits = limits.astype(np.float64)
         return np.clip(x, *self._limits.astype(x.dtype)) if infinite.any() else x
 
-    def _sample_weight(self, name: str, weights: Any, X: Any) -> Array:
+    def _sample_weight(self, name: str, weights: npt.ArrayLike, X: Table) -> Array:
         _check.unmasked(name, weights)
         return np.asarray(_check_sample_weight(weights, X, dtype=np.float64, ensure_non_negative=True))
 
-    def _encodes(self, X: Any) -> bool:
+    def _encodes(self, X: CheckedTable | RowGroups) -> bool:
         """Return whether new networks encode the columns: not sparse ones that all stay as they are."""
         if self._columns is not None and self._columns.categorical_:
             return True
@@ -174,12 +178,12 @@ class Inputs(Parameters):
             return None
         return self._chosen_bins if self.bins == "auto" else int(self.bins)
 
-    def _encoder_for(self, X: Any, weights: Array | None) -> ColumnEncoder:
+    def _encoder_for(self, X: CheckedTable, weights: Array | None) -> ColumnEncoder:
         """Return the encoding of the columns that new networks share."""
         categorical = [] if self._columns is None else self._columns.categorical_
         return ColumnEncoder(self._most_bins(), categorical=categorical).fit(X, weights=weights)
 
-    def encode(self, X: Any) -> Array:
+    def encode(self, X: Table) -> Array:
         """Return samples as the networks read them, before standardization.
 
         Parameters
@@ -208,12 +212,14 @@ class Inputs(Parameters):
                [12. ,  0.5,  0. ],
                [49. ,  1. ,  1. ]])
         """
-        X = self._samples(X)
+        x = self._samples(X)
+        if isinstance(x, RowGroups):
+            raise TypeError("encode needs X in memory, got data on disk")
         if self.network_.encoder is None:
-            return np.asarray(X.toarray() if is_sparse(X) else X)
-        return self.network_.encoder.transform(X)
+            return x if isinstance(x, np.ndarray) else x.toarray()
+        return self.network_.encoder.transform(x)
 
-    def get_feature_names_out(self, input_features: Any = None) -> Array:
+    def get_feature_names_out(self, input_features: object = None) -> Array:
         """Return the names of the columns that the networks read.
 
         Parameters

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import d2_pinball_score
+from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from nbnorm import _check
+from nbnorm._types import Array, CheckedTable, Table
+from nbnorm.data.row_groups import OnDisk, RowGroups
 from nbnorm.estimators.base import Network
 from nbnorm.estimators.documentation import documented
+from nbnorm.estimators.parameters import RateName
+from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson, Quantile
 from nbnorm.model import inference
 from nbnorm.model.history import History
 from nbnorm.model.network import FNN
+from nbnorm.model.options import Encoding, Init, Norm
 from nbnorm.model.sample_weights import class_weights
 from nbnorm.model.schedules import Schedule
 from nbnorm.model.stopping import EarlyStopping
-
-Array = npt.NDArray[Any]
 
 
 def _of_classes(chosen: Any, classes: Array, y: Array, sample_weight: Array | None) -> Array:
@@ -118,24 +122,24 @@ class FNNClassifier(ClassifierMixin, Network):
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: Any = "relu",
+        activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
-        norm: str | None = "after",
+        norm: Norm | None = "after",
         n_estimators: int = 5,
-        encoding: str | None = "piecewise",
-        bins: int | str = "auto",
+        encoding: Encoding | None = "piecewise",
+        bins: int | Literal["auto"] = "auto",
         categorical_features: str | Sequence[Any] | npt.NDArray[Any] | None = "from_dtype",
-        min_frequency: int | str = "auto",
-        solver: str = "adamw",
+        min_frequency: int | Literal["auto"] = "auto",
+        solver: Literal["adamw", "adam", "sgd"] = "adamw",
         alpha: float = 0.0,
-        weight_decay: float | str = "auto",
-        batch_size: int | str = "auto",
-        learning_rate: str | Schedule | Callable[[int], float] = "cosine",
-        learning_rate_init: float | str = "auto",
+        weight_decay: float | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: RateName | Schedule | Callable[[int], float] = "cosine",
+        learning_rate_init: float | Literal["auto"] = "auto",
         power_t: float = 0.5,
         max_iter: int = 50,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         n_iter_no_change: float = 10,
         verbose: bool | int = False,
@@ -150,16 +154,16 @@ class FNNClassifier(ClassifierMixin, Network):
         early_stopping: bool | str | EarlyStopping = False,
         validation_fraction: float = 0.1,
         metrics: Sequence[Any] = (),
-        callbacks: Sequence[Callable[[FNN, History], Any]] = (),
+        callbacks: Sequence[Callable[[FNN, History], object]] = (),
         decay: float = 0.9,
         dropout: float | Sequence[float] = 0.0,
-        init: str = "he",
+        init: Init = "he",
         standardize: bool = True,
         weighted_statistics: bool = False,
         loss: str | Loss = "log_loss",
         label_smoothing: float = 0.0,
         class_weight: Mapping[Any, float] | list[Any] | str | None = None,
-        dtype: Any = "auto",
+        dtype: npt.DTypeLike = "auto",
     ) -> None:
         self._keep(locals())
 
@@ -169,7 +173,7 @@ class FNNClassifier(ClassifierMixin, Network):
         if not isinstance(self.class_weight, (Mapping, list)):
             _check.choice("class_weight", self.class_weight, ("balanced", None))
 
-    def _learn_targets(self, y: Array, classes: Any) -> None:
+    def _learn_targets(self, y: Array, classes: npt.ArrayLike | None) -> None:
         check_classification_targets(y)
         kind = type_of_target(y)
         if kind == "multiclass-multioutput":
@@ -232,7 +236,7 @@ class FNNClassifier(ClassifierMixin, Network):
         ]
         return np.asarray(np.prod(each, axis=0))
 
-    def _of_labels(self, chosen: Any) -> list[Any]:
+    def _of_labels(self, chosen: object) -> list[Any]:
         """Return the weights of the classes for each of several labels."""
         if isinstance(chosen, str):
             return [chosen] * len(self.classes_)
@@ -249,8 +253,8 @@ class FNNClassifier(ClassifierMixin, Network):
 
     def partial_fit(
         self,
-        X: Any,
-        y: Any,
+        X: Table,
+        y: npt.ArrayLike,
         sample_weight: npt.ArrayLike | None = None,
         classes: npt.ArrayLike | None = None,
     ) -> FNNClassifier:
@@ -286,7 +290,7 @@ class FNNClassifier(ClassifierMixin, Network):
         self._fit(X, y, sample_weight, incremental=True, classes=classes)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Table | OnDisk) -> Array:
         """Predict the class of each sample.
 
         Parameters
@@ -311,7 +315,7 @@ class FNNClassifier(ClassifierMixin, Network):
             codes = np.zeros(len(codes), np.int64)
         return np.asarray(self.classes_[codes])
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: Table | OnDisk) -> Array:
         """Predict the probability of each class.
 
         Parameters
@@ -326,7 +330,7 @@ class FNNClassifier(ClassifierMixin, Network):
         """
         return np.exp(self.predict_log_proba(X))
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Table | OnDisk) -> Array:
         """Predict the logarithm of the probability of each class.
 
         Parameters
@@ -345,10 +349,10 @@ class FNNClassifier(ClassifierMixin, Network):
         logs = np.stack([self._log_probabilities(net, X) for net in self.networks_])
         return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(logs.dtype.type(len(logs))))
 
-    def _probabilities(self, net: FNN, X: Any) -> Array:
+    def _probabilities(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
         return np.exp(self._log_probabilities(net, X))
 
-    def _log_probabilities(self, net: FNN, X: Any) -> Array:
+    def _log_probabilities(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
         """Return the logarithms of one network's probabilities of the classes."""
         z = inference.logits(net, X)
         if len(self.classes_) == 1 and not self._multilabel:
@@ -359,7 +363,7 @@ class FNNClassifier(ClassifierMixin, Network):
         positive = -np.logaddexp(0, -z)
         return positive if self._multilabel else np.hstack([-np.logaddexp(0, z), positive])
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
@@ -429,24 +433,24 @@ class FNNRegressor(RegressorMixin, Network):
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: Any = "relu",
+        activation: str | Activation | Sequence[str | Activation] = "relu",
         *,
-        norm: str | None = "after",
+        norm: Norm | None = "after",
         n_estimators: int = 5,
-        encoding: str | None = "piecewise",
-        bins: int | str = "auto",
+        encoding: Encoding | None = "piecewise",
+        bins: int | Literal["auto"] = "auto",
         categorical_features: str | Sequence[Any] | npt.NDArray[Any] | None = "from_dtype",
-        min_frequency: int | str = "auto",
-        solver: str = "adamw",
+        min_frequency: int | Literal["auto"] = "auto",
+        solver: Literal["adamw", "adam", "sgd"] = "adamw",
         alpha: float = 0.0,
-        weight_decay: float | str = "auto",
-        batch_size: int | str = "auto",
-        learning_rate: str | Schedule | Callable[[int], float] = "cosine",
-        learning_rate_init: float | str = "auto",
+        weight_decay: float | Literal["auto"] = "auto",
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: RateName | Schedule | Callable[[int], float] = "cosine",
+        learning_rate_init: float | Literal["auto"] = "auto",
         power_t: float = 0.5,
         max_iter: int = 50,
         shuffle: bool = True,
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
         n_iter_no_change: float = 10,
         verbose: bool | int = False,
@@ -461,10 +465,10 @@ class FNNRegressor(RegressorMixin, Network):
         early_stopping: bool | str | EarlyStopping = False,
         validation_fraction: float = 0.1,
         metrics: Sequence[Any] = (),
-        callbacks: Sequence[Callable[[FNN, History], Any]] = (),
+        callbacks: Sequence[Callable[[FNN, History], object]] = (),
         decay: float = 0.9,
         dropout: float | Sequence[float] = 0.0,
-        init: str = "he",
+        init: Init = "he",
         standardize: bool = True,
         weighted_statistics: bool = False,
         loss: str | Loss = "squared_error",
@@ -472,7 +476,7 @@ class FNNRegressor(RegressorMixin, Network):
         standardize_targets: bool = True,
         target_transform: str | None = None,
         clip: bool = True,
-        dtype: Any = "auto",
+        dtype: npt.DTypeLike = "auto",
     ) -> None:
         self._keep(locals())
 
@@ -507,7 +511,7 @@ class FNNRegressor(RegressorMixin, Network):
     def _resolved(self, name: str) -> Any:
         return self._levels() if name == "quantile" else super()._resolved(name)
 
-    def _learn_targets(self, y: Array, classes: Any) -> None:
+    def _learn_targets(self, y: Array, classes: npt.ArrayLike | None) -> None:
         self._width = 0 if y.ndim == 1 else y.shape[1]
         self._range = np.full((2, y.shape[1]) if self._width else 2, np.nan)
 
@@ -564,7 +568,7 @@ class FNNRegressor(RegressorMixin, Network):
         self._fit(X, y, sample_weight, incremental=True)
         return self
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: Table | OnDisk) -> Array:
         """Predict the targets.
 
         Parameters
@@ -626,7 +630,7 @@ class FNNRegressor(RegressorMixin, Network):
         ]
         return float(np.mean(scores))
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from sklearn.base import BaseEstimator, is_classifier
 
 from nbnorm import _check
+from nbnorm._types import Array, CheckedTable
 from nbnorm.data.columns import TableColumns
+from nbnorm.data.row_groups import RowGroups
 from nbnorm.functions import activations
 from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import defaults, schedules
-from nbnorm.model.options import ENCODINGS, INITS
-from nbnorm.model.schedules import Constant, Plateau, Schedule
+from nbnorm.model.options import ENCODINGS, INITS, Encoding, Init, Norm
+from nbnorm.model.schedules import Constant, Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 
 # scikit-learn's names and those of the network.
@@ -45,6 +48,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "encoding": ENCODINGS,
 }
 
+RateName: TypeAlias = ScheduleName | Literal["invscaling", "adaptive"]
+
 # Epochs of patience that no training has.
 NEVER = 2**62
 
@@ -52,46 +57,46 @@ NEVER = 2**62
 class Parameters(BaseEstimator):
     """The parameters that the classifier and the regressor share."""
 
-    hidden_layer_sizes: Any
-    activation: Any
-    norm: Any
-    n_estimators: Any
-    encoding: Any
-    bins: Any
-    categorical_features: Any
-    min_frequency: Any
-    solver: Any
-    alpha: Any
-    weight_decay: Any
-    batch_size: Any
-    learning_rate: Any
-    learning_rate_init: Any
-    power_t: Any
-    max_iter: Any
-    shuffle: Any
-    random_state: Any
-    tol: Any
-    n_iter_no_change: Any
-    verbose: Any
-    progress: Any
-    warm_start: Any
-    momentum: Any
-    nesterovs_momentum: Any
-    beta_1: Any
-    beta_2: Any
-    epsilon: Any
-    clip_norm: Any
-    early_stopping: Any
-    validation_fraction: Any
-    metrics: Any
-    callbacks: Any
-    decay: Any
-    dropout: Any
-    init: Any
-    standardize: Any
-    weighted_statistics: Any
-    loss: Any
-    dtype: Any
+    hidden_layer_sizes: int | Sequence[int]
+    activation: str | Activation | Sequence[str | Activation]
+    norm: Norm | None
+    n_estimators: int
+    encoding: Encoding | None
+    bins: int | Literal["auto"]
+    categorical_features: str | Sequence[Any] | Array | None
+    min_frequency: int | Literal["auto"]
+    solver: Literal["adamw", "adam", "sgd"]
+    alpha: float
+    weight_decay: float | Literal["auto"]
+    batch_size: int | Literal["auto"]
+    learning_rate: RateName | Schedule | Callable[[int], float]
+    learning_rate_init: float | Literal["auto"]
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    random_state: int | np.random.RandomState | None
+    tol: float
+    n_iter_no_change: float
+    verbose: bool | int
+    progress: bool | None
+    warm_start: bool
+    momentum: float
+    nesterovs_momentum: bool
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    clip_norm: float | None
+    early_stopping: bool | str | EarlyStopping
+    validation_fraction: float
+    metrics: Sequence[Any]
+    callbacks: Sequence[Callable[..., object]]
+    decay: float
+    dropout: float | Sequence[float] | Array
+    init: Init
+    standardize: bool
+    weighted_statistics: bool
+    loss: str | Loss
+    dtype: npt.DTypeLike
 
     # The losses that have a name.
     _losses: ClassVar[tuple[str, ...]]
@@ -172,7 +177,7 @@ class Parameters(BaseEstimator):
 
     def _hidden(self) -> list[int]:
         """Return the units of each hidden layer."""
-        given = self.hidden_layer_sizes
+        given: object = self.hidden_layer_sizes
         given = [given] if isinstance(given, Integral) else sequence("hidden_layer_sizes", given)
         return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
 
@@ -207,7 +212,7 @@ class Parameters(BaseEstimator):
             return _check.float_dtype(name, value).name
         return value
 
-    def _dtype_for(self, X: Any) -> np.dtype[Any]:
+    def _dtype_for(self, X: CheckedTable | RowGroups) -> np.dtype[Any]:
         if isinstance(self.dtype, str) and self.dtype == "auto":
             return np.dtype(np.float32 if np.can_cast(X.dtype, np.float32) else np.float64)
         return _check.float_dtype("dtype", self.dtype)
@@ -285,7 +290,7 @@ class Parameters(BaseEstimator):
     def _planned(self) -> bool:
         """Whether the learning rate is planned for all epochs."""
         chosen = self.learning_rate
-        return chosen not in ("invscaling", "adaptive") and schedules.resolve(chosen).planned
+        return chosen != "invscaling" and chosen != "adaptive" and schedules.resolve(chosen).planned
 
     def _patience(self) -> int:
         """Return `n_iter_no_change` as an integer."""
@@ -307,7 +312,7 @@ class Parameters(BaseEstimator):
         return self.learning_rate
 
 
-def sequence(name: str, value: Any) -> Sequence[Any]:
+def sequence(name: str, value: object) -> Sequence[Any]:
     """Return `value` if it is a sequence, and no text; arrays as lists."""
     given = value.tolist() if isinstance(value, np.ndarray) else value
     if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils import check_array
+from sklearn.utils import Tags, check_array
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
 
 from nbnorm import _check
+from nbnorm._types import Array, CheckedTable, Table
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.scaling import scale_dense
 from nbnorm.statistics.sparse import scale_sparse
 from nbnorm.statistics.standardize import is_constant
 
-Array = npt.NDArray[Any]
 
-
-def numeric_dtype(X: Any) -> Any:
+def numeric_dtype(X: object) -> str | Sequence[npt.DTypeLike]:
     """Return the `dtype` with which scikit-learn's checks read `X`: integers stay, objects become floats.
 
     Parameters
@@ -97,7 +96,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.with_mean = with_mean
         self.with_std = with_std
 
-    def fit(self, X: Any, y: Any = None, sample_weight: npt.ArrayLike | None = None) -> StandardScaler:
+    def fit(self, X: Table, y: object = None, sample_weight: npt.ArrayLike | None = None) -> StandardScaler:
         """Compute the statistics of `X`, forgetting earlier ones.
 
         Parameters
@@ -127,7 +126,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return self
 
     def partial_fit(
-        self, X: Any, y: Any = None, sample_weight: npt.ArrayLike | None = None
+        self, X: Table, y: object = None, sample_weight: npt.ArrayLike | None = None
     ) -> StandardScaler:
         """Add the statistics of `X` to those so far.
 
@@ -154,7 +153,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._gather(X, sample_weight, not hasattr(self, "moments_"))
         return self
 
-    def _gather(self, X: Any, sample_weight: npt.ArrayLike | None, first: bool) -> None:
+    def _gather(self, X: Table, sample_weight: npt.ArrayLike | None, first: bool) -> None:
         for name in ("copy", "with_mean", "with_std"):
             _check.flag(name, getattr(self, name))
         _check.unmasked("X", X)
@@ -191,7 +190,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.with_std:
             self.scale_ = np.where(is_constant(moments.mean, var), 1.0, np.sqrt(var))
 
-    def transform(self, X: Any, copy: bool | None = None) -> Any:
+    def transform(self, X: Table, copy: bool | None = None) -> CheckedTable:
         """Standardize `X`.
 
         Parameters
@@ -217,7 +216,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         _check.unmasked("X", X)
         X = _check.unboxed_frame(X)
-        X = validate_data(
+        x = validate_data(
             self,
             X,
             accept_sparse=("csr", "csc"),
@@ -225,9 +224,9 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             ensure_all_finite="allow-nan",
             reset=False,
         )
-        return self._apply(X, False, self.copy if copy is None else copy)
+        return self._apply(x, False, self.copy if copy is None else copy)
 
-    def inverse_transform(self, X: Any, copy: bool | None = None) -> Any:
+    def inverse_transform(self, X: Table, copy: bool | None = None) -> CheckedTable:
         """Turn standardized data back.
 
         Parameters
@@ -252,21 +251,21 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check.unmasked("X", X)
-        X = check_array(
+        x = check_array(
             _check.unboxed_frame(X),
             accept_sparse=("csr", "csc"),
             dtype=FLOAT_DTYPES,
             ensure_all_finite="allow-nan",
             estimator=self,
         )
-        if X.shape[1] != self.n_features_in_:
+        if x.shape[1] != self.n_features_in_:
             raise ValueError(
-                f"X has {X.shape[1]} features, but StandardScaler is expecting {self.n_features_in_} "
+                f"X has {x.shape[1]} features, but StandardScaler is expecting {self.n_features_in_} "
                 f"features as input."
             )
-        return self._apply(X, True, self.copy if copy is None else copy)
+        return self._apply(x, True, self.copy if copy is None else copy)
 
-    def _apply(self, X: Any, inverse: bool, copy: bool) -> Any:
+    def _apply(self, X: CheckedTable, inverse: bool, copy: bool) -> CheckedTable:
         width = self.n_features_in_
         scale = np.ones(width) if self.scale_ is None else np.asarray(self.scale_, np.float64)
         if not isinstance(X, np.ndarray):
@@ -285,7 +284,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         in_place = not copy and X.dtype.kind == "f" and X.flags.writeable
         return scale_dense(X, np.array([mean, low, scale]), inverse, X if in_place else None)
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = not self.with_mean

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import get_scorer, get_scorer_names
 
+from nbnorm._types import Array, CheckedTable
 from nbnorm.model import metrics
 from nbnorm.model.metrics import Measure, Outcome
 
-Array = npt.NDArray[Any]
 
-
-def is_scorer(metric: Any) -> bool:
+def is_scorer(metric: object) -> bool:
     """Whether something is the name of a scorer, or a scorer: a function of (estimator, X, y)."""
     if isinstance(metric, str):
         return metric in get_scorer_names()
     return callable(metric) and metrics.parameters_of(metric)[:2] == ["estimator", "X"]
 
 
-def scored(scorer: Any, X: Any, classes: Array | None) -> Measure:
+def scored(scorer: str | Callable[..., float], X: CheckedTable, classes: Array | None) -> Measure:
     """Return a scorer as a metric, of which more is better.
 
     Parameters
@@ -53,7 +51,7 @@ def scored(scorer: Any, X: Any, classes: Array | None) -> Measure:
 class _Predicted(BaseEstimator):
     """Predictions that are there already, as an estimator that gives them."""
 
-    def __init__(self, outcome: Outcome, X: Any, classes: Array | None) -> None:
+    def __init__(self, outcome: Outcome, X: CheckedTable, classes: Array | None) -> None:
         self.outcome, self.X, self.classes = outcome, X, classes
         decided = metrics.decide(outcome.output, outcome.logits)
         self.truth = metrics.called(classes, outcome.truth.reshape(decided.shape))
@@ -62,7 +60,7 @@ class _Predicted(BaseEstimator):
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
-    def _same(self, X: Any, given: Array) -> Array:
+    def _same(self, X: CheckedTable, given: Array) -> Array:
         """Refuse other samples than those that were predicted."""
         if X is not self.X and X.shape != self.X.shape:
             raise ValueError(
@@ -70,7 +68,7 @@ class _Predicted(BaseEstimator):
             )
         return given
 
-    def predict(self, X: Any) -> Array:
+    def predict(self, X: CheckedTable) -> Array:
         """Return the classes or values."""
         return self._same(X, self.decided)
 
@@ -82,12 +80,12 @@ class _Classes(ClassifierMixin, _Predicted):
     def classes_(self) -> Array:
         return np.arange(self.truth.shape[1]) if self.classes is None else self.classes
 
-    def predict_proba(self, X: Any) -> Array:
+    def predict_proba(self, X: CheckedTable) -> Array:
         """Return the probabilities of all classes, or of all labels."""
         p = metrics.probabilities(self.outcome.output, self.outcome.logits)
         return self._same(X, np.hstack([1.0 - p, p]) if p.shape[1] == 1 and self.classes is not None else p)
 
-    def decision_function(self, X: Any) -> Array:
+    def decision_function(self, X: CheckedTable) -> Array:
         """Return the logits; for two classes those of the second."""
         z = self.outcome.logits
         return self._same(X, z[:, 0] if z.shape[1] == 1 and self.classes is not None else z)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,12 @@ from nbnorm import _files
 from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.model.network import FNN
+from nbnorm.model.options import ActivationName
 
 Array = npt.NDArray[Any]
 
 
-def needed(module: str, extra: str) -> Any:
+def needed(module: str, extra: str) -> ModuleType:
     """Import a package of an extra.
 
     Parameters
@@ -76,7 +78,7 @@ def rebuilt(
     arrays: Mapping[str, Array],
     name: str,
     *,
-    activation: str | Activation | Sequence[str | Activation] | None = None,
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
     loss: str | Loss | None = None,
 ) -> FNN:
     """Return the network of which `described` returned description and arrays.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,9 @@ from nbnorm.statistics.encoding import (
     ColumnEncoder,
 )
 from nbnorm.statistics.standardize import Standardizer
+
+if TYPE_CHECKING:
+    from nbnorm.estimators import FNNClassifier, FNNRegressor, StandardScaler
 
 Array = npt.NDArray[Any]
 
@@ -424,7 +427,13 @@ def _scaler(graph: _Graph, model: Any) -> dict[str, Any]:
     return {"feature_names": model.moments_.feature_names}
 
 
-def to_onnx(model: Any, path: _files.Target, *, dtype: npt.DTypeLike = np.float32, fold: bool = True) -> None:
+def to_onnx(
+    model: FNN | FNNClassifier | FNNRegressor | Standardizer | StandardScaler,
+    path: _files.Target,
+    *,
+    dtype: npt.DTypeLike = np.float32,
+    fold: bool = True,
+) -> None:
     """Write a network, an estimator or a standardizer to an ONNX model.
 
     The model has one input ``X``, shape (n_samples, n_features) for any number of samples, and standardizes

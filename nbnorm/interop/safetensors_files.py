@@ -14,6 +14,7 @@ from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.interop.extras import described, needed, rebuilt
 from nbnorm.model.network import FNN
+from nbnorm.model.options import ActivationName
 
 # The entry of the file's metadata that holds the description, and its version.
 _ENTRY = "nbnorm"
@@ -100,7 +101,7 @@ def _config(data: bytes) -> dict[str, Any]:
 def load_safetensors(
     path: _files.Target,
     *,
-    activation: str | Activation | Sequence[str | Activation] | None = None,
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
     loss: str | Loss | None = None,
 ) -> FNN:
     """Read a network that `save_safetensors` has written.

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import Array, CheckedTable
 
-Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 
 KIND = "checkpoint"
@@ -37,7 +36,7 @@ def digest(arrays: Iterable[Array]) -> str:
     return found.hexdigest()
 
 
-def describe(table: Any) -> str:
+def describe(table: CheckedTable) -> str:
     """Return shape, dtype and a digest of a dense or sparse table, which is read whole."""
     if isinstance(table, np.ndarray):
         parts = [table]

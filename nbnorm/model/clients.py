@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from nbnorm._types import DaskClient
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -13,7 +15,7 @@ Result = TypeVar("Result")
 _ATTEMPTS = 3
 
 
-def checked_client(client: Any) -> Any:
+def checked_client(client: DaskClient) -> DaskClient:
     """Return a client that can scatter data and submit jobs.
 
     Raises
@@ -27,7 +29,7 @@ def checked_client(client: Any) -> Any:
 
 
 def on_workers(
-    client: Any,
+    client: DaskClient,
     function: Callable[..., Result],
     jobs: Sequence[Job],
     shared: Sequence[Any],

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from nbnorm._types import Array, CheckedTable, Table
 from nbnorm.functions.activations import activation_forward
 from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.functions.dense import dense_forward
@@ -18,8 +18,6 @@ from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
-
-Array = npt.NDArray[Any]
 
 # Rows that are computed together: enough for the kernels' threads, few enough to stay in a cache.
 _ROWS = 2048
@@ -33,7 +31,7 @@ class Features(NamedTuple):
     out: Array  # what the next layer reads
 
 
-def table(net: FNN, X: Any) -> Any:
+def table(net: FNN, X: Table) -> CheckedTable:
     """Check samples, and that the network can compute; return an array or a matrix in compressed rows."""
     x = checked_table(net, "X", X)
     check_encoder(net)
@@ -41,7 +39,7 @@ def table(net: FNN, X: Any) -> Any:
     return x
 
 
-def columns(net: FNN, x: Any) -> Iterator[Array]:
+def columns(net: FNN, x: CheckedTable) -> Iterator[Array]:
     """Yield the columns that the standardizer reads, some rows at a time; what is missing is their mean."""
     mean = 0.0 if net.standardizer is None else net.standardizer.mean_
     for start in range(0, x.shape[0], _ROWS):
@@ -99,7 +97,7 @@ def moving_averages(net: FNN) -> dict[str, tuple[Array, Array]]:
     return {name: (mean, buffers[f"{name}.running_{net.running}"] ** power) for name, mean in means.items()}
 
 
-def dataset_statistics(net: FNN, X: npt.ArrayLike) -> dict[str, Moments]:
+def dataset_statistics(net: FNN, X: Table) -> dict[str, Moments]:
     """See `FNN.dataset_statistics`."""
     if net.norm is None:
         raise ValueError("the network must have batch normalization, got norm=None")
@@ -118,7 +116,7 @@ def dataset_statistics(net: FNN, X: npt.ArrayLike) -> dict[str, Moments]:
     return found
 
 
-def recalibrate(net: FNN, X: npt.ArrayLike) -> None:
+def recalibrate(net: FNN, X: Table) -> None:
     """See `FNN.recalibrate`."""
     found = dataset_statistics(net, X)
     if any(statistics.count < 2 for statistics in found.values()):

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, CheckedTable, CompressedMatrix, SparseMatrix, Table
 from nbnorm.engine.gather import Data, SparseData
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model import arrays
@@ -20,8 +21,6 @@ from nbnorm.statistics.standardize import Standardizer, fitted
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
-
-Array = npt.NDArray[Any]
 
 # ----------------------------------------------------------------------------------------------
 # Tables of samples
@@ -36,8 +35,8 @@ def feature_names(net: FNN) -> list[str] | None:
 
 
 def table(
-    net: FNN, name: str, X: npt.ArrayLike, *, check: bool = True, names: list[str] | None = None
-) -> Any:
+    net: FNN, name: str, X: Table, *, check: bool = True, names: list[str] | None = None
+) -> CheckedTable:
     """Check a table of samples; it is neither copied nor converted as a whole.
 
     Columns that have names are put in the order of the known ones, or of `names`.  A SciPy sparse matrix is
@@ -54,7 +53,7 @@ def table(
     return x
 
 
-def sparse_table(net: FNN, name: str, X: Any, *, check: bool = True) -> Any:
+def sparse_table(net: FNN, name: str, X: SparseMatrix, *, check: bool = True) -> CompressedMatrix:
     """Check a SciPy sparse matrix; return it in compressed rows."""
     if X.ndim == 2 and 0 in X.shape:
         raise ValueError(f"{name} must not be empty, got shape {X.shape}")
@@ -74,7 +73,7 @@ def check_encoder(net: FNN) -> None:
         raise RuntimeError("the encoding needs a call of fit first")
 
 
-def reader(net: FNN, x: Any) -> Data | SparseData:
+def reader(net: FNN, x: CheckedTable) -> Data | SparseData:
     """Return a checked table as the engine reads it."""
     check_encoder(net)
     return SparseData(x, net.encoder) if is_sparse(x) else Data(x, net.encoder)
@@ -190,7 +189,7 @@ def encode(net: FNN, encoder: ColumnEncoder) -> None:
     net.arrays.parameters["dense1.weight"] = arrays.initial_weight(net, net.sizes[1], net.widths[0], rng)
 
 
-def add_statistics(net: FNN, X: Any, weights: Array | None) -> None:
+def add_statistics(net: FNN, X: Table, weights: Array | None) -> None:
     """Add more data to the statistics of the input, in a standardizer of this network alone."""
     if net.standardizer is None:
         return

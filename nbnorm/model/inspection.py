@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files, plots
+from nbnorm._types import CheckedTable, Table
 from nbnorm.functions.dense import dense_forward
 from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model.dataset_statistics import columns, hidden_layers, inputs, moving_averages, table
-from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -247,7 +247,7 @@ def _row(layer: LayerInspection) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _gradient_norms(net: FNN, x: Any, y: npt.ArrayLike, batch_size: int) -> dict[str, float]:
+def _gradient_norms(net: FNN, x: CheckedTable, y: npt.ArrayLike, batch_size: int) -> dict[str, float]:
     """Return the root mean square over mini-batches of the norm of each gradient, in training mode."""
     answers = _check.plain("y", y)
     if answers.ndim == 0 or len(answers) != x.shape[0]:
@@ -260,7 +260,7 @@ def _gradient_norms(net: FNN, x: Any, y: npt.ArrayLike, batch_size: int) -> dict
         for batch in np.unique(np.linspace(0, batches - 1, min(batches, _BATCHES)).astype(np.int64)):
             # rows at equal distances: of every class in data that lie in order
             rows = slice(int(batch), None, batches)
-            part = x[rows] if is_sparse(x) else np.ascontiguousarray(x[rows])
+            part = np.ascontiguousarray(x[rows]) if isinstance(x, np.ndarray) else x[rows]
             _, gradients = net.loss_and_gradients(part, answers[rows])
             for name, gradient in gradients.items():
                 squares.setdefault(name, []).append(float(np.sum(np.square(gradient, dtype=np.float64))))
@@ -288,7 +288,7 @@ def _rates(net: FNN, optimizer: Optimizer) -> tuple[float, Callable[[int], float
 
 def inspect(
     net: FNN,
-    X: npt.ArrayLike,
+    X: Table,
     y: npt.ArrayLike | None = None,
     *,
     optimizer: Optimizer | None = None,

@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import CheckedTable, DaskClient, Table
 from nbnorm.data import datasets
-from nbnorm.data.row_groups import is_row_groups
+from nbnorm.data.row_groups import OnDisk, is_row_groups
 from nbnorm.engine.concurrency import side_by_side
 from nbnorm.model import clients, inputs, plan, training
 from nbnorm.model.history import DivergenceError, History
@@ -70,14 +71,14 @@ class CrossValidation:
 
 def cross_validate(
     network: FNN,
-    X: npt.ArrayLike,
+    X: Table,
     y: npt.ArrayLike,
     *,
     folds: int = 5,
     grid: Mapping[str, Sequence[Any]] | None = None,
     seed: int = 0,
     sample_weight: npt.ArrayLike | None = None,
-    client: Any = None,
+    client: DaskClient | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> CrossValidation:
@@ -190,7 +191,7 @@ def cross_validate(
 
 def _score_fold(
     job: tuple[FNN, dict[str, Any], npt.NDArray[np.int64]],
-    x: Any,
+    x: CheckedTable,
     truth: npt.NDArray[Any],
     weights: npt.NDArray[Any] | None,
 ) -> tuple[float, History]:
@@ -205,11 +206,11 @@ def _score_fold(
 
 def fit_many(
     networks: Sequence[FNN],
-    X: npt.ArrayLike,
+    X: Table | OnDisk,
     y: npt.ArrayLike,
     *,
     checkpoint: _files.PathLike | None = None,
-    client: Any = None,
+    client: DaskClient | None = None,
     progress: bool | None = None,
     **options: Any,
 ) -> list[History]:
@@ -278,7 +279,11 @@ def fit_many(
 
 
 def _fit_here(
-    networks: list[FNN], X: Any, y: Any, options: list[dict[str, Any]], bar: SharedProgress
+    networks: list[FNN],
+    X: Table | OnDisk,
+    y: npt.ArrayLike,
+    options: list[dict[str, Any]],
+    bar: SharedProgress,
 ) -> list[History]:
     """Train the networks side by side in this process."""
 
@@ -307,10 +312,10 @@ def _fit_here(
 
 
 def _fit_on_workers(
-    client: Any,
+    client: DaskClient,
     networks: list[FNN],
-    X: Any,
-    y: Any,
+    X: Table | OnDisk,
+    y: npt.ArrayLike,
     options: list[dict[str, Any]],
     bar: SharedProgress,
 ) -> list[History]:
@@ -324,7 +329,7 @@ def _fit_on_workers(
     return [history for _, history in trained]
 
 
-def _fit_one(job: tuple[FNN, dict[str, Any]], X: Any, y: Any) -> tuple[FNN, History]:
+def _fit_one(job: tuple[FNN, dict[str, Any]], X: Table | OnDisk, y: npt.ArrayLike) -> tuple[FNN, History]:
     """Train a copy of one network, as it came, and return it."""
     net = copy.deepcopy(job[0])
     return net, net.fit(X, y, **job[1])
@@ -357,7 +362,9 @@ def numbered(checkpoint: _files.PathLike, k: int) -> Path:
     return path.with_name(f"{path.stem}-{k}{path.suffix}")
 
 
-def _learn_once(networks: Sequence[FNN], X: Any, y: Any, options: dict[str, Any]) -> None:
+def _learn_once(
+    networks: Sequence[FNN], X: Table | OnDisk, y: npt.ArrayLike, options: dict[str, Any]
+) -> None:
     """Fit encoders and standardizers of networks that have none once for all that need the same."""
     if is_row_groups(X):  # each reads them by itself
         return

@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -247,10 +247,11 @@ NAMED: dict[str, tuple[Callable[[Outcome], float], tuple[str, ...], bool]] = {
     "mae": (_mean_absolute_error, _VALUES, False),
 }
 
-_WANTS = ("predictions", "probabilities", "logits")
+Wants: TypeAlias = Literal["predictions", "probabilities", "logits"]
+_WANTS: tuple[Wants, ...] = ("predictions", "probabilities", "logits")
 
 # What the second parameter of a metric is called where it takes no predictions.
-_NAMES_OF_WANTED = {"probabilities": "prob|score", "logits": "logit|decision"}
+_NAMES_OF_WANTED: dict[Wants, str] = {"probabilities": "prob|score", "logits": "logit|decision"}
 
 
 @dataclass(frozen=True)
@@ -297,10 +298,10 @@ class Metric:
     True
     """
 
-    function: Callable[..., Any]
+    function: Callable[..., float]
     name: str | None = None
-    wants: str | None = None
-    mode: str | None = None
+    wants: Wants | None = None
+    mode: Literal["min", "max"] | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -324,7 +325,7 @@ class Measure:
         return real(self.name, self.function(outcome))
 
 
-def real(name: str, value: Any) -> float:
+def real(name: str, value: object) -> float:
     """Return what a metric gave as a float; refuse what is no real number."""
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -335,7 +336,7 @@ def real(name: str, value: Any) -> float:
     return float(value)
 
 
-def name_of(metric: Any) -> str:
+def name_of(metric: str | Metric | Measure | Callable[..., float]) -> str:
     """Return the name by which a metric is known everywhere: in the history, to a monitor, in a file."""
     if isinstance(metric, str):
         return metric
@@ -345,7 +346,7 @@ def name_of(metric: Any) -> str:
     return str(getattr(function, "__name__", type(function).__name__))
 
 
-def parameters_of(function: Any) -> list[str]:
+def parameters_of(function: Callable[..., object]) -> list[str]:
     """Return the names of a function's parameters; none where it does not tell, as some compiled ones."""
     try:
         return list(inspect.signature(function).parameters)
@@ -353,7 +354,7 @@ def parameters_of(function: Any) -> list[str]:
         return []
 
 
-def _wanted(function: Any, parameters: Sequence[str]) -> str:
+def _wanted(function: Callable[..., object], parameters: Sequence[str]) -> Wants:
     """Return what a function takes beside the truth, by the name of its second parameter."""
     if "log_loss" in _name_in_scikit_learn(function):  # whose parameter was y_pred before 1.9
         return "probabilities"
@@ -364,14 +365,14 @@ def _wanted(function: Any, parameters: Sequence[str]) -> str:
     return "predictions"
 
 
-def _name_in_scikit_learn(function: Any) -> str:
+def _name_in_scikit_learn(function: Callable[..., object]) -> str:
     """Return the name of a metric of scikit-learn, also of a partial one, or an empty text."""
     inner = function.func if isinstance(function, functools.partial) else function
     ours = not str(getattr(inner, "__module__", "")).startswith("sklearn.metrics")
     return "" if ours else str(getattr(inner, "__name__", ""))
 
 
-def _better(function: Any) -> bool | None:
+def _better(function: Callable[..., object]) -> bool | None:
     """Return whether more is better, which the names of scikit-learn's metrics tell."""
     name = _name_in_scikit_learn(function)
     if name.endswith("_score"):
@@ -397,7 +398,7 @@ def called(classes: Array | None, codes: Array) -> Array:
     return np.asarray(classes[np.minimum(codes.astype(np.int64), len(classes) - 1)])
 
 
-def own(metric: Any, output: str, classes: Array | None = None) -> Measure:
+def own(metric: Metric | Callable[..., float], output: str, classes: Array | None = None) -> Measure:
     """Return what measures a function (y_true, prediction), weighted if it takes `sample_weight`.
 
     Parameters
@@ -447,7 +448,9 @@ def named(name: str) -> Measure:
     return Measure(name, function, larger)
 
 
-def resolve(metrics: Any, output: str, outputs: int) -> list[Measure]:
+def resolve(
+    metrics: Iterable[str | Metric | Measure | Callable[..., float]], output: str, outputs: int
+) -> list[Measure]:
     """Return the metrics that names and functions stand for.
 
     Parameters

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
+from nbnorm._types import Array, Communicator, Table
+from nbnorm.data.row_groups import OnDisk
 from nbnorm.functions.activations import Activation
 from nbnorm.functions.gradcheck import STEP
 from nbnorm.functions.loss_options import Loss
@@ -24,17 +26,15 @@ from nbnorm.model import (
     plan,
     training,
 )
-from nbnorm.model.arrays import Arrays
 from nbnorm.model.compiled import Predictor
 from nbnorm.model.history import History
 from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Options, Output, Running, given
-from nbnorm.model.schedules import LearningRates, Schedule
+from nbnorm.model.ranks import DataParallel
+from nbnorm.model.sample_weights import ClassWeight
+from nbnorm.model.schedules import LearningRates, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
-from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
-
-Array = npt.NDArray[Any]
 
 
 class FNN(Options):
@@ -164,37 +164,20 @@ class FNN(Options):
         arguments = given(locals())
         vars(self).update(options.checked(**arguments))
         self.training = True
-        self.encoder: ColumnEncoder | None = None
+        self.encoder = None
         self.standardizer: Standardizer | None = None
         self.target_standardizer: Standardizer | None = None
         self.epochs_trained = 0
         self.metadata: dict[str, Any] = {}
-        self.arrays: Arrays = arrays.initial(self)
+        self.arrays = arrays.initial(self)
         # A dictionary here carries the optimizer's arrays from each `fit` to the next.
         self.optimizer_state: dict[str, Array] | None = None
         self.stepped: training.Stepped | None = None
-
-    def __repr__(self) -> str:
-        weighted = ", weighted_statistics=True" if self.weighted_statistics else ""
-        return (
-            f"FNN({list(self.sizes)}, activation={self.activation!r}, norm={self.norm!r}, "
-            f"output={self.output!r}{weighted}, dtype={self.dtype.name}, parameters={self.n_parameters})"
-        )
 
     def __copy__(self) -> FNN:
         twin = type(self).__new__(type(self))
         vars(twin).update(vars(self), arrays=self.arrays.copy(), metadata=dict(self.metadata))
         return twin
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Features of each layer: `sizes`, but for an encoded input the number of its columns."""
-        return self.sizes if self.encoder is None else (self.encoder.n_features_out_, *self.sizes[1:])
-
-    @property
-    def n_parameters(self) -> int:
-        """Number of trainable values."""
-        return sum(values.size for values in self.arrays.parameters.values())
 
     def train(self) -> FNN:
         """Set training mode: batch statistics, which also move the moving averages.
@@ -246,7 +229,7 @@ class FNN(Options):
         """
         return dict(self.arrays.writable().buffers)
 
-    def forward(self, X: npt.ArrayLike) -> Array:
+    def forward(self, X: Table) -> Array:
         """Return the logits in the current mode.
 
         In training mode `X` is one mini-batch: its own statistics are used, and they move the
@@ -280,7 +263,7 @@ class FNN(Options):
 
     def loss_and_gradients(
         self,
-        X: npt.ArrayLike,
+        X: Table,
         y: npt.ArrayLike,
         *,
         sample_weight: npt.ArrayLike | None = None,
@@ -332,7 +315,7 @@ class FNN(Options):
 
     def step(
         self,
-        X: npt.ArrayLike,
+        X: Table,
         y: npt.ArrayLike,
         optimizer: Optimizer | None = None,
         *,
@@ -383,15 +366,15 @@ class FNN(Options):
 
     def fit(
         self,
-        X: npt.ArrayLike,
+        X: Table | OnDisk,
         y: npt.ArrayLike,
         *,
         epochs: int = 10,
         batch_size: int = 128,
         optimizer: Optimizer | None = None,
-        schedule: str | Schedule | Callable[[int], float] = "constant",
+        schedule: ScheduleName | Schedule | Callable[[int], float] = "constant",
         sample_weight: npt.ArrayLike | None = None,
-        class_weight: Mapping[int, float] | str | None = None,
+        class_weight: ClassWeight | None = None,
         clip_norm: float | None = None,
         clip_value: float | None = None,
         l2: float = 0.0,
@@ -407,7 +390,7 @@ class FNN(Options):
         progress: bool | None = None,
         callbacks: Iterable[Callable[[FNN, History], object]] = (),
         shuffle_buffer: int | None = None,
-        comm: Any = None,
+        comm: Communicator | DataParallel | None = None,
     ) -> History:
         """Train by mini-batch SGD and leave the network in evaluation mode.
 
@@ -529,13 +512,13 @@ class FNN(Options):
 
     def find_learning_rate(
         self,
-        X: npt.ArrayLike,
+        X: Table,
         y: npt.ArrayLike,
         *,
         batch_size: int = 128,
         optimizer: Optimizer | None = None,
         sample_weight: npt.ArrayLike | None = None,
-        class_weight: Mapping[int, float] | str | None = None,
+        class_weight: ClassWeight | None = None,
         least: float = 1e-6,
         most: float = 10.0,
         steps: int = 100,
@@ -588,7 +571,7 @@ class FNN(Options):
 
     def check_gradients(
         self,
-        X: npt.ArrayLike,
+        X: Table,
         y: npt.ArrayLike,
         *,
         sample_weight: npt.ArrayLike | None = None,
@@ -636,7 +619,7 @@ class FNN(Options):
         """
         return diagnostics.check_gradients(self, X, y, sample_weight, step)
 
-    def predict(self, X: npt.ArrayLike) -> Array:
+    def predict(self, X: Table | OnDisk) -> Array:
         """Predict classes or values, with the moving averages whatever the mode.
 
         Parameters
@@ -666,7 +649,7 @@ class FNN(Options):
         """
         return inference.predict(self, X)
 
-    def predict_proba(self, X: npt.ArrayLike) -> Array:
+    def predict_proba(self, X: Table | OnDisk) -> Array:
         """Predict probabilities, with the moving averages whatever the mode.
 
         Parameters
@@ -733,7 +716,7 @@ class FNN(Options):
         """
         return compiled.compiled(self)
 
-    def score(self, X: npt.ArrayLike, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+    def score(self, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return the accuracy, or for the identity output the coefficient of determination.
 
         Parameters
@@ -758,7 +741,7 @@ class FNN(Options):
         """
         return inference.score(self, X, y, sample_weight)
 
-    def dataset_statistics(self, X: npt.ArrayLike) -> dict[str, Moments]:
+    def dataset_statistics(self, X: Table) -> dict[str, Moments]:
         """Mean and variance of each batch norm's input over all samples of `X`, exactly.
 
         The layers are taken in order: the first batch norm's input is measured over the whole data set, then
@@ -802,7 +785,7 @@ class FNN(Options):
         """
         return dataset_statistics.dataset_statistics(self, X)
 
-    def recalibrate(self, X: npt.ArrayLike) -> FNN:
+    def recalibrate(self, X: Table) -> FNN:
         """Replace the moving averages by the statistics of a whole data set.
 
         Means and biased variances are those of `dataset_statistics`, so that in evaluation mode each batch
@@ -873,7 +856,7 @@ class FNN(Options):
         cls,
         path: _files.Target,
         *,
-        activation: str | Activation | Sequence[str | Activation] | None = None,
+        activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
         loss: str | Loss | None = None,
     ) -> FNN:
         """Read a network written by `save`.

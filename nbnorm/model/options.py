@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,10 @@ from nbnorm import _check
 from nbnorm.functions import activations
 from nbnorm.functions import loss_options as losses
 from nbnorm.functions.activations import Activation
+
+if TYPE_CHECKING:
+    from nbnorm.model.arrays import Arrays
+    from nbnorm.statistics.encoding import ColumnEncoder
 
 ActivationName: TypeAlias = Literal[
     "relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu", "silu", "softplus"
@@ -52,6 +56,27 @@ class Options:
     seed: int
     seeded: bool  # whether the seed was given
 
+    # What a network has beside them, from which follows how wide it is.
+    encoder: ColumnEncoder | None
+    arrays: Arrays
+
+    def __repr__(self) -> str:
+        weighted = ", weighted_statistics=True" if self.weighted_statistics else ""
+        return (
+            f"FNN({list(self.sizes)}, activation={self.activation!r}, norm={self.norm!r}, "
+            f"output={self.output!r}{weighted}, dtype={self.dtype.name}, parameters={self.n_parameters})"
+        )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Features of each layer: `sizes`, but for an encoded input the number of its columns."""
+        return self.sizes if self.encoder is None else (self.encoder.n_features_out_, *self.sizes[1:])
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trainable values."""
+        return sum(values.size for values in self.arrays.parameters.values())
+
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a method, but for the network."""
@@ -60,21 +85,21 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def checked(
     sizes: Sequence[int],
-    activation: Any,
-    norm: Any,
-    output: Any,
+    activation: ActivationName | Activation | Sequence[ActivationName | Activation],
+    norm: Norm | None,
+    output: Output,
     loss: str | losses.Loss | None,
     dropout: float | Sequence[float] | npt.NDArray[np.floating[Any]],
     standardize: bool,
-    encoding: Any,
+    encoding: Encoding | None,
     bins: int,
     standardize_targets: bool,
     eps: float,
     decay: float,
-    running: Any,
+    running: Running,
     unbiased: bool,
     weighted_statistics: bool,
-    init: Any,
+    init: Init,
     dtype: npt.DTypeLike,
     seed: int | None,
 ) -> dict[str, Any]:
@@ -94,12 +119,13 @@ def checked(
     sizes = tuple(_check.integer(f"sizes[{i}]", size, least=1) for i, size in enumerate(sizes))
     hidden = len(sizes) - 2
     each = _activations(activation, hidden)
+    shown: object = activation
     if len(set(each)) == 1:
-        activation = each[0]
+        shown = each[0]
     elif isinstance(activation, (list, tuple)):
-        activation = each
+        shown = each
     _check.choice("norm", norm, NORMS)
-    output = str(_check.choice("output", output, OUTPUTS))
+    output = _check.choice("output", output, OUTPUTS)
     if output == "softmax" and sizes[-1] < 2:
         raise ValueError(
             'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
@@ -119,7 +145,7 @@ def checked(
         drawn = _check.integer("seed", seed, least=0, most=2**63 - 1)
     return {
         "sizes": sizes,
-        "activation": activation,
+        "activation": shown,
         "activations": each,
         "norm": norm,
         "output": output,
@@ -132,17 +158,19 @@ def checked(
         # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
         "eps": _check.number("eps", eps, least=float(np.finfo(dtype).tiny)),
         "decay": _check.number("decay", decay, least=0.0, below=1.0),
-        "running": str(_check.choice("running", running, ("var", "std"))),
+        "running": _check.choice("running", running, ("var", "std")),
         "unbiased": _check.flag("unbiased", unbiased),
         "weighted_statistics": _check.flag("weighted_statistics", weighted_statistics),
-        "init": str(_check.choice("init", init, INITS)),
+        "init": _check.choice("init", init, INITS),
         "dtype": dtype,
         "seed": drawn,
         "seeded": seed is not None,
     }
 
 
-def _activations(given: Any, hidden: int) -> tuple[str | Activation, ...]:
+def _activations(
+    given: ActivationName | Activation | Sequence[ActivationName | Activation], hidden: int
+) -> tuple[str | Activation, ...]:
     """Return the activation of each hidden layer."""
     if not isinstance(given, (list, tuple)):
         return (activations.resolve(given, argument="activation"),) * hidden
@@ -153,7 +181,9 @@ def _activations(given: Any, hidden: int) -> tuple[str | Activation, ...]:
     return tuple(activations.resolve(one, argument=f"activation[{l}]") for l, one in enumerate(given))
 
 
-def _dropout(given: Any, hidden: int) -> tuple[float, ...]:
+def _dropout(
+    given: float | Sequence[float] | npt.NDArray[np.floating[Any]], hidden: int
+) -> tuple[float, ...]:
     """Return the probability of dropout of each hidden layer."""
     if isinstance(given, np.ndarray):
         given = given.tolist()

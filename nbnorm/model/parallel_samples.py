@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.data.row_groups import is_row_groups, open_groups
+from nbnorm._types import Array, Table
+from nbnorm.data.row_groups import OnDisk, is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Run
 from nbnorm.engine.table import FORWARD
@@ -20,20 +21,26 @@ from nbnorm.functions.loss_options import CustomLoss
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.metrics import Measure
 from nbnorm.model.ranks import DataParallel, Ranks
+from nbnorm.model.sample_weights import ClassWeight, Shares
 from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
 from nbnorm.statistics.standardize import Standardizer
 
 if TYPE_CHECKING:
+    from nbnorm.model.data_parallel import ParallelRun
     from nbnorm.model.network import FNN
-
-Array = npt.NDArray[Any]
 
 
 def _share(
-    net: FNN, ranks: Ranks, name: str, X: Any, y: Any, sample_weight: Any, names: list[str] | None
-) -> tuple[Any, Array, Array | None, list[str] | None]:
+    net: FNN,
+    ranks: Ranks,
+    name: str,
+    X: Table | OnDisk,
+    y: npt.ArrayLike,
+    sample_weight: npt.ArrayLike | None,
+    names: list[str] | None,
+) -> tuple[Array, Array, Array | None, list[str] | None]:
     """Check this rank's share of samples, targets and weights; of a file or dataset it reads its groups.
 
     `name` is that of the argument which holds them, "" for those of `fit`.
@@ -53,7 +60,7 @@ def _share(
         kind = np.dtype(np.int64) if softmax else _check.numeric(of_y, y).dtype
         truth = np.zeros((0,) if softmax else (0, net.loss.targets(net.sizes[-1])), kind)
         return rows, truth, None if sample_weight is None else np.zeros(0), names
-    x = inputs.table(net, of_x, X, names=names)
+    x = np.asarray(inputs.table(net, of_x, rows, names=names))
     truth = inputs.truth(net, of_y, y, len(x), of_x)
     weights = None
     if sample_weight is not None:
@@ -85,10 +92,10 @@ class ParallelSamples:
         net: FNN,
         how: DataParallel,
         ranks: Ranks,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        class_weight: Any,
+        X: Table | OnDisk,
+        y: npt.ArrayLike,
+        sample_weight: npt.ArrayLike | None,
+        class_weight: ClassWeight | Shares | None,
         batch_size: int,
     ) -> None:
         self._net, self.how, self.ranks = net, how, ranks
@@ -150,7 +157,11 @@ class ParallelSamples:
         learned = str([None if one is None else one.to_dict() for one in inputs.learned(net)])
         ranks.same({"seed": str(net.seed), "parameters": digest, "statistics of the inputs": learned})
 
-    def _class_weights(self, class_weight: Any, truth: Array, weights: Array | None) -> Array:
+    def _class_weights(
+        self, class_weight: ClassWeight | Shares, truth: Array, weights: Array | None
+    ) -> Array:
+        if isinstance(class_weight, Shares):
+            return class_weight.values
         of_rows = inputs.classes(self._net, truth)
         count = max(self._net.sizes[-1], 2)
         everywhere = self.ranks.comm.allgather(np.bincount(of_rows, weights=weights, minlength=count))
@@ -310,7 +321,7 @@ class SharedValidation:
         if self.weights is not None:
             _check.weights("validation_data[2]", self.weights, len(self.weights))
 
-    def logits(self, net: FNN, run: Any, threads: int) -> Array:
+    def logits(self, net: FNN, run: Run | ParallelRun, threads: int) -> Array:
         """Return the logits of the rows of all ranks, with the parameters that the engine of `run` has."""
         out = np.empty((0, net.sizes[-1]), net.dtype)
         if len(self._x):

@@ -54,7 +54,7 @@ def factors(
     return {name: found[name] for name in net.arrays.parameters if found.get(name, 1.0) != 1.0}
 
 
-def _named(net: FNN, argument: str, given: Any) -> list[str]:
+def _named(net: FNN, argument: str, given: object) -> list[str]:
     """Return the parameters that a name stands for."""
     names = list(net.arrays.parameters)
     found = [name for name in names if given in (name, name.partition(".")[0])]

@@ -11,22 +11,28 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
-from nbnorm.data.row_groups import is_row_groups, open_groups
+from nbnorm._types import Communicator, Table
+from nbnorm.data.row_groups import OnDisk, is_row_groups, open_groups
 from nbnorm.engine.microkernels import tile
 from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model import checkpoints, inputs, metrics, parameter_rates, sample_weights, schedules, stopping
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
-from nbnorm.model.ranks import Ranks, SharedCheckpoint, data_parallel
+from nbnorm.model.ranks import DataParallel, Ranks, SharedCheckpoint, data_parallel
+from nbnorm.model.sample_weights import ClassWeight, Shares
 from nbnorm.model.samples import Samples, ValidationData
-from nbnorm.model.schedules import Plateau, Schedule
+from nbnorm.model.schedules import Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.model.streaming import Stream, StreamedValidation
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
 
-Array = npt.NDArray[Any]
+
+# What a checkpoint calls some options, and those that may differ where a training is resumed: the data are
+# described by themselves.
+_SHOWN = {"bounds": "penalty and bounds", "factors": "frozen and rates", "seed": "the seed of fit"}
+_FREE = ("samples", "validation", "checkpoint", "checkpoint_every", "first_epoch", "progress", "callbacks")
 
 
 @dataclasses.dataclass
@@ -61,20 +67,14 @@ class Plan:
             return None
         measured = [] if self.validation is None else [metric.name for metric in self.validation.metrics]
         options = {
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "optimizer": self.optimizer,
-            "schedule": self.schedule,
-            "penalty and bounds": self.bounds,
-            "frozen and rates": self.factors,
-            "metrics": measured,
-            "early_stopping": self.early_stopping,
-            "shuffle": self.shuffle,
-            "the seed of fit": self.seed,
+            _SHOWN.get(field.name, field.name): getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in _FREE
         }
         settings = {
             **checkpoints.options_of(net),
             **{name: checkpoints.plain(value) for name, value in options.items()},
+            "metrics": checkpoints.plain(measured),
             # arrays of the engine are stored as they lie, in tiles of the processor's width
             "the processor's tile": str(tile(net.dtype)),
             **self.samples.describe(),
@@ -93,16 +93,16 @@ class Plan:
 
 def checked(
     net: FNN,
-    X: npt.ArrayLike,
+    X: Table | OnDisk,
     y: npt.ArrayLike,
     *,
     batch_size: int,
     sample_weight: npt.ArrayLike | None,
-    class_weight: Mapping[int, float] | str | sample_weights.Shares | None,
-    validation_data: Any,
-    metrics: Any,
+    class_weight: ClassWeight | Shares | None,
+    validation_data: tuple[Any, ...] | None,
+    metrics: Iterable[str | Callable[..., float]],
     shuffle_buffer: int | None,
-    comm: Any,
+    comm: Communicator | DataParallel | None,
     **options: Any,
 ) -> Plan:
     """Check the arguments of `FNN.fit`.
@@ -148,7 +148,7 @@ def _options(
     epochs: int,
     batch_size: int,
     optimizer: Optimizer | None,
-    schedule: str | Schedule | Callable[[int], float],
+    schedule: ScheduleName | Schedule | Callable[[int], float],
     clip_norm: float | None,
     clip_value: float | None,
     l2: float,
@@ -158,7 +158,7 @@ def _options(
     shuffle: bool,
     seed: int | None,
     progress: bool | None,
-    callbacks: Any,
+    callbacks: Iterable[Callable[[FNN, History], object]],
     shuffle_buffer: int | None,
     frozen: Iterable[str],
     rates: Mapping[str, float] | None,
@@ -193,7 +193,9 @@ def _options(
     }
 
 
-def checked_callbacks(callbacks: Any) -> list[Callable[[FNN, History], object]]:
+def checked_callbacks(
+    callbacks: Iterable[Callable[[FNN, History], object]],
+) -> list[Callable[[FNN, History], object]]:
     """Return callbacks as a list, each of which can be called."""
     calls = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     if not (isinstance(callbacks, Iterable) and all(callable(call) for call in calls)):
@@ -220,10 +222,10 @@ def checked_optimizer(optimizer: Optimizer | None) -> Optimizer:
 
 def training_samples(
     net: FNN,
-    X: npt.ArrayLike,
+    X: Table,
     y: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None,
-    class_weight: Mapping[int, float] | str | sample_weights.Shares | None,
+    class_weight: ClassWeight | Shares | None,
     batch_size: int,
 ) -> Samples:
     """Check the data of a training."""
@@ -233,7 +235,7 @@ def training_samples(
     if sample_weight is not None:
         weights = _check.weights("sample_weight", sample_weight, x.shape[0])
     shares = None
-    if isinstance(class_weight, sample_weights.Shares):
+    if isinstance(class_weight, Shares):
         shares = class_weight.values
     elif class_weight is not None:
         classes = inputs.classes(net, truth)
@@ -261,10 +263,10 @@ def _check_least(net: FNN, samples: Samples | Stream | ParallelSamples, batch_si
 
 def _stream(
     net: FNN,
-    X: Any,
-    y: Any,
-    sample_weight: Any,
-    class_weight: Any,
+    X: Table | OnDisk,
+    y: npt.ArrayLike,
+    sample_weight: npt.ArrayLike | None,
+    class_weight: ClassWeight | Shares | None,
     batch_size: int,
     shuffle_buffer: int | None,
 ) -> Stream:
@@ -281,7 +283,10 @@ def _stream(
 
 
 def _validation(
-    net: FNN, data: Any, measured: Any, samples: Samples | Stream | ParallelSamples
+    net: FNN,
+    data: tuple[Any, ...] | None,
+    measured: Iterable[str | Callable[..., float]],
+    samples: Samples | Stream | ParallelSamples,
 ) -> ValidationData | StreamedValidation | SharedValidation | None:
     """Check the validation data and metrics."""
     chosen = metrics.resolve(measured, net.output, net.sizes[-1])

@@ -70,10 +70,10 @@ class SharedProgress(_Bar):
         self._lock = threading.Lock()  # the trainings have a thread each
         self._bar = _opened(wanted, f"trained 0/{len(self._epochs)}", sum(self._epochs))
 
-    def callbacks(self, number: int) -> list[Callable[[Any, History], None]]:
+    def callbacks(self, number: int) -> list[Callable[[object, History], None]]:
         """Return what training `number` calls after each of its epochs: nothing without a bar."""
 
-        def after_epoch(net: Any, history: History) -> None:
+        def after_epoch(net: object, history: History) -> None:
             with self._lock:
                 self._move(number, history.epochs)
 

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import Array, Communicator
 from nbnorm.model.checkpoints import Checkpoint, Saved
 
-Array = npt.NDArray[Any]
 Result = TypeVar("Result")
 
 # Methods of a communicator that are called.
@@ -60,7 +60,7 @@ class DataParallel:
     >>> net.fit(X, y, comm=DataParallel(MPI.COMM_WORLD, shards=64))  # doctest: +SKIP
     """
 
-    comm: Any
+    comm: Communicator
     shards: int = 16
     sync: bool = True
 
@@ -71,7 +71,7 @@ class DataParallel:
         object.__setattr__(self, "sync", _check.flag("sync", self.sync))
 
 
-def data_parallel(comm: Any) -> DataParallel:
+def data_parallel(comm: Communicator | DataParallel) -> DataParallel:
     """Return what the argument `comm` of `FNN.fit` stands for."""
     return comm if isinstance(comm, DataParallel) else DataParallel(comm)
 
@@ -93,7 +93,7 @@ class Ranks:
         Shards [first, last) are this rank's.
     """
 
-    def __init__(self, comm: Any, shards: int) -> None:
+    def __init__(self, comm: Communicator, shards: int) -> None:
         self.comm, self.shards = comm, shards
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
         self.first, self.last = self.span(self.rank)
@@ -147,7 +147,7 @@ class Ranks:
         """
         own = {(shard, shard + 1): part for shard, part in zip(self.own, parts, strict=False)}
         nodes = self._nodes[self.rank]
-        sums = [_tree(own, *node) for node in nodes]
+        sums = [_some(_tree(own, *node)) for node in nodes]
         if self._doubling:
             total = sums[0]
             other = np.empty_like(total)
@@ -157,7 +157,7 @@ class Ranks:
                 self.comm.Sendrecv(np.ascontiguousarray(total), partner, 0, other, partner, 0)
                 total = total + other
                 distance *= 2
-            return np.asarray(total)
+            return total
         like = parts[0]
         sent = np.stack(sums) if nodes else np.empty((0, len(like)), like.dtype)
         whole = sent
@@ -166,7 +166,7 @@ class Ranks:
             whole = np.empty((sum(counts), len(like)), like.dtype)
             self.comm.Allgatherv(sent, [whole, [count * len(like) for count in counts]])
         order = [node for of_rank in self._nodes for node in of_rank]
-        return np.asarray(_tree(dict(zip(order, whole, strict=True)), 0, _up(self.shards)))
+        return _some(_tree(dict(zip(order, whole, strict=True)), 0, _up(self.shards)))
 
     def concatenate(self, rows: Array) -> Array:
         """Return the rows of all ranks, in their order."""
@@ -292,7 +292,7 @@ def _aligned(first: int, last: int, size: int) -> list[tuple[int, int]]:
     return found
 
 
-def _tree(sums: Mapping[tuple[int, int], Array], first: int, last: int) -> Any:
+def _tree(sums: Mapping[tuple[int, int], Array], first: int, last: int) -> Array | None:
     """Return the sum of the leaves [first, last) from sums of some nodes; None where there are none."""
     if (first, last) in sums:
         return sums[first, last]
@@ -303,3 +303,9 @@ def _tree(sums: Mapping[tuple[int, int], Array], first: int, last: int) -> Any:
     if left is None or right is None:
         return right if left is None else left
     return left + right
+
+
+def _some(total: Array | None) -> Array:
+    """Return a sum that is there, because at least one of its leaves is."""
+    assert total is not None
+    return total

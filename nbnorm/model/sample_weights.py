@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array
 
-Array = npt.NDArray[Any]
+ClassWeight: TypeAlias = Mapping[int, float] | Literal["balanced"]
 
 
-def class_weights(class_weight: Any, truth: Array, classes: int, weights: Array | None) -> Array:
+def class_weights(class_weight: ClassWeight, truth: Array, classes: int, weights: Array | None) -> Array:
     """Return the weight that the class of each sample brings, float64.
 
     Parameters

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import numpy.typing as npt
-
+from nbnorm._types import Array, CheckedTable
 from nbnorm.model import checkpoints
 from nbnorm.model.metrics import Measure
 from nbnorm.model.sample_weights import Weights
-
-Array = npt.NDArray[Any]
 
 
 class Samples:
@@ -32,7 +28,7 @@ class Samples:
     """
 
     def __init__(
-        self, x: Any, truth: Array, weights: Weights, batch_size: int, names: list[str] | None
+        self, x: CheckedTable, truth: Array, weights: Weights, batch_size: int, names: list[str] | None
     ) -> None:
         self.x, self.truth, self.weights, self.names = x, truth, weights, names
         self.used = weights.used
@@ -55,7 +51,7 @@ class Samples:
 class ValidationData:
     """Validation data: table, truth in the user's units, weights, and what is measured on them."""
 
-    x: Any
+    x: CheckedTable
     truth: Array
     weights: Array | None
     metrics: list[Measure]

@@ -9,18 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check
+from nbnorm import _check, _files
 from nbnorm.model.metrics import Watch, watch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Array = npt.NDArray[Any]
 
 
-def _set(schedule: Any, **values: Any) -> None:
+def _set(schedule: Schedule, **values: object) -> None:
     """Store checked options of a frozen schedule."""
     for name, value in values.items():
         object.__setattr__(schedule, name, value)
@@ -425,7 +428,9 @@ class _Called(Schedule):
         )
 
 
-NAMED: dict[str, type[Schedule]] = {
+ScheduleName: TypeAlias = Literal["constant", "step", "cosine", "one_cycle", "plateau"]
+
+NAMED: dict[ScheduleName, type[Schedule]] = {
     "constant": Constant,
     "step": StepDecay,
     "cosine": Cosine,
@@ -434,7 +439,7 @@ NAMED: dict[str, type[Schedule]] = {
 }
 
 
-def resolve(schedule: Any) -> Schedule:
+def resolve(schedule: ScheduleName | Schedule | Callable[[int], float]) -> Schedule:
     """Return the schedule that a name, an object or a function of the step stands for.
 
     Parameters
@@ -516,7 +521,7 @@ class LearningRates:
         left = losses[: lowest + 1] - losses[lowest] > (1.0 - _FALLEN) * (first - losses[lowest])
         return float(f"{self.rates[np.flatnonzero(left)[-1] if left.any() else 0]:.3g}")
 
-    def plot(self, path: Any = None) -> Any:
+    def plot(self, path: _files.PathLike | None = None) -> Figure:
         """Draw the loss over the learning rate.
 
         Parameters

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from nbnorm import _check
 from nbnorm.model.schedules import Schedule
@@ -78,7 +77,7 @@ class EarlyStopping:
         return math.inf if schedule.planned else PATIENCE
 
 
-def resolve(value: Any) -> EarlyStopping | None:
+def resolve(value: EarlyStopping | bool | None) -> EarlyStopping | None:
     """Return the `EarlyStopping` that the argument `early_stopping` stands for, or None."""
     if value is None or value is False:
         return None

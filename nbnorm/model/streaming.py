@@ -29,11 +29,13 @@ from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.engines import engine_for
 from nbnorm.model.metrics import Measure
+from nbnorm.model.sample_weights import ClassWeight, Shares
 from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
 
 if TYPE_CHECKING:
+    from nbnorm.model.data_parallel import ParallelRun
     from nbnorm.model.network import FNN
 
 Array = npt.NDArray[Any]
@@ -91,14 +93,19 @@ class Stream:
     """
 
     def __init__(
-        self, net: FNN, groups: RowGroups, class_weight: Any, batch_size: int, buffer: int | None
+        self,
+        net: FNN,
+        groups: RowGroups,
+        class_weight: ClassWeight | Shares | None,
+        batch_size: int,
+        buffer: int | None,
     ) -> None:
         if groups.width != net.sizes[0]:
             raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got {groups.width} columns")
         self._net, self._groups, self.names = net, groups, groups.features
         self._shares: Array | None = None  # what each class brings to the weights of its samples
         self._of_rows: Array | None = None  # or each row
-        if isinstance(class_weight, sample_weights.Shares):
+        if isinstance(class_weight, Shares):
             self._of_rows, class_weight = class_weight.values, None
         self._weighted_statistics = net.weighted_statistics
         self._unit, self.used_of = 1.0, groups.sizes
@@ -128,7 +135,7 @@ class Stream:
         """Whether the shuffle buffer holds all rows."""
         return self.used <= self.buffer
 
-    def _read_answers(self, class_weight: Any) -> None:
+    def _read_answers(self, class_weight: ClassWeight | None) -> None:
         """Check all targets and weights, and find out which rows are used."""
         net, groups = self._net, self._groups
         classes = np.zeros(max(net.sizes[-1], 2))
@@ -247,7 +254,7 @@ class Stream:
         of_targets = net.standardize_targets and net.target_standardizer is None
         if not (of_input or of_targets):
             return
-        x_moments = Moments(extremes=False, **({} if net.encoder is None else {"nan": "omit"}))
+        x_moments = Moments(nan="propagate" if net.encoder is None else "omit", extremes=False)
         y_moments = Moments(extremes=False)
         for x, answers in self._all():
             weights = answers.of_standardizers
@@ -599,7 +606,7 @@ class StreamedValidation:
         if self.weights is not None:
             _check.weights("validation_data[2]", self.weights, len(self.weights))
 
-    def logits(self, net: FNN, run: Any, threads: int) -> Array:
+    def logits(self, net: FNN, run: Run | ParallelRun, threads: int) -> Array:
         """Return the logits of all rows, with the parameters that the engine of `run` has."""
         found = []
         for group, rows in enumerate(self._groups.all()):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Table
 from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import turn
 from nbnorm.engine.run import Run
@@ -89,7 +90,7 @@ def fit(net: FNN, plan: Plan) -> History:
 
 def step(
     net: FNN,
-    X: npt.ArrayLike,
+    X: Table,
     y: npt.ArrayLike,
     optimizer: Optimizer | None,
     sample_weight: npt.ArrayLike | None,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from nbnorm import _check
+from nbnorm._types import ArrowData, CheckedTable, Table
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
 
@@ -67,7 +68,7 @@ def rows_of(features: int, itemsize: int = 8) -> int:
     return max(1, CHUNK // (features * itemsize))
 
 
-def parts(source: Any) -> Iterator[tuple[str, Any]]:
+def parts(source: Iterator[Table | ArrowData] | ArrowData) -> Iterator[tuple[str, Any]]:
     """Yield what a stream consists of, as it is, each part under the name that errors use.
 
     Parameters
@@ -93,7 +94,8 @@ def parts(source: Any) -> Iterator[tuple[str, Any]]:
     >>> [name for name, part in parts(iter([np.ones((3, 2)), np.ones((0, 2)), np.ones((1, 2))]))]
     ['chunk 0', 'chunk 2']
     """
-    for number, item in enumerate(_batches(source) if _check.is_arrow(source) else source):
+    items: Iterable[Any] = source if isinstance(source, Iterator) else _batches(source)
+    for number, item in enumerate(items):
         name = f"chunk {number}"
         for part in _batches(item) if _check.is_arrow(item) else [item]:
             shape = getattr(part, "shape", None)
@@ -104,7 +106,7 @@ def parts(source: Any) -> Iterator[tuple[str, Any]]:
                 yield name, given
 
 
-def chunks(source: Any) -> Iterator[Any]:
+def chunks(source: Iterator[Table | ArrowData] | ArrowData) -> Iterator[CheckedTable]:
     """Yield the rows of `source`, a chunk at a time.
 
     Parameters
@@ -134,8 +136,9 @@ def chunks(source: Any) -> Iterator[Any]:
     """
     width = known = None
     for name, part in parts(source):
+        rows: CheckedTable
         if is_sparse(part):
-            rows, names = part, None
+            rows, names = part.tocsr(), None
         else:
             rows, names = _check.table(name, part, known)
         if width is not None and rows.shape[1] != width:
@@ -144,7 +147,7 @@ def chunks(source: Any) -> Iterator[Any]:
         yield rows
 
 
-def gather_chunks(source: Any, moments: Moments) -> Moments:
+def gather_chunks(source: Iterator[Table | ArrowData] | ArrowData, moments: Moments) -> Moments:
     """Add all rows of a stream to moments.
 
     Parameters

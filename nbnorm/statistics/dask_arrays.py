@@ -7,13 +7,18 @@ partitions' moments are joined in pairs, in order, so the result does not depend
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.statistics.moments import Moments
+from nbnorm._types import Array, DaskCollection
+from nbnorm.statistics.moments import Moments, Nan
 from nbnorm.statistics.reading import result_dtype
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 def _dask() -> Any:
@@ -25,7 +30,7 @@ def _dask() -> Any:
     return dask
 
 
-def is_dask(x: object) -> bool:
+def is_dask(x: object) -> TypeIs[DaskCollection]:
     """Return whether `x` is a Dask array or dataframe, without importing Dask.
 
     Parameters
@@ -44,6 +49,13 @@ def is_dask(x: object) -> bool:
     return type(x).__module__.partition(".")[0] in ("dask", "dask_expr") and hasattr(x, "to_delayed")
 
 
+def _collection(x: object) -> Any:
+    """Return `x` if it is a Dask collection."""
+    if not is_dask(x):
+        raise TypeError(f"x must be a Dask array or dataframe, got {type(x).__name__}")
+    return x
+
+
 def _is_array(x: Any) -> bool:
     return hasattr(x, "rechunk")
 
@@ -54,7 +66,7 @@ def _one_block_wide(x: Any) -> Any:
     return x.rechunk({1: -1})
 
 
-def _partition(rows: Any, weights: Any, nan: str, extremes: bool) -> Moments:
+def _partition(rows: Any, weights: Any, nan: Nan, extremes: bool) -> Moments:
     result = Moments(nan=nan, extremes=extremes)
     if len(rows):
         result.update(rows, weights=weights)
@@ -67,7 +79,13 @@ def _joined(a: Moments, b: Moments) -> Moments:
     return a + b
 
 
-def moments(x: Any, *, weights: Any = None, nan: str = "propagate", extremes: bool = True) -> Moments:
+def moments(
+    x: DaskCollection,
+    *,
+    weights: npt.ArrayLike | DaskCollection | None = None,
+    nan: Nan = "propagate",
+    extremes: bool = True,
+) -> Moments:
     """Return the moments of a Dask array or dataframe.
 
     Parameters
@@ -99,21 +117,19 @@ def moments(x: Any, *, weights: Any = None, nan: str = "propagate", extremes: bo
     >>> moments(array.ones((6, 2), chunks=(2, 1))).mean
     array([1., 1.])
     """
-    dask = _dask()
-    if not is_dask(x):
-        raise TypeError(f"x must be a Dask array or dataframe, got {type(x).__name__}")
-    if _is_array(x):
-        x = _one_block_wide(x)
+    dask, data = _dask(), _collection(x)
+    if _is_array(data):
+        data = _one_block_wide(data)
     elif weights is not None:
         raise ValueError("weights must be None for a Dask dataframe")
-    parts = np.ravel(np.asarray(x.to_delayed(), dtype=object)).tolist()
+    parts = np.ravel(np.asarray(data.to_delayed(), dtype=object)).tolist()
     masses: list[Any] = [None] * len(parts)
     if weights is not None:
-        if getattr(weights, "shape", None) != (x.shape[0],):
+        if getattr(weights, "shape", None) != (data.shape[0],):
             weights = np.asarray(weights)
-            if weights.shape != (x.shape[0],):
-                raise ValueError(f"weights must have shape ({x.shape[0]},), got shape {weights.shape}")
-        masses = dask.array.asarray(weights).rechunk((x.chunks[0],)).to_delayed().ravel().tolist()
+            if weights.shape != (data.shape[0],):
+                raise ValueError(f"weights must have shape ({data.shape[0]},), got shape {weights.shape}")
+        masses = dask.array.asarray(weights).rechunk((data.chunks[0],)).to_delayed().ravel().tolist()
     gather, join = dask.delayed(_partition, pure=False), dask.delayed(_joined, pure=False)
     level = [gather(part, mass, nan, extremes) for part, mass in zip(parts, masses, strict=True)]
     while len(level) > 1:
@@ -141,7 +157,9 @@ def _transformed(rows: Any, apply: Callable[[Any], Any], names: list[str] | None
     return type(rows)(result, index=rows.index, columns=labels)
 
 
-def transform(x: Any, apply: Callable[[Any], Any], names: list[str] | None, width: int) -> Any:
+def transform(
+    x: DaskCollection, apply: Callable[[Any], Array], names: list[str] | None, width: int
+) -> DaskCollection:
     """Return a Dask collection that is standardized when it is computed.
 
     Parameters
@@ -177,14 +195,17 @@ def transform(x: Any, apply: Callable[[Any], Any], names: list[str] | None, widt
            [2.]])
     """
     _dask()
-    if not is_dask(x):
-        raise TypeError(f"x must be a Dask array or dataframe, got {type(x).__name__}")
-    _check.header("x", x, names)
-    if x.shape[1] != width:
-        raise ValueError(f"x must have {width} features as fitted, got {x.shape[1]}")
-    if _is_array(x):
-        x = _one_block_wide(x)
-        dtype = result_dtype(x.dtype)
-        return x.map_blocks(_transformed, apply, names, width, dtype=dtype, meta=np.empty((0, 0), dtype))
-    meta = _transformed(x._meta, apply, names, width)
-    return x.map_partitions(_transformed, apply, names, width, meta=meta)
+    data = _collection(x)
+    _check.header("x", data, names)
+    if data.shape[1] != width:
+        raise ValueError(f"x must have {width} features as fitted, got {data.shape[1]}")
+    result: DaskCollection
+    if _is_array(data):
+        data = _one_block_wide(data)
+        dtype = result_dtype(data.dtype)
+        meta = np.empty((0, 0), dtype)
+        result = data.map_blocks(_transformed, apply, names, width, dtype=dtype, meta=meta)
+    else:
+        meta = _transformed(data._meta, apply, names, width)
+        result = data.map_partitions(_transformed, apply, names, width, meta=meta)
+    return result

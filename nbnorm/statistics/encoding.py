@@ -27,11 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, CheckedTable, Table
 from nbnorm.compile.kernels import kernel, parallel_kernel
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
-
-Array = npt.NDArray[Any]
 
 # Rows of the table that describes the encoded columns: the column of X that each reads, what it says of
 # it, and the numbers of `encode_value`.
@@ -228,7 +227,7 @@ class ColumnEncoder:
         if self._table.shape[1] == 0:
             raise RuntimeError("the encoding needs a call of fit first")
 
-    def fit(self, x: Any, *, weights: npt.ArrayLike | None = None) -> ColumnEncoder:
+    def fit(self, x: Table, *, weights: npt.ArrayLike | None = None) -> ColumnEncoder:
         """Choose the bins.
 
         Parameters
@@ -303,7 +302,7 @@ class ColumnEncoder:
         self._table = np.ascontiguousarray(np.array(rows, np.float64).reshape(-1, ROWS).T)
         self._edges, self._missing = edges, np.array(missing, np.int64)
 
-    def transform(self, x: Any) -> Array:
+    def transform(self, x: Table) -> Array:
         """Return the encoded table.
 
         Parameters
@@ -332,14 +331,14 @@ class ColumnEncoder:
         encode_kernel(out.size, _check.readable(values), self.table, out)
         return out
 
-    def chunks(self, x: Any) -> Iterator[tuple[slice, Array]]:
+    def chunks(self, x: CheckedTable) -> Iterator[tuple[slice, Array]]:
         """Yield the rows of a long table that each part holds, and the part, encoded."""
         samples = x.shape[0]
         for start in range(0, samples, _CHUNK):
             rows = slice(start, min(start + _CHUNK, samples))
             yield rows, self.transform(x[rows])
 
-    def moments(self, x: Any, *, weights: npt.ArrayLike | None = None) -> Moments:
+    def moments(self, x: Table, *, weights: npt.ArrayLike | None = None) -> Moments:
         """Return the statistics of the encoded columns; what is missing does not count.
 
         Parameters
@@ -359,8 +358,9 @@ class ColumnEncoder:
             As `transform`, or if the weights do not fit.
         """
         result = Moments(nan="omit", extremes=False)
-        share = None if weights is None else _check.weights("weights", weights, x.shape[0])
-        for rows, part in self.chunks(x):
+        table = x.tocsr() if is_sparse(x) else _check.plain("x", x)
+        share = None if weights is None else _check.weights("weights", weights, table.shape[0])
+        for rows, part in self.chunks(table):
             if share is None:
                 result.update(part)
             elif share[rows].any():
@@ -417,7 +417,7 @@ class ColumnEncoder:
         return f"ColumnEncoder(bins={self.bins}{categorical})"
 
 
-def _columns(x: Any) -> Iterator[Array]:
+def _columns(x: Table) -> Iterator[Array]:
     """Yield the columns of a table as arrays."""
     if is_sparse(x):
         columns = x.tocsc()

@@ -20,12 +20,14 @@ References
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, Table
 from nbnorm.statistics.blocks import Options, assumed_errors, gather
 from nbnorm.statistics.reading import CHUNK, is_sparse
 from nbnorm.statistics.sparse import gather_sparse
@@ -48,7 +50,8 @@ from nbnorm.statistics.states import (
     subtract_states,
 )
 
-Array = npt.NDArray[Any]
+Nan: TypeAlias = Literal["propagate", "omit", "raise"]
+NANS: tuple[Nan, ...] = ("propagate", "omit", "raise")
 
 # Rows of a state.  Files of earlier versions lack the bounds of the errors.
 _FIELDS = ("count", "mean", "mean_low", "m2", "m2_low", "min", "max")
@@ -125,8 +128,8 @@ class Moments:
 
     _FORMAT = "nbnorm moments 1"
 
-    def __init__(self, *, nan: str = "propagate", extremes: bool = True) -> None:
-        self.nan: str = _check.choice("nan", nan, ("propagate", "omit", "raise"))
+    def __init__(self, *, nan: Nan = "propagate", extremes: bool = True) -> None:
+        self.nan = _check.choice("nan", nan, NANS)
         self._extremes = _check.flag("extremes", extremes)
         self._state: Array | None = None
         self.feature_names: list[str] | None = None
@@ -149,13 +152,13 @@ class Moments:
         return counts
 
     @property
-    def count(self) -> Any:
+    def count(self) -> int | float | Array:
         """Sum of the weights: one number if it is the same for every feature."""
         if self._state is None:
             return 0
         counts = self._state[COUNT]
         if (counts != counts[0]).any():
-            return counts.copy()
+            return np.array(counts)
         return int(counts[0]) if counts[0] == np.floor(counts[0]) else float(counts[0])
 
     @property
@@ -230,7 +233,7 @@ class Moments:
         """
         return np.sqrt(self.var(ddof))
 
-    def update(self, x: Any, *, weights: npt.ArrayLike | None = None) -> Moments:
+    def update(self, x: Table, *, weights: npt.ArrayLike | None = None) -> Moments:
         """Add rows of data.
 
         Parameters
@@ -261,7 +264,7 @@ class Moments:
         """
         return self.add("x", x, weights)
 
-    def add(self, name: str, x: Any, weights: npt.ArrayLike | None = None) -> Moments:
+    def add(self, name: str, x: Table, weights: npt.ArrayLike | None = None) -> Moments:
         """Do the same for an argument of another name, which errors use.
 
         Parameters
@@ -534,7 +537,7 @@ class Moments:
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Moments:
+    def from_dict(cls, data: Mapping[str, Any]) -> Moments:
         """Return the moments that `to_dict` described, to the last bit.
 
         Parameters
@@ -595,7 +598,7 @@ class Moments:
 
 
 def moments(
-    x: Any, *, weights: npt.ArrayLike | None = None, nan: str = "propagate", extremes: bool = True
+    x: Table, *, weights: npt.ArrayLike | None = None, nan: Nan = "propagate", extremes: bool = True
 ) -> Moments:
     """Return count, mean and variance of every column of `x`, in one read of it.
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import SparseMatrix
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 Array = npt.NDArray[Any]
 
@@ -20,7 +24,7 @@ GROUP = 16
 WIDE = 128  # columns from which vectors are full
 
 
-def is_sparse(x: object) -> bool:
+def is_sparse(x: object) -> TypeIs[SparseMatrix]:
     """Return whether `x` is a SciPy sparse matrix or array, found out without importing SciPy.
 
     Parameters

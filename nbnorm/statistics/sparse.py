@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, CompressedMatrix, SparseMatrix
 from nbnorm.compile.kernels import kernel
 from nbnorm.statistics.blocks import STEPS
 from nbnorm.statistics.double import two_sum
@@ -27,8 +27,6 @@ from nbnorm.statistics.states import (
     empty_state,
     refuse_range,
 )
-
-Array = npt.NDArray[Any]
 
 # Rows of the sums over stored values: how many, weight, weight of missing ones, deviations and their
 # squares, both with what rounding left, extremes.  A column may have any number of values: plain sums would
@@ -72,11 +70,11 @@ def _sparse_sums(
                 sums[_HIGH, column] = value
 
 
-def _compressed(name: str, x: Any) -> Any:
+def _compressed(name: str, x: SparseMatrix) -> CompressedMatrix:
     """Return `x` in compressed rows or columns, each place stored once."""
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
-    result = x if x.format in ("csr", "csc") else x.tocsr()
+    result = x.tocsc() if x.format == "csc" else x.tocsr()
     if not result.has_canonical_format:
         result = result.copy()
         result.sum_duplicates()
@@ -84,7 +82,7 @@ def _compressed(name: str, x: Any) -> Any:
 
 
 def gather_sparse(
-    name: str, x: Any, weights: npt.ArrayLike | None, nan: str, feature_names: list[str] | None
+    name: str, x: SparseMatrix, weights: npt.ArrayLike | None, nan: str, feature_names: list[str] | None
 ) -> Array:
     """Return the state of a SciPy sparse matrix, whose implied zeros count like any value.
 
@@ -174,7 +172,7 @@ def gather_sparse(
     return state
 
 
-def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
+def scale_sparse(x: SparseMatrix, scale: Array, inverse: bool) -> CompressedMatrix:
     """Return a sparse matrix with every column divided by its scale, or multiplied.
 
     Parameters
@@ -201,4 +199,5 @@ def scale_sparse(x: Any, scale: Array, inverse: bool) -> Any:
     factors = scale[result.indices] if by_row else np.repeat(scale, np.diff(result.indptr))
     data = result.data * factors if inverse else result.data / factors
     places = (data.astype(dtype), result.indices.copy(), result.indptr.copy())
-    return type(result)(places, shape=result.shape)
+    made: CompressedMatrix = type(result)(places, shape=result.shape)  # type: ignore[call-arg]
+    return made

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import (
+    Array,
+    ArrowData,
+    CheckedTable,
+    CompressedMatrix,
+    DaskCollection,
+    Source,
+    SparseMatrix,
+    Table,
+)
 from nbnorm.statistics import chunks, dask_arrays
-from nbnorm.statistics.moments import Moments
+from nbnorm.statistics.moments import NANS, Moments, Nan
 from nbnorm.statistics.reading import is_sparse
 from nbnorm.statistics.scaling import scale_dense
 from nbnorm.statistics.sparse import scale_sparse
-
-Array = npt.NDArray[Any]
 
 
 def _vector(name: str, value: npt.ArrayLike, width: int) -> Array:
@@ -26,9 +34,21 @@ def _vector(name: str, value: npt.ArrayLike, width: int) -> Array:
     return np.broadcast_to(got.astype(np.float64), (width,))
 
 
+@overload
+def standardize(
+    x: SparseMatrix, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: None = None
+) -> CompressedMatrix: ...
+
+
+@overload
 def standardize(
     x: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: Array | None = None
-) -> Array:
+) -> Array: ...
+
+
+def standardize(
+    x: Table, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: Array | None = None
+) -> CheckedTable:
     """Return (x - mean) / std, row by row.
 
     Parameters
@@ -66,13 +86,14 @@ def standardize(
     if (scale == 0.0).any():
         raise ValueError(f"std must not be 0, got 0 for feature {int(np.argmax(scale == 0.0))}")
     params = np.array([_vector("mean", mean, width), np.zeros(width), scale])
-    if is_sparse(data):
-        scaled: Array = _apply_sparse(data, params, False, out, "a mean of 0")
-        return scaled
+    if is_sparse(x):
+        return _apply_sparse(x, params, False, out, "a mean of 0")
     return scale_dense(data, params, False, out)
 
 
-def _apply_sparse(x: Any, params: Array, inverse: bool, out: Array | None, uncentred: str) -> Any:
+def _apply_sparse(
+    x: SparseMatrix, params: Array, inverse: bool, out: Array | None, uncentred: str
+) -> CompressedMatrix:
     """Scale a sparse matrix; `uncentred` says how to ask for no more than that."""
     if params[0].any():
         raise ValueError(
@@ -90,7 +111,7 @@ def is_constant(mean: Array, var: Array) -> Array:
     return result
 
 
-def fitted(name: str, values: Array, weights: Array | None) -> Standardizer:
+def fitted(name: str, values: CheckedTable, weights: Array | None) -> Standardizer:
     """Return a standardizer of the values of an argument, whose name errors use.
 
     Parameters
@@ -168,12 +189,12 @@ class Standardizer:
     """
 
     def __init__(
-        self, *, with_mean: bool = True, with_std: bool = True, ddof: float = 0, nan: str = "propagate"
+        self, *, with_mean: bool = True, with_std: bool = True, ddof: float = 0, nan: Nan = "propagate"
     ) -> None:
         self.with_mean = _check.flag("with_mean", with_mean)
         self.with_std = _check.flag("with_std", with_std)
         self.ddof = _check.number("ddof", ddof, least=0.0)
-        self.nan: str = _check.choice("nan", nan, ("propagate", "omit", "raise"))
+        self.nan = _check.choice("nan", nan, NANS)
         self._moments: Moments | None = None
         self._params: Array | None = None
         self._constant: Array | None = None
@@ -239,7 +260,7 @@ class Standardizer:
         return scale
 
     @property
-    def n_samples_seen_(self) -> Any:
+    def n_samples_seen_(self) -> int | float | Array:
         """Sum of the weights of the samples."""
         return self.moments_.count
 
@@ -278,7 +299,7 @@ class Standardizer:
         self._moments, self._params = moments, np.array([mean, low, scale])
         self._constant = np.flatnonzero(constant)
 
-    def fit(self, x: Any, *, weights: npt.ArrayLike | None = None) -> Standardizer:
+    def fit(self, x: Source, *, weights: npt.ArrayLike | None = None) -> Standardizer:
         """Gather the statistics of `x` and forget earlier ones.
 
         Parameters
@@ -314,7 +335,7 @@ class Standardizer:
         self._adopt(moments)
         return self
 
-    def partial_fit(self, x: Any, *, weights: npt.ArrayLike | None = None) -> Standardizer:
+    def partial_fit(self, x: Source, *, weights: npt.ArrayLike | None = None) -> Standardizer:
         """Add the statistics of `x` to those gathered so far.
 
         A feature may be missing from one part altogether, as long as another part has it.
@@ -389,7 +410,16 @@ class Standardizer:
             self._adopt(other._moments.copy() if self._moments is None else self._moments + other._moments)
         return self
 
-    def transform(self, x: Any, *, out: Array | None = None) -> Any:
+    @overload
+    def transform(self, x: SparseMatrix, *, out: None = None) -> CompressedMatrix: ...
+
+    @overload
+    def transform(self, x: npt.ArrayLike, *, out: Array | None = None) -> Array: ...
+
+    @overload
+    def transform(self, x: DaskCollection, *, out: None = None) -> DaskCollection: ...
+
+    def transform(self, x: Table | DaskCollection, *, out: Array | None = None) -> Any:
         """Return (x - mean) / scale.
 
         Parameters
@@ -420,7 +450,16 @@ class Standardizer:
         """
         return self._apply(x, False, out)
 
-    def inverse_transform(self, x: Any, *, out: Array | None = None) -> Any:
+    @overload
+    def inverse_transform(self, x: SparseMatrix, *, out: None = None) -> CompressedMatrix: ...
+
+    @overload
+    def inverse_transform(self, x: npt.ArrayLike, *, out: Array | None = None) -> Array: ...
+
+    @overload
+    def inverse_transform(self, x: DaskCollection, *, out: None = None) -> DaskCollection: ...
+
+    def inverse_transform(self, x: Table | DaskCollection, *, out: Array | None = None) -> Any:
         """Return x * scale + mean.
 
         Parameters
@@ -445,7 +484,24 @@ class Standardizer:
         """
         return self._apply(x, True, out)
 
-    def fit_transform(self, x: Any, *, weights: npt.ArrayLike | None = None, out: Array | None = None) -> Any:
+    @overload
+    def fit_transform(
+        self, x: SparseMatrix, *, weights: npt.ArrayLike | None = None, out: None = None
+    ) -> CompressedMatrix: ...
+
+    @overload
+    def fit_transform(
+        self, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None, out: Array | None = None
+    ) -> Array: ...
+
+    @overload
+    def fit_transform(
+        self, x: DaskCollection, *, weights: None = None, out: None = None
+    ) -> DaskCollection: ...
+
+    def fit_transform(
+        self, x: Table | DaskCollection, *, weights: npt.ArrayLike | None = None, out: Array | None = None
+    ) -> Any:
         """Fit to an array and transform it.
 
         Parameters
@@ -463,9 +519,10 @@ class Standardizer:
         >>> Standardizer().fit_transform([[0.0], [4.0]])
         array([[-1.], [ 1.]])
         """
-        return self.fit(x, weights=weights).transform(x, out=out)
+        self.fit(x, weights=weights)
+        return self._apply(x, False, out)
 
-    def transform_chunks(self, source: Any) -> Iterator[Any]:
+    def transform_chunks(self, source: Iterator[Table | ArrowData] | ArrowData) -> Iterator[CheckedTable]:
         """Yield the standardized chunks of a stream, one in memory at a time.
 
         Parameters
@@ -488,7 +545,7 @@ class Standardizer:
         for name, part in chunks.parts(source):
             yield self._apply(part, False, None, name)
 
-    def _apply(self, x: Any, inverse: bool, out: Array | None, name: str = "x") -> Any:
+    def _apply(self, x: Table | DaskCollection, inverse: bool, out: Array | None, name: str = "x") -> Any:
         params = self._fitted
         self._complete(self.moments_)
         if dask_arrays.is_dask(x):
@@ -497,11 +554,10 @@ class Standardizer:
             names = self.moments_.feature_names
             apply = self.inverse_transform if inverse else self.transform
             return dask_arrays.transform(x, apply, names, self.n_features_in_)
-        sparse = is_sparse(x)
-        data = x if sparse else _check.table(name, x, self.moments_.feature_names)[0]
+        data: Any = x if is_sparse(x) else _check.table(name, x, self.moments_.feature_names)[0]
         _check.rank(name, data, 2)
         self.same_width(name, data.shape[1])
-        if sparse:
+        if is_sparse(data):
             return _apply_sparse(data, params, inverse, out, "with_mean=False")
         return scale_dense(data, params, inverse, out)
 
@@ -607,7 +663,7 @@ class Standardizer:
         }
 
     @classmethod
-    def from_dict(cls, data: Any) -> Standardizer:
+    def from_dict(cls, data: Mapping[str, Any]) -> Standardizer:
         """Return the standardizer that `to_dict` described, to the last bit.
 
         Parameters
@@ -635,7 +691,7 @@ class Standardizer:
         if found != "nbnorm standardizer 1":
             raise ValueError(f"statistics must have format 'nbnorm standardizer 1', got {found!r}")
         return cls.from_moments(
-            Moments.from_dict(data.get("moments")),
+            Moments.from_dict(data.get("moments", {})),
             with_mean=data.get("with_mean", True),
             with_std=data.get("with_std", True),
             ddof=data.get("ddof", 0.0),
