@@ -193,7 +193,9 @@ def score(net: FNN, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.Arra
         y = np.concatenate([part for part, _ in answers])
         if sample_weight is not None:
             sample_weight = np.concatenate([part for _, part in answers if part is not None])
-    elif not is_sparse(X):
+    elif is_sparse(X):
+        x = X
+    else:
         x = inputs.table(net, "X", X, check=False)
     truth = inputs.truth(net, "y", y, x.shape[0], "X")
     weights = None
