@@ -41,7 +41,7 @@ from nbnorm.functions.losses import (
     quantile_loss,
     softmax_cross_entropy,
 )
-from nbnorm.functions.optimizers import SGD, AdamW, adamw_step, sgd_step
+from nbnorm.functions.optimizers import SGD, AdamW, Lion, adamw_step, sgd_step
 from nbnorm.functions.weighted_batch_norm import weighted_batch_norm_backward, weighted_batch_norm_forward
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.inspection import Inspection, LayerInspection, inspect
@@ -81,6 +81,7 @@ __all__ = [
     "Inspection",
     "LayerInspection",
     "LearningRates",
+    "Lion",
     "Metric",
     "Moments",
     "OneCycle",

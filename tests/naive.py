@@ -153,6 +153,11 @@ def sgd_step(param, grad, velocity, lr, momentum, nesterov, weight_decay):
     return param - lr * weight_decay * param - lr * step, velocity
 
 
+def lion_step(param, grad, mean, lr, beta1, beta2, weight_decay):
+    step = np.sign(beta1 * mean + (1 - beta1) * grad)
+    return param - lr * weight_decay * param - lr * step, beta2 * mean + (1 - beta2) * grad
+
+
 def adamw_step(param, grad, mean, square, step, lr, beta1, beta2, eps, weight_decay):
     mean = beta1 * mean + (1 - beta1) * grad
     square = beta2 * square + (1 - beta2) * grad**2

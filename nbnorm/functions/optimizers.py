@@ -353,6 +353,52 @@ class AdamW(Optimizer):
     name: ClassVar[str] = "adamw"
 
 
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """Options of Lion [1]_, which steps by the sign of an average of the gradients.
+
+    ``param <- param - lr * weight_decay * param - lr * sign(beta1 * mean + (1 - beta1) * grad)`` and then
+    ``mean <- beta2 * mean + (1 - beta2) * grad``.  It keeps one array where `AdamW` keeps two.  Every element
+    moves by `lr`, so `lr` should be three to ten times smaller than for `AdamW`, and `weight_decay` larger by
+    the same factor.
+
+    Parameters
+    ----------
+    lr : float, default 1e-4
+        Learning rate, positive.
+    beta1, beta2 : float, default 0.9 and 0.99
+        Weights of the old average, in [0, 1): in the step, and in the next average.
+    weight_decay : float, default 0.0
+        Decoupled weight decay, at least 0 and below ``1 / lr``.
+
+    Raises
+    ------
+    TypeError
+        If an option is of the wrong type.
+    ValueError
+        If an option is out of range.
+
+    References
+    ----------
+    .. [1] Xiangning Chen et al., "Symbolic discovery of optimization algorithms", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import Lion
+    >>> param, mean = np.zeros(3), np.zeros(3)
+    >>> Lion(lr=0.1).step(param, np.array([5.0, 0.0, -0.01]), mean)
+    >>> param
+    array([-0.1,  0. ,  0.1])
+    """
+
+    lr: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+    name: ClassVar[str] = "lion"
+
+
 # All of them by name.
 OPTIMIZERS: dict[str, type[Any]] = {kind.name: kind for kind in Optimizer.__subclasses__()}
 

@@ -97,9 +97,30 @@ def adamw_numbers(step: Any, lr: Any, beta1: Any, beta2: Any, eps: Any, weight_d
     return beta1, 1.0 - beta1, beta2, 1.0 - beta2, rate, correction2, eps, 1.0 - lr * weight_decay
 
 
+@simd.elementwise
+def lion(
+    w: Any, m: Any, g: Any, beta1: Any, fresh1: Any, beta2: Any, fresh2: Any, rate: Any, shrink: Any
+) -> tuple[Any, Any]:
+    """Return weight and mean of the gradients after a step of Lion.
+
+    ``w = shrink w - rate sign(beta1 m + fresh1 g);  m = beta2 m + fresh2 g``, with the numbers of
+    `lion_numbers`; the sign of 0 is 0 and that of NaN is NaN.
+    """
+    c = simd.fma(beta1, m, fresh1 * g)
+    sign = simd.where(simd.abs(c) > 0.0, simd.copysign(1.0, c), c)
+    return shrink * w - rate * sign, simd.fma(beta2, m, fresh2 * g)
+
+
+@simd.traced
+def lion_numbers(lr: Any, beta1: Any, beta2: Any, weight_decay: Any) -> tuple[Any, ...]:
+    """Return the numbers of `lion`."""
+    return beta1, 1.0 - beta1, beta2, 1.0 - beta2, lr, 1.0 - lr * weight_decay
+
+
 RULES = {
     "sgd": Rule(sgd, sgd_numbers, ("velocity",)),
     "adamw": Rule(adamw, adamw_numbers, ("mean", "square"), adaptive=True),
+    "lion": Rule(lion, lion_numbers, ("mean",), adaptive=True),
 }
 
 # Numbers by which compiled code knows them.

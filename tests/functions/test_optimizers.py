@@ -1,3 +1,4 @@
+import dataclasses
 import re
 
 import naive
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 from numba import config
 
-from nbnorm import SGD, AdamW, adamw_step, sgd_step
+from nbnorm import SGD, AdamW, Lion, adamw_step, sgd_step
 from nbnorm.functions import optimizers
+from nbnorm.functions.updates import RULES
 
 OPTIONS = [
     {"lr": 0.1},
@@ -135,6 +137,35 @@ def test_adamw_minimises_a_parabola():
     for step in range(1, 1001):
         options.step(param, 2 * param, mean, square, step)
     np.testing.assert_allclose(param, 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lion_agrees_with_numpy(dtype):
+    rng = np.random.default_rng(0)
+    param, mean = rng.normal(size=(3, 7)).astype(dtype), np.zeros((3, 7), dtype)
+    expected, average = param.astype(float), np.zeros((3, 7))
+    for _ in range(3):
+        grad = rng.normal(size=(3, 7)).astype(dtype)
+        grad[0, :2] = 0.0
+        Lion(0.1, 0.5, 0.8, 0.2).step(param, grad, mean)
+        expected, average = naive.lion_step(expected, grad.astype(float), average, 0.1, 0.5, 0.8, 0.2)
+    rtol = 2e-6 if dtype == np.float32 else 1e-14
+    np.testing.assert_allclose(param, expected, rtol=rtol, atol=rtol)
+    np.testing.assert_allclose(mean, average, rtol=rtol, atol=rtol)
+    Lion().step(param, np.full((3, 7), np.nan, dtype), mean)
+    assert np.isnan(param).all()
+
+
+@pytest.mark.parametrize("kind", optimizers.OPTIMIZERS.values(), ids=optimizers.OPTIMIZERS)
+def test_every_optimizer_has_the_options_of_its_rule(kind):
+    options, rule = kind(lr=0.25), RULES[kind.name]
+    assert sorted(field.name for field in dataclasses.fields(kind)) == sorted(rule.options)
+    assert {"lr", "weight_decay"} <= set(rule.options)
+    # what only fills up the engine's blocks stays 0
+    numbers = rule.all_numbers(1.0, options.options)
+    assert not any(rule.step(0.0, *(0.0,) * len(rule.state), 0.0, *numbers))
+    with pytest.raises(TypeError, match=f"step of {kind.__name__} takes param, grad, {rule.state[0]}"):
+        options.step(np.ones(2), np.ones(2))
 
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="needs compiled code")

@@ -8,7 +8,7 @@ import pytest
 from numba import config
 from test_network import state
 
-from nbnorm import FNN, SGD, AdamW, EarlyStopping, _files
+from nbnorm import FNN, SGD, AdamW, EarlyStopping, Lion, _files
 from nbnorm.model import training
 from nbnorm.model.checkpoints import Checkpoint, describe, digest, plain
 from nbnorm.model.schedules import Plateau
@@ -71,7 +71,7 @@ RESUMED = {
     "SGD": {},
     "AdamW": {"optimizer": AdamW(lr=0.01), "clip_norm": 0.5},
     "weights": {"sample_weight": np.arange(90) % 4, "l2": 0.01, "seed": 5},
-    "dropout": {"network": {"dropout": 0.3, "norm": "before"}, "optimizer": AdamW(lr=0.01)},
+    "dropout": {"network": {"dropout": 0.3, "norm": "before"}, "optimizer": Lion(lr=0.003)},
     "no shuffle": {"shuffle": False, "schedule": "one_cycle", "metrics": [], "early_stopping": None},
 }
 

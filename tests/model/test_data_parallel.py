@@ -11,7 +11,7 @@ import pytest
 from thread_ranks import together
 
 import nbnorm
-from nbnorm import FNN, SGD, AdamW, CustomLoss, DataParallel, EarlyStopping, gradcheck, load_digits
+from nbnorm import FNN, SGD, AdamW, CustomLoss, DataParallel, EarlyStopping, Lion, gradcheck, load_digits
 from nbnorm.model import checkpoints
 from nbnorm.model.data_parallel import (
     input_gradient,
@@ -148,7 +148,7 @@ def test_gradients_are_those_of_one_process(network, weighted):
 @pytest.mark.parametrize(
     "options",
     [
-        {"early_stopping": EarlyStopping("loss")},
+        {"early_stopping": EarlyStopping("loss"), "optimizer": Lion(0.001, weight_decay=0.1)},
         {"network": {"norm": "before", "dropout": 0.2}, "weighted": True, "optimizer": AdamW(0.01)},
         {
             "network": {"weighted_statistics": True, "running": "std", "encoding": "piecewise", "bins": 3},

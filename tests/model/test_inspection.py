@@ -136,7 +136,7 @@ def test_table_dict_and_figure(tmp_path):
     [
         ((X[:, :2],), ValueError, "X must have 3 features"),
         ((X, Y[:5]), ValueError, "y must have the length of X, 3000, got shape"),
-        ((X, Y, 0.1), TypeError, "optimizer must be SGD or AdamW, got float"),
+        ((X, Y, 0.1), TypeError, "optimizer must be SGD, AdamW or Lion, got float"),
     ],
 )
 def test_inspect_refuses(arguments, error, message):

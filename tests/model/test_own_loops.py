@@ -1,15 +1,17 @@
 """Training loops of one's own: gradients with statistics, single steps, frozen parameters and own rates."""
 
+import naive
 import numpy as np
 import pytest
 
-from nbnorm import FNN, SGD, AdamW, DivergenceError, Standardizer, sgd_step
+from nbnorm import FNN, SGD, AdamW, DivergenceError, Lion, Standardizer, sgd_step
 
 SIZES = [5, 7, 6, 3]
 OPTIMIZERS = {
     "sgd": SGD(lr=0.1, momentum=0.9, weight_decay=0.01),
     "nesterov": SGD(lr=0.1, momentum=0.9, nesterov=True),
     "adamw": AdamW(lr=0.01, weight_decay=0.1),
+    "lion": Lion(lr=0.003, weight_decay=1.0),
 }
 
 
@@ -27,6 +29,23 @@ def test_steps_are_those_of_fit(blobs, optimizer):
     assert losses == history.loss
     assert state(nets[0]) == state(nets[1])
     assert nets[1].training  # as it was
+
+
+def test_lion_trains_as_its_equations_say(blobs):
+    X, y = blobs
+    net, twin = (FNN(SIZES, norm="before", dtype=np.float64, seed=0) for _ in range(2))
+    options = {"lr": 0.003, "beta1": 0.8, "beta2": 0.9, "weight_decay": 0.5}
+    net.fit(X, y, epochs=5, batch_size=90, optimizer=Lion(**options), l2=0.01, clip_norm=0.7)
+    means = {name: np.zeros_like(values) for name, values in twin.parameters().items()}
+    for _ in range(5):
+        gradients = twin.loss_and_gradients(X, y, update_statistics=True)[1]
+        norm = np.sqrt(sum(np.sum(values**2) for values in gradients.values()))
+        for name, values in twin.parameters().items():
+            own = {} if name.endswith("weight") else {"weight_decay": 0.0}
+            gradient = gradients[name] * min(1.0, 0.7 / norm) + (0.0 if own else 0.01) * values
+            values[:], means[name] = naive.lion_step(values, gradient, means[name], **options | own)
+    for name, values in twin.parameters().items():
+        np.testing.assert_allclose(net.parameters()[name], values, rtol=0, atol=1e-12, err_msg=name)
 
 
 def test_a_loop_of_steps_learns_as_fit_does(blobs):
