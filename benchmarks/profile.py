@@ -41,7 +41,7 @@ GROUPS = {
 
 def addresses() -> list[tuple[int, str]]:
     """Return the address and the name of every compiled piece."""
-    found = [(address, name) for name, (_, address) in pointers._held.items()]
+    found = [(address, name) for name, (_, address) in pointers.EMITTED.items()]
     for module in (backward, clipping, forward, gather, losses, steps):
         for name, function in vars(module).items():
             for result in getattr(function, "overloads", {}).values():

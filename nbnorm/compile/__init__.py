@@ -11,7 +11,7 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
   ``numba.core.sigutils``;
 - in `pointers`, the code generator of ``numba.core.registry.cpu_target`` with its ``magic_tuple``, libraries
   and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention
-  ``call_conv``;
+  ``call_conv``, and ``numba.core.typing.templates``;
 - in `_check`, the class ``numba.core.dispatcher.Dispatcher``;
 - where instructions are emitted, in `atomics` and `simd`, ``numba.core.cgutils`` and
   ``numba.np.arrayobj``, beside the documented ``numba.extending`` and llvmlite's ``ir``;

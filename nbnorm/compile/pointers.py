@@ -1,11 +1,11 @@
-"""Compiled pieces that are called by address.
+"""Function pointers: compiled functions that are called by their address.
 
 Numba links whatever a function calls into the function's own module and optimises it there again,
-at each level of calls.  The training engine is therefore cut into pieces that are compiled once,
+at each level of calls.  The training engine therefore consists of functions that are compiled once,
 each by itself, and only when a network needs them; they call each other through a table of
-addresses.  A piece is either a kernel (`address`) or a function written in LLVM's terms (`emitted`).
+addresses.  Such a function is either a kernel (`address`) or written in LLVM's terms (`emitted`).
 
-Interpreted, an address is a place in a list.
+Interpreted, an address is an index of a list.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from typing import Any
 from numba import config, types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.core.typing.templates import AbstractTemplate, infer, infer_global, signature
+from numba.extending import lower_builtin
 
 from nbnorm.compile.cache import CodeFiles
 from nbnorm.compile.clock import compiling
 
-# What has an address must stay in memory: name -> (library, address).
-_held: dict[str, tuple[Any, int]] = {}
+# Emitted functions, which must stay in memory: name -> (library, address).
+EMITTED: dict[str, tuple[Any, int]] = {}
 
-# Interpreted: what stands at each address.
-_pieces: list[Any] = [None]
+# Interpreted: the function of each address.
+_functions: list[Any] = [None]
 
 
 def emitted(name: str, write: Callable[[Any], None]) -> int:
     """Return the address of the function `name` that ``write(module)`` adds to an LLVM module."""
-    if name in _held:
-        return _held[name][1]
+    if name in EMITTED:
+        return EMITTED[name][1]
     with compiling(), global_compiler_lock:
-        if name in _held:  # another thread was faster
-            return _held[name][1]
+        if name in EMITTED:  # another thread was faster
+            return EMITTED[name][1]
         codegen = cpu_target.target_context.codegen()
-        files = CodeFiles("leaf", f"{codegen.magic_tuple()}|{config.OPT!s}")
+        files = CodeFiles("function", f"{codegen.magic_tuple()}|{config.OPT!s}")
         try:
             data = files.load(name)
             if data is not None:
@@ -51,8 +52,8 @@ def emitted(name: str, write: Callable[[Any], None]) -> int:
                 files.save(name, library.serialize_using_object_code())
         finally:
             files.release()
-        _held[name] = library, int(library.get_pointer_to_function(name))
-    return _held[name][1]
+        EMITTED[name] = library, int(library.get_pointer_to_function(name))
+    return EMITTED[name][1]
 
 
 def address(function: Any, *signature: Any) -> int:
@@ -64,23 +65,51 @@ def address(function: Any, *signature: Any) -> int:
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
-def interpreted(piece: Any) -> int:
-    """Return the address of anything that the interpreter is to find again with `piece_at`."""
-    if piece not in _pieces:
-        _pieces.append(piece)
-    return _pieces.index(piece)
+def interpreted(function: Any) -> int:
+    """Return the address of a function that the interpreter finds again with `function_at`."""
+    if function not in _functions:
+        _functions.append(function)
+    return _functions.index(function)
 
 
-def piece_at(place: int) -> Any:
-    """Return what `interpreted` has been given."""
-    return _pieces[place]
+def function_at(address: int) -> Any:
+    """Return the function whose address `interpreted` has returned."""
+    return _functions[address]
+
+
+def call(address: int, *args: Any) -> None:
+    """Call the kernel at an address.
+
+    It returns nothing and takes exactly the types that it is given.
+    """
+    function_at(address)(*args)
+
+
+@infer
+class _Call(AbstractTemplate):
+    key = call
+
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(types.none, types.int64, *map(types.unliteral, args[1:]))
+
+
+infer_global(call, types.Function(_Call))
+
+
+@lower_builtin(call, types.VarArg(types.Any))
+def _lower_call(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    kinds, convention = sig.args[1:], context.call_conv
+    pointer = builder.inttoptr(args[0], convention.get_function_type(types.none, kinds).as_pointer())
+    given = [_borrowed(context, builder, *pair) for pair in zip(kinds, args[1:], strict=True)]
+    convention.call_function(builder, pointer, types.none, kinds, given)
+    return context.get_dummy_value()
 
 
 def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """Make an array one that has no owner.
 
-    References to it are not counted: counting takes an atomic operation, and the threads of a team
-    would wait for each other's.  The caller holds the array.
+    References to it are not counted: counting takes an atomic operation, and the threads of a pool
+    would wait for each other's.  The caller keeps the array alive.
     """
     if not isinstance(kind, types.Array):
         return value
@@ -88,31 +117,3 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     array.meminfo = array.meminfo.type(None)
     array.parent = array.parent.type(None)
     return array._getvalue()
-
-
-def _typed_call(args: tuple[Any, ...]) -> Any:
-    kinds = tuple(types.unliteral(kind) for kind in args)
-
-    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        convention = context.call_conv
-        function = convention.get_function_type(types.none, kinds).as_pointer()
-        place = builder.inttoptr(values[0], function)
-        given = [_borrowed(context, builder, *pair) for pair in zip(kinds, values[1:], strict=True)]
-        convention.call_function(builder, place, types.none, kinds, given)
-        return context.get_dummy_value()
-
-    return types.void(types.int64, *kinds), codegen
-
-
-def caller(count: int) -> Any:
-    """Return ``call(address, ...)`` for compiled code: it calls a kernel of `count` arguments.
-
-    The kernel returns nothing and takes exactly the types that it is given.
-    """
-    if config.DISABLE_JIT:
-        return lambda place, *args: piece_at(place)(*args)
-    # Numba would pack variable arguments into a tuple, and count references on the way.
-    names = ", ".join(f"a{k}" for k in range(count))
-    space: dict[str, Any] = {"typed": _typed_call}
-    exec(f"def call(typingctx, place, {names}): return typed(({names},))", space)
-    return intrinsic(space["call"])

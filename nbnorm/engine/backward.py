@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nbnorm.compile.kernels import inner_kernel
-from nbnorm.compile.pointers import caller
+from nbnorm.compile.pointers import call
 from nbnorm.engine.epilogues import (
     derive_row,
     panel_backward,
@@ -24,10 +24,6 @@ from nbnorm.engine.thread_pool import (
     share,
 )
 from nbnorm.simd import get, put
-
-_call_block = caller(15)
-_call_slopes = caller(16)
-_call_drop = caller(9)
 
 
 @inner_kernel
@@ -61,7 +57,7 @@ def loss_part(
         g = layer.gradient_offset + j * pad * width
         valid = min(width, n - j * width)
         workspace = layer.output_offset + j * width * (3 * size)
-        _call_block(
+        call(
             calls.loss_block, act, z, g, workspace, size, j * width, valid, inverse, rows, labels, targets,
             weights, options, partial, 2 * j,
         )  # fmt: skip
@@ -104,7 +100,7 @@ def backward_features(
         bias, gamma, beta = layer.bias_offset + i, layer.gamma_offset + i, layer.beta_offset + i
         at = layer.statistics_offset + i
         if layer.dropout_threshold > 0:
-            _call_drop(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
+            call(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
         if norm == BEFORE and not fused:
             for r in range(stop):
                 derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
@@ -207,7 +203,7 @@ def backward_layer(
                         stride,
                         1 if d > 0 else 0,
                     )
-        _call_slopes(
+        call(
             calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
             vector, state, stored, saved, gradients, act,
         )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel
-from nbnorm.compile.pointers import caller
+from nbnorm.compile.pointers import call
 from nbnorm.engine.epilogues import (
     activate_row,
     drop_row,
@@ -25,10 +25,6 @@ from nbnorm.engine.thread_pool import (
     share,
 )
 from nbnorm.simd import get, put
-
-_call_features = caller(14)
-_call_wide = caller(9)
-_call_drop = caller(9)
 
 
 @inner_kernel
@@ -169,7 +165,7 @@ def forward_features(
                     length + at, spread, at, stride, n, kind(total),
                 )  # fmt: skip
                 if good == 0:
-                    _call_wide(calls.wide_statistics, control, act, y, stride, n, total, saved, spread, at)
+                    call(calls.wide_statistics, control, act, y, stride, n, total, saved, spread, at)
                 _scale(control, hyper, at, at + rows, n, total, running, saved, spread)
             else:
                 _take_averages(control, hyper, at, at + rows, running, saved)
@@ -182,7 +178,7 @@ def forward_features(
                     activate_row(layer.activate_kernel, act, v + r * width, z + r * width, stride, n, kind(0))
         if layer.dropout_threshold > 0:
             a = layer.output_offset + i * width
-            _call_drop(calls.drop_panel, net, control, calls, l, i, v, a, n, act)
+            call(calls.drop_panel, net, control, calls, l, i, v, a, n, act)
 
 
 @inner_kernel
@@ -231,7 +227,7 @@ def forward_layer(
                         0,
                         1 if k > 0 else 0,
                     )
-        _call_features(
+        call(
             calls.forward_features, net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector,
             running, saved, spread, act,
         )  # fmt: skip

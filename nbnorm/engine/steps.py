@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel, kernel
-from nbnorm.compile.pointers import caller
+from nbnorm.compile.pointers import call
 from nbnorm.engine.microkernels import NUMBERS, step_numbers, tile_rows, tile_width
 from nbnorm.engine.table import CORRECT, FORWARD, LOSS, SEEN
 from nbnorm.engine.thread_pool import (
@@ -45,17 +45,6 @@ from nbnorm.simd import get, put
 # Queues of work in which a thread that has finished its own helps the others.  The updates of the first
 # two layers meet no barrier between them.
 FEATURE_TILES, WEIGHT_TILES, FIRST_WEIGHT_TILES = range(3)
-
-_call_epoch = caller(32)
-_call_gather = caller(11)
-_call_layer = caller(16)
-_call_logits = caller(8)
-_call_loss = caller(14)
-_call_bias = caller(13)
-_call_backward = caller(17)
-_call_weight = caller(14)
-_call_norm = caller(9)
-_call_apply = caller(14)
 
 
 @inner_kernel
@@ -117,7 +106,7 @@ def epoch_part(
         # those of this batch, and of the next one, which are fetched ahead
         rows = order[begin : begin + 2 * n]
         if n > 0 and step < control.last_step:
-            _call_gather(
+            call(
                 calls.gather, tid, threads, control, inputs.features, inputs.padded, rows, n, exact, single,
                 act, source,
             )  # fmt: skip
@@ -143,7 +132,7 @@ def epoch_part(
                 first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l].padded // rows_of_tile)
                 if first == last:
                     break
-                _call_layer(
+                call(
                     calls.forward_layer, net, control, hyper, calls, l, n, counted,
                     source if l == 1 else net[l - 1].output_offset, weight, vector, running, saved, spread,
                     act, first, last,
@@ -151,17 +140,17 @@ def epoch_part(
             barrier(sync, tid, threads)
         step += 1
         if mode == FORWARD:
-            _call_logits(calls.write_logits, tid, threads, net, layers, begin, n, act, out)
+            call(calls.write_logits, tid, threads, net, layers, begin, n, act, out)
             if tid == 0:
                 control.step = step
             continue
-        _call_loss(
+        call(
             calls.loss_part, tid, threads, net, control, calls, n, total, rows, labels, targets, weights,
             options, act, partial,
         )  # fmt: skip
         barrier(sync, tid, threads)
         first, last = share(net[layers].features, tid, threads)
-        _call_bias(
+        call(
             calls.output_bias, net, control, calls, n, numbers, k, vector, vector_state, vector_gradient,
             gradients, act, first, last,
         )  # fmt: skip
@@ -174,7 +163,7 @@ def epoch_part(
                 if first == last:
                     barrier(sync, tid, threads)
                     break
-                _call_backward(
+                call(
                     calls.backward_layer, net, control, calls, l - 1, n, counted, numbers, k,
                     weight, vector, vector_state, vector_gradient, saved, gradients, act, first, last,
                 )  # fmt: skip
@@ -184,19 +173,19 @@ def epoch_part(
                 first, last = next_chunk(sync, queue, tid, threads, tiles)
                 if first == last:
                     break
-                _call_weight(
+                call(
                     calls.weight_layer, net, control, calls, l, n,
                     source if l == 1 else below.output_offset, numbers, k, weight, weight_state,
                     weight_gradient, act, first, last,
                 )  # fmt: skip
         if control.clipped == 1:
             barrier(sync, tid, threads)
-            _call_norm(
+            call(
                 calls.norm_part, tid, threads, net, control, hyper, weight_gradient, vector_gradient, norms,
                 act,
             )  # fmt: skip
             barrier(sync, tid, threads)
-            _call_apply(
+            call(
                 calls.apply_part, tid, threads, hyper, calls, numbers, k, norms, weight, weight_state,
                 weight_gradient, vector, vector_state, vector_gradient, act,
             )  # fmt: skip
@@ -251,7 +240,7 @@ def run_steps(
     out: Any,
 ) -> None:
     """Call `epoch_part`, whose address is `place`, with arrays whose references are not counted."""
-    _call_epoch(
+    call(
         place,
         tid,
         threads,

@@ -123,6 +123,6 @@ def caller(signature: Signature, offsets: tuple[int, ...]) -> Any:
 
     def call(place: int, *args: Any) -> Any:
         elements, rest = split(args)
-        return pointers.piece_at(place)(*(x.reshape(-1)[i:] for x, i in elements), *rest)
+        return pointers.function_at(place)(*(x.reshape(-1)[i:] for x, i in elements), *rest)
 
     return operation(emit)(call)
