@@ -5,7 +5,7 @@
 prints a table in Markdown, and writes it to a file.  All predict in one process and take turns in rotating
 order; the times are medians over the turns.  PyTorch and ONNX Runtime have the very network of nbnorm; their
 probabilities are compared with its own before the clock runs.  The estimators of scikit-learn are trained on
-the same rows.
+the same rows; their trees are measured in ONNX Runtime as well, as tree compilers would run them.
 """
 
 import argparse
@@ -23,8 +23,10 @@ from sklearn.neural_network import MLPClassifier
 
 import nbnorm
 from nbnorm import FNN, interop
+from nbnorm.estimators import FNNClassifier
 
 from . import machine
+from .trees import compiled_trees
 
 SIZES = (64, 64, 64, 10)
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -60,11 +62,16 @@ def contestants(x: np.ndarray, y: np.ndarray) -> dict[str, Predict]:
     expected = net.predict_proba(x)
     for predict in found.values():
         np.testing.assert_allclose(predict(x), expected, atol=1e-4)
+    found["nbnorm forward"] = net.forward  # logits
     mlp = MLPClassifier(SIZES[1:-1], max_iter=2, early_stopping=True, random_state=0).fit(x, y)
     trees = HistGradientBoostingClassifier(random_state=0).fit(x, y)
+    by_onnx = compiled_trees(trees, SIZES[0])
+    np.testing.assert_allclose(by_onnx(x), trees.predict_proba(x), atol=1e-4)
     return found | {
+        "nbnorm FNNClassifier, 5 networks": FNNClassifier(max_iter=2, random_state=0).fit(x, y).predict_proba,
         "scikit-learn MLPClassifier": mlp.predict_proba,
         "HistGradientBoosting": trees.predict_proba,
+        "the same trees, ONNX Runtime": by_onnx,
     }
 
 

@@ -141,7 +141,6 @@ class _Evaluation:
         now = _bytes(net)
         if now != self._bytes:
             self._engine.load()
-            _standardize(net, self._engine)
             self._bytes = now
         return True
 
@@ -153,9 +152,10 @@ class _Evaluation:
 
 
 def _parts(net: FNN) -> tuple[Any, ...]:
-    """Return the objects that the kept copies are of."""
+    """Return the objects that the kept copies are of; a standardizer that is fitted again has new moments."""
     table = None if net.encoder is None else net.encoder.table
-    return net.arrays.parameters, net.arrays.buffers, net.standardizer, table
+    moments = None if net.standardizer is None else net.standardizer.moments_
+    return net.arrays.parameters, net.arrays.buffers, net.standardizer, moments, table
 
 
 def _options(net: FNN) -> tuple[Any, ...]:
@@ -164,12 +164,9 @@ def _options(net: FNN) -> tuple[Any, ...]:
 
 
 def _bytes(net: FNN) -> list[bytes]:
-    """Return the contents of all arrays that evaluation depends on."""
-    arrays = [*net.arrays.parameters.values(), *net.arrays.buffers.values()]
-    if net.standardizer is not None:
-        moments = net.standardizer.moments_
-        arrays += [moments.mean, moments.mean_low, net.standardizer.scale_]
-    return [array.tobytes() for array in arrays]
+    """Return the contents of the arrays that evaluation depends on and that anybody may write to."""
+    arrays = net.arrays
+    return [array.tobytes() for array in itertools.chain(arrays.parameters.values(), arrays.buffers.values())]
 
 
 # One for each network, which takes it with it when it goes.
