@@ -1,6 +1,6 @@
-"""Where the time of a training step goes: the shares of its compiled pieces, from samples of ``perf``.
+"""Where the time of a training step goes: the shares of its compiled functions, from samples of ``perf``.
 
-The pieces are compiled apart and found by their addresses, so each sample belongs to one of them; the
+The functions are compiled apart and found by their addresses, so each sample belongs to one of them; the
 time that threads wait for each other is that of ``epoch_part``, which holds the barrier, and of the
 system, to which a thread that has waited long offers its core.
 Needs Linux and its ``perf``:  python -m benchmarks.profile [--rows 4 5] [--threads 1 2]
@@ -26,7 +26,7 @@ from nbnorm import FNN, SGD, set_num_threads
 from nbnorm.compile import pointers
 from nbnorm.engine import backward, clipping, forward, gather, losses, steps
 
-# Bytes behind a piece's address that still belong to it.
+# Bytes behind a function's address that still belong to it.
 REACH = 60_000
 
 GROUPS = {
@@ -40,7 +40,7 @@ GROUPS = {
 
 
 def addresses() -> list[tuple[int, str]]:
-    """Return the address and the name of every compiled piece."""
+    """Return the address and the name of every compiled function."""
     found = [(address, name) for name, (_, address) in pointers.EMITTED.items()]
     for module in (backward, clipping, forward, gather, losses, steps):
         for name, function in vars(module).items():

@@ -127,7 +127,6 @@ from nbnorm.functions import activations, batch_norm, dense, loss_formulas, opti
 from nbnorm.functions.activations import activate, derivative_from_output
 from nbnorm.functions.batch_norm import factors_size, sums_size
 from nbnorm.functions.loss_formulas import partial_size
-from nbnorm.simd._emitted import compiles
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -197,8 +196,7 @@ def _of_numbers(function: F) -> F:
         check(name, {argument: REAL}, (getattr(x, "kind", types.int64),))
         return function(x)
 
-    compiles(checked, compiled)
-    return cast(F, checked)
+    return cast(F, simd.operation(compiled)(checked))
 
 
 exp = _of_numbers(simd.exp)

@@ -78,8 +78,8 @@ def python(tmp_path, request):
 
 
 @pytest.fixture
-def team(monkeypatch):
-    """Let the smallest network train on a team of threads."""
+def thread_pool(monkeypatch):
+    """Let the smallest network train on a thread pool."""
     monkeypatch.setattr(engines, "POOL_WORK", 0)
 
 

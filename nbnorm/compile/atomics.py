@@ -44,8 +44,8 @@ else:
         """Add to an int64 element, return the value before; sequentially consistent."""
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            place = _address(context, builder, sig.args[0], args[0], args[1])
-            return builder.atomic_rmw("add", place, args[2], "seq_cst")
+            pointer = _address(context, builder, sig.args[0], args[0], args[1])
+            return builder.atomic_rmw("add", pointer, args[2], "seq_cst")
 
         return types.int64(array, types.int64, types.int64), codegen
 
@@ -54,8 +54,8 @@ else:
         """Read an int64 element that another thread may have written."""
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-            place = _address(context, builder, sig.args[0], args[0], args[1])
-            return builder.load_atomic(place, "seq_cst", align=8)
+            pointer = _address(context, builder, sig.args[0], args[0], args[1])
+            return builder.load_atomic(pointer, "seq_cst", align=8)
 
         return types.int64(array, types.int64), codegen
 

@@ -62,9 +62,9 @@ def loss_part(
             weights, options, partial, 2 * j,
         )  # fmt: skip
         for o in range(size):
-            place = layer.transposed_gradient_offset + (o // width * padded + j * width) * width + o % width
+            at = layer.transposed_gradient_offset + (o // width * padded + j * width) * width + o % width
             for b in range(valid):
-                put(act, place + b * width, get(act, g + o * width + b))
+                put(act, at + b * width, get(act, g + o * width + b))
 
 
 @inner_kernel
@@ -210,11 +210,11 @@ def backward_layer(
         for p in range(begin, end):
             # Rows beyond the last feature are zero: their weights are.
             i = p * rows
-            place = layer.transposed_gradient_offset + (i // width * padded) * width + i % width
+            at = layer.transposed_gradient_offset + (i // width * padded) * width + i % width
             for j in range(blocks):
                 here = g + (j * pad + i) * width
                 for b in range(0, width, rows):
-                    transpose(act, here + b, width, act, place + (j * width + b) * width, width)
+                    transpose(act, here + b, width, act, at + (j * width + b) * width, width)
 
 
 @inner_kernel

@@ -65,7 +65,7 @@ _place = _Place()
 
 @contextlib.contextmanager
 def turn() -> Iterator[None]:
-    """Run a piece of compiled work when it is the present thread's turn.
+    """Run some compiled work when it is the present thread's turn.
 
     Raises
     ------

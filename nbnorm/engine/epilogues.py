@@ -261,8 +261,8 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
             return [gradient]
 
         (dbias,) = _row_sums(dtype, stride, n, 1, input_gradient)
-        for place, value in ((dgamma_at, dgamma), (dbeta_at, dbeta), (dbias_at, dbias)):
-            simd.store(place, 0, value)
+        for pointer, value in ((dgamma_at, dgamma), (dbeta_at, dbeta), (dbias_at, dbias)):
+            simd.store(pointer, 0, value)
 
     return backward
 

@@ -57,11 +57,11 @@ def _formula_block(code: int) -> Any:
             for c in range(columns):
                 t = get(targets, row * columns + c)
                 for k in range(levels):
-                    place, a = (c * levels + k) * width + b, get(options, k)
-                    y = get(act, z + place)
+                    offset, a = (c * levels + k) * width + b, get(options, k)
+                    y = get(act, z + offset)
                     right = right and loss_formulas.hit(code, y, t)
                     loss += np.float64(w) * loss_formulas.value(code, np.float64(y), np.float64(t), a)
-                    put(act, g + place, loss_formulas.slope(code, y, t, kind(a)) * (inverse * w))
+                    put(act, g + offset, loss_formulas.slope(code, y, t, kind(a)) * (inverse * w))
             hits += np.float64(w) if right else 0.0
         put(partial, at, loss)
         put(partial, at + 1, hits)

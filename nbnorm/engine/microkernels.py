@@ -204,14 +204,14 @@ def _update(
         simd.store(state, at, g)
         return
     w = simd.load(weight, at, g.lanes)
-    places = [at + k * size if k else at for k in range(len(rule.state))]
+    offsets = [at + k * size if k else at for k in range(len(rule.state))]
     if penalized:
         g = simd.fma(simd.get(numbers, PENALTY), w, g)
-    before = [simd.load(state, place, g.lanes) for place in places]
+    before = [simd.load(state, offset, g.lanes) for offset in offsets]
     given = [simd.get(numbers, FIRST + k) for k in range(rule.number_count)]
     w, *after = rule.step(w, *before, g, *given)
-    for place, values in zip(places, after, strict=True):
-        simd.store(state, place, values)
+    for offset, values in zip(offsets, after, strict=True):
+        simd.store(state, offset, values)
     simd.store(weight, at, w)
 
 

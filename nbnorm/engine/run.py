@@ -211,10 +211,10 @@ class Engine:
         for l in range(1, len(self.layout.sizes) - 1):
             if f"norm{l}.running_mean" in self.buffers:
                 start = int(self.layout.net[l].statistics_offset)
-                place = slice(start, start + self.layout.sizes[l])
+                features = slice(start, start + self.layout.sizes[l])
                 half = self.running.reshape(2, -1)
-                yield self.buffers[f"norm{l}.running_mean"], half[0], place
-                yield self.buffers[f"norm{l}.{self._spread}"], half[1], place
+                yield self.buffers[f"norm{l}.running_mean"], half[0], features
+                yield self.buffers[f"norm{l}.{self._spread}"], half[1], features
 
     def load(self) -> None:
         """Copy the network's parameters and buffers into the engine."""
@@ -223,8 +223,8 @@ class Engine:
         for values, l, field in self._vectors():
             start = int(self.layout.net[l][field])
             self.vector[start : start + len(values)] = values
-        for values, held, place in self._statistics():
-            held[place] = values
+        for values, averages, features in self._statistics():
+            averages[features] = values
 
     def store(self) -> None:
         """Copy the engine's parameters and buffers into the network."""
@@ -233,8 +233,8 @@ class Engine:
 
     def store_statistics(self) -> None:
         """Copy the engine's moving averages into the network."""
-        for values, held, place in self._statistics():
-            values[:] = held[place]
+        for values, averages, features in self._statistics():
+            values[:] = averages[features]
 
     def export(
         self, weight: npt.NDArray[Any], vector: npt.NDArray[Any], target: dict[str, npt.NDArray[Any]]
@@ -557,7 +557,7 @@ def _address(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
 def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     """Types of the kernels that `run_steps` calls by address."""
     whole, real = types.int64, types.float64
-    place, number = types.int64[::1], types.float64[::1]
+    indices, number = types.int64[::1], types.float64[::1]
     net = numba.from_dtype(table.LAYER)[::1]
     control, hyper, calls = map(numba.from_dtype, (table.CONTROL, table.HYPER, table.CALLS))
     kind = numba.from_dtype(dtype)
@@ -566,12 +566,12 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     moved = (value, value, value)  # parameters, the optimizer's state, stored gradients
     return {
         "epoch": (
-            *thread, place, net, control, hyper, calls, number, number, place, place, value, value, number,
-            types.float64[:, ::1], matrix, number, value, *moved, *moved, number, value, number, value, value,
-            number, number, matrix,
+            *thread, indices, net, control, hyper, calls, number, number, indices, indices, value, value,
+            number, types.float64[:, ::1], matrix, number, value, *moved, *moved, number, value, number,
+            value, value, number, number, matrix,
         ),
         "gather": (
-            *thread, control, whole, whole, place, whole, types.float64[:, ::1], matrix, value, whole,
+            *thread, control, whole, whole, indices, whole, types.float64[:, ::1], matrix, value, whole,
         ),
         "forward_layer": (
             net, control, hyper, calls, whole, whole, real, whole, value, value, number, value, number,
@@ -583,10 +583,10 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         ),
         "write_logits": (*thread, net, whole, whole, whole, value, matrix),
         "loss_part": (
-            *thread, net, control, calls, whole, real, place, place, value, value, number, value, number,
+            *thread, net, control, calls, whole, real, indices, indices, value, value, number, value, number,
         ),
         "block": (
-            value, whole, whole, whole, whole, whole, whole, kind, place, place, value, value, number,
+            value, whole, whole, whole, whole, whole, whole, kind, indices, indices, value, value, number,
             number, whole,
         ),
         "output_bias": (net, control, calls, whole, value, whole, *moved, value, value, whole, whole),

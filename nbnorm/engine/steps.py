@@ -205,7 +205,7 @@ def epoch_part(
 
 @kernel
 def run_steps(
-    place: Any,
+    address: Any,
     tid: Any,
     threads: Any,
     sync: Any,
@@ -239,9 +239,9 @@ def run_steps(
     norms: Any,
     out: Any,
 ) -> None:
-    """Call `epoch_part`, whose address is `place`, with arrays whose references are not counted."""
+    """Call `epoch_part`, whose address is `address`, with arrays whose references are not counted."""
     call(
-        place,
+        address,
         tid,
         threads,
         sync,

@@ -25,7 +25,7 @@ _ROWS = ((512, 64), (8192, 256))
 _MOST_ROWS = 512
 
 # Rows that are added up before the sums go back to memory, of all arrays together.  Where a row is a power of
-# two long, their lines share a set of the first-level cache, which has room for eight in most processors.
+# two long, their lines share a set of the first-level cache, which holds eight in most processors.
 STRIP = 8
 
 # Bytes between what is read and what is asked for from memory: the sums keep the processor so busy that
@@ -35,8 +35,8 @@ AHEAD = 32 << 10
 # Bytes of an array from which it is asked for ahead: what lies in a cache already only has to make room.
 FAR = 2 << 20
 
-# Bytes of all arrays of a pass from which the result is written past the caches, which saves reading its
-# lines first.
+# Bytes of all arrays of a pass from which the result is written with non-temporal stores, which saves reading
+# its lines first.
 LARGE = 24 << 20
 
 # Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
@@ -311,13 +311,13 @@ def _span(
     def plain(j: Any) -> Any:
         return simd.loop(first, last, lanes, elements(lanes, simd.store), j)
 
-    def past_the_caches(j: Any) -> Any:
+    def non_temporal(j: Any) -> Any:
         j = simd.loop(first, last, lanes, elements(lanes, simd.stream, ahead=True), j)
         simd.fence()  # streamed stores must be seen before the task ends
         return j
 
     column = simd.loop(begin, first, 1, elements(1, simd.store), column)
-    column = simd.switch(streamed, [plain, past_the_caches], column)
+    column = simd.switch(streamed, [plain, non_temporal], column)
     simd.loop(last, end, 1, elements(1, simd.store), column)
 
 

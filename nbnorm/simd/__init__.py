@@ -31,7 +31,7 @@ Elementary functions
     `exp`, `exp_below`, `exp_below_0`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`,
     `gelu_slope`, `softplus`
 Functions of your own
-    `elementwise`, `traced`, and in them `loop`, `loop_steps`, `switch`, `map_elements`
+    `elementwise`, `traced`, `operation`, and in traced ones `loop`, `loop_steps`, `switch`, `map_elements`
 The processor
     `target`, `native_lanes`
 Numba types, for explicit signatures
@@ -122,7 +122,7 @@ from nbnorm.simd._tiles import (
     tile_zeros,
     transpose,
 )
-from nbnorm.simd._tracing import elementwise, traced
+from nbnorm.simd._tracing import elementwise, operation, traced
 from nbnorm.simd._types import Mask, Tile, Vector
 from nbnorm.simd.target import Target, native_lanes, target
 
@@ -174,6 +174,7 @@ __all__ = [
     "min",
     "native_lanes",
     "normal",
+    "operation",
     "part",
     "peek",
     "power",

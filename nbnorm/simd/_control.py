@@ -63,15 +63,15 @@ def loop(start: Any, stop: Any, step: Any, body: Callable[..., Any], *carried: A
     builder.position_at_end(head)
     i = builder.phi(I64)
     i.add_incoming(first, before)
-    held = [builder.phi(value.value.type) for value in carried]
-    for phi, value in zip(held, carried, strict=True):
+    phis = [builder.phi(value.value.type) for value in carried]
+    for phi, value in zip(phis, carried, strict=True):
         phi.add_incoming(value.value, before)
     builder.cbranch(builder.icmp_signed("<", i, last), inside, after)
     builder.position_at_end(inside)
-    given = [value.with_value(phi) for phi, value in zip(held, carried, strict=True)]
+    given = [value.with_value(phi) for phi, value in zip(phis, carried, strict=True)]
     results = _tuple(body(Emitted(types.int64, i), *given))
     i.add_incoming(builder.add(i, by), builder.block)
-    for phi, before_it, result in zip(held, carried, results, strict=True):
+    for phi, before_it, result in zip(phis, carried, results, strict=True):
         phi.add_incoming(_emitted.as_kind(result, before_it.kind).value, builder.block)
     builder.branch(head)
     builder.position_at_end(after)

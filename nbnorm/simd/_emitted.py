@@ -243,8 +243,8 @@ def shuffled(a: Any, b: Any, lanes: list[int]) -> Any:
         pair = builder.insert_element(pair, a, I32(0))
         a, b = builder.insert_element(pair, b, I32(1)), ir.Constant(pair.type, ir.Undefined)
     if len(lanes) == 1:
-        source, place = (a, lanes[0]) if lanes[0] < a.type.count else (b, lanes[0] - a.type.count)
-        return builder.extract_element(source, I32(place))
+        source, lane = (a, lanes[0]) if lanes[0] < a.type.count else (b, lanes[0] - a.type.count)
+        return builder.extract_element(source, I32(lane))
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
 
 

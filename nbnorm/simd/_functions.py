@@ -97,7 +97,7 @@ def function_address(
 
 
 def caller(signature: Signature, offsets: tuple[int, ...]) -> Any:
-    """Make ``call(place, array, offsets..., array, offsets..., integers..., numbers...)``.
+    """Make ``call(function, array, offsets..., array, offsets..., integers..., numbers...)``.
 
     `offsets` says how many offsets follow each array: each is a pointer to that element.  Numbers have the
     type of the first array's elements.
@@ -111,18 +111,18 @@ def caller(signature: Signature, offsets: tuple[int, ...]) -> Any:
             at += 1 + count
         return elements, args[at:]
 
-    def emit(place: Any, *args: Any) -> Any:
+    def emit(function: Any, *args: Any) -> Any:
         elements, rest = split(args)
         builder, number = emission()[1], elements[0][0].kind.dtype
         values = [builder.bitcast(address(*pair), _BYTES) for pair in elements]
         values += [index(value) for value in rest[: signature.integers]]
         values += [as_kind(value, number).value for value in rest[signature.integers :]]
-        function = builder.inttoptr(index(place), signature.llvm(number).as_pointer())
-        result = builder.call(function, values)
+        pointer = builder.inttoptr(index(function), signature.llvm(number).as_pointer())
+        result = builder.call(pointer, values)
         return Emitted(number, result) if signature.returns else None
 
-    def call(place: int, *args: Any) -> Any:
+    def call(function: int, *args: Any) -> Any:
         elements, rest = split(args)
-        return pointers.function_at(place)(*(x.reshape(-1)[i:] for x, i in elements), *rest)
+        return pointers.function_at(function)(*(x.reshape(-1)[i:] for x, i in elements), *rest)
 
     return operation(emit)(call)

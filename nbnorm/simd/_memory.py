@@ -18,7 +18,7 @@ from nbnorm.simd._types import Mask, Vector, llvm_type, number_type
 from nbnorm.simd.target import native_lanes
 
 
-def _place(x: Any, i: Any, lanes: int) -> tuple[Any, Any, int]:
+def _typed_pointer(x: Any, i: Any, lanes: int) -> tuple[Any, Any, int]:
     """Return the type of a vector in memory, its address and the bytes of an element."""
     kind = Vector(x.kind.dtype, lanes)
     pointer = emission()[1].bitcast(_emitted.address(x, i), llvm_type(kind).as_pointer())
@@ -41,7 +41,7 @@ def _mask_of(lanes: int, mask: Any) -> Any:
 
 def _emit_load(x: Any, i: Any, lanes: Any, mask: Any = None, fill: Any = 0) -> Emitted:
     lanes = static("lanes", lanes)
-    kind, pointer, item = _place(x, i, lanes)
+    kind, pointer, item = _typed_pointer(x, i, lanes)
     if mask is None:
         return Emitted(kind, emission()[1].load(pointer, align=item))
     builder, form = emission()[1], ir.VectorType(llvm_type(kind.dtype), lanes)
@@ -110,11 +110,11 @@ def _emit_store(x: Any, i: Any, v: Any, mask: Any = None) -> None:
     if v.dtype != np.dtype(str(x.kind.dtype)):
         raise TypeError(f"{v.kind} does not go into an array of {x.kind.dtype}: convert it")
     builder = emission()[1]
-    kind, pointer, item = _place(x, i, v.lanes)
+    kind, pointer, item = _typed_pointer(x, i, v.lanes)
     if mask is None:
         for first, part in _registers(v):
-            place = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
-            builder.store(part, builder.bitcast(place, part.type.as_pointer()), align=item)
+            pointer = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
+            builder.store(part, builder.bitcast(pointer, part.type.as_pointer()), align=item)
         return
     value = v.value
     form = ir.VectorType(llvm_type(kind.dtype), v.lanes)
@@ -162,20 +162,20 @@ def store(x: Any, i: Any, v: Any, mask: Any = None) -> None:
 def _emit_stream(x: Any, i: Any, v: Any) -> None:
     v = _emitted.as_kind(v, number_type(x.kind.dtype))
     builder = emission()[1]
-    kind, _, item = _place(x, i, v.lanes)
+    kind, _, item = _typed_pointer(x, i, v.lanes)
     lanes = native_lanes(v.dtype)
     if v.lanes % lanes or v.kind != kind:
         raise TypeError(f"{v.kind} cannot be streamed: its lanes must be a multiple of {lanes}")
     flag = builder.module.add_metadata([I32(1)])
     for first, part in _registers(v):
-        place = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
-        line = builder.store(part, builder.bitcast(place, part.type.as_pointer()), align=lanes * item)
+        pointer = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
+        line = builder.store(part, builder.bitcast(pointer, part.type.as_pointer()), align=lanes * item)
         line.set_metadata("nontemporal", flag)
 
 
 @operation(_emit_stream)
 def stream(x: Any, i: Any, v: Any) -> None:
-    """Store a vector to memory past the caches (a non-temporal store).
+    """Store a vector to memory with a non-temporal store, which does not go through the caches.
 
     It saves reading the lines that are overwritten, and pays where much more is written than the caches hold
     and whole cache lines are.  A `fence` must follow before other threads read.  Where the processor has no
@@ -221,8 +221,8 @@ def _emit_prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = F
     builder, byte = emission()[1], ir.IntType(8).as_pointer()
     base = builder.bitcast(_emitted.address(x, i), byte)
     for line in range(0, static("size", size), 64):
-        place = builder.gep(base, [I64(line)])
-        args = [place, I32(int(write)), I32(4 - static("level", level)), I32(1)]
+        pointer = builder.gep(base, [I64(line)])
+        args = [pointer, I32(int(write)), I32(4 - static("level", level)), I32(1)]
         intrinsic("llvm.prefetch.p0", ir.VoidType(), args)
 
 
@@ -281,7 +281,7 @@ def size(x: Any) -> Any:
 
 
 def emit_get(x: Any, i: Any) -> Emitted:
-    return Emitted(x.kind.dtype, emission()[1].load(_place(x, i, 1)[1]))
+    return Emitted(x.kind.dtype, emission()[1].load(_typed_pointer(x, i, 1)[1]))
 
 
 @operation(emit_get)
@@ -312,7 +312,7 @@ def get(x: Any, i: Any) -> Any:
 
 def _emit_put(x: Any, i: Any, value: Any) -> None:
     value = _emitted.as_kind(value, x.kind.dtype)
-    emission()[1].store(_emitted.converted(value, x.kind.dtype).value, _place(x, i, 1)[1])
+    emission()[1].store(_emitted.converted(value, x.kind.dtype).value, _typed_pointer(x, i, 1)[1])
 
 
 @operation(_emit_put)
@@ -374,8 +374,8 @@ def address(x: Any, i: Any) -> Any:
 def _emit_peek(address: Any, offset: Any, dtype: Any) -> Emitted:
     builder, number = emission()[1], number_type(dtype)
     base = builder.inttoptr(index(address), ir.IntType(8).as_pointer())
-    place = builder.gep(base, [index(offset)])
-    return Emitted(number, builder.load(builder.bitcast(place, llvm_type(number).as_pointer()), align=1))
+    pointer = builder.gep(base, [index(offset)])
+    return Emitted(number, builder.load(builder.bitcast(pointer, llvm_type(number).as_pointer()), align=1))
 
 
 @operation(_emit_peek)

@@ -126,7 +126,7 @@ def rank1(tile: Any, a: Any, i: Any, v: Any, stride: Any = 1) -> Any:
     >>> simd.row(tile, 1)
     NumpyVector(array([10., 10., 10.]))
     """
-    return TileRows(fma(get(a, i + r * stride), v, held) for r, held in enumerate(tile))
+    return TileRows(fma(get(a, i + r * stride), v, row) for r, row in enumerate(tile))
 
 
 @traced

@@ -118,7 +118,34 @@ def _plain(result: Any) -> Any:
 
 
 def operation(emit: Callable[..., Any]) -> Callable[[Function], Function]:
-    """Decorate the NumPy version of an operation that compiled code gets from `emit`."""
+    """Decorate the Python version of a function whose compiled version is another traced function.
+
+    Parameters
+    ----------
+    emit : function
+        What compiled code calls; it takes the same arguments and is traced, see `traced`.
+
+    Returns
+    -------
+    function
+        Decorator.
+
+    Examples
+    --------
+    >>> import math
+    >>> from numba import njit
+    >>> from nbnorm import simd
+    >>> def compiled(x):
+    ...     return simd.exp(x)
+    >>> @simd.operation(compiled)
+    ... def exponential(x):
+    ...     return math.exp(x)
+    >>> @njit
+    ... def compute(x):
+    ...     return exponential(x)
+    >>> compute(0.0), exponential(0.0)
+    (1.0, 1.0)
+    """
 
     def decorate(function: Function) -> Function:
         @functools.wraps(function)

@@ -12,7 +12,7 @@ from nbnorm._types import ArrowData, CheckedTable, Table
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
 
-CHUNK = 8 << 20  # bytes of a file that are held at a time
+CHUNK = 8 << 20  # bytes of a file that are in memory at a time
 
 
 def is_stream(x: object) -> bool:
@@ -47,7 +47,7 @@ def _batches(source: Any) -> Any:
 
 
 def rows_of(features: int, itemsize: int = 8) -> int:
-    """Return how many rows of a file are held at a time.
+    """Return how many rows of a file are in memory at a time.
 
     Parameters
     ----------

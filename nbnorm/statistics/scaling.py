@@ -26,7 +26,7 @@ TASKS = 64
 AHEAD = 64 << 10  # bytes between what is read and what is asked for
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
 LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
-LARGE = 8 << 20  # bytes from which a result is written past the caches
+LARGE = 8 << 20  # bytes from which a result is written with non-temporal stores
 _LINE = 64  # bytes of a cache line
 
 # ----------------------------------------------------------------------------------------------
@@ -67,14 +67,14 @@ def scaled(x: Any, slope: Any, offset: Any) -> Any:
 
 
 @simd.traced
-def _scale_span(
+def _scale_range(
     x: Any, table: Any, length: Any, out: Any, begin: Any, end: Any, column: Any, inverse: Any, streamed: Any
 ) -> None:
     """Write the scaled elements of a range; whole vectors begin at a cache line."""
     size = out.dtype.itemsize
     line, period = _LINE // size, length - GROUP
 
-    def span(formula: Any, rows: tuple[int, ...]) -> None:
+    def scale(formula: Any, rows: tuple[int, ...]) -> None:
         def elements(lanes: int, write: Any) -> Any:
             def some(i: Any, j: Any) -> Any:
                 factors = [simd.load(table, row * length + j, lanes) for row in rows]
@@ -91,23 +91,23 @@ def _scale_span(
         first = simd.min(begin + head, end)
         last = first + ((end - first) & -line)
 
-        def kept(j: Any) -> Any:
+        def plain(j: Any) -> Any:
             return simd.loop(first, last, line, elements(line, simd.store), j)
 
-        def past_the_caches(j: Any) -> Any:
+        def non_temporal(j: Any) -> Any:
             j = simd.loop(first, last, line, elements(line, simd.stream), j)
             simd.fence()  # streamed stores must be seen before the task ends
             return j
 
         j = simd.loop(begin, first, 1, elements(1, simd.store), column)
-        j = simd.switch(streamed, [kept, past_the_caches], j)
+        j = simd.switch(streamed, [plain, non_temporal], j)
         simd.loop(last, end, 1, elements(1, simd.store), j)
 
     if size == 4:
-        span(scaled, (_SLOPE, _OFFSET))
+        scale(scaled, (_SLOPE, _OFFSET))
     else:
         rows = (_MEAN, _MEAN_LOW, _SCALE, _SLOPE)
-        simd.switch(inverse, [lambda: span(standardized, rows), lambda: span(restored, rows[:3])])
+        simd.switch(inverse, [lambda: scale(standardized, rows), lambda: scale(restored, rows[:3])])
 
 
 @parallel_kernel
@@ -121,7 +121,7 @@ def _scale(x: Array, table: Array, inverse: bool, share: int, streamed: bool, ou
     for task in prange((size + share - 1) // share):
         begin = np.int64(task) * share
         end, column = min(size, begin + share), begin % (length - GROUP)
-        _scale_span(x, table, length, out, begin, end, column, inverse, streamed)
+        _scale_range(x, table, length, out, begin, end, column, inverse, streamed)
 
 
 # ----------------------------------------------------------------------------------------------

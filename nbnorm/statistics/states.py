@@ -270,12 +270,12 @@ def refuse_join(name: str, state: Array, parts: tuple[Array, Array], names: list
         return
     a, b = parts
     both = (a[COUNT] > 0.0) & (b[COUNT] > 0.0)
-    held = both & np.isfinite(a[M2]) & np.isfinite(b[M2]) & np.isfinite(a[MEAN]) & np.isfinite(b[MEAN])
+    finite = both & np.isfinite(a[M2]) & np.isfinite(b[M2]) & np.isfinite(a[MEAN]) & np.isfinite(b[MEAN])
     apart = (a[MEAN] != b[MEAN]) & (state[M2] < LEAST_VARIANCE * state[COUNT])
     near = np.abs(state[MEAN]) < 1e-130
     for wrong, kind, unit in (
-        (held & ~np.isfinite(state[M2]), "finite", "larger"),
-        (held & apart & near, f"at least {LEAST_VARIANCE:g}", "smaller"),
+        (finite & ~np.isfinite(state[M2]), "finite", "larger"),
+        (finite & apart & near, f"at least {LEAST_VARIANCE:g}", "smaller"),
     ):
         if wrong.any():
             j = int(np.argmax(wrong))

@@ -59,7 +59,7 @@ def team_in_fit():
 
 
 @several
-def test_set_num_threads(team):
+def test_set_num_threads(thread_pool):
     assert team_in_fit() == get_num_threads() >= 2
     set_num_threads(1)
     assert get_num_threads() == 1
@@ -71,7 +71,7 @@ def test_set_num_threads(team):
 
 
 @several
-def test_numba_set_num_threads_outside_is_respected_and_kept(team):
+def test_numba_set_num_threads_outside_is_respected_and_kept(thread_pool):
     before = numba.get_num_threads()
     try:
         numba.set_num_threads(1)
@@ -96,7 +96,7 @@ def test_small_networks_train_on_one_thread():
 @pytest.mark.parametrize(
     ("value", "expected"), [("1", 1), ("1,2", 1), ("2", 2), ("64", None), ("many", None), ("", None)]
 )
-def test_omp_num_threads(value, expected, monkeypatch, team):
+def test_omp_num_threads(value, expected, monkeypatch, thread_pool):
     monkeypatch.setenv("OMP_NUM_THREADS", value)
     monkeypatch.setattr(threads, "MOST_THREADS", _limit())  # it is read when the package is imported
     expected = config.NUMBA_NUM_THREADS if expected is None else expected
@@ -154,7 +154,7 @@ print(hashlib.sha256(test_threads.train(0) + test_threads.normalize(0)).hexdiges
 # ----------------------------------------------------------------------------------------------
 
 
-def test_fit_in_four_python_threads(team):
+def test_fit_in_four_python_threads(thread_pool):
     expected = [train(seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(train, [0, 1, 2, 3] * 2, timeout=300))
@@ -168,7 +168,7 @@ def test_parallel_kernels_in_four_python_threads():
     assert got == expected * 3
 
 
-def test_fit_beside_parallel_kernels(team):
+def test_fit_beside_parallel_kernels(thread_pool):
     expected = train(0), normalize(0)
     with ThreadPoolExecutor(2) as pool:
         jobs = [pool.submit(call, 0) for call in (train, normalize) * 4]
@@ -229,7 +229,7 @@ def _send(pipe):
 
 @pytest.mark.posix("forks")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_fit_in_forked_children(team):
+def test_fit_in_forked_children(thread_pool):
     expected = [train(0), train(1), normalize(0)]  # the parent's threads and layer have been started
     here, there = multiprocessing.get_context("fork").Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_answer, args=(there,))

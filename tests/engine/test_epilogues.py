@@ -68,20 +68,20 @@ class Table:
     def __init__(self, dtype, n):
         shape = tile(dtype)
         self.dtype, self.n, self.width, self.rows = dtype, n, shape.width, shape.rows
-        self.pieces, self.features = -(-n // self.width), 3 * shape.rows
+        self.blocks, self.features = -(-n // self.width), 3 * shape.rows
         rng = np.random.default_rng(n)
         self.values = rng.uniform(-2, 2, (self.features, n)).astype(dtype)
         self.numbers = rng.uniform(0.5, 1.5, 3 * self.rows).astype(dtype)
-        padded = np.full((self.features, self.pieces * self.width), np.nan, dtype)
+        padded = np.full((self.features, self.blocks * self.width), np.nan, dtype)
         padded[:, :n] = self.values
         self.flat = (
-            padded.reshape(self.features, self.pieces, self.width).transpose(1, 0, 2).reshape(-1).copy()
+            padded.reshape(self.features, self.blocks, self.width).transpose(1, 0, 2).reshape(-1).copy()
         )
         self.stride = self.features * self.width
 
     def row(self, i):
-        pieces = self.flat.reshape(self.pieces, self.features, self.width)[:, i]
-        return pieces.reshape(-1)[: self.n].astype(float)
+        blocks = self.flat.reshape(self.blocks, self.features, self.width)[:, i]
+        return blocks.reshape(-1)[: self.n].astype(float)
 
     def panel(self, k):
         return np.array([self.row(k * self.rows + r) for r in range(self.rows)])
@@ -166,9 +166,9 @@ def test_panels(table, name, before, weighted):
     size, eps, n = table.rows, 0.5, table.n
     weights = np.random.default_rng(1).uniform(0.5, 2, n).astype(table.dtype) if weighted else np.ones(n)
     start = len(table.flat)
-    room = np.zeros(table.pieces * table.width, table.dtype)
-    room[:n] = weights
-    flat = np.concatenate([table.flat, room])
+    padded = np.zeros(table.blocks * table.width, table.dtype)
+    padded[:n] = weights
+    flat = np.concatenate([table.flat, padded])
     table.flat = flat[:start]
     w, total = weights.astype(float), table.dtype(weights.sum())
     slope = FUNCTIONS[name][1]

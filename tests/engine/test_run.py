@@ -86,7 +86,7 @@ def test_permutation_is_uniform():
     assert chi2 < 60  # 25 degrees of freedom: exceeded by chance in 1 of 10,000 generators
 
 
-@pytest.mark.usefixtures("team")
+@pytest.mark.usefixtures("thread_pool")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
 def test_edges_that_fill_no_square_give_the_same_bits(kind, threads):

@@ -75,7 +75,7 @@ def test_next_chunk_gives_every_item_to_one_thread_once(threads):
 
 @kernel
 def take_beside_one_that_waits(tid, threads, sync, total, owner, signals):
-    """Thread 0 takes one piece, and goes on when thread 1 has found nothing more."""
+    """Thread 0 takes one chunk, and goes on when thread 1 has found nothing more."""
     while tid == 1 and atomic_load(signals, 0) == 0:
         pause()
     while True:

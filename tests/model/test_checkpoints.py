@@ -16,10 +16,10 @@ from nbnorm.model.schedules import Plateau
 SIZES = [5, 8, 3]
 
 
-@pytest.fixture(params=["one thread", "team"])
+@pytest.fixture(params=["one thread", "thread_pool"])
 def threads(request):
-    if request.param == "team":
-        request.getfixturevalue("team")
+    if request.param == "thread_pool":
+        request.getfixturevalue("thread_pool")
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def test_frozen_parameters_stay_and_others_have_their_own_rates(blobs, optimizer
         assert name not in factors or factors[name] or np.array_equal(values, begin)
 
 
-def test_frozen_layers_with_threads_and_several_steps(blobs, team):
+def test_frozen_layers_with_threads_and_several_steps(blobs, thread_pool):
     X, y = blobs
     net = FNN(SIZES, seed=0)
     before = {name: values.copy() for name, values in net.parameters().items()}

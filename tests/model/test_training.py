@@ -948,9 +948,9 @@ def assert_consistent(net, history, blobs, **options):
     assert state(net) == state(expected)
 
 
-@pytest.fixture(params=["one thread", "team"])
+@pytest.fixture(params=["one thread", "thread_pool"])
 def threads(request, monkeypatch):
-    if request.param == "team":
+    if request.param == "thread_pool":
         if config.DISABLE_JIT:
             pytest.skip("interpreted training has one thread")
         monkeypatch.setattr(engines, "POOL_WORK", 0)

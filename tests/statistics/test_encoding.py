@@ -221,7 +221,7 @@ def test_encoding_finds_what_a_linear_model_cannot():
     assert score["piecewise"] > 0.97
 
 
-def test_threads_do_not_change_bits(team):
+def test_threads_do_not_change_bits(thread_pool):
     X = table(np.random.default_rng(0))
     net, again = (FNN([4, 40, 2], encoding="piecewise", seed=0) for _ in range(2))
     net.fit(X, answers(X), epochs=2, batch_size=50)
