@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check, _files
+from nbnorm import _check, _files, simd
 from nbnorm._types import Array, ArrowData
+from nbnorm.compile.kernels import kernel
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
+Result = TypeVar("Result")
+
 # Bytes of an array that make a group.
 _GROUP = 4 << 20
 
-# Rows of a table whose columns are copied into rows together: few enough for the second-level cache.
-_COPIED = 2048
+# Rows whose pages the processor finds at once, and rows and columns that are transposed in registers.
+_BLOCK, _TILE = 256, 8
+
+# Column chunks that the footers of open Parquet files may describe, about 150 MB; beyond them files are
+# closed, and opened again when their turn comes.
+_DESCRIBED = 1 << 18
 
 _FORMATS = {
     ".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc", ".ipc": "ipc",
@@ -103,10 +114,35 @@ class RowGroups:
         return Rows(x, np.concatenate(truths), np.concatenate(weights) if self.weighted else None)
 
     def all(self) -> Iterator[Rows]:
-        """Read all groups in order; each is overwritten by the next."""
-        out = self.room(int(self.sizes.max()))
-        for group in range(len(self)):
-            yield self.read(group, out)
+        """Read all groups in order, the next one meanwhile; each is overwritten by the one after the next."""
+        out = [self.room(int(self.sizes.max())) for _ in range(2)]
+        yield from ahead(lambda group: self.read(group, out[group % 2]), range(len(self)))
+
+
+def ahead(function: Callable[[int], Result], numbers: range) -> Generator[Result, None, None]:
+    """Yield what a function returns for each number; a thread calls it for the next one meanwhile.
+
+    Parameters
+    ----------
+    function : callable
+    numbers : range
+
+    Yields
+    ------
+    object
+
+    Examples
+    --------
+    >>> list(ahead(lambda number: number**2, range(4)))
+    [0, 1, 4, 9]
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="nbnorm-read") as reader:
+        coming = [reader.submit(function, number) for number in numbers[:1]]
+        for number in numbers:
+            found = coming.pop().result()
+            if number != numbers[-1]:
+                coming.append(reader.submit(function, number + numbers.step))
+            yield found
 
 
 # What stands for a table on disk: a path, a Parquet file or dataset of Arrow, or its groups.
@@ -251,6 +287,82 @@ def _same_rows(truth: Array, weights: Array | None, samples: int) -> None:
 
 
 # ----------------------------------------------------------------------------------------------
+# Columns
+# ----------------------------------------------------------------------------------------------
+
+
+@simd.traced
+def _copy_tile(addresses: Any, j: Any, i: Any, dtype: Any, rows: Any, width: Any) -> None:
+    """Copy `_TILE` elements from i on of as many columns from j on into the rows, transposed in registers."""
+    columns = [simd.array_at(simd.get(addresses, j + k), i + _TILE, dtype) for k in range(_TILE)]
+    tile = simd.tile_of(*(simd.load(column, i, _TILE) for column in columns))
+    simd.tile_store(rows, i * width + j, width, simd.transpose(tile))
+
+
+@kernel
+def _interleave(addresses: Any, rows: Any) -> None:
+    """Copy the columns that stand at `addresses` into the columns of `rows`, a block at a time."""
+    n, width = rows.shape
+    flat = rows.reshape(n * width)
+    for start in range(0, n, _BLOCK):
+        whole = start + (min(start + _BLOCK, n) - start) // _TILE * _TILE
+        for first in range(0, width // _TILE * _TILE, _TILE):
+            for i in range(start, whole, _TILE):
+                _copy_tile(addresses, first, i, rows.dtype, flat, width)
+    for j in range(width):
+        for i in range(0 if j >= width // _TILE * _TILE else n // _TILE * _TILE, n):
+            rows[i, j] = simd.peek(addresses[j], i * rows.itemsize, rows.dtype)
+
+
+def copy_columns(name: str, columns: Sequence[Any], rows: Array) -> None:
+    """Copy columns of Arrow into the columns of an array.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument from which they come, for errors.
+    columns : sequence of pyarrow.ChunkedArray
+        Numbers or booleans; a missing one becomes NaN.
+    rows : ndarray, shape (n_rows, n_columns)
+        Floating point, in rows.
+
+    Raises
+    ------
+    TypeError
+        If a column holds something else.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> rows = np.empty((2, 2))
+    >>> copy_columns("X", [pa.chunked_array([[1.5, None]]), pa.chunked_array([[3, 4]])], rows)
+    >>> rows
+    array([[1.5, 3. ],
+           [nan, 4. ]])
+    """
+    import pyarrow as pa
+
+    if rows.dtype not in _check.FLOATS:  # float16
+        for j, column in enumerate(columns):
+            rows[:, j] = _check.numeric(name, column)
+        return
+    kind, item = pa.from_numpy_dtype(rows.dtype), rows.itemsize
+    held = []  # what stands at the addresses
+    addresses = np.empty(len(columns), np.int64)
+    for j, column in enumerate(columns):
+        chunk = column.chunk(0) if column.num_chunks == 1 else None
+        if chunk is not None and chunk.type == kind and not chunk.null_count:
+            addresses[j] = chunk.buffers()[1].address + chunk.offset * item
+            held.append(chunk)
+        else:
+            values = np.ascontiguousarray(_check.numeric(name, column), rows.dtype)
+            addresses[j] = values.__array_interface__["data"][0]
+            held.append(values)
+    _interleave(addresses, rows)
+    del held
+
+
+# ----------------------------------------------------------------------------------------------
 # Arrow
 # ----------------------------------------------------------------------------------------------
 
@@ -349,11 +461,8 @@ class ArrowGroups(RowGroups):
         assert self.features is not None
         table = self._read(group, [*self.features, *self._targets, *self._weight])
         rows = out[: self.sizes[group]]
-        columns = [_check.numeric(self._name, table.column(label)) for label in self.features]
-        for start in range(0, len(rows), _COPIED):
-            part = slice(start, start + _COPIED)
-            for j, column in enumerate(columns):
-                rows[part, j] = column[part]
+        at = {label: number for number, label in enumerate(table.column_names)}
+        copy_columns(self._name, [table.column(at[label]) for label in self.features], rows)
         return Rows(rows, *self._answers(group, table))
 
     def answers(self, group: int) -> tuple[Array, Array | None]:
@@ -398,12 +507,76 @@ def _values(column: Any) -> Array:
     return np.asarray(column.combine_chunks().to_numpy(zero_copy_only=False))
 
 
+class _ParquetFiles:
+    """Parquet files of one schema; those used last are kept open, with their footers.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Files with another one are not taken.
+    """
+
+    def __init__(self, schema: Any) -> None:
+        self._schema = schema
+        self._lock = threading.Lock()  # Arrow does not promise that threads can share a file
+        self._sources: list[Callable[[], Any]] = []
+        self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
+
+    def pieces(self, source: Callable[[], Any]) -> list[_Piece] | None:
+        """Return the row groups of the file that `source` opens, or None if it has another schema."""
+        with self._lock:
+            file = len(self._sources)
+            self._sources.append(source)
+            opened = self._opened(file)
+        if not opened.schema_arrow.equals(self._schema):
+            return None
+        groups = range(opened.metadata.num_row_groups)
+        return [
+            _Piece(opened.metadata.row_group(group).num_rows, functools.partial(self._read, file, group))
+            for group in groups
+        ]
+
+    def _read(self, file: int, group: int, columns: list[str]) -> Any:
+        with self._lock:
+            # One thread: the others train.
+            return self._opened(file).read_row_group(group, columns=columns, use_threads=False)
+
+    def _opened(self, file: int) -> Any:
+        import pyarrow.parquet
+
+        if file not in self._open:
+            self._open[file] = pyarrow.parquet.ParquetFile(self._sources[file]())
+        self._open.move_to_end(file)
+        described = [one.metadata.num_columns * one.metadata.num_row_groups for one in self._open.values()]
+        while len(described) > 1 and sum(described) > _DESCRIBED:
+            self._open.popitem(last=False)
+            del described[0]
+        return self._open[file]
+
+
+def _of_parquet(file: Any) -> list[_Piece]:
+    """Return the groups of an open Parquet file."""
+
+    def read(group: int, columns: list[str]) -> Any:
+        return file.read_row_group(group, columns=columns, use_threads=False)
+
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    return [_Piece(rows, functools.partial(read, group)) for group, rows in enumerate(sizes)]
+
+
+def _of_fragments(fragments: Sequence[Any], schema: Any) -> Iterator[_Piece]:
+    """Yield the groups of the files of a dataset."""
+    files = _ParquetFiles(schema)
+    for fragment in fragments:
+        groups = files.pieces(fragment.open) if hasattr(fragment, "split_by_row_group") else None
+        yield from _of_fragment(fragment, schema) if groups is None else groups
+
+
 def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
-    """Yield the groups of a file of a dataset."""
+    """Yield the groups of a file of a dataset whose columns are partly those of its folder, or cast."""
     import pyarrow as pa
 
     def reader(part: Any) -> Callable[[list[str]], Any]:
-        # One thread: the others train.
         return lambda columns: part.to_table(schema=schema, columns=columns, use_threads=False)
 
     if hasattr(fragment, "split_by_row_group"):
@@ -419,22 +592,14 @@ def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
         yield _Piece(fragment.count_rows(), reader(fragment))
         return
     file = pa.ipc.open_file(fragment.open())
+    # to count the rows, one column is enough
+    first = pa.ipc.open_file(fragment.open(), options=pa.ipc.IpcReadOptions(included_fields=[0]))
     for number in range(file.num_record_batches):
 
         def read(columns: list[str], number: int = number) -> Any:
             return pa.Table.from_batches([file.get_batch(number)]).select(columns)
 
-        yield _Piece(file.get_batch(number).num_rows, read)
-
-
-def _of_parquet(file: Any) -> Iterator[_Piece]:
-    """Yield the groups of an open Parquet file."""
-    for number in range(file.metadata.num_row_groups):
-
-        def read(columns: list[str], number: int = number) -> Any:
-            return file.read_row_group(number, columns=columns, use_threads=False)
-
-        yield _Piece(file.metadata.row_group(number).num_rows, read)
+        yield _Piece(first.get_batch(number).num_rows, read)
 
 
 def open_groups(
@@ -504,12 +669,10 @@ def open_groups(
             fragments = list(x.get_fragments())
         except ValueError as error:
             raise ValueError(f"{name} must be a whole dataset: {error}") from None
-        pieces = [piece for fragment in fragments for piece in _of_fragment(fragment, x.schema)]
+        pieces = list(_of_fragments(fragments, x.schema))
         return ArrowGroups(name, x.schema, pieces, target, weight, features, others=others)
     if hasattr(x, "iter_batches"):
-        return ArrowGroups(
-            name, x.schema_arrow, list(_of_parquet(x)), target, weight, features, others=others
-        )
+        return ArrowGroups(name, x.schema_arrow, _of_parquet(x), target, weight, features, others=others)
     raise TypeError(
         f"{name} must be readable once for each epoch: a path, a pyarrow dataset or a ParquetFile, "
         f"got {type(x).__name__}"

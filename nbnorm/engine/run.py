@@ -519,8 +519,13 @@ class Run:
                 values[:] = state[name]
 
     def go_on(self) -> None:
-        """Take back `stop`."""
+        """Take back `stop`; the next call of `steps` may have another number of threads."""
         self.control.stop = self.control.halt = 0
+        self.sync[:] = 0
+
+    def threads(self, most: int) -> int:
+        """Return how many threads the next call of `steps` has; those that are not used have other work."""
+        return most
 
 
 _KERNELS = {

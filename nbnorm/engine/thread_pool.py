@@ -119,7 +119,7 @@ class ThreadPool:
         self._size = threads
         self._condition = threading.Condition()
         self._turn = 0
-        self._work: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+        self._work: tuple[Callable[..., Any], tuple[Any, ...], int] | None = None
         self._left = 0
         self._error: BaseException | None = None
         self._finished = threading.Event()
@@ -127,6 +127,11 @@ class ThreadPool:
             threading.Thread(target=self._serve, args=(number,), daemon=True, name=f"nbnorm-{number}")
             for number in range(threads)
         ]
+
+    @property
+    def size(self) -> int:
+        """Number of threads."""
+        return self._size
 
     def __enter__(self) -> ThreadPool:
         return self
@@ -158,9 +163,10 @@ class ThreadPool:
                 work = self._work
             if work is None:
                 return
-            function, args = work
+            function, args, threads = work
             try:
-                function(number, self._size, *args)
+                if number < threads:
+                    function(number, threads, *args)
             except BaseException as error:  # reported by `run` in the caller's thread
                 self._error = error
             with self._condition:
@@ -174,8 +180,9 @@ class ThreadPool:
         args: tuple[Any, ...],
         poll: Callable[[], None],
         stop: Callable[[], None],
+        threads: int | None = None,
     ) -> None:
-        """Call ``function(number, threads, *args)`` in every thread and wait for all.
+        """Call ``function(number, threads, *args)`` in every thread, or in so many, and wait for all.
 
         `poll` is called in the caller's thread about ten times a second meanwhile.  If it raises,
         or an interrupt arrives, `stop` is called, which must make the function return soon, and
@@ -190,7 +197,7 @@ class ThreadPool:
                 # The last assignment starts all threads or none, whenever an interrupt arrives.
                 self._finished.clear()
                 self._left = self._size
-                self._work = (function, args)
+                self._work = (function, args, self._size if threads is None else threads)
                 self._turn += 1
                 self._condition.notify_all()
             while not self._finished.wait(0.1):

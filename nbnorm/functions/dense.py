@@ -171,11 +171,18 @@ def dense_backward(
     if x.shape[1] != n_in:
         raise ValueError(f"x must have {n_in} features as weight has columns, got shape {x.shape}")
     dz = _check.floats("dz", dz, 2, dtype=x.dtype, shape=(len(x), n_out))
-    dx, dweight, dbias = np.empty_like(x), np.empty_like(weight), np.empty(n_out, x.dtype)
+    dx = np.empty_like(x)
     np.dot(dz, weight, out=dx)
-    np.dot(dz.T, x, out=dweight)
-    column_sums_kernel(dz.size, dz, dbias, np.empty((sums_rows(len(dz)), n_out)))
-    return dx, dweight, dbias
+    return dx, *parameter_gradients(dz, x)
+
+
+def parameter_gradients(
+    dz: npt.NDArray[Any], x: npt.NDArray[Any]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the gradients of weight and bias alone, of arrays that `dense_backward` would not convert."""
+    dbias = np.empty(dz.shape[1], x.dtype)
+    column_sums_kernel(dz.size, dz, dbias, np.empty((sums_rows(len(dz)), dz.shape[1])))
+    return np.dot(dz.T, x), dbias
 
 
 # ----------------------------------------------------------------------------------------------

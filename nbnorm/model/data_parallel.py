@@ -20,7 +20,7 @@ from nbnorm.engine.steps import permutation
 from nbnorm.engine.table import CONTROL, CORRECT, LOSS, PROGRESSES, SEEN, records
 from nbnorm.functions import losses
 from nbnorm.functions.activations import activation_backward, activation_forward
-from nbnorm.functions.dense import dense_backward, dense_forward
+from nbnorm.functions.dense import dense_forward, parameter_gradients
 from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -32,6 +32,13 @@ from nbnorm.functions.loss_options import (
     SquaredError,
 )
 from nbnorm.functions.optimizers import Optimizer
+from nbnorm.functions.shards import (
+    input_gradient,
+    merged_statistics,
+    normalized,
+    shard_statistics,
+    shard_sums,
+)
 from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import engine_for
 from nbnorm.model.metrics import Outcome
@@ -45,87 +52,11 @@ Array = npt.NDArray[Any]
 # Learning rate in place of 0, which the functions of a step refuse: it is 0 in both dtypes.
 _LEAST_RATE = 5e-324
 
-# ----------------------------------------------------------------------------------------------
-# Batch normalization over shards
-# ----------------------------------------------------------------------------------------------
+# Bytes of gradients that are worth a message of their own; layers of fewer share one.
+_BUCKET = 1 << 20
 
-
-def shard_statistics(x: Array, weights: Array | None) -> npt.NDArray[np.float64]:
-    """Return mean and sum of squared deviations of each feature of a shard, shape (2, n_features)."""
-    if not len(x):
-        return np.zeros((2, x.shape[1]))
-    values = x.astype(np.float64)
-    if weights is None:
-        mean = values.mean(axis=0)
-        return np.stack([mean, np.square(values - mean).sum(axis=0)])
-    column = weights.astype(np.float64)[:, None]
-    mean = (column * values).sum(axis=0) / column.sum()
-    return np.stack([mean, (column * np.square(values - mean)).sum(axis=0)])
-
-
-def merged_statistics(
-    tables: npt.NDArray[np.float64], masses: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return mean and variance of all shards, merged in their order [1]_.
-
-    With n = n_a + n_b and d = mean_b - mean_a,
-
-        mean = mean_a + d n_b / n        M2 = M2_a + M2_b + d^2 n_a n_b / n
-
-    Parameters
-    ----------
-    tables : ndarray of float64, shape (shards, 2, n_features)
-        Means and sums of squared deviations.
-    masses : ndarray of float64, shape (shards,)
-        Samples of each shard, or the sum of their weights; 0 for an empty one.
-
-    Returns
-    -------
-    mean, var : ndarray of float64, shape (n_features,)
-
-    References
-    ----------
-    .. [1] T. F. Chan, G. H. Golub and R. J. LeVeque, "Updating formulae and a pairwise algorithm for
-       computing sample variances", 1979.
-
-    Examples
-    --------
-    >>> tables = np.array([[[1.0], [2.0]], [[0.0], [0.0]], [[4.0], [0.0]]])
-    >>> merged_statistics(tables, np.array([2.0, 0.0, 1.0]))
-    (array([2.]), array([2.66666667]))
-    """
-    count, mean, squares = 0.0, tables[0, 0] * 0.0, tables[0, 1] * 0.0
-    for (of_shard, more), mass in zip(tables, masses, strict=True):
-        if mass > 0.0:
-            total = count + mass
-            d = of_shard - mean
-            mean = mean + d * (mass / total)
-            squares = squares + more + np.square(d) * (count * mass / total)
-            count = total
-    return mean, squares / count
-
-
-def normalized(x: Array, mean: Array, rstd: Array) -> Array:
-    """Return u = (x - mean) rstd in the type of `x`."""
-    return np.asarray(((x - mean) * rstd).astype(x.dtype))
-
-
-def shard_sums(dout: Array, u: Array) -> npt.NDArray[np.float64]:
-    """Return the sums of dout and of dout u over a shard: its share of dbeta and dgamma."""
-    wide = dout.astype(np.float64)
-    return np.stack([wide.sum(axis=0), (wide * u).sum(axis=0)])
-
-
-def input_gradient(
-    dout: Array, u: Array, scale: Array, share: npt.NDArray[np.float64] | float, sums: Array
-) -> Array:
-    """Return the gradient with respect to what batch norm has read, of one shard.
-
-    ``dx_i = gamma rstd (dout_i - w_i / W (sum(dout) + u_i sum(dout u)))``, with the sums over all samples
-    whose statistics they share: `sums`; `scale` is gamma rstd and `share` is w_i / W.
-    """
-    return np.asarray((scale * (dout - share * (sums[0] + u * sums[1]))).astype(u.dtype))
-
+# Types of samples that are standardized as they are; others become float64 first.
+_READ = (np.uint8, np.float32, np.float64)
 
 # ----------------------------------------------------------------------------------------------
 # Steps
@@ -335,14 +266,17 @@ class ParallelRun:
         """Return what the first layer reads: the samples encoded, standardized, in the network's dtype."""
         net = self._net
         x = self._samples.x[rows]
-        values = x.astype(np.float64) if net.encoder is None else net.encoder.transform(x)
+        if net.encoder is not None:
+            x = net.encoder.transform(x)
+        elif x.dtype not in _READ:
+            x = x.astype(np.float64)
         if net.standardizer is not None:
             moments = net.standardizer.moments_
-            values = ((values - moments.mean) - moments.mean_low) * (1.0 / net.standardizer.scale_)
+            x = normalized(x, moments.mean, 1.0 / net.standardizer.scale_, moments.mean_low, net.dtype)
         if net.encoder is not None:
-            values = np.where(np.isnan(values), 0.0, values)
+            x = np.where(np.isnan(x), 0.0, x)
         with np.errstate(over="ignore"):
-            return np.asarray(values.astype(net.dtype))
+            return np.asarray(x.astype(net.dtype, copy=False))
 
     def _forward(self, step: int, shards: Sequence[_Shard], counted: Array, deferred: list[Array]) -> None:
         net, parameters = self._net, self._arrays.parameters
@@ -428,21 +362,30 @@ class ParallelRun:
             average[:] = net.decay * average + (1.0 - net.decay) * value
 
     def _backward(self, shards: Sequence[_Shard], counted: Array, deferred: list[Array]) -> dict[str, Array]:
-        """Return all gradients; one message for each layer's statistics, and one for its weights."""
+        """Return all gradients; one message for each layer's statistics, and one for a bucket of weights."""
         parameters, ranks = self._arrays.parameters, self._ranks
         gradients: dict[str, Array] = {}
+        bucket: list[list[Array]] = [[] for _ in ranks.own] or [[]]  # of each shard: those that wait
+        names: list[str] = []
         for l in range(len(self._net.sizes) - 1, 0, -1):
-            weight, bias = parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias")
-            size = weight.size + len(weight)
-            parts = [np.zeros(size, weight.dtype) for _ in ranks.own] or [np.zeros(size, weight.dtype)]
+            of_layer = [name for name in (f"dense{l}.weight", f"dense{l}.bias") if name in parameters]
+            names += of_layer
+            waiting = {shard.number for shard in shards}
+            for number, held in zip(ranks.own or [-1], bucket, strict=True):
+                if number not in waiting:
+                    held += [np.zeros(parameters[name].size, parameters[name].dtype) for name in of_layer]
             for shard in shards:
-                dy, dweight, dbias = dense_backward(shard.gradient, shard.y[l - 1], weight)
-                parts[shard.number - ranks.first] = np.concatenate([dweight.reshape(-1), dbias])
-                shard.gradient = dy
-            whole = ranks.sum(parts)
-            gradients[f"dense{l}.weight"] = whole[: weight.size].reshape(weight.shape)
-            if bias is not None:
-                gradients[f"dense{l}.bias"] = whole[weight.size :]
+                held = bucket[shard.number - ranks.first]
+                of_shard = parameter_gradients(shard.gradient, shard.y[l - 1])
+                held += [values.reshape(-1) for values in of_shard[: len(of_layer)]]
+                if l > 1:
+                    shard.gradient = np.dot(shard.gradient, parameters[f"dense{l}.weight"])
+            if l == 1 or sum(values.nbytes for values in bucket[0]) >= _BUCKET:
+                whole = ranks.sum([np.concatenate(held) for held in bucket])
+                ends = np.cumsum([parameters[name].size for name in names])
+                for name, values in zip(names, np.split(whole, ends[:-1]), strict=True):
+                    gradients[name] = values.reshape(parameters[name].shape)
+                bucket, names = [[] for _ in bucket], []
             if l > 1:
                 self._backward_features(l - 1, shards, counted, deferred, gradients)
         return gradients
@@ -495,7 +438,7 @@ class ParallelRun:
                 sums, total = own[shard.number - ranks.first], float(counted[shard.number])
             share: Any = 1.0 / total
             if net.weighted_statistics and shard.weights is not None:
-                share = shard.weights.astype(np.float64)[:, None] / total
+                share = shard.weights.astype(np.float64) / total
             shard.gradient = input_gradient(
                 shard.gradient, shard.u[l - 1], gamma * shard.rstd[l - 1], share, sums
             )
@@ -590,6 +533,10 @@ class ParallelRun:
 
     def go_on(self) -> None:
         """Take back `stop`: the next call of `steps` is told how far to go."""
+
+    def threads(self, most: int) -> int:
+        """Return how many threads the next call of `steps` has."""
+        return most
 
     def beyond(self) -> int | None:
         """Return None: rows that the network's dtype cannot hold are not looked for."""

@@ -106,7 +106,7 @@ def cross_validate(
     sample_weight : array_like, shape (n_samples,), optional
         Weights in training and in the scores.
     client : dask.distributed.Client, optional
-        Workers that train, as for `fit_many`.
+        Workers that train; without one those of an active backend of joblib, as for `fit_many`.
     progress : bool, optional
         Whether to show one progress bar for all trainings (needs tqdm); by default on a terminal only.
     **options
@@ -145,6 +145,7 @@ def cross_validate(
         checked, folds, seed=_check.integer("seed", seed, least=0), stratify=network.output == "softmax"
     )
     held_out = [np.flatnonzero(numbers == fold) for fold in range(folds)]
+    workers = clients.workers(client)
     names = list(grid or {})
     candidates = [
         dict(zip(names, values, strict=True)) for values in itertools.product(*dict(grid or {}).values())
@@ -162,8 +163,7 @@ def cross_validate(
             bar.ended(number, result[1])
             return result
 
-        if client is not None:
-            workers = clients.checked_client(client)
+        if workers is not None:
             results = clients.on_workers(
                 workers,
                 _score_fold,
@@ -231,7 +231,8 @@ def fit_many(
     client : dask.distributed.Client, optional
         Workers that train, each one network at a time on the threads that it has.  The data are sent to each
         once; a training whose worker dies begins again, or goes on from its checkpoint where that is on a
-        file system that all share.  The bits are the same.
+        file system that all share.  The bits are the same.  Without a client, ``with
+        joblib.parallel_config("loky", n_jobs=4)`` makes joblib's workers train.
     progress : bool, optional
         Whether to show one progress bar for all trainings (needs tqdm); by default on a terminal only.
     **options
@@ -272,9 +273,10 @@ def fit_many(
         {**options, "checkpoint": None if checkpoint is None else numbered(checkpoint, k)}
         for k in range(len(networks))
     ]
+    workers = clients.workers(client)
     with _bar(progress, each) as bar:
-        if client is not None:
-            return _fit_on_workers(clients.checked_client(client), networks, X, y, each, bar)
+        if workers is not None:
+            return _fit_on_workers(workers, networks, X, y, each, bar)
         return _fit_here(networks, X, y, each, bar)
 
 

@@ -116,6 +116,11 @@ def checked(
     """
 
     def check() -> dict[str, Any]:
+        if comm is not None and shuffle_buffer is not None:
+            raise ValueError(
+                "shuffle_buffer must be None with comm, whose ranks hold their shares in memory, "
+                f"got {shuffle_buffer}"
+            )
         return _options(net, batch_size=batch_size, shuffle_buffer=shuffle_buffer, **options)
 
     samples: Samples | Stream | ParallelSamples

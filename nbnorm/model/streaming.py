@@ -10,17 +10,19 @@ are the same ones: the table is then read once, and the training is that in memo
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import os
+import threading
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.data.row_groups import RowGroups
+from nbnorm.data.row_groups import RowGroups, ahead
 from nbnorm.engine.gather import Data
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import permutation
@@ -45,6 +47,9 @@ BUFFER = 64 << 20
 
 # Bytes of the rows from which quantiles are taken.
 _SAMPLE = 128 << 20
+
+# Threads that can work at the same time.
+_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 # The key of a step's dropout is that of the epoch plus so much for each step before.
 _STRIDE = 0x9E3779B97F4A7C15
@@ -236,10 +241,9 @@ class Stream:
         return np.empty((rows, self._groups.width), self.dtype)
 
     def _all(self) -> Iterator[tuple[Array, Answers]]:
-        out = self.room(int(self._groups.sizes.max()))
-        for group in range(len(self._groups)):
-            if self.used_of[group]:
-                yield self.load(group, out)
+        out = [self.room(int(self._groups.sizes.max())) for _ in range(2)]
+        groups = np.flatnonzero(self.used_of).tolist()
+        yield from ahead(lambda number: self.load(groups[number], out[number % 2]), range(len(groups)))
 
     # ------------------------------------------------------------------------------------------
     # Statistics of all data
@@ -307,9 +311,8 @@ class Stream:
     def describe(self) -> dict[str, str]:
         """Return what a checkpoint knows the data by; all of them are read once."""
         found = hashlib.blake2b(digest_size=16)
-        out = self.room(int(self._groups.sizes.max()))
-        for group in range(len(self._groups)):
-            found.update(checkpoints.digest([self._groups.read(group, out).x]).encode())
+        for rows in self._groups.all():
+            found.update(checkpoints.digest([rows.x]).encode())
         shape = (self._groups.samples, self._groups.width)
         shares = self._shares if self._of_rows is None else self._of_rows
         weights = "None" if shares is None else checkpoints.digest([shares])
@@ -436,6 +439,9 @@ class StreamedRun(Run):
         self._window = np.zeros(1, np.int64)
         self._carried: dict[str, Array] = self._none_carried()
         self._windows: list[Window] = []
+        self._lock = threading.Lock()
+        self._ready = 0  # windows of the epoch that are read
+        self._spares = False  # whether a thread less than there could be trains
 
     @property
     def epoch_steps(self) -> int:
@@ -478,13 +484,10 @@ class StreamedRun(Run):
 
     def windows(self) -> Generator[None, None, None]:
         """Make the steps of the epoch ready, a window at a time."""
-        with ThreadPoolExecutor(1, thread_name_prefix="nbnorm-read") as reader:
-            start = int(self._window[0])
-            coming = reader.submit(self._fill, start)
-            for number in range(start, len(self._windows)):
-                coming.result()
-                if number + 1 < len(self._windows):
-                    coming = reader.submit(self._fill, number + 1)
+        start = self._ready = int(self._window[0])
+        numbers = range(start, len(self._windows))
+        with contextlib.closing(ahead(self._fill, numbers)) as filled:
+            for number, _ in zip(numbers, filled, strict=True):
                 step = int(self.control.step) if number == start else 0
                 used = self._use_window(number, step)
                 yield
@@ -494,10 +497,30 @@ class StreamedRun(Run):
         self._window[0] = len(self._windows)
         self.control.step = 0
 
+    def threads(self, most: int) -> int:
+        """Return how many threads the next call of `steps` has: one less while another thread reads.
+
+        On a core that two threads share all others would wait for these at every barrier.  When the thread
+        that reads has finished, the steps are stopped, and go on with all.
+        """
+        with self._lock:
+            reads = self._ready < min(int(self._window[0]) + 2, len(self._windows))
+            self._spares = reads and most >= _CORES
+        return most - self._spares
+
     def _fill(self, number: int) -> None:
-        """Read the groups of a window behind the rows that the one before leaves; a thread does it."""
-        if self._filled:
-            return
+        """Read a window; a thread does it."""
+        try:
+            if not self._filled:
+                self._read(number)
+        finally:
+            with self._lock:
+                self._ready = number + 1
+                if self._spares:
+                    self.stop()
+
+    def _read(self, number: int) -> None:
+        """Read the groups of a window behind the rows that the one before leaves."""
         window, place = self._windows[number], number % len(self._buffers)
         at = window.carried
         for group in window.groups:

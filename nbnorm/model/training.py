@@ -331,7 +331,8 @@ class _Training:
                 self._show()
             elif pool is not None:
                 control.last_step = steps
-                pool.run(self.run.steps, arguments, self._poll, self.run.stop)
+                threads = self.run.threads(pool.size)
+                pool.run(self.run.steps, arguments, self._poll, self.run.stop, threads)
                 self.run.go_on()
             else:
                 control.last_step = min(steps, int(control.step) + self._chunk)

@@ -52,6 +52,49 @@ def test_networks_come_back_from_workers_with_the_same_bits(client, tmp_path):
     assert [bits(net) for net in got] == [bits(net) for net in expected]
 
 
+@pytest.mark.posix("signals")
+@pytest.mark.parametrize("backend", ["loky", "threading", "dask"])
+def test_backends_of_joblib_train_to_the_same_bits(client, backend, tmp_path):
+    joblib = pytest.importorskip("joblib")
+    X, y = load_digits()
+    X, y = X[:300], y[:300]
+    options = {"epochs": 2, "batch_size": 64}
+    expected, got = ([FNN([64, 8, 10], seed=k) for k in range(3)] for _ in range(2))
+    fit_many(expected, X, y, **options)
+    folds = {"folds": 2, "grid": {"epochs": [1, 2]}}
+    scores = cross_validate(FNN([64, 8, 10], seed=0), X, y, **folds).scores
+    callback = DiesOnce(str(tmp_path / "dead"))
+    callbacks = [] if backend == "threading" else [callback]  # which has no worker that could die
+    with joblib.parallel_config(backend, n_jobs=2):
+        fit_many(got, X, y, callbacks=callbacks, **options)
+        again = cross_validate(FNN([64, 8, 10], seed=0), X, y, **folds).scores
+    assert os.path.exists(callback.path) == (backend != "threading")
+    assert [bits(net) for net in got] == [bits(net) for net in expected]
+    np.testing.assert_array_equal(again, scores)
+
+
+def test_data_go_to_each_worker_once(client):
+    X, y = load_digits()
+    counted = Counted(X[:300].astype(np.float32))
+    networks = [FNN([64, 8, 10], seed=k) for k in range(6)]
+    fit_many(networks, counted, y[:300], epochs=1, client=client)
+    assert 1 <= counted.pickled <= 2  # for two workers
+
+
+class Counted:
+    """An array that counts how often it is pickled."""
+
+    def __init__(self, values):
+        self.values, self.pickled = values, 0
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+    def __reduce__(self):
+        self.pickled += 1
+        return Counted, (self.values,)
+
+
 def test_folds_are_scored_on_workers_as_here(client):
     X, y = load_digits()
     X, y = X[:300], y[:300]

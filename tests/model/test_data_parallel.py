@@ -12,14 +12,14 @@ from thread_ranks import together
 
 import nbnorm
 from nbnorm import FNN, SGD, AdamW, CustomLoss, DataParallel, EarlyStopping, Lion, gradcheck, load_digits
-from nbnorm.model import checkpoints
-from nbnorm.model.data_parallel import (
+from nbnorm.functions.shards import (
     input_gradient,
     merged_statistics,
     normalized,
     shard_statistics,
     shard_sums,
 )
+from nbnorm.model import checkpoints
 from nbnorm.model.ranks import Ranks
 
 X, Y = (values[:150] for values in load_digits())
@@ -88,7 +88,7 @@ def test_synchronised_batch_norm_is_that_of_all_samples(weighted):
                 dout[rows],
                 v,
                 gamma * rstd,
-                1 / total if weights is None else weights[rows, None] / total,
+                1 / total if weights is None else weights[rows] / total,
                 sums,
             )
             for rows, v in zip(shards, u, strict=True)
