@@ -1,66 +1,188 @@
-"""What training over ranks costs: processor time of a sample with and without ``comm``, on one thread.
+"""What training over ranks costs, and a model of it.
 
     python -m benchmarks.ranks
 
-Under a launcher it prints the wall time of an epoch with this number of ranks:
+prints the time of a sample in one process: without ``comm`` on one and on two threads, with ``comm`` on one.
+Under a launcher it prints that of several ranks, what of it they spend in messages, and constants of MPI:
 
     mpiexec -n 2 python -m benchmarks.ranks
+
+With ``--predict`` it prints what the model of `step_seconds` says of clusters.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from benchmarks.common import labels, normal
 from nbnorm import FNN, SGD, DataParallel, set_num_threads
 
 SIZES, SAMPLES, ROUNDS = (784, 512, 512, 10), 8192, 3
-CASES = ((128, 2), (128, 16), (1024, 2), (1024, 16))  # batch and shards
+CASES = ((128, 2), (1024, 2), (1024, 16), (4096, 2))  # batch and shards
+
+# Of the model: seconds of a multiply-add and of an element in the passes of batch norm and the like, of a
+# parameter in the sums and the update, and of the calls of a shard in a layer.
+MULTIPLY_ADD, ELEMENT, PARAMETER, CALLS = 1 / 50e9, 5e-9, 5e-9, 60e-6
+INTERCONNECTS = {"10 Gbit Ethernet": (20e-6, 1.1e9), "100 Gbit InfiniBand": (1.5e-6, 11e9)}
+NETWORKS = ((100, 64, 64, 10), (784, 512, 512, 10), (784, 2048, 2048, 10))
 
 
-def measure(batch: int, comm: DataParallel | None, clock: Callable[[], float]) -> float:
+def compute_seconds(sizes: tuple[int, ...], samples: float, shards: float) -> float:
+    """Return the time of the arithmetic of a rank with so many samples of a mini-batch, in so many shards."""
+    pairs = list(itertools.pairwise(sizes))
+    products = 3 * sum(a * b for a, b in pairs) - sizes[0] * sizes[1]
+    parameters = sum(a * b for a, b in pairs)
+    of_sample = products * MULTIPLY_ADD + (sizes[0] + sum(sizes[1:-1])) * ELEMENT
+    return samples * of_sample + (shards + 1) * parameters * PARAMETER + shards * len(pairs) * CALLS
+
+
+def message_seconds(sizes: tuple[int, ...], ranks: int, shards: int, latency: float, bytes_: float) -> float:
+    """Return the time of the messages of a step: two for each normalized layer, three more."""
+    if ranks == 1:
+        return 0.0
+    parameters = sum(a * b for a, b in itertools.pairwise(sizes))
+    hidden = sizes[1:-1]
+    stages = np.ceil(np.log2(ranks))
+    gathers = 2 * len(hidden) + 1
+    statistics = 2 * 16 * shards * sum(hidden)
+    gradients = 2 * 4 * parameters * (ranks - 1) / ranks
+    return float((gathers + 2) * stages * latency + (statistics + gradients) / bytes_)
+
+
+def step_seconds(sizes: tuple[int, ...], batch: float, ranks: int, latency: float, bytes_: float) -> float:
+    """Return the time of a step with a shard for each rank."""
+    return compute_seconds(sizes, batch / ranks, 1) + message_seconds(sizes, ranks, ranks, latency, bytes_)
+
+
+def efficiency(sizes: tuple[int, ...], batch: float, ranks: int, latency: float, bytes_: float) -> float:
+    """Return the speed beside that of so many ranks that only compute samples, in batches without end."""
+    most = 1e9
+    of_sample = compute_seconds(sizes, most, 1) / most
+    return batch / ranks * of_sample / step_seconds(sizes, batch, ranks, latency, bytes_)
+
+
+def predict() -> None:
+    """Print the batch at which each is 80 % efficient, and the speed of that."""
+    print("| network | interconnect | ranks | batch for 80 % | samples a second |")
+    print("| --- | --- | --- | --- | --- |")
+    for sizes in NETWORKS:
+        for name, (latency, bytes_) in INTERCONNECTS.items():
+            for ranks in (10, 100, 1000):
+                low, high = float(ranks), 1e12
+                for _ in range(100):
+                    middle = (low * high) ** 0.5
+                    enough = efficiency(sizes, middle, ranks, latency, bytes_) >= 0.8
+                    low, high = (low, middle) if enough else (middle, high)
+                rate = high / step_seconds(sizes, high, ranks, latency, bytes_)
+                print(f"| {'-'.join(map(str, sizes))} | {name} | {ranks} | {high:,.0f} | {rate:,.0f} |")
+
+
+class Meter:
+    """Counts messages, their bytes and seconds, in the place of a communicator."""
+
+    def __init__(self, comm: Any) -> None:
+        self._comm, self.messages, self.bytes, self.seconds = comm, 0, 0, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    def _timed(self, call: Callable[..., None], sent: Any, received: Any) -> None:
+        start = time.perf_counter()
+        call(sent, received)
+        self.seconds += time.perf_counter() - start
+        self.messages += 1
+        self.bytes += received[0].nbytes
+
+    def Allgatherv(self, sent: Any, received: Any) -> None:
+        """Count and do it."""
+        self._timed(self._comm.Allgatherv, sent, received)
+
+    def Alltoallv(self, sent: Any, received: Any) -> None:
+        """Count and do it."""
+        self._timed(self._comm.Alltoallv, sent, received)
+
+
+def measure(batch: int, comm: DataParallel | None) -> float:
     """Return the least time of an epoch, after one that compiles."""
     rank, size = (0, 1) if comm is None else (comm.comm.Get_rank(), comm.comm.Get_size())
     rows = slice(rank * SAMPLES // size, (rank + 1) * SAMPLES // size)
     x, y = normal((SAMPLES, SIZES[0]), "float32")[rows], labels(SAMPLES, SIZES[-1])[rows]
     net, best = FNN(SIZES, seed=0), float("inf")
     for turn in range(ROUNDS + 1):
-        start = clock()
-        net.fit(
+        history = net.fit(
             x, y, epochs=1, batch_size=batch, optimizer=SGD(lr=0.01, momentum=0.9), progress=False, comm=comm
         )
         if turn:
-            best = min(best, clock() - start)
+            best = min(best, history.seconds[0])
     return best
 
 
+def constants(world: Any) -> tuple[float, float]:
+    """Return the seconds of a small message among all ranks, and the bytes a second of a large one."""
+    found = []
+    for floats in (2, 1 << 19):
+        part, whole = np.zeros(floats), np.zeros(floats * world.Get_size())
+        counts = [floats] * world.Get_size()
+        best = float("inf")
+        for _ in range(200 if floats == 2 else 10):
+            world.Barrier()
+            start = time.perf_counter()
+            world.Allgatherv(part, [whole, counts])
+            best = min(best, time.perf_counter() - start)
+        found.append(best)
+    return found[0], 8 * (1 << 19) * (world.Get_size() - 1) / found[1]
+
+
 def main() -> None:
-    argparse.ArgumentParser(
-        prog="python -m benchmarks.ranks", description=__doc__.splitlines()[0]
-    ).parse_args()
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__.splitlines()[0])
+    parser.add_argument("--predict", action="store_true", help="print what the model says of clusters")
+    if parser.parse_args().predict:
+        predict()
+        return
     from mpi4py import MPI
 
     world = MPI.COMM_WORLD
-    alone = world.Get_size() == 1
-    clock = time.process_time if alone else time.perf_counter
-    if alone:
-        set_num_threads(1)
-        print("| batch | shards | without `comm`, us a sample | with `comm` |\n| --- | --- | --- | --- |")
+    size = world.Get_size()
+    set_num_threads(1)
+    if size == 1:
+        print("| batch | shards | without `comm`, 1 thread | 2 threads | with `comm`, 1 thread | model |")
+        print("| --- | --- | --- | --- | --- | --- |")
+    elif world.Get_rank() == 0:
+        print(f"| batch | shards | {size} ranks | of it messages | a step's messages, bytes | model |")
+        print("| --- | --- | --- | --- | --- | --- |")
+    latency, bytes_ = constants(world) if size > 1 else (0.0, 1.0)
     for batch, shards in CASES:
-        with_comm = measure(batch, DataParallel(world, shards=shards), clock)
-        if alone:
-            plain = measure(batch, None, clock)
+        shards = max(shards, size)
+        meter = Meter(world)
+        steps = -(-SAMPLES // batch)
+        us = 1e6 / SAMPLES
+        with_comm = us * measure(batch, DataParallel(meter, shards=shards))
+        model = compute_seconds(SIZES, batch / size, shards / size)
+        model += message_seconds(SIZES, size, shards, latency, bytes_)
+        model *= 1e6 / batch
+        if size == 1:
+            one = us * measure(batch, None)
+            set_num_threads(2)
+            two = us * measure(batch, None)
+            set_num_threads(1)
             print(
-                f"| {batch} | {shards} | {1e6 * plain / SAMPLES:.0f} | {1e6 * with_comm / SAMPLES:.0f} |",
-                flush=True,
+                f"| {batch} | {shards} | {one:.0f} | {two:.0f} | {with_comm:.0f} | {model:.0f} |", flush=True
             )
         elif world.Get_rank() == 0:
-            print(
-                f"batch {batch}, {shards} shards, {world.Get_size()} ranks: {with_comm:.3f} s an epoch",
-                flush=True,
-            )
+            each = steps * (ROUNDS + 1)
+            part = us * meter.seconds / (ROUNDS + 1)
+            counted = f"{meter.messages / each:.1f}, {meter.bytes / each / 1e6:.2f} MB"
+            row = f"| {batch} | {shards} | {with_comm:.0f} | {part:.1f} | {counted} | {model:.0f} |"
+            print(row, flush=True)
+    if size > 1 and world.Get_rank() == 0:
+        print(f"latency {1e6 * latency:.1f} us, {bytes_ / 1e9:.1f} GB/s")
 
 
 if __name__ == "__main__":

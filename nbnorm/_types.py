@@ -124,8 +124,8 @@ class Communicator(Protocol):
         """Gather arrays of different lengths."""
 
     @property
-    def Sendrecv(self) -> Callable[..., None]:
-        """Exchange arrays with another rank."""
+    def Alltoallv(self) -> Callable[..., None]:
+        """Give each rank a part of an array."""
 
     def Abort(self, errorcode: int, /) -> Any:
         """End all ranks."""

@@ -36,8 +36,11 @@ class ThreadComm:
         assert [part.size for part in parts] == list(counts)
         whole.reshape(-1)[:] = np.concatenate([part.reshape(-1) for part in parts])
 
-    def Sendrecv(self, sent, dest, tag, received, source, received_tag):
-        received[:] = self.allgather(sent.copy())[source]
+    def Alltoallv(self, sent, received):
+        (values, counts), (whole, expected) = sent, received
+        parts = self.alltoall(np.split(values, np.cumsum(counts)[:-1]))
+        assert [part.size for part in parts] == list(expected)
+        whole[:] = np.concatenate(parts)
 
     def Abort(self, code):
         self._barrier.abort()

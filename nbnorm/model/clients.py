@@ -61,7 +61,7 @@ def workers(client: DaskClient | None) -> Any:
 
 
 def on_workers(
-    client: DaskClient,
+    client: DaskClient | JoblibBackend,
     function: Callable[..., Result],
     jobs: Sequence[Job],
     shared: Sequence[Any],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from nbnorm.model.checkpoints import Checkpoint, Saved
 Result = TypeVar("Result")
 
 # Methods of a communicator that are called.
-_METHODS = ("Get_rank", "Get_size", "allgather", "bcast", "alltoall", "Allgatherv", "Sendrecv", "Abort")
+_METHODS = ("Get_rank", "Get_size", "allgather", "bcast", "alltoall", "Allgatherv", "Alltoallv", "Abort")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +99,6 @@ class Ranks:
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
         self.first, self.last = self.span(self.rank)
         self._nodes = [_aligned(*self.span(rank), _up(shards)) for rank in range(self.size)]
-        powers = all(value & (value - 1) == 0 for value in (shards, self.size))
-        self._doubling = powers and shards % self.size == 0
 
     def span(self, rank: int) -> tuple[int, int]:
         """Return the first shard of a rank, and the first of the next."""
@@ -134,7 +133,8 @@ class Ranks:
         """Return the sum over all shards, of which each rank gives those of its own.
 
         Neighbouring shards are added in pairs, their sums in pairs, and so on: a binary tree whose shape
-        depends on the number of shards alone.
+        depends on the number of shards alone.  Each rank adds a part of the elements and gives it to the
+        others: two messages, of as many bytes as the sum has (Rabenseifner [1]_).
 
         Parameters
         ----------
@@ -144,29 +144,33 @@ class Ranks:
         Returns
         -------
         ndarray
+
+        References
+        ----------
+        .. [1] R. Thakur, R. Rabenseifner and W. Gropp, "Optimization of collective communication operations
+           in MPICH", 2005.
         """
         own = {(shard, shard + 1): part for shard, part in zip(self.own, parts, strict=False)}
-        nodes = self._nodes[self.rank]
-        sums = [_some(_tree(own, *node)) for node in nodes]
-        if self._doubling:
-            total = sums[0]
-            other = np.empty_like(total)
-            distance = 1
-            while distance < self.size:
-                partner = self.rank ^ distance
-                self.comm.Sendrecv(np.ascontiguousarray(total), partner, 0, other, partner, 0)
-                total = total + other
-                distance *= 2
-            return total
-        like = parts[0]
-        sent = np.stack(sums) if nodes else np.empty((0, len(like)), like.dtype)
-        whole = sent
-        if self.size > 1:
-            counts = [len(of_rank) for of_rank in self._nodes]
-            whole = np.empty((sum(counts), len(like)), like.dtype)
-            self.comm.Allgatherv(sent, [whole, [count * len(like) for count in counts]])
+        if self.size == 1:
+            return _some(_tree(own, 0, _up(self.shards)))
+        sums = [_some(_tree(own, *node)) for node in self._nodes[self.rank]]
+        n, dtype = len(parts[0]), parts[0].dtype
+        starts = [rank * n // self.size for rank in range(self.size + 1)]
+        widths = np.diff(starts)
+        sent = np.concatenate(
+            [values[first:last] for first, last in itertools.pairwise(starts) for values in sums]
+            or [np.empty(0, dtype)]
+        )
+        counts = np.array([len(nodes) for nodes in self._nodes])
+        mine = int(widths[self.rank])
+        received = np.empty(int(counts.sum()) * mine, dtype)
+        self.comm.Alltoallv([sent, (len(sums) * widths).tolist()], [received, (counts * mine).tolist()])
         order = [node for of_rank in self._nodes for node in of_rank]
-        return _some(_tree(dict(zip(order, whole, strict=True)), 0, _up(self.shards)))
+        nodes = dict(zip(order, received.reshape(len(order), mine), strict=True))
+        whole = np.empty(n, dtype)
+        part = np.ascontiguousarray(_some(_tree(nodes, 0, _up(self.shards))))
+        self.comm.Allgatherv(part, [whole, widths.tolist()])
+        return whole
 
     def concatenate(self, rows: Array) -> Array:
         """Return the rows of all ranks, in their order."""
