@@ -135,6 +135,10 @@ class Stream:
         """How much a weight of 1 in the loss stands for."""
         return self._unit
 
+    def near(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the groups in an order that opens each file once."""
+        return self._groups.near(order)
+
     @property
     def in_one(self) -> bool:
         """Whether the shuffle buffer holds all rows."""
@@ -466,6 +470,8 @@ class StreamedRun(Run):
         with np.errstate(over="ignore"):
             permutation(np.uint64(seed), np.uint64(epoch | 1 << 63), shuffle, groups)
         groups = groups[stream.used_of[groups] > 0]
+        if shuffle:
+            groups = stream.near(groups)
         self._windows = windows(groups, stream.used_of, stream.steps, stream.buffer)
         self._start_over()
 

@@ -83,6 +83,24 @@ def test_shares_are_all_rows_once(table, tmp_path):
     assert sum(len(p.truth) for p in parts) == 50
 
 
+def test_an_order_opens_each_file_once(table, tmp_path, monkeypatch):
+    for k in range(6):
+        pq.write_table(table, tmp_path / f"{k}.parquet", row_group_size=10)
+    groups = open_groups("X", tmp_path, "y", "w")
+    order = np.random.default_rng(0).permutation(30)
+    assert groups.near(order).tolist() == order.tolist()  # all can be open
+    monkeypatch.setattr("nbnorm.data.row_groups._DESCRIBED", 40)  # two files
+    near = groups.near(order)
+    assert sorted(near) == list(range(30))
+    files = near // 5
+    for first in (0, 10, 20):
+        assert len(set(files[first : first + 10])) == 2
+    expected = everything(groups)[0]
+    out = groups.room(10)
+    for group in near:
+        np.testing.assert_array_equal(groups.read(group, out).x, expected[10 * group : 10 * group + 10])
+
+
 def test_a_memory_map_is_read_in_parts():
     x = np.arange(3e6, dtype=np.float32).reshape(-1, 3)
     groups = open_groups("X", x, np.arange(len(x)))
