@@ -11,6 +11,9 @@ that --peers names: a tables.json of another run, or a mapping of sets to contes
 not to be had is left out.  Results are added to those that the folder holds, so the comparison can be made
 in pieces.  --short compares on two sets and one fold, to see that everything works, in a folder that is
 removed unless --out names one.
+
+Two contestants are five networks in other circumstances.  "nbnorm, columns as they come" gets the sets that
+have text or gaps as they are, in a data frame; "nbnorm, balanced" has class_weight="balanced".
 """
 
 import argparse
@@ -73,6 +76,11 @@ SETS = (*CLASSES, *VALUES)
 METRICS = {"error": CLASSES, "log loss": CLASSES, "balanced error": CLASSES, "RMSE": VALUES, "MAE": VALUES}
 SHORT = ("lending_club", "Boston")
 OURS = ("nbnorm, one network", "nbnorm, five networks")
+RAW, BALANCED = "nbnorm, columns as they come", "nbnorm, balanced"
+VARIANTS = (RAW, BALANCED)
+
+# Of contestants in the plot, in their order.
+MARKERS = "so--^vDPX*"
 
 # Other names of contestants and measures in a file of scores.
 ALIASES = {
@@ -110,29 +118,32 @@ def _rdataset(name: str, package: str, target: str, *dropped: str) -> tuple[pd.D
 
 
 def load(name: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Return the columns and the target, classes as 0, 1, ..."""
+    """Return the columns as they come and the target, classes as 0, 1, ..."""
     source = (CLASSES | VALUES)[name]
     X, y = _keel(name, source[1]) if source[0] == "keel" else _rdataset(name, *source)
     if len(X) > MOST_ROWS:
         X = X.sample(MOST_ROWS, random_state=0)
         y = y.loc[X.index]
     X = X.reset_index(drop=True).rename(columns=str)
+    classes = name in CLASSES
+    return X, LabelEncoder().fit_transform(y.astype(str)) if classes else y.to_numpy(float)
+
+
+def folds(name: str, count: int, *, raw: bool = False) -> Iterator[tuple[Any, ...]]:
+    """Yield training and test data of the first folds: X, y, X, y; `raw` with the columns as they come."""
+    X, y = load(name)
+    kind = StratifiedKFold if name in CLASSES else KFold
+    splits = list(kind(5 if len(y) < 1600 else 3, shuffle=True, random_state=SEED).split(X, y))[:count]
+    if raw:
+        yield from ((X.iloc[train], y[train], X.iloc[test], y[test]) for train, test in splits)
+        return
     for column in X:
         if X[column].dtype == bool:
             X[column] = X[column].astype(int)
         elif not pd.api.types.is_numeric_dtype(X[column]):
             X[column] = X[column].astype(object).where(X[column].notna(), "missing").astype(str)
-    classes = name in CLASSES
-    return X, LabelEncoder().fit_transform(y.astype(str)) if classes else y.to_numpy(float)
-
-
-def folds(name: str, count: int) -> Iterator[tuple[np.ndarray, ...]]:
-    """Yield training and test data of the first folds: X, y, X, y."""
-    X, y = load(name)
-    kind = StratifiedKFold if name in CLASSES else KFold
-    splits = kind(5 if len(y) < 1600 else 3, shuffle=True, random_state=SEED).split(X, y)
     numbers = [column for column in X if pd.api.types.is_numeric_dtype(X[column])]
-    for _, (train, test) in zip(range(count), splits, strict=False):
+    for train, test in splits:
         one_hot = OneHotEncoder(
             min_frequency=10, handle_unknown="infrequent_if_exist", sparse_output=False, drop="if_binary"
         )
@@ -167,6 +178,8 @@ def _scaled(model: Any) -> Any:
 CONTESTANTS: dict[str, Callable[[bool], Any]] = {
     OURS[0]: lambda classes: _ours(classes)(n_estimators=1, random_state=0),
     OURS[1]: lambda classes: _ours(classes)(random_state=0),
+    RAW: lambda classes: _ours(classes)(random_state=0),
+    BALANCED: lambda classes: FNNClassifier(class_weight="balanced", random_state=0),
     "linear": lambda classes: _scaled(
         LogisticRegression(max_iter=2000) if classes else RidgeCV(np.logspace(-3, 3, 13))
     ),
@@ -184,6 +197,14 @@ CONTESTANTS: dict[str, Callable[[bool], Any]] = {
 }
 
 
+def concerned(who: str, name: str) -> bool:
+    """Return whether a contestant has something to say about a set: text or gaps, classes."""
+    if who == RAW:
+        X, _ = load(name)
+        return bool(X.isna().any(axis=None)) or not all(map(pd.api.types.is_numeric_dtype, X.dtypes))
+    return who != BALANCED or name in CLASSES
+
+
 def warm_up() -> None:
     """Compile and read what nbnorm compiles, which belongs to no fit."""
     rng = np.random.default_rng(0)
@@ -197,7 +218,7 @@ def warm_up() -> None:
 def measure(who: str, name: str, count: int) -> dict[str, float]:
     """Return a contestant's mean measures over the folds of a set, and the CPU seconds of a fit."""
     found: list[dict[str, float]] = []
-    for X, y, X_test, y_test in folds(name, count):
+    for X, y, X_test, y_test in folds(name, count, raw=who == RAW):
         model = CONTESTANTS[who](name in CLASSES)
         start = time.process_time()
         with warnings.catch_warnings():
@@ -270,17 +291,18 @@ def table(results: dict[str, Any]) -> str:
     """Ratios over all sets, ranks and seconds, then each set."""
     names = [who for who in CONTESTANTS if any(who in entry for entry in results.values())]
     text = ""
-    for ours in [who for who in OURS if who in names]:
+    for ours in [who for who in (*OURS, *VARIANTS) if who in names]:
         head = [f"{ours}, divided by", *METRICS, "CPU seconds"]
         text += "| " + " | ".join(head) + " |\n|" + " --- |" * len(head) + "\n"
         for peer in names:
-            if peer in OURS:
+            if peer in VARIANTS or (peer in OURS and (ours in OURS or peer != OURS[1])):
                 continue
             cells = [interval(ratios(results, ours, peer, metric)) for metric in METRICS]
             seconds = ratios(results, ours, peer, "seconds")
             cells.append(f"{np.exp(seconds.mean()):.3g}" if len(seconds) else "")
             text += "| " + " | ".join([peer, *cells]) + " |\n"
         text += "\n"
+    names = [who for who in names if who not in VARIANTS]
     ranks = mean_ranks(results, names)
     text += "| | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1) + "\n"
     if ranks:
@@ -304,7 +326,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
     base = "HistGradientBoosting"
     names = [who for who in CONTESTANTS if any(who in entry for entry in results.values())]
-    figure, row = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    names = [who for who in names if who not in VARIANTS]
+    figure, row = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for axes, (metric, title) in zip(row, {"error": "error", "RMSE": "RMSE"}.items(), strict=True):
         sets = METRICS[metric]
         for who in names:
@@ -314,13 +337,18 @@ def plot(results: dict[str, Any], path: Path) -> None:
             ]
             if len(logs):
                 point = float(np.exp(np.mean(np.log(seconds)))), float(np.exp(logs.mean()))
-                axes.plot(*point, "o", color="#1b6ca8" if who in OURS else "#888888", markersize=6)
-                axes.annotate(who, point, xytext=(6, 4), textcoords="offset points", fontsize=8)
+                marker = MARKERS[list(CONTESTANTS).index(who)]
+                axes.plot(*point, marker, color="#1b6ca8" if who in OURS else "#888888", label=who)
         axes.set_xscale("log")
-        axes.margins(x=0.35, y=0.15)
+        axes.margins(0.1)
         axes.set_xlabel("CPU seconds of a fit (geometric mean)")
         axes.set_ylabel(f"{title} / {base}'s")
         axes.grid(alpha=0.3)
+    # one legend: points of similar error and time would hide each other's names
+    found = {
+        label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=200)
 
 
@@ -337,6 +365,8 @@ def compare(
             continue
         entry = results.setdefault(name, {})
         for who in contestants:
+            if not concerned(who, name):
+                continue
             try:
                 entry[who] = measure(who, name, report["folds"])
                 report["stored"] = [other for other in report["stored"] if other != who]

@@ -357,6 +357,56 @@ def _encoded(x: Any, exact: Any, e: Any) -> Any:
     return ((value - exact[_MEAN, e]) - exact[_MEAN_LOW, e]) * exact[_INVERSE, e]
 
 
+@simd.traced
+def _column_of_block(
+    address: Any, rows: Any, b: Any, count: Any, stride: Any, offset: Any, kind: Any, out: Any
+) -> Any:
+    """Return a column of the samples `rows[b]` and so on, float64; of those beyond `count` the last one's."""
+    width = tile(out.dtype).width
+
+    def read(dtype: np.dtype[Any]) -> Callable[[], Any]:
+        def values() -> Any:
+            x = simd.zeros(np.float64, width)
+            for r in range(width):
+                row = get(rows, b + simd.min(count - 1, r))
+                x = simd.insert(x, r, simd.convert(peek(address, row * stride + offset, dtype), np.float64))
+            return x
+
+        return values
+
+    return simd.switch(kind, [read(dtype) for dtype in PEEK_DTYPES])
+
+
+@simd.traced
+def _encode_block(
+    x: Any, exact: Any, columns: Any, e: Any, kind: Any, out: Any, place: Any, whole: Any, count: Any
+) -> None:
+    """Store encoded column `e`, standardized, of samples whose column holds `x`: as `_encoded`."""
+
+    def number(row: int) -> Any:
+        return get(exact, row * columns + e)
+
+    def position() -> Any:
+        return simd.clamp((x - number(_EDGE)) * number(_SLOPE), number(_FLOOR), number(_CEILING))
+
+    def level() -> Any:
+        return simd.where(x == number(_EDGE), 1.0, 0.0)
+
+    def missing() -> Any:
+        return simd.where(x == x, 0.0, 1.0)
+
+    def part() -> None:
+        simd.store(out, place, result, count)
+
+    def all_of_it() -> None:
+        simd.store(out, place, result)
+
+    value = simd.switch(kind, [position, level, missing])  # in the order of their codes
+    standardized = ((value - number(_MEAN)) - number(_MEAN_LOW)) * number(_INVERSE)
+    result = simd.convert(simd.where(value == value, standardized, 0.0), out.dtype)
+    simd.switch(whole, [part, all_of_it])
+
+
 @inner_kernel
 def gather_encoded(
     tid: Any,
@@ -371,21 +421,26 @@ def gather_encoded(
     out: Any,
     base: Any,
 ) -> None:
-    """As `gather`, the columns encoded: see `nbnorm.statistics.encoding`."""
-    kind = out.dtype.type
+    """As `gather`, the columns encoded: see `nbnorm.statistics.encoding`.
+
+    The samples of a block are read together, one column at a time, and encoded side by side.
+    """
     width = tile_width(out)
     first, last = _own_features(size, width, tid, threads)
     address, stride = control.address, control.row_stride
     step, code = control.column_stride, control.element_kind
-    for b in range(n):
-        source = get(rows, b) * stride
-        target = base + b // width * pad * width + b % width
-        column, x = np.int64(-1), 0.0
-        for e in range(first, last):
-            i = np.int64(exact[_SOURCE, e])
-            if i != column:
-                column, x = i, peek_any(address, source + i * step, code)
-            put(out, target + e * width, kind(_encoded(x, exact, e)))
+    for b in range(0, n, width):
+        target, count = base + b // width * pad * width, min(n - b, width)
+        e = first
+        while e < last:
+            i = exact[_SOURCE, e]
+            x = _column_of_block(address, rows, b, count, stride, np.int64(i) * step, code, out)
+            while e < last and exact[_SOURCE, e] == i:
+                kind = np.int64(exact[_KIND, e])
+                _encode_block(
+                    x, exact, exact.shape[1], e, kind, out, target + e * width, count == width, count
+                )
+                e += 1
 
 
 @inner_kernel

@@ -314,7 +314,7 @@ class Network(Inputs):
                 dropout=self._dropout(len(hidden)),
                 standardize=self.standardize,
                 encoding=encoding,
-                bins=self._most_bins() or 8,
+                bins=most,
                 weighted_statistics=self.weighted_statistics,
                 decay=self.decay,
                 init=self.init,
@@ -322,7 +322,7 @@ class Network(Inputs):
                 seed=int(own),
                 **options,
             )
-            for own in (seed, *more)
+            for own, most in zip((seed, *more), self._bins(), strict=True)
         ]
 
     def _train(
@@ -350,9 +350,10 @@ class Network(Inputs):
         stopping = None if incremental else self._stopping()
         shown = self._shown()
         if first and self._encodes(X) and not isinstance(X, RowGroups):
-            encoder = self._encoder_for(X, combined.of_standardizers)
+            weighted = combined.of_standardizers
+            encoders = {most: self._encoder_for(X, most, weighted) for most in dict.fromkeys(self._bins())}
             for one in nets:
-                inputs.take_learned(one, encoder, None, None)
+                inputs.take_learned(one, encoders[one.bins], None, None)
         measures = [] if incremental else self._measures(net, validation, stopping)
         before, seen = net.epochs_trained, 0 if first else self.t_
         for one in nets:
@@ -374,9 +375,9 @@ class Network(Inputs):
         # of this training, `done` epochs are in the network already
         start = seen - done * samples
         options: dict[str, Any] = {
-            "epochs": 1 if incremental else int(self.max_iter),
+            "epochs": 1 if incremental else self._epochs(steps),
             "batch_size": batch,
-            "optimizer": self._optimizer(samples, incremental),
+            "optimizer": self._optimizer(samples, steps, incremental),
             "schedule": self._schedule(steps, samples, start, incremental, stopping),
             "sample_weight": weights,
             "class_weight": by_class,
@@ -407,7 +408,7 @@ class Network(Inputs):
         if history.stopped or incremental or self._planned():
             return []
         text = (
-            f"Stochastic Optimizer: Maximum iterations ({self.max_iter}) reached and the "
+            f"Stochastic Optimizer: Maximum iterations ({options['epochs']}) reached and the "
             "optimization hasn't converged yet."
         )
         return [(text, ConvergenceWarning)]

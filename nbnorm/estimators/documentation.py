@@ -22,7 +22,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         joined by one that says where.  Infinite ones count as the largest or smallest of the training.
     bins : int or "auto", default "auto"
         Bins of a column at most.  "auto" is 8, less below 200 samples (one for 25 of them, but 2) or beyond
-        256 columns (2048 for all together), and none beyond 1024 columns.  In `fit` a regressor has none
+        256 columns (2048 for all together), and none beyond 1024 columns; every second one of several
+        networks of a classifier has three eighths of them, but 2.  In `fit` a regressor has none
         below 100 samples, and up to 20,000 none where that is clearly better: one network of each, trained on
         three quarters of the samples, is compared on the rest.
     categorical_features : "from_dtype", None or array-like, default "from_dtype"
@@ -52,11 +53,14 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         "one_cycle", "plateau", the same with options (`nbnorm.Cosine` and others); or a function of the step.
     learning_rate_init : float or "auto", default "auto"
         Learning rate that the course begins with or is relative to.  "auto" is 0.0075 for "adamw" where
-        ``norm="after"`` follows "relu", "leaky_relu" or "identity", 0.02 for "sgd" and 0.03 otherwise.
+        ``norm="after"`` follows "relu", "leaky_relu" or "identity" (with ``max_iter="auto"`` 0.375 / epochs),
+        0.02 for "sgd" and 0.03 otherwise.
     power_t : float, default 0.5
         Exponent of "invscaling".
-    max_iter : int, default 50
+    max_iter : int or "auto", default "auto"
         Epochs at most.  A learning rate that is planned for so many, see `n_iter_no_change`, does them all.
+        "auto" is 50 and, where they are planned, fewer where an epoch has many steps: as many as make 1250
+        steps, but from 25 on.
     shuffle : bool, default True
         Whether each epoch takes the samples in a new order.
     random_state : int, RandomState or None, default None
@@ -117,7 +121,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
 _DTYPE = """\
 dtype : {"auto", "float32", "float64"} or dtype, default "auto"
         Type of the computation; "auto" is float32 if that holds every value of X's type exactly (float32,
-        float16, integers of 16 bits), otherwise float64."""
+        float16, integers of 16 bits), and from 600 standardized samples on, otherwise float64.  The
+        standardization is computed in float64 either way, and answers have the type of X."""
 
 _ATTRIBUTES = """\
 network_ : FNN

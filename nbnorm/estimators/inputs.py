@@ -14,7 +14,7 @@ from nbnorm.data.columns import Column, TableColumns, encoded_names, is_frame
 from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups, open_groups
 from nbnorm.estimators.parameters import Parameters
 from nbnorm.estimators.scaler import numeric_dtype
-from nbnorm.model import inference
+from nbnorm.model import defaults, inference
 from nbnorm.model.network import FNN
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.reading import is_sparse
@@ -178,13 +178,21 @@ class Inputs(Parameters):
             return None
         return self._chosen_bins if self.bins == "auto" else int(self.bins)
 
-    def _encoder_for(self, X: CheckedTable, weights: Array | None) -> ColumnEncoder:
-        """Return the encoding of the columns that new networks share."""
+    def _bins(self) -> list[int | None]:
+        """Return the bins of a column at most, for each of the networks."""
+        most = self._most_bins()
+        few = most
+        if most is not None and self.bins == "auto" and is_classifier(self):
+            few = defaults.fewer_bins(most)
+        return [few if k % 2 else most for k in range(self.n_estimators)]
+
+    def _encoder_for(self, X: CheckedTable, bins: int | None, weights: Array | None) -> ColumnEncoder:
+        """Return the encoding of the columns for new networks with so many bins."""
         categorical = [] if self._columns is None else self._columns.categorical_
-        return ColumnEncoder(self._most_bins(), categorical=categorical).fit(X, weights=weights)
+        return ColumnEncoder(bins, categorical=categorical).fit(X, weights=weights)
 
     def encode(self, X: Table) -> Array:
-        """Return samples as the networks read them, before standardization.
+        """Return samples as the networks read them, before standardization: the first of several.
 
         Parameters
         ----------

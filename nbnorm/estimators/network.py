@@ -137,7 +137,7 @@ class FNNClassifier(ClassifierMixin, Network):
         learning_rate: RateName | Schedule | Callable[[int], float] = "cosine",
         learning_rate_init: float | Literal["auto"] = "auto",
         power_t: float = 0.5,
-        max_iter: int = 50,
+        max_iter: int | str = "auto",
         shuffle: bool = True,
         random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
@@ -355,6 +355,7 @@ class FNNClassifier(ClassifierMixin, Network):
     def _log_probabilities(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
         """Return the logarithms of one network's probabilities of the classes."""
         z = inference.logits(net, X)
+        z = z.astype(np.result_type(z.dtype, X.dtype), copy=False)
         if len(self.classes_) == 1 and not self._multilabel:
             return np.zeros((len(z), 1), z.dtype)
         if self.out_activation_ == "softmax":
@@ -448,7 +449,7 @@ class FNNRegressor(RegressorMixin, Network):
         learning_rate: RateName | Schedule | Callable[[int], float] = "cosine",
         learning_rate_init: float | Literal["auto"] = "auto",
         power_t: float = 0.5,
-        max_iter: int = 50,
+        max_iter: int | str = "auto",
         shuffle: bool = True,
         random_state: int | np.random.RandomState | None = None,
         tol: float = 1e-4,
@@ -579,7 +580,7 @@ class FNNRegressor(RegressorMixin, Network):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Values: the mean of all networks, of their dtype.  Several quantiles stand along an axis more.
+            Values: the mean of all networks.  Several quantiles stand along an axis more.
         """
         values = self._each(self._values, self._samples(X))
         levels = len(self.network_.loss.options())
@@ -597,6 +598,7 @@ class FNNRegressor(RegressorMixin, Network):
         """Return what one network predicts, in the units of the targets."""
         backwards = _TRANSFORMS[self.target_transform][2]
         values = net.predict(X)
+        values = values.astype(np.result_type(values.dtype, X.dtype), copy=False)
         if backwards is None:
             return values
         with np.errstate(over="ignore"):

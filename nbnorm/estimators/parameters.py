@@ -151,7 +151,8 @@ class Parameters(BaseEstimator):
         if not (isinstance(self.learning_rate, Schedule) or callable(self.learning_rate)):
             names = (*schedules.NAMED, "invscaling", "adaptive")
             _check.choice("learning_rate", self.learning_rate, names)
-        _check.integer("max_iter", self.max_iter, least=1)
+        if not isinstance(self.max_iter, str) or self.max_iter != "auto":
+            _check.integer("max_iter", self.max_iter, least=1)
         _check.integer("n_estimators", self.n_estimators, least=1)
         if not isinstance(self.bins, str) or self.bins != "auto":
             _check.integer("bins", self.bins, least=2)
@@ -214,7 +215,8 @@ class Parameters(BaseEstimator):
 
     def _dtype_for(self, X: CheckedTable | RowGroups) -> np.dtype[Any]:
         if isinstance(self.dtype, str) and self.dtype == "auto":
-            return np.dtype(np.float32 if np.can_cast(X.dtype, np.float32) else np.float64)
+            single = defaults.single_precision(X.dtype, X.shape[0], standardize=self.standardize)
+            return np.dtype(np.float32 if single else np.float64)
         return _check.float_dtype("dtype", self.dtype)
 
     def _batch(self, samples: int) -> int:
@@ -232,14 +234,21 @@ class Parameters(BaseEstimator):
             size = max(size, 2 + samples % 2)  # even batches of at least two
         return size
 
-    def _rate(self) -> float:
-        """Return the learning rate that the course is relative to."""
+    def _epochs(self, steps: int) -> int:
+        """Return the epochs of a training, each of so many steps."""
+        if self.max_iter == "auto":
+            return defaults.epochs(steps, planned=self._planned())
+        return int(self.max_iter)
+
+    def _rate(self, steps: int | None = None) -> float:
+        """Return the learning rate that the course is relative to, for planned epochs of so many steps."""
         if self.learning_rate_init == "auto":
-            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"))
+            chosen = {} if steps is None or self.max_iter != "auto" else {"epochs": self._epochs(steps)}
+            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"), **chosen)
         return float(self.learning_rate_init)
 
-    def _optimizer(self, samples: int, incremental: bool) -> SGD | AdamW:
-        rate, decay = self._rate(), self.weight_decay
+    def _optimizer(self, samples: int, steps: int, incremental: bool) -> SGD | AdamW:
+        rate, decay = self._rate(None if incremental else steps), self.weight_decay
         if decay == "auto":
             decay = defaults.weight_decay(
                 self.solver,

@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 # With these, batch normalization behind the activation takes the scale of a hidden layer's weights out again.
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 
@@ -17,6 +19,12 @@ _FEW = 1200
 
 # The most that decay takes from a weight in a step.
 _MOST_DECAY = 0.025
+
+# Epochs of a training, and steps that are enough.
+_EPOCHS, _STEPS = 50, 1250
+
+# Rows from which the speed of float32 counts.
+_MANY = 600
 
 # Most bins of a column and of a table, and rows for each bin.
 _BINS, _MOST_BINS, _ROWS_OF_A_BIN = 8, 2048, 25
@@ -52,8 +60,12 @@ def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
     return norm == "after" and bool(known) and all(known)
 
 
-def learning_rate(solver: str, norm: str | None, activations: Sequence[Any]) -> float:
+def learning_rate(
+    solver: str, norm: str | None, activations: Sequence[Any], *, epochs: int = _EPOCHS
+) -> float:
     """Return the learning rate: 0.0075 for "adamw" on a scale-free network, 0.02 for "sgd", otherwise 0.03.
+
+    The first is greater for fewer than 50 epochs, so that the product stays the same.
 
     Parameters
     ----------
@@ -61,6 +73,8 @@ def learning_rate(solver: str, norm: str | None, activations: Sequence[Any]) -> 
         Optimizer.
     norm, activations
         As for `scale_free`.
+    epochs : int, default 50
+        Epochs, where `epochs` has chosen them.
 
     Returns
     -------
@@ -74,7 +88,7 @@ def learning_rate(solver: str, norm: str | None, activations: Sequence[Any]) -> 
     if solver == "sgd":
         return 0.02
     if solver == "adamw" and scale_free(norm, activations):
-        return 0.0075
+        return 0.0075 * _EPOCHS / epochs
     return 0.03
 
 
@@ -166,3 +180,78 @@ def bins(rows: int, columns: int) -> int | None:
     """
     most = min(_BINS, max(rows // _ROWS_OF_A_BIN, 2), _MOST_BINS // columns)
     return most if most > 1 else None
+
+
+def epochs(steps: int, *, planned: bool) -> int:
+    """Return the epochs of a training: so many that it has 1250 steps, but from 25 to 50.
+
+    Parameters
+    ----------
+    steps : int
+        Steps of an epoch.
+    planned : bool
+        Whether the course of the learning rate is planned for all epochs; otherwise there are 50 at most.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> [epochs(steps, planned=True) for steps in (4, 40, 400)], epochs(400, planned=False)
+    ([50, 32, 25], 50)
+    """
+    return min(max(-(-_STEPS // steps), _EPOCHS // 2), _EPOCHS) if planned else _EPOCHS
+
+
+def fewer_bins(most: int) -> int:
+    """Return the bins of every second network of an ensemble: three eighths of the others', but 2.
+
+    Many bins bend to noise where few miss a narrow band.  The mean of both kinds is better than either,
+    because their mistakes differ more than those of networks that differ in their weights alone.
+
+    Parameters
+    ----------
+    most : int
+        Bins of the others.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> [fewer_bins(most) for most in (8, 4, 2)]
+    [3, 2, 2]
+    """
+    return max(3 * most // 8, 2)
+
+
+def single_precision(dtype: np.dtype[Any], rows: int, *, standardize: bool) -> bool:
+    """Return whether float32 is the type of the computation.
+
+    It is where it holds all values of the data's type, and from 600 standardized rows on: the standardization
+    is computed in float64 whatever comes after it, and below the time does not count.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Type of the data.
+    rows : int
+        Training samples.
+    standardize : bool
+        Whether the data are standardized first.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [single_precision(np.dtype(float), rows, standardize=True) for rows in (100, 1000)]
+    [False, True]
+    >>> single_precision(np.dtype("uint8"), 100, standardize=False)
+    True
+    """
+    return np.can_cast(dtype, np.float32) or (standardize and rows >= _MANY)

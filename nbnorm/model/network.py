@@ -77,8 +77,8 @@ class FNN(Options):
         is read, and standardized like others: `standardizer` then has the statistics of the encoded columns.
         Missing numbers may be NaN: they become the column's mean, and a column that has some in training
         is joined by an indicator of them.
-    bins : int, default 8
-        Bins of a column at most.
+    bins : int or None, default 8
+        Bins of a column at most; None for none, so that the encoding sees to missing numbers alone.
     standardize_targets : bool, default False
         Whether it also fits one to the targets, for the identity output: the network then learns
         standardized targets, and `predict` turns its answers back, in float64.  Losses are in
@@ -150,7 +150,7 @@ class FNN(Options):
         dropout: float | Sequence[float] | npt.NDArray[np.floating[Any]] = 0.0,
         standardize: bool = True,
         encoding: Encoding | None = None,
-        bins: int = 8,
+        bins: int | None = 8,
         standardize_targets: bool = False,
         eps: float = 1e-5,
         decay: float = 0.9,

@@ -44,7 +44,7 @@ class Options:
     dropout: tuple[float, ...]
     standardize: bool
     encoding: Encoding | None
-    bins: int
+    bins: int | None
     standardize_targets: bool
     eps: float
     decay: float
@@ -92,7 +92,7 @@ def checked(
     dropout: float | Sequence[float] | npt.NDArray[np.floating[Any]],
     standardize: bool,
     encoding: Encoding | None,
-    bins: int,
+    bins: int | None,
     standardize_targets: bool,
     eps: float,
     decay: float,
@@ -153,7 +153,7 @@ def checked(
         "dropout": shares,
         "standardize": _check.flag("standardize", standardize),
         "encoding": _check.choice("encoding", encoding, ENCODINGS),
-        "bins": _check.integer("bins", bins, least=2),
+        "bins": None if bins is None else _check.integer("bins", bins, least=2),
         "standardize_targets": standardize_targets,
         # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
         "eps": _check.number("eps", eps, least=float(np.finfo(dtype).tiny)),

@@ -156,6 +156,13 @@ def test_refusals():
         model.predict(frame.assign(age="old"))
     with pytest.raises(ValueError, match="city"):
         model.predict(frame.drop(columns="city"))
+    with pytest.raises(TypeError, match="column 'day' must hold dates as in training, got numbers"):
+        model.predict(frame.assign(day=1.0))
+    with pytest.raises(TypeError, match="column 'age' must hold numbers as in training, got dates"):
+        model.partial_fit(frame.assign(age=frame["day"]), y)
+    with pytest.raises(ValueError, match="town"):
+        model.predict(frame.assign(town=1))
+    assert np.isfinite(model.predict_proba(frame.assign(age=None, city=None, member=None, day=None))).all()
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame.rename(columns={"city": "town"}))
     with pytest.raises(TypeError, match="column 'city' holds text: it must be among categorical_features"):

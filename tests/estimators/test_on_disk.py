@@ -50,6 +50,17 @@ def test_early_stopping_holds_out_rows_of_the_file(digits):
         FNNClassifier().partial_fit(path, "name", classes=np.unique(names))
 
 
+def test_a_wide_file_has_no_bins(tmp_path):
+    X = np.random.default_rng(0).normal(size=(40, 1030)).astype(np.float32)
+    X[::7, 0] = np.nan
+    path = tmp_path / "wide.parquet"
+    columns = {f"x{j}": x for j, x in enumerate(X.T)} | {"y": np.arange(40) % 2}
+    pq.write_table(pa.table(columns), path, row_group_size=20)
+    model = FNNClassifier(hidden_layer_sizes=4, n_estimators=1, max_iter=1, random_state=0).fit(path, "y")
+    assert len(model.get_feature_names_out()) == 1031  # and one for the gaps
+    assert model.network_.bins is None
+
+
 def test_a_regressor_learns_from_a_file(digits):
     X, _, _, values = digits
     settings = {"hidden_layer_sizes": 16, "max_iter": 3, "random_state": 0}
