@@ -2,7 +2,9 @@
 
 A small network cannot use two threads, because its steps are too short to be divided; two networks can.
 Each job runs in a Python thread of its own.  Their compiled steps hold no lock, and take turns where
-there are more jobs than threads, so that all of them end at about the same time.
+there are more jobs than threads, so that all of them end at about the same time.  A turn lasts over
+several short pieces of work and the Python code between them: a hand-over costs more than such a piece, as
+the next thread has to wake up and to wait for the interpreter.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
@@ -17,6 +20,9 @@ from typing import TypeVar
 from nbnorm.compile.threads import get_num_threads, thread_limit
 
 Result = TypeVar("Result")
+
+# Seconds after which a turn ends.
+_TURN = 0.02
 
 
 class Turns:
@@ -58,6 +64,7 @@ class _Place(threading.local):
 
     turns: Turns | None = None
     stop: threading.Event | None = None
+    begun: float | None = None  # when its turn began, if it has one
 
 
 _place = _Place()
@@ -75,10 +82,24 @@ def turn() -> Iterator[None]:
     if _place.turns is None or _place.stop is None:
         yield
         return
-    with _place.turns:
+    if _place.begun is None:
+        _place.turns.__enter__()
+        _place.begun = time.perf_counter()
+    begun = _place.begun
+    try:
         yield
+    finally:
+        if time.perf_counter() - begun >= _TURN:
+            end_turn()
     if _place.stop.is_set():
         raise KeyboardInterrupt
+
+
+def end_turn() -> None:
+    """End the present thread's turn, if it has one: before code that may wait for another job."""
+    if _place.turns is not None and _place.begun is not None:
+        _place.begun = None
+        _place.turns.__exit__(None, None, None)
 
 
 def side_by_side(jobs: Sequence[Callable[[], Result]]) -> list[Result | BaseException | None]:
@@ -112,6 +133,7 @@ def side_by_side(jobs: Sequence[Callable[[], Result]]) -> list[Result | BaseExce
         except BaseException as error:  # the caller decides
             results[number] = error
         finally:
+            end_turn()
             ended[number].set()
 
     workers = [

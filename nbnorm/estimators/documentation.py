@@ -59,8 +59,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Exponent of "invscaling".
     max_iter : int or "auto", default "auto"
         Epochs at most.  A learning rate that is planned for so many, see `n_iter_no_change`, does them all.
-        "auto" is 50 and, where they are planned, fewer where an epoch has many steps: as many as make 1250
-        steps, but from 25 on.
+        "auto" is 50; for "adamw", where ``norm="after"`` follows "relu", "leaky_relu" or "identity" and the
+        rate is planned, as many as make 1250 steps, but from 25 to 50.
     shuffle : bool, default True
         Whether each epoch takes the samples in a new order.
     random_state : int, RandomState or None, default None

@@ -237,7 +237,8 @@ class Parameters(BaseEstimator):
     def _epochs(self, steps: int) -> int:
         """Return the epochs of a training, each of so many steps."""
         if self.max_iter == "auto":
-            return defaults.epochs(steps, planned=self._planned())
+            layers = self._resolved("activation")
+            return defaults.epochs(self.solver, self.norm, layers, steps, constant=not self._planned())
         return int(self.max_iter)
 
     def _rate(self, steps: int | None = None) -> float:

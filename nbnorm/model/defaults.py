@@ -182,15 +182,23 @@ def bins(rows: int, columns: int) -> int | None:
     return most if most > 1 else None
 
 
-def epochs(steps: int, *, planned: bool) -> int:
-    """Return the epochs of a training: so many that it has 1250 steps, but from 25 to 50.
+def epochs(
+    solver: str, norm: str | None, activations: Sequence[Any], steps: int, *, constant: bool = False
+) -> int:
+    """Return the epochs of a training: 50, for "adamw" on a scale-free network fewer of many steps.
+
+    There they are as many as make 1250 steps, but from 25 on.
 
     Parameters
     ----------
+    solver : {"adamw", "adam", "sgd"}
+        Optimizer.
+    norm, activations
+        As for `scale_free`.
     steps : int
         Steps of an epoch.
-    planned : bool
-        Whether the course of the learning rate is planned for all epochs; otherwise there are 50 at most.
+    constant : bool, default False
+        Whether the learning rate is not planned for the epochs: then they are 50 at most.
 
     Returns
     -------
@@ -198,10 +206,14 @@ def epochs(steps: int, *, planned: bool) -> int:
 
     Examples
     --------
-    >>> [epochs(steps, planned=True) for steps in (4, 40, 400)], epochs(400, planned=False)
-    ([50, 32, 25], 50)
+    >>> [epochs("adamw", "after", ["relu"], steps) for steps in (4, 40, 400)]
+    [50, 32, 25]
+    >>> epochs("adamw", "after", ["tanh"], 400)
+    50
     """
-    return min(max(-(-_STEPS // steps), _EPOCHS // 2), _EPOCHS) if planned else _EPOCHS
+    if constant or solver != "adamw" or not scale_free(norm, activations):
+        return _EPOCHS
+    return min(max(-(-_STEPS // steps), _EPOCHS // 2), _EPOCHS)
 
 
 def fewer_bins(most: int) -> int:

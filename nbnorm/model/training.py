@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nbnorm import _check
 from nbnorm._types import Table
 from nbnorm.compile.clock import clock
-from nbnorm.engine.concurrency import turn
+from nbnorm.engine.concurrency import end_turn, turn
 from nbnorm.engine.run import Run
 from nbnorm.engine.table import FORWARD, LOSS, SEEN, TRAIN
 from nbnorm.engine.thread_pool import ThreadPool
@@ -429,6 +429,8 @@ class _Training:
 
     def call_back(self) -> None:
         """Call the callbacks and decide whether the training ends here."""
+        if self.plan.callbacks:
+            end_turn()
         # every callback is called, whatever the one before has said
         answers = [callback(self.net, self.history) for callback in self.plan.callbacks]
         if answers:

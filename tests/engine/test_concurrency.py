@@ -3,7 +3,7 @@ import time
 
 from nbnorm import get_num_threads
 from nbnorm.compile.threads import thread_limit
-from nbnorm.engine.concurrency import Turns, side_by_side
+from nbnorm.engine.concurrency import Turns, end_turn, side_by_side, turn
 
 
 def test_turns_are_taken_in_the_order_of_asking():
@@ -41,3 +41,27 @@ def test_thread_limit_is_the_callers_alone():
         worker.start()
         worker.join()
     assert seen == [get_num_threads()]
+
+
+def test_a_turn_lasts_until_it_is_ended():
+    inside, waits = threading.Event(), threading.Event()
+    order = []
+
+    def first():
+        for _ in range(3):
+            with turn():
+                order.append("first")
+                inside.set()
+        waits.wait(10)  # the other cannot have begun
+        order.append("ends")
+        end_turn()
+
+    def second():
+        inside.wait(10)
+        waits.set()
+        with turn():
+            order.append("second")
+
+    with thread_limit(1):
+        assert side_by_side([first, second]) == [None, None]
+    assert order == ["first", "first", "first", "ends", "second"]

@@ -916,6 +916,31 @@ def test_automatic_learning_rate(which, options, expected, data):
     np.testing.assert_array_equal(model.predict(data[0]), same.predict(data[0]))
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 42), ({"activation": "tanh"}, 50), ({"learning_rate": "constant", "n_iter_no_change": np.inf}, 50)],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_automatic_epochs(options, expected, data):
+    settings = {"hidden_layer_sizes": 4, "n_estimators": 1, "encoding": None, "batch_size": 3, **options}
+    model = FNNClassifier(random_state=0, **settings).fit(*data)  # 30 steps an epoch
+    assert model.n_iter_ == expected
+    rate = 0.03 if "activation" in options else 0.375 / expected
+    same = FNNClassifier(random_state=0, max_iter=expected, learning_rate_init=rate, **settings).fit(*data)
+    np.testing.assert_array_equal(model.predict_proba(data[0]), same.predict_proba(data[0]))
+
+
+def test_large_tables_are_computed_in_float32():
+    X = np.random.default_rng(0).normal(size=(600, 3)) + 1e6
+    y = (X[:, 0] > 1e6).astype(int)
+    model = small(max_iter=2).fit(X, y)
+    assert (model.network_.dtype, model.predict_proba(X).dtype) == ("float32", "float64")
+    assert model.score(X, y) > 0.9
+    for kept in (small(max_iter=2, standardize=False, norm=None), small(max_iter=1, dtype="float64")):
+        assert kept.fit(X, y).network_.dtype == "float64"
+
+
 def test_automatic_weight_decay_of_parts(data):
     X, y = data
     got = FNNClassifier(random_state=0).partial_fit(X, y, classes=[0, 1, 2])

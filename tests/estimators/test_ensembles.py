@@ -38,6 +38,18 @@ def test_probabilities_are_averaged():
     assert model.network_ is model.networks_[0]
 
 
+def test_every_second_network_of_a_classifier_has_fewer_bins():
+    X, y = data()
+    model = small(n_estimators=3, encoding="piecewise").fit(X, y)
+    assert [net.bins for net in model.networks_] == [8, 3, 8]
+    assert [net.widths[0] for net in model.networks_] == [36, 16, 36]
+    assert len(model.get_feature_names_out()) == 36
+    alike = small(n_estimators=2, encoding="piecewise", bins=4).fit(X, y)
+    assert [net.bins for net in alike.networks_] == [4, 4]
+    values = small(FNNRegressor, n_estimators=2, encoding="piecewise").fit(X, np.abs(X[:, 0]))
+    assert [net.bins for net in values.networks_] == [8, 8]
+
+
 def test_the_first_network_is_that_of_a_single_one():
     X, y = data()
     several, single = small(n_estimators=3).fit(X, y), small().fit(X, y)
