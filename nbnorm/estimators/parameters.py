@@ -72,7 +72,7 @@ class Parameters(BaseEstimator):
     learning_rate: RateName | Schedule | Callable[[int], float]
     learning_rate_init: float | Literal["auto"]
     power_t: float
-    max_iter: int
+    max_iter: int | Literal["auto"]
     shuffle: bool
     random_state: int | np.random.RandomState | None
     tol: float
@@ -244,8 +244,10 @@ class Parameters(BaseEstimator):
     def _rate(self, steps: int | None = None) -> float:
         """Return the learning rate that the course is relative to, for planned epochs of so many steps."""
         if self.learning_rate_init == "auto":
-            chosen = {} if steps is None or self.max_iter != "auto" else {"epochs": self._epochs(steps)}
-            return defaults.learning_rate(self.solver, self.norm, self._resolved("activation"), **chosen)
+            layers = self._resolved("activation")
+            if steps is None or self.max_iter != "auto":
+                return defaults.learning_rate(self.solver, self.norm, layers)
+            return defaults.learning_rate(self.solver, self.norm, layers, epochs=self._epochs(steps))
         return float(self.learning_rate_init)
 
     def _optimizer(self, samples: int, steps: int, incremental: bool) -> SGD | AdamW:
