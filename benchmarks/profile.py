@@ -24,17 +24,23 @@ import numpy as np
 from benchmarks.common import NETWORKS, labels, normal
 from nbnorm import FNN, SGD, set_num_threads
 from nbnorm.compile import pointers
-from nbnorm.engine import backward, clipping, forward, gather, losses, steps
+from nbnorm.engine import backward, clipping, forward, gather, layer_norm, losses, steps
 
 # Bytes behind a function's address that still belong to it.
 REACH = 60_000
 
 GROUPS = {
     "products": ("nbnorm_tile_",),
-    "batch norm and activation": ("nbnorm_row_", "forward_", "backward_", "wide_statistics"),
+    "batch norm and activation": (
+        "nbnorm_row_",
+        "nbnorm_layer_norm_",
+        "forward_",
+        "backward_",
+        "wide_statistics",
+    ),
     "reading the batch": ("nbnorm_gather_", "gather"),
     "loss": ("loss_part", "_block"),
-    "biases, order of samples": ("output_bias", "permutation", "nbnorm_vector_"),
+    "biases, order of samples": ("bias_part", "permutation", "nbnorm_vector_"),
     "waiting and order of work": ("epoch_part", "run_steps"),
 }
 
@@ -42,7 +48,7 @@ GROUPS = {
 def addresses() -> list[tuple[int, str]]:
     """Return the address and the name of every compiled function."""
     found = [(address, name) for name, (_, address) in pointers.EMITTED.items()]
-    for module in (backward, clipping, forward, gather, losses, steps):
+    for module in (backward, clipping, forward, gather, layer_norm, losses, steps):
         for name, function in vars(module).items():
             for result in getattr(function, "overloads", {}).values():
                 place = result.library.get_pointer_to_function(result.fndesc.llvm_func_name)

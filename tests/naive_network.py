@@ -40,7 +40,12 @@ class Network:
         self.layers = len(net.sizes) - 1
 
     def normalize(self, l, x, training, move):
-        """Batch norm; returns the result and what its backward needs."""
+        """Normalization; returns the result and what its backward needs."""
+        if self.net.norm_kind != "batch":
+            mean = x.mean(axis=1, keepdims=True) if self.net.norm_kind == "layer" else 0.0
+            rstd = 1 / np.sqrt(((x - mean) ** 2).mean(axis=1, keepdims=True) + self.net.eps)
+            xhat = (x - mean) * rstd
+            return self.p[f"norm{l}.gamma"] * xhat + self.p.get(f"norm{l}.beta", 0.0), (xhat, rstd)
         net, mean_name, spread_name = self.net, f"norm{l}.running_mean", f"norm{l}.running_{self.net.running}"
         if training:
             mean = x.mean(axis=0)
@@ -59,7 +64,7 @@ class Network:
         return self.p[f"norm{l}.gamma"] * xhat + self.p[f"norm{l}.beta"], (xhat, rstd)
 
     def forward(self, x, training, move=False):
-        """Logits, and for each hidden layer (input, z or BN(z), what batch norm kept)."""
+        """Logits, and for each hidden layer (input, z or its norm, what the normalization kept)."""
         function = ACTIVATIONS[self.net.activation][0]
         kept = []
         for l in range(1, self.layers):
@@ -67,10 +72,10 @@ class Network:
             if self.net.norm != "before":
                 z = z + self.p[f"dense{l}.bias"]
             norm = None
-            if self.net.norm == "before":
+            if self.net.norm_place == "before":
                 z, norm = self.normalize(l, z, training, move)
             y = function(z)
-            if self.net.norm == "after":
+            if self.net.norm_place == "after":
                 y, norm = self.normalize(l, y, training, move)
             kept.append((x, z, norm))
             x = y
@@ -80,9 +85,13 @@ class Network:
     def normalize_backward(self, l, g, norm, training, grads):
         xhat, rstd = norm
         grads[f"norm{l}.gamma"] = (g * xhat).sum(axis=0)
-        grads[f"norm{l}.beta"] = g.sum(axis=0)
+        if f"norm{l}.beta" in self.p:
+            grads[f"norm{l}.beta"] = g.sum(axis=0)
         g = g * self.p[f"norm{l}.gamma"]
-        if training:
+        if self.net.norm_kind != "batch":
+            mean = g.mean(axis=1, keepdims=True) if self.net.norm_kind == "layer" else 0.0
+            g = g - mean - xhat * (g * xhat).mean(axis=1, keepdims=True)
+        elif training:
             g = g - g.mean(axis=0) - xhat * (g * xhat).mean(axis=0)
         return g * rstd
 
@@ -94,10 +103,10 @@ class Network:
         for l in range(self.layers, 0, -1):
             x, z, norm = kept[l - 1]
             if l < self.layers:
-                if self.net.norm == "after":
+                if self.net.norm_place == "after":
                     g = self.normalize_backward(l, g, norm, training, grads)
                 g = g * derivative(z)
-                if self.net.norm == "before":
+                if self.net.norm_place == "before":
                     g = self.normalize_backward(l, g, norm, training, grads)
             grads[f"dense{l}.weight"] = g.T @ x
             if f"dense{l}.bias" in self.p:

@@ -244,7 +244,10 @@ def _describe_data(data: Data) -> None:
 def _describe(args: argparse.Namespace, net: FNN) -> None:
     layers = "no hidden layer"
     if args.hidden:
-        norm = "no batch norm" if args.norm == "none" else f"batch norm {args.norm} the activation"
+        norm = "no normalization"
+        if net.norm_kind is not None:
+            kind = {"batch": "batch norm", "layer": "layer norm", "rms": "RMS norm"}[net.norm_kind]
+            norm = f"{kind} {net.norm_place} the activation"
         layers = f"{args.activation}, {norm}" + (f", dropout {args.dropout:g}" if args.dropout else "")
     sizes = "-".join(str(size) for size in net.sizes)
     say(f"Network: {sizes}, {layers}, {plural(net.n_parameters, 'parameter')}")
@@ -567,8 +570,9 @@ def add(commands: Commands) -> None:
     )
     network.add_argument(
         "--norm",
-        choices=("after", "before", "none"),
-        help="batch norm after the activation, before it, or none (default: after)",
+        choices=("after", "before", "layer", "layer_after", "rms", "rms_after", "none"),
+        help="batch norm after the activation or before it, layer norm or RMS norm of each sample before it "
+        "or after it, or none (default: after)",
     )
     network.add_argument(
         "--dropout",

@@ -124,10 +124,11 @@ def backward_features(
 
 
 @inner_kernel
-def output_bias(
+def bias_part(
     net: Any,
     control: Any,
     calls: Any,
+    l: Any,
     n: Any,
     numbers: Any,
     k: Any,
@@ -139,12 +140,12 @@ def output_bias(
     first: Any,
     last: Any,
 ) -> None:
-    """Gradient and update of outputs [first, last) of the output layer's bias."""
+    """Gradient and update of elements [first, last) of the bias of layer l, by itself."""
     width = tile_width(act)
-    layer = net[control.layers]
+    layer = net[l]
     for o in range(first, last):
         g = layer.gradient_offset + o * width
-        slope = derive_row(layer.derive_kernel, act, g, g, layer.padded * width, n)
+        slope = derive_row(calls.sum_row, act, g, g, layer.padded * width, n)
         put(gradients, layer.bias_offset + o, slope)
     at = layer.bias_offset + first
     kept = stored if control.stored == 1 else state
@@ -152,6 +153,20 @@ def output_bias(
         calls.vector_update, vector, at, kept, at, gradients, at, numbers, k + NUMBERS, len(vector),
         last - first,
     )  # fmt: skip
+
+
+@inner_kernel
+def transpose_panel(control: Any, layer: Any, i: Any, first: Any, last: Any, act: Any) -> None:
+    """Store the gradient of a panel, of blocks [first, last) of samples, with the features side by side.
+
+    Rows beyond the last feature are zero: their weights are.
+    """
+    width, rows = tile_width(act), tile_rows(act)
+    at = layer.transposed_gradient_offset + (i // width * control.padded_batch) * width + i % width
+    for j in range(first, last):
+        here = layer.gradient_offset + (j * layer.padded + i) * width
+        for b in range(0, width, rows):
+            transpose(act, here + b, width, act, at + (j * width + b) * width, width)
 
 
 @inner_kernel
@@ -180,7 +195,6 @@ def backward_layer(
     depth = above.features
     pad_out, pad, g = above.padded, layer.padded, layer.gradient_offset
     blocks = (n + width - 1) // width
-    padded = control.padded_batch
     stride = pad * width
     group = max(GROUP // rows, 1)
     product = calls.strided_product
@@ -207,14 +221,9 @@ def backward_layer(
             calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
             vector, state, stored, saved, gradients, act,
         )  # fmt: skip
-        for p in range(begin, end):
-            # Rows beyond the last feature are zero: their weights are.
-            i = p * rows
-            at = layer.transposed_gradient_offset + (i // width * padded) * width + i % width
-            for j in range(blocks):
-                here = g + (j * pad + i) * width
-                for b in range(0, width, rows):
-                    transpose(act, here + b, width, act, at + (j * width + b) * width, width)
+        if layer.sample_norm == 0:
+            for p in range(begin, end):
+                transpose_panel(control, layer, p * rows, 0, blocks, act)
 
 
 @inner_kernel

@@ -65,7 +65,7 @@ def _tuple(values: Any) -> tuple[Any, ...]:
     return values if isinstance(values, tuple) else () if values is None else (values,)
 
 
-def _row_sums(
+def row_sums(
     dtype: Any, stride: Any, n: Any, count: int, terms: Callable[[int, Any, Any], list[Any]]
 ) -> list[Any]:
     """Sum `count` terms over the samples for each row of a panel, into vectors of one number for each row.
@@ -88,7 +88,7 @@ def _row_sums(
     return [simd.row_sums(simd.tile_of(*rows)) for rows in sums]
 
 
-def _derive(code: int, gradient: Any, value: Any) -> Any:
+def derived(code: int, gradient: Any, value: Any) -> Any:
     """``gradient * f'``, with f' in terms of the value f, or of z where f does not tell it."""
     return gradient if code == IDENTITY else gradient * _FUNCTIONS[code].slope(value)
 
@@ -118,7 +118,7 @@ def _derive_row(code: int) -> Callable[..., Any]:
         width = tile(g.dtype).width
 
         def block(i: Any, at: Any) -> list[Any]:
-            gradient = _derive(code, simd.load(g, at, width), simd.load(y, at, width))
+            gradient = derived(code, simd.load(g, at, width), simd.load(y, at, width))
             simd.store(g, at, gradient)
             return [gradient]
 
@@ -131,13 +131,16 @@ def _derive_row(code: int) -> Callable[..., Any]:
 _MIX = ((16, 0x21F0AAAD), (15, 0xD35A2D97))
 
 
-def _drop(x: Any, y: Any, stride: Any, n: Any, key: Any, threshold: Any, scale: Any) -> None:
-    """Dropout: an element is dropped where a hash of key and sample lies below the threshold."""
+def _drop(x: Any, y: Any, stride: Any, n: Any, first: Any, key: Any, threshold: Any, scale: Any) -> None:
+    """Dropout: an element is dropped where a hash of key and sample lies below the threshold.
+
+    The row begins with the sample number `first`.
+    """
     width = tile(x.dtype).width
     key, threshold = (simd.convert(number, np.uint32) for number in (key, threshold))
 
     def block(i: Any, at: Any) -> None:
-        bits = (simd.iota(np.uint32, width) + simd.convert(i, np.uint32)) * 0x9E3779B9 ^ key
+        bits = (simd.iota(np.uint32, width) + simd.convert(first + i, np.uint32)) * 0x9E3779B9 ^ key
         for shift, factor in _MIX:
             bits = (bits ^ (bits >> shift)) * factor
         bits = bits ^ (bits >> 15)
@@ -175,7 +178,7 @@ def _statistics(code: int, weighted: bool) -> Callable[..., Any]:
             simd.store(y, at, value)
             return [weigh(i, value - simd.extract(shift, r))]
 
-        (sums,) = _row_sums(dtype, stride, n, 1, deviation)
+        (sums,) = row_sums(dtype, stride, n, 1, deviation)
         samples = simd.full_like(bias, total if weighted else n)
         center = sums / samples
 
@@ -183,7 +186,7 @@ def _statistics(code: int, weighted: bool) -> Callable[..., Any]:
             e = (simd.load(y, at, width) - simd.extract(shift, r)) - simd.extract(center, r)
             return [weigh(i, e), weigh(i, e * e)]
 
-        rest, square = _row_sums(dtype, stride, n, 2, squares)
+        rest, square = row_sums(dtype, stride, n, 2, squares)
         wide = simd.convert(samples, np.float64)
         correction = simd.convert(rest, np.float64) / wide
         simd.store(shift_at, 0, shift)
@@ -212,7 +215,7 @@ def _normalize(code: int) -> Callable[..., None]:
             simd.store(out, at, _FUNCTIONS[code].value(value))
             return []
 
-        _row_sums(y.dtype, stride, n, 0, one)
+        row_sums(y.dtype, stride, n, 0, one)
 
     return normalize
 
@@ -237,11 +240,11 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
         def moments(r: int, i: Any, at: Any) -> list[Any]:
             gradient = simd.load(g, at, width)
             if before:
-                gradient = _derive(code, gradient, simd.load(a, at, width))
+                gradient = derived(code, gradient, simd.load(a, at, width))
                 simd.store(g, at, gradient)
             return [gradient, gradient * centred(r, at)]
 
-        dbeta, moment = _row_sums(dtype, stride, n, 2, moments)
+        dbeta, moment = row_sums(dtype, stride, n, 2, moments)
         dgamma = moment * rstd
         share = simd.full_like(gamma, batch) / simd.full_like(gamma, total if weighted else n)
         # dy = gamma / sigma (g - m - u s), where u = (y - mu) / sigma: the 1 / sigma of u is taken into s
@@ -256,11 +259,11 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
                 gradient = (gradient - m_r) - e * s_r
             gradient = simd.extract(factor, r) * gradient
             if not before:
-                gradient = _derive(code, gradient, simd.load(y, at, width))
+                gradient = derived(code, gradient, simd.load(y, at, width))
             simd.store(g, at, gradient)
             return [gradient]
 
-        (dbias,) = _row_sums(dtype, stride, n, 1, input_gradient)
+        (dbias,) = row_sums(dtype, stride, n, 1, input_gradient)
         for pointer, value in ((dgamma_at, dgamma), (dbeta_at, dbeta), (dbias_at, dbias)):
             simd.store(pointer, 0, value)
 
@@ -274,7 +277,7 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
 _SIGNATURES = {
     "activate": Signature(2, 2, 1),
     "derive": Signature(2, 2, returns=True),
-    "drop": Signature(2, 4, 1),
+    "drop": Signature(2, 5, 1),
     "statistics": Signature(6, 2, 1, returns=True),
     "normalize": Signature(7, 2),
     "backward": Signature(11, 2, 2),

@@ -68,7 +68,11 @@ def _scale(
         put(saved, 2 * length + f, saved.dtype.type(1.0 / math.sqrt(get(spread, f) + eps)))
     if control.mode == GRADIENTS:
         return
-    decay, fresh = hyper.running_decay, 1.0 - hyper.running_decay
+    decay = hyper.running_decay
+    if control.cumulative == 1:  # the last element counts the batches before this one
+        seen = get(running, 2 * length)
+        decay = seen / (seen + 1.0)
+    fresh = 1.0 - decay
     samples = max(total * hyper.weight_unit, float(n))
     factor = samples / (samples - 1.0) if control.unbiased == 1 else 1.0
     for f in range(at, last):
@@ -96,27 +100,41 @@ def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, s
 
 
 @inner_kernel
+def drop_threshold(layer: Any, control: Any) -> Any:
+    """Probability of dropout in units of 2**-32; in evaluation mode nothing is dropped."""
+    return layer.dropout_threshold if control.drops == 1 else 0
+
+
+@inner_kernel
+def drop_scale(act: Any, threshold: Any) -> Any:
+    """Factor of the elements that are kept."""
+    return act.dtype.type(1.0 / (1.0 - threshold / 4294967296.0))
+
+
+@inner_kernel
+def drop_key(control: Any, l: Any, feature: Any) -> Any:
+    """Hash of epoch, step, layer and feature: SplitMix64's finalizer."""
+    x = np.uint64(control.dropout_key) + np.uint64(control.step) * np.uint64(0x9E3779B97F4A7C15)
+    x ^= np.uint64(l) * np.uint64(0xD1342543DE82EF95) + np.uint64(feature)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.int64((x ^ (x >> np.uint64(31))) & np.uint64(0xFFFFFFFF))
+
+
+@inner_kernel
 def drop_panel(
     net: Any, control: Any, calls: Any, l: Any, i: Any, source: Any, target: Any, n: Any, act: Any
 ) -> None:
-    """Drop elements of a panel of layer l, the same for the values and their gradient.
-
-    In evaluation mode nothing is dropped.
-    """
+    """Drop elements of a panel of layer l, the same for the values and their gradient."""
     width, rows = tile_width(act), tile_rows(act)
     layer = net[l]
     stride = layer.padded * width
-    threshold = layer.dropout_threshold if control.training == 1 else 0
-    scale = act.dtype.type(1.0 / (1.0 - threshold / 4294967296.0))
+    threshold = drop_threshold(layer, control)
+    scale = drop_scale(act, threshold)
     for r in range(rows):
-        # SplitMix64's finalizer over epoch, step, layer and feature
-        x = np.uint64(control.dropout_key) + np.uint64(control.step) * np.uint64(0x9E3779B97F4A7C15)
-        x ^= np.uint64(l) * np.uint64(0xD1342543DE82EF95) + np.uint64(i + r)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        key: Any = np.int64((x ^ (x >> np.uint64(31))) & np.uint64(0xFFFFFFFF))
         here, there = source + r * width, target + r * width
-        drop_row(calls.drop_row, act, here, there, stride, n, key, threshold, scale)
+        key = drop_key(control, l, i + r)
+        drop_row(calls.drop_row, act, here, there, stride, n, 0, key, threshold, scale)
 
 
 @inner_kernel

@@ -16,7 +16,17 @@ from numba import config, types
 
 from nbnorm.compile.pointers import address
 from nbnorm.compile.threads import MOST_THREADS
-from nbnorm.engine import backward, clipping, epilogues, forward, gather, microkernels, steps, table
+from nbnorm.engine import (
+    backward,
+    clipping,
+    epilogues,
+    forward,
+    gather,
+    layer_norm,
+    microkernels,
+    steps,
+    table,
+)
 from nbnorm.engine.losses import block_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile
 from nbnorm.engine.steps import permutation, run_steps
@@ -75,15 +85,17 @@ class Layout:
             hidden = 0 < l < layers
             drop = dropout[l - 1] if hidden and dropout else 0.0
             row.features, row.padded = size, pad
-            row.norm = table.NORMS[norm] if hidden else table.NO_NORM
+            row.norm, row.sample_norm, row.centred = table.NORMS[norm if hidden else None]
+            place = row.norm | row.sample_norm
+            row.custom = isinstance(self.activations[l], activations.Activation)
             row.dropout_threshold = round(drop * 2.0**32)
             row.fused = self.activations[l] in epilogues.FROM_VALUE
             row.norm_input_offset = reserve(pad)
-            # The input is double-buffered; batch norm keeps what it read beside what it gave, and
+            # The input is double-buffered; normalization keeps what it read beside what it gave, and
             # dropout what it changed.
-            row.result_offset = reserve(pad) if row.norm != table.NO_NORM else row.norm_input_offset
+            row.result_offset = reserve(pad) if place != table.NO_NORM else row.norm_input_offset
             row.output_offset = reserve(pad) if drop > 0.0 or l == 0 else row.result_offset
-            row.slope_input_offset = row.result_offset if row.norm == table.BEFORE else row.norm_input_offset
+            row.slope_input_offset = row.result_offset if place == table.BEFORE else row.norm_input_offset
             if not row.fused:
                 row.slope_input_offset = reserve(pad)
             if l == layers and gradients:  # scratch of the loss
@@ -98,7 +110,8 @@ class Layout:
             row.bias_offset, row.gamma_offset, row.beta_offset = (vector + i * pad for i in range(3))
             vector += 3 * pad
             row.statistics_offset = stat
-            stat += pad if hidden else 0
+            # one for each sample, or for each feature
+            stat += self.padded if row.sample_norm != table.NO_NORM else pad if hidden else 0
         self.net = net
         self.zeros = vector
         vector += shape.rows
@@ -163,7 +176,7 @@ class Engine:
         encoder: ColumnEncoder | None = None,
         spread: str,
         unbiased: bool,
-        decay: float,
+        decay: float | None,
         eps: float,
         loss: Loss,
     ) -> None:
@@ -171,7 +184,7 @@ class Engine:
         dtype = layout.dtype
         self.weight = empty_aligned(layout.weight_size, dtype)
         self.vector = empty_aligned(layout.vector_size, dtype)
-        self.running = np.zeros(2 * layout.features)
+        self.running = np.zeros(2 * layout.features + 1)
         self.loss = loss
         self.controls = table.records(table.CONTROL)
         control = self.controls[0]
@@ -180,7 +193,8 @@ class Engine:
         control.padded_batch = layout.padded
         control.zeros_offset, control.weights_offset = layout.zeros, layout.weights
         self.hyper = table.records(table.HYPER)[0]
-        self.hyper.running_decay, self.hyper.eps = decay, eps
+        self.hyper.running_decay, self.hyper.eps = 0.0 if decay is None else decay, eps
+        control.cumulative = decay is None
         self.hyper.clip_norm = self.hyper.clip_value = np.inf
         inputs = layout.sizes[0]
         self._encoding = np.empty((0, inputs)) if encoder is None else encoder.table
@@ -212,9 +226,11 @@ class Engine:
             if f"norm{l}.running_mean" in self.buffers:
                 start = int(self.layout.net[l].statistics_offset)
                 features = slice(start, start + self.layout.sizes[l])
-                half = self.running.reshape(2, -1)
+                half = self.running[:-1].reshape(2, -1)
                 yield self.buffers[f"norm{l}.running_mean"], half[0], features
                 yield self.buffers[f"norm{l}.{self._spread}"], half[1], features
+            if f"norm{l}.n_batches" in self.buffers:
+                yield self.buffers[f"norm{l}.n_batches"].reshape(1), self.running, slice(-1, None)
 
     def load(self) -> None:
         """Copy the network's parameters and buffers into the engine."""
@@ -272,7 +288,9 @@ class Run:
     mode : int
         TRAIN, GRADIENTS or FORWARD.
     training : bool
-        Whether batch norm uses the statistics of the batch.
+        Whether batch norm uses the statistics of the batch, and dropout leaves out elements.
+    frozen : bool, optional
+        Whether batch norm uses the moving averages even so.
     labels, targets : ndarray, optional
         Classes (int64), or the targets of all outputs in one row (in the network's dtype).
     weights : ndarray, shape (n_samples,), optional
@@ -299,6 +317,7 @@ class Run:
         mode: int,
         *,
         training: bool,
+        frozen: bool = False,
         labels: npt.NDArray[Any] | None = None,
         targets: npt.NDArray[Any] | None = None,
         weights: npt.NDArray[Any] | None = None,
@@ -345,7 +364,8 @@ class Run:
         self.control = control = self._controls[0]
         control.samples, control.batch, control.steps = samples, -(-samples // number), number
         control.last_step, control.mode, control.stored = number, mode, stored
-        control.clipped, control.training = mode == table.TRAIN and clipped, training
+        control.clipped, control.training = mode == table.TRAIN and clipped, training and not frozen
+        control.drops = training
         control.weighted, control.weighted_statistics = weights is not None, weighed
         control.address, control.element_kind = data.address, data.kind
         control.row_stride, control.column_stride = data.strides
@@ -363,7 +383,8 @@ class Run:
         if not backward:
             names.append("write_logits")
         else:
-            names += ["loss_part", "output_bias", "weight_layer"]
+            names += ["loss_part", "bias_part", "weight_layer"]
+            calls.sum_row = epilogues.row_kernel("derive", dtype)
             if len(layout.sizes) > 2:
                 names += ["backward_layer", "backward_features"]
             if control.clipped == 1:
@@ -385,8 +406,13 @@ class Run:
             self.steps = np.errstate(over="ignore")(self.steps)
         else:  # now, and not in the first step
             run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
+        kernels = _KERNELS
+        if any(net["sample_norm"] != table.NO_NORM):
+            kernels = _KERNELS | _SAMPLE_KERNELS
+            names += ["forward_blocks", "backward_blocks"] if backward else ["forward_blocks"]
+            calls.add_bias = epilogues.row_kernel("activate", dtype)
         for name in names:
-            function = self.data.kernel if name == "gather" else _KERNELS[name]
+            function = self.data.kernel if name == "gather" else kernels[name]
             calls[name] = _address(function, name, dtype)
         self.control.squares_kernel = self.data.squares(dtype)
         for l in range(1, len(layout.sizes)):
@@ -396,6 +422,9 @@ class Run:
             if row.dropout_threshold > 0:
                 calls.drop_row = epilogues.row_kernel("drop", dtype)
                 calls.drop_panel = _address(forward.drop_panel, "drop_panel", dtype)
+            if row.sample_norm != table.NO_NORM:
+                self._compile_sample_norm(row, code)
+                continue
             by_rows = norm == table.NO_NORM or not fused
             if by_rows or (norm == table.AFTER and not training):
                 row.activate_kernel = _row(code, "activate", dtype)
@@ -411,6 +440,23 @@ class Run:
             if backward:
                 kind = "before" if norm == table.BEFORE else "backward"
                 row.backward_kernel = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
+
+    def _compile_sample_norm(self, row: Any, code: Any) -> None:
+        """Find the addresses of the kernels of layer norm or RMS norm and of its activation."""
+        dtype, backward = self.engine.layout.dtype, self.mode != table.FORWARD
+        known = activations.IDENTITY if row.custom == 1 else code
+        before, behind = known, activations.IDENTITY
+        if row.sample_norm == table.BEFORE:
+            before, behind = behind, before
+        if row.sample_norm == table.AFTER or row.custom == 1:
+            row.activate_kernel = _row(code, "activate", dtype)
+        row.statistics_kernel = layer_norm.block_kernel("layer" if row.centred == 1 else "rms", dtype)
+        row.normalize_kernel = layer_norm.block_kernel("normalize", dtype, behind)
+        if backward:
+            row.backward_kernel = layer_norm.block_kernel("panel", dtype, behind)
+            row.block_backward_kernel = layer_norm.block_kernel("block", dtype, before)
+            if row.custom == 1:
+                row.derive_kernel = _row(code, "derive", dtype)
 
     def beyond(self) -> int | None:
         """Return the first row used that the network's dtype does not hold once standardized, or None."""
@@ -535,12 +581,23 @@ _KERNELS = {
         forward.forward_features,
         forward.write_logits,
         backward.loss_part,
-        backward.output_bias,
+        backward.bias_part,
         backward.backward_layer,
         backward.backward_features,
         backward.weight_layer,
         clipping.norm_part,
         clipping.apply_part,
+    )
+}
+
+# In the place of these and beside them, where samples are normalized by themselves.
+_SAMPLE_KERNELS = {
+    function.__name__: function
+    for function in (
+        layer_norm.forward_features,
+        layer_norm.forward_blocks,
+        layer_norm.backward_features,
+        layer_norm.backward_blocks,
     )
 }
 
@@ -594,7 +651,7 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
             value, whole, whole, whole, whole, whole, whole, kind, indices, indices, value, value, number,
             number, whole,
         ),
-        "output_bias": (net, control, calls, whole, value, whole, *moved, value, value, whole, whole),
+        "bias_part": (net, control, calls, whole, whole, value, whole, *moved, value, value, whole, whole),
         "backward_layer": (
             net, control, calls, whole, whole, real, value, whole, value, *moved, value, value, value, whole,
             whole,
@@ -607,6 +664,10 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         ),
         "drop_panel": (net, control, calls, whole, whole, whole, whole, whole, value),
         "wide_statistics": (control, value, whole, whole, whole, real, value, number, whole),
+        "forward_blocks": (
+            net, control, hyper, calls, whole, whole, whole, whole, value, value, number, value,
+        ),
+        "backward_blocks": (net, control, whole, whole, whole, whole, value, value),
         "norm_part": (*thread, net, control, hyper, value, value, number, value),
         "apply_part": (*thread, hyper, calls, value, whole, number, *moved, *moved, value),
     }  # fmt: skip

@@ -34,7 +34,7 @@ import numpy as np
 from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.compile.pointers import call
 from nbnorm.engine.microkernels import NUMBERS, step_numbers, tile_rows, tile_width
-from nbnorm.engine.table import CORRECT, FORWARD, LOSS, SEEN
+from nbnorm.engine.table import CORRECT, FORWARD, GRADIENTS, LOSS, SEEN
 from nbnorm.engine.thread_pool import (
     barrier,
     next_chunk,
@@ -127,6 +127,7 @@ def epoch_part(
             for b in range(n):
                 total += np.float64(get(act, control.weights_offset + b))
         counted = total if control.weighted_statistics == 1 else float(n)
+        blocks = (n + width - 1) // width
         for l in range(1, layers + 1):
             while True:
                 first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l].padded // rows_of_tile)
@@ -138,7 +139,16 @@ def epoch_part(
                     act, first, last,
                 )  # fmt: skip
             barrier(sync, tid, threads)
+            if net[l].sample_norm != 0:
+                first, last = share(blocks, tid, threads)
+                call(
+                    calls.forward_blocks, net, control, hyper, calls, l, n, first, last, vector, saved,
+                    spread, act,
+                )  # fmt: skip
+                barrier(sync, tid, threads)
         step += 1
+        if tid == 0 and control.training == 1 and mode != GRADIENTS:
+            put(running, len(running) - 1, get(running, len(running) - 1) + 1.0)
         if mode == FORWARD:
             call(calls.write_logits, tid, threads, net, layers, begin, n, act, out)
             if tid == 0:
@@ -149,13 +159,14 @@ def epoch_part(
             options, act, partial,
         )  # fmt: skip
         barrier(sync, tid, threads)
-        first, last = share(net[layers].features, tid, threads)
-        call(
-            calls.output_bias, net, control, calls, n, numbers, k, vector, vector_state, vector_gradient,
-            gradients, act, first, last,
-        )  # fmt: skip
         for l in range(layers, 0, -1):
             below = net[l - 1]
+            if l == layers or net[l].sample_norm != 0:
+                first, last = share(net[l].features, tid, threads)
+                call(
+                    calls.bias_part, net, control, calls, l, n, numbers, k, vector, vector_state,
+                    vector_gradient, gradients, act, first, last,
+                )  # fmt: skip
             # The data gradient reads weights that the update changes: a barrier stands between them,
             # and the update of this layer runs beside the data gradient of the one below.
             while l > 1:
@@ -167,6 +178,9 @@ def epoch_part(
                     calls.backward_layer, net, control, calls, l - 1, n, counted, numbers, k,
                     weight, vector, vector_state, vector_gradient, saved, gradients, act, first, last,
                 )  # fmt: skip
+            if below.sample_norm != 0:  # beside the update of this layer
+                first, last = share(blocks, tid, threads)
+                call(calls.backward_blocks, net, control, l - 1, n, first, last, saved, act)
             tiles = (net[l].features + width - 1) // width * (below.padded // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
             while True:
@@ -178,6 +192,8 @@ def epoch_part(
                     source if l == 1 else below.output_offset, numbers, k, weight, weight_state,
                     weight_gradient, act, first, last,
                 )  # fmt: skip
+            if below.sample_norm != 0:
+                barrier(sync, tid, threads)
         if control.clipped == 1:
             barrier(sync, tid, threads)
             call(
@@ -191,7 +207,7 @@ def epoch_part(
             )  # fmt: skip
         if tid == 0:
             loss, hits = 0.0, 0.0
-            for j in range((n + width - 1) // width):
+            for j in range(blocks):
                 loss += partial[2 * j]
                 hits += partial[2 * j + 1]
             progress[LOSS] += loss

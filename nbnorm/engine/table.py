@@ -40,6 +40,9 @@ LAYER = _record(
     "beta_offset",
     "statistics_offset",  # in running and saved
     "norm",  # where batch norm stands: one of those below
+    "sample_norm",  # where layer norm or RMS norm stands
+    "centred",  # 1 for layer norm, 0 for RMS norm
+    "custom",  # whether f is a function of the user's own
     "fused",  # whether f is computed together with batch norm
     "dropout_threshold",  # probability of dropout, in units of 2**-32
     "activate_kernel",  # addresses of the row kernels
@@ -47,10 +50,21 @@ LAYER = _record(
     "statistics_kernel",
     "normalize_kernel",
     "backward_kernel",
+    "block_backward_kernel",  # of layer norm and RMS norm
 )
 
-NORMS = {None: 0, "after": 1, "before": 2}
 NO_NORM, AFTER, BEFORE = 0, 1, 2
+
+# The place of batch norm, that of layer norm or RMS norm, and whether a mean is subtracted from samples.
+NORMS = {
+    None: (NO_NORM, NO_NORM, 0),
+    "after": (AFTER, NO_NORM, 0),
+    "before": (BEFORE, NO_NORM, 0),
+    "layer": (NO_NORM, BEFORE, 1),
+    "layer_after": (NO_NORM, AFTER, 1),
+    "rms": (NO_NORM, BEFORE, 0),
+    "rms_after": (NO_NORM, AFTER, 0),
+}
 
 # State and options of a run that are whole numbers; flags are 0 or 1.
 CONTROL = _record(
@@ -72,6 +86,8 @@ CONTROL = _record(
     "steps",  # steps of the epoch, in batches whose sizes differ by at most one
     "layers",  # hidden layers and the output
     "training",  # statistics of the mini-batch, or the moving averages
+    "drops",  # whether dropout leaves out elements
+    "cumulative",  # whether the moving averages are means of all batches
     "mode",  # one of the modes below
     "stored",  # whether gradients are stored and not used at once
     "clipped",  # whether gradients are bounded before an update of its own
@@ -107,7 +123,9 @@ CALLS = _record(
     "write_logits",
     "loss_block",
     "loss_part",
-    "output_bias",
+    "bias_part",
+    "sum_row",
+    "add_bias",
     "backward_layer",
     "backward_features",
     "weight_layer",
@@ -121,6 +139,8 @@ CALLS = _record(
     "drop_row",
     "drop_panel",
     "wide_statistics",
+    "forward_blocks",
+    "backward_blocks",
     "norm_part",
     "apply_part",
 )

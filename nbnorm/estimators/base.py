@@ -30,7 +30,7 @@ from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.many import fit_many, numbered
 from nbnorm.model.metrics import Measure
 from nbnorm.model.network import FNN
-from nbnorm.model.options import Encoding
+from nbnorm.model.options import Encoding, norm_kind
 from nbnorm.model.sample_weights import Shares, Weights, products
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.reading import is_sparse
@@ -502,7 +502,7 @@ class Network(Inputs):
         """Return the rows to train on and those to hold out, of each class alike where that can be."""
         rows = np.arange(len(targets)) if combined is None else np.flatnonzero(combined)
         count = math.ceil(self.validation_fraction * len(rows))
-        if count < 2 or len(rows) - count < (1 if self.norm is None else 2):
+        if count < 2 or len(rows) - count < (2 if norm_kind(self.norm) == "batch" else 1):
             raise ValueError(
                 "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
             )
@@ -543,6 +543,11 @@ class Network(Inputs):
 
     def _folded(self) -> tuple[list[Array], list[Array]]:
         check_is_fitted(self)
+        if self.network_.norm_kind in ("layer", "rms"):
+            raise AttributeError(
+                "coefs_ and intercepts_ are those of a plain network that is equivalent, and "
+                f"norm={self.network_.norm!r} is no affine map: see network_.parameters()"
+            )
         layers = folded(self.network_, standardizers=True)
         return [weight.T for weight, _ in layers], [bias for _, bias in layers]
 

@@ -10,8 +10,9 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     activation : str, Activation or sequence of them, default "relu"
         Activation of the hidden layers, or one for each: "relu", "tanh", "identity", "sigmoid" (or
         "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus".
-    norm : {"after", "before", None}, default "after"
-        Place of batch normalization, relative to the activation.
+    norm : {"after", "before", "layer", "layer_after", "rms", "rms_after", None}, default "after"
+        Batch normalization after or before the activation, or layer norm or RMS norm of each sample, see
+        `FNN`.
     n_estimators : int, default 5
         Networks that are trained, from other initial weights and in other orders of the samples; their
         probabilities or values are averaged.  They are trained side by side, each on one thread.  Attributes
@@ -105,8 +106,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     callbacks : sequence of callables, default ()
         Called after each epoch as ``callback(net, history)``, see `FNN.fit`; one that returns True ends the
         training.
-    decay : float, default 0.9
-        Weight of the old value in batch norm's moving averages.
+    decay : float or None, default 0.9
+        Weight of the old value in batch norm's moving averages; None for the mean of all batches.
     dropout : float or sequence of float, default 0.0
         Share of each hidden layer's units that a training step leaves out.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
@@ -143,7 +144,7 @@ network_ : FNN
         Function that turns the network's logits into its answers.
     coefs_, intercepts_ : list of ndarray
         Weights, shape (n_in, n_out), and biases of the equivalent plain network: batch norm in evaluation
-        and standardization are affine, and folded in.
+        and standardization are affine, and folded in.  Not there with layer norm or RMS norm.
     loss_, loss_curve_ : float, list of float
         Training loss of the last epoch and of all.
     best_loss_ : float or None

@@ -16,6 +16,7 @@ from nbnorm.estimators.parameters import Parameters
 from nbnorm.estimators.scaler import numeric_dtype
 from nbnorm.model import defaults, inference
 from nbnorm.model.network import FNN
+from nbnorm.model.options import norm_kind
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.reading import is_sparse
 
@@ -49,7 +50,7 @@ class Inputs(Parameters):
             "dtype": numeric_dtype(table),
             "multi_output": True,
             "y_numeric": not is_classifier(self),
-            "ensure_min_samples": 2 if reset and self.norm is not None else 1,
+            "ensure_min_samples": 2 if reset and norm_kind(self.norm) == "batch" else 1,
             "ensure_all_finite": self._finite(table),
         }
         if table is X:

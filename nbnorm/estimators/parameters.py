@@ -21,7 +21,7 @@ from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import defaults, schedules
-from nbnorm.model.options import ENCODINGS, INITS, Encoding, Init, Norm
+from nbnorm.model.options import ENCODINGS, INITS, NORMS, Encoding, Init, Norm, norm_kind
 from nbnorm.model.schedules import Constant, Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 
@@ -38,11 +38,10 @@ _NUMBERS: dict[str, dict[str, float]] = {
     "beta_2": {"least": 0, "below": 1},
     "epsilon": {"least": 1e-30},
     "validation_fraction": {"above": 0, "below": 1},
-    "decay": {"least": 0, "below": 1},
 }
 _FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "standardize", "weighted_statistics")
 _CHOICES: dict[str, tuple[Any, ...]] = {
-    "norm": ("after", "before", None),
+    "norm": NORMS,
     "solver": ("adamw", "adam", "sgd"),
     "init": INITS,
     "encoding": ENCODINGS,
@@ -163,6 +162,8 @@ class Parameters(BaseEstimator):
             _check.integer("verbose", self.verbose, least=0)
         if self.progress is not None:
             _check.flag("progress", self.progress)
+        if self.decay is not None:
+            _check.number("decay", self.decay, least=0, below=1)
         if self.clip_norm is not None:
             _check.number("clip_norm", self.clip_norm, above=0)
         if not isinstance(self.early_stopping, (str, EarlyStopping)):
@@ -230,7 +231,7 @@ class Parameters(BaseEstimator):
                     stacklevel=6,
                 )
         size = min(size, samples)
-        if self.norm is not None:
+        if norm_kind(self.norm) == "batch":
             size = max(size, 2 + samples % 2)  # even batches of at least two
         return size
 

@@ -18,6 +18,7 @@ from numba import config
 
 from nbnorm import _check, simd
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
+from nbnorm.functions import channels
 
 # Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
 # the workspace small.  They are fixed because they decide the order of summation.
@@ -575,11 +576,11 @@ def batch_norm_forward(
     """Normalise a mini-batch with its own mean and variance.
 
     ``out = gamma * (x - mean) * rstd + beta`` with ``rstd = 1 / sqrt(var + eps)``; mean and biased
-    variance are taken over the rows [1]_.
+    variance are taken over the samples, and of images and the like over all places of a channel too [1]_.
 
     Parameters
     ----------
-    x : array_like, shape (n_samples, n_features)
+    x : array_like, shape (n_samples, n_features, ...)
         Mini-batch; float32 stays float32, other real types become float64.
     gamma, beta : array_like, shape (n_features,)
         Scale and shift.
@@ -590,7 +591,7 @@ def batch_norm_forward(
 
     Returns
     -------
-    out : ndarray, shape (n_samples, n_features)
+    out : ndarray, shape (n_samples, n_features, ...)
         Normalised mini-batch.
     mean, rstd : ndarray of float64, shape (n_features,)
         Statistics for `batch_norm_backward`; float64 for float32 data as well, so that the backward
@@ -620,19 +621,27 @@ def batch_norm_forward(
     >>> out.round(3)
     array([[-1., -1.],
            [ 1.,  1.]])
+
+    Two images of three channels:
+
+    >>> images = np.arange(24.0).reshape(2, 3, 2, 2)
+    >>> out, mean, rstd = batch_norm_forward(images, np.ones(3), np.zeros(3))
+    >>> mean, out.shape
+    (array([ 7.5, 11.5, 15.5]), (2, 3, 2, 2))
     """
-    x = _check.floats("x", x, 2)
+    x = channels.batch("x", x)
     width = x.shape[1]
     gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=(width,))
     beta = _check.floats("beta", beta, 1, dtype=x.dtype, shape=(width,))
     eps = _eps(eps, x.dtype)
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
+    rows, normalized = channels.table(x), channels.table_for(out)
     mean, rstd = np.empty(width), np.empty(width)
     with _silence:  # refused below
-        forward_kernel(x.size, x, gamma, beta, eps, out, mean, rstd, *_workspace(x))
-    _refuse_range(x, rstd)
-    return out, mean, rstd
+        forward_kernel(x.size, rows, gamma, beta, eps, normalized, mean, rstd, *_workspace(rows))
+    _refuse_range(rows, rstd)
+    return channels.put_back(normalized, out), mean, rstd
 
 
 def batch_norm_backward(
@@ -646,7 +655,8 @@ def batch_norm_backward(
 ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Gradients of `batch_norm_forward`.
 
-    With ``xhat = (x - mean) * rstd`` and ``g = gamma * dout``, means and sums over the rows::
+    With ``xhat = (x - mean) * rstd`` and ``g = gamma * dout``, means and sums over the samples, and over the
+    places of a channel::
 
         dgamma = sum(dout * xhat)
         dbeta = sum(dout)
@@ -654,9 +664,9 @@ def batch_norm_backward(
 
     Parameters
     ----------
-    dout : array_like, shape (n_samples, n_features)
+    dout : array_like, shape (n_samples, n_features, ...)
         Gradient of the loss with respect to the normalised mini-batch.
-    x : array_like, shape (n_samples, n_features)
+    x : array_like, shape (n_samples, n_features, ...)
         Mini-batch given to `batch_norm_forward`; its dtype is that of the results.
     gamma : array_like, shape (n_features,)
         Scale.
@@ -667,7 +677,7 @@ def batch_norm_backward(
 
     Returns
     -------
-    dx : ndarray, shape (n_samples, n_features)
+    dx : ndarray, shape (n_samples, n_features, ...)
         Gradient with respect to `x`; `out` if given.
     dgamma, dbeta : ndarray, shape (n_features,)
         Gradients with respect to `gamma` and `beta`.
@@ -691,15 +701,17 @@ def batch_norm_backward(
     >>> dbeta
     array([3.])
     """
-    x = _check.floats("x", x, 2)
+    x = channels.batch("x", x)
     width = x.shape[1]
-    dout = _check.floats("dout", dout, 2, dtype=x.dtype, shape=x.shape)
+    dout = _check.floats("dout", dout, x.ndim, dtype=x.dtype, shape=x.shape)
     gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=(width,))
     mean = _check.floats("mean", mean, 1, dtype=np.dtype(np.float64), shape=(width,))
     rstd = _check.floats("rstd", rstd, 1, dtype=np.dtype(np.float64), shape=(width,))
     dx = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", dx, dout=dout, x=x, gamma=gamma)
-    return _backward(dout, x, gamma, mean, rstd, True, dx)
+    rows = channels.table_for(dx)
+    _, dgamma, dbeta = _backward(channels.table(dout), channels.table(x), gamma, mean, rstd, True, rows)
+    return channels.put_back(rows, dx), dgamma, dbeta
 
 
 def _backward(
@@ -732,7 +744,7 @@ def batch_norm_inference(
 
     Parameters
     ----------
-    x : array_like, shape (n_samples, n_features)
+    x : array_like, shape (n_samples, n_features, ...)
         Data; float32 stays float32, other real types become float64.
     gamma, beta : array_like, shape (n_features,)
         Scale and shift.
@@ -745,7 +757,7 @@ def batch_norm_inference(
 
     Returns
     -------
-    ndarray, shape (n_samples, n_features)
+    ndarray, shape (n_samples, n_features, ...)
         Normalised data; `out` if given.
 
     Raises
@@ -764,7 +776,7 @@ def batch_norm_inference(
     >>> batch_norm_inference(np.array([[5.0]]), one, 0 * one, one, 4 * one).round(3)
     array([[2.]])
     """
-    x = _check.floats("x", x, 2)
+    x = channels.batch("x", x)
     width = x.shape[1]
     double = np.dtype(np.float64)
     gamma = _check.floats("gamma", gamma, 1, dtype=double, shape=(width,))
@@ -778,5 +790,6 @@ def batch_norm_inference(
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x)
     scale = gamma / np.sqrt(var + eps)
-    inference_kernel(x.size, x, mean, scale, beta, out, _workspace(x)[1])
-    return out
+    rows, normalized = channels.table(x), channels.table_for(out)
+    inference_kernel(x.size, rows, mean, scale, beta, normalized, _workspace(rows)[1])
+    return channels.put_back(normalized, out)

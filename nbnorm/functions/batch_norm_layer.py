@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm.functions import channels
 from nbnorm.functions.batch_norm import (
     _backward,
     _eps,
@@ -18,7 +19,7 @@ from nbnorm.functions.batch_norm import (
     batch_norm_inference,
     statistics_kernel,
 )
-from nbnorm.functions.weighted_batch_norm import statistics, weighted_batch_norm_backward, weights_of
+from nbnorm.functions.weighted_batch_norm import statistics, weighted_batch_norm_backward
 
 Array = npt.NDArray[Any]
 
@@ -232,7 +233,7 @@ class BatchNorm:
         # a copy always: `backward` reads it, and `got` may be the caller's
         moved = np.moveaxis(got, 1, -1)
         rows = np.array(moved, self.dtype, order="C").reshape(-1, self.n_features)
-        used = None if weights is None else self._spread(weights, moved.shape[:-1])
+        used = None if weights is None else channels.weights(weights, got.shape)
         places = rows.shape[0] // got.shape[0]
         out = np.empty_like(rows)
         saved = []
@@ -246,20 +247,7 @@ class BatchNorm:
                 values[...] = before[name]
             raise
         self._saved = got.shape, saved
-        return self._back(out, got.shape)
-
-    @staticmethod
-    def _spread(weights: npt.ArrayLike, shape: tuple[int, ...]) -> Array:
-        """Return one weight for each row: for each sample and place."""
-        got = _check.numeric("weights", weights)
-        if got.shape == shape[:1]:
-            got = np.broadcast_to(got.reshape(-1, *[1] * (len(shape) - 1)), shape)
-        return weights_of(got, shape)
-
-    @staticmethod
-    def _back(rows: Array, shape: tuple[int, ...]) -> Array:
-        """Return rows in the shape (n_samples, n_features, ...)."""
-        return np.ascontiguousarray(np.moveaxis(rows.reshape(shape[0], *shape[2:], shape[1]), -1, 1))
+        return channels.put_back(out, out if got.ndim == 2 else np.empty(got.shape, self.dtype))
 
     def _parts(self, samples: int) -> list[slice]:
         """Return the samples that are normalized together, in parts of even sizes."""
@@ -363,7 +351,7 @@ class BatchNorm:
             raise RuntimeError("backward needs a call of forward first")
         shape, parts = self._saved
         given = _check.floats("dout", dout, len(shape), dtype=self.dtype, shape=shape)
-        rows = np.ascontiguousarray(np.moveaxis(given, 1, -1)).reshape(-1, self.n_features)
+        rows = channels.table(given)
         gamma, _ = self._scale_and_shift()
         dx = np.empty_like(rows)
         dgamma, dbeta = np.zeros(self.n_features), np.zeros(self.n_features)
@@ -379,4 +367,4 @@ class BatchNorm:
             dbeta += total
         if self.affine:
             self.dgamma[...], self.dbeta[...] = dgamma, dbeta
-        return self._back(dx, shape)
+        return channels.put_back(dx, dx if len(shape) == 2 else np.empty(shape, self.dtype))

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm.compile.kernels import kernel
+from nbnorm.functions import channels
 from nbnorm.functions.batch_norm import _eps, _refuse_range
 
 Array = npt.NDArray[Any]
@@ -64,14 +65,6 @@ def weighted_backward_kernel(
                 dx[i, j] = slope * (dout[i, j] - shares[i] * (dbeta[j] + xhat * dgamma[j]))
 
 
-def weights_of(weights: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Check weights or a mask of this shape; return them flat, in float64."""
-    got = _check.numeric("weights", weights)
-    if got.shape != shape:
-        raise ValueError(f"weights must have shape {shape}, got shape {got.shape}")
-    return _check.weights("weights", got.reshape(-1), got.size)
-
-
 def statistics(x: Array, weights: npt.NDArray[np.float64]) -> tuple[Array, Array]:
     """Return weighted mean and biased variance of checked rows."""
     mean, var = np.empty(x.shape[1]), np.empty(x.shape[1])
@@ -98,12 +91,13 @@ def weighted_batch_norm_forward(
 
     Parameters
     ----------
-    x : array_like, shape (n_samples, n_features)
+    x : array_like, shape (n_samples, n_features, ...)
         Mini-batch; float32 stays float32, other real types become float64.
     gamma, beta : array_like, shape (n_features,)
         Scale and shift.
-    weights : array_like, shape (n_samples,)
-        Weights, not negative, or a mask: True for samples that count.
+    weights : array_like, shape (n_samples,) or (n_samples, ...)
+        Weights, not negative, or a mask: True for samples that count.  One for each sample, or for each
+        sample and place.
     eps : float, default 1e-5
         Positive number added to the variance.
     out : ndarray, optional
@@ -111,7 +105,7 @@ def weighted_batch_norm_forward(
 
     Returns
     -------
-    out : ndarray, shape (n_samples, n_features)
+    out : ndarray, shape (n_samples, n_features, ...)
         Normalized mini-batch; `out` if given.
     mean, rstd : ndarray of float64, shape (n_features,)
         Statistics, which `weighted_batch_norm_backward` needs.
@@ -134,18 +128,19 @@ def weighted_batch_norm_forward(
     (array([2.]), array([[-1.],
            [ 1.]]))
     """
-    x = _check.floats("x", x, 2)
-    gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=x.shape[1:])
-    beta = _check.floats("beta", beta, 1, dtype=x.dtype, shape=x.shape[1:])
-    used = weights_of(weights, x.shape[:1])
+    x = channels.batch("x", x)
+    gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=x.shape[1:2])
+    beta = _check.floats("beta", beta, 1, dtype=x.dtype, shape=x.shape[1:2])
+    used = channels.weights(weights, x.shape)
     eps = _eps(eps, x.dtype)
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
-    mean, var = statistics(x, used)
+    rows, normalized = channels.table(x), channels.table_for(out)
+    mean, var = statistics(rows, used)
     rstd = 1 / np.sqrt(var + eps)
-    _refuse_range(x[used > 0], rstd)
-    weighted_forward_kernel(x, gamma, beta, mean, rstd, out)
-    return out, mean, rstd
+    _refuse_range(rows[used > 0], rstd)
+    weighted_forward_kernel(rows, gamma, beta, mean, rstd, normalized)
+    return channels.put_back(normalized, out), mean, rstd
 
 
 def weighted_batch_norm_backward(
@@ -170,22 +165,22 @@ def weighted_batch_norm_backward(
 
     Parameters
     ----------
-    dout : array_like, shape (n_samples, n_features)
+    dout : array_like, shape (n_samples, n_features, ...)
         Gradient of the loss with respect to the normalized mini-batch; 0 where a sample does not matter.
-    x : array_like, shape (n_samples, n_features)
+    x : array_like, shape (n_samples, n_features, ...)
         Mini-batch given to `weighted_batch_norm_forward`; its dtype is that of the results.
     gamma : array_like, shape (n_features,)
         Scale.
     mean, rstd : array_like of float64, shape (n_features,)
         Statistics returned by `weighted_batch_norm_forward`.
-    weights : array_like, shape (n_samples,)
+    weights : array_like, shape (n_samples,) or (n_samples, ...)
         The same weights or mask.
     out : ndarray, optional
         C-contiguous array for dx, apart from `dout` and `x`.
 
     Returns
     -------
-    dx : ndarray, shape (n_samples, n_features)
+    dx : ndarray, shape (n_samples, n_features, ...)
         Gradient with respect to `x`; `out` if given.
     dgamma, dbeta : ndarray, shape (n_features,)
         Gradients with respect to `gamma` and `beta`.
@@ -208,15 +203,18 @@ def weighted_batch_norm_backward(
     >>> dbeta, float(dx[2, 0])
     (array([3.]), 0.0)
     """
-    x = _check.floats("x", x, 2)
+    x = channels.batch("x", x)
     double = np.dtype(np.float64)
-    dout = _check.floats("dout", dout, 2, dtype=x.dtype, shape=x.shape)
-    gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=x.shape[1:])
-    mean = _check.floats("mean", mean, 1, dtype=double, shape=x.shape[1:])
-    rstd = _check.floats("rstd", rstd, 1, dtype=double, shape=x.shape[1:])
-    used = weights_of(weights, x.shape[:1])
+    dout = _check.floats("dout", dout, x.ndim, dtype=x.dtype, shape=x.shape)
+    gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=x.shape[1:2])
+    mean = _check.floats("mean", mean, 1, dtype=double, shape=x.shape[1:2])
+    rstd = _check.floats("rstd", rstd, 1, dtype=double, shape=x.shape[1:2])
+    used = channels.weights(weights, x.shape)
     dx = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", dx, dout=dout, x=x, gamma=gamma)
-    dgamma, dbeta = np.empty(x.shape[1]), np.empty(x.shape[1])
-    weighted_backward_kernel(dout, x, gamma, mean, rstd, used / used.sum(), dx, dgamma, dbeta)
+    dgamma, dbeta, rows = np.empty(x.shape[1]), np.empty(x.shape[1]), channels.table_for(dx)
+    weighted_backward_kernel(
+        channels.table(dout), channels.table(x), gamma, mean, rstd, used / used.sum(), rows, dgamma, dbeta
+    )
+    channels.put_back(rows, dx)
     return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)

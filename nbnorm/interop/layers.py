@@ -17,6 +17,7 @@ from nbnorm import _check
 from nbnorm.functions.loss_options import Loss
 from nbnorm.interop.extras import described, rebuilt
 from nbnorm.model.network import FNN
+from nbnorm.model.options import NORMS, NormKind, Place, norm_named, norm_place
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
@@ -57,7 +58,10 @@ class Diagonal(Layer):
 
 @dataclass(frozen=True)
 class BatchNorm(Layer):
-    """gamma (x - mean) / sqrt(var + eps) + beta; `momentum` is the weight of the new, or None."""
+    """gamma (x - mean) / sqrt(var + eps) + beta.
+
+    `momentum` is the weight of the new in the moving averages; None for means of all `batches`.
+    """
 
     gamma: Array
     beta: Array
@@ -65,10 +69,21 @@ class BatchNorm(Layer):
     var: Array
     eps: float
     momentum: float | None
+    batches: int = 0
 
     def diagonal(self) -> Diagonal:
         """Return what it does in evaluation."""
         return Diagonal(self.where, self.mean, self.gamma / np.sqrt(self.var + self.eps), self.beta)
+
+
+@dataclass(frozen=True)
+class SampleNorm(Layer):
+    """Layer norm, or RMS norm with `kind` "rms", of each sample over its features, times gamma plus beta."""
+
+    kind: NormKind
+    gamma: Array
+    beta: Array
+    eps: float
 
 
 @dataclass(frozen=True)
@@ -101,9 +116,9 @@ class Wide(Layer):
 class _Hidden:
     """What stands between two affine layers."""
 
-    before: BatchNorm | None = None
+    before: BatchNorm | SampleNorm | None = None
     activation: str | None = None
-    after: BatchNorm | None = None
+    after: BatchNorm | SampleNorm | None = None
     dropout: float = 0.0
 
 
@@ -192,6 +207,12 @@ def _planned(layers: Sequence[Layer]) -> _Plan:
                 gap.after = layer
             else:
                 waiting = diagonal
+        elif isinstance(layer, SampleNorm):
+            if last is None or gap is None or waiting is not None or plan.wide:
+                raise ValueError(
+                    f"{layer.where} normalizes samples elsewhere than behind an affine layer or an activation"
+                )
+            _put_sample_norm(plan, layer)
         elif isinstance(layer, Activation):
             if gap is None:
                 raise ValueError(f"{layer.where} ({layer.name}) stands in front of the first affine layer")
@@ -224,10 +245,32 @@ def _planned(layers: Sequence[Layer]) -> _Plan:
     return plan
 
 
+def _put_sample_norm(plan: _Plan, layer: SampleNorm) -> None:
+    """Put layer norm or RMS norm behind the last affine layer or its activation."""
+    gap, width = plan.hidden[-1], len(plan.affine[-1].weight)
+    if layer.gamma.size == layer.beta.size == 1:
+        one = np.ones(width)
+        layer = replace(layer, gamma=layer.gamma * one, beta=layer.beta * one)
+    if layer.gamma.shape != (width,) or layer.beta.shape != (width,):
+        raise ValueError(f"{layer.where} has a scale of shape {layer.gamma.shape} for {width} features")
+    if not (np.isfinite(layer.gamma).all() and np.isfinite(layer.beta).all() and layer.eps > 0.0):
+        raise ValueError(f"{layer.where} has numbers that are not finite, or no positive eps")
+    place: Place = "before" if gap.activation is None else "after"
+    there = getattr(gap, place)
+    if place == "before" and isinstance(there, BatchNorm):
+        plan.affine[-1] = _behind(plan.affine[-1], there.diagonal())
+    elif there is not None:
+        raise ValueError(f"{layer.where} follows another normalization, {there.where}, which no FNN has")
+    setattr(gap, place, layer)
+
+
 def _end(plan: _Plan, waiting: Diagonal | None) -> None:
     """Take what follows the last affine layer as the output of the network."""
     gap, last = plan.hidden.pop(), plan.affine[-1]
-    if gap.before is not None:
+    for norm in (gap.before, gap.after):
+        if isinstance(norm, SampleNorm):
+            raise ValueError(f"{norm.where} normalizes the outputs of a sample, which no FNN does")
+    if isinstance(gap.before, BatchNorm):
         plan.affine[-1] = _behind(last, gap.before.diagonal())
     if gap.activation == "sigmoid" and plan.output is None and gap.after is None and waiting is None:
         plan.output = "sigmoid"
@@ -247,8 +290,8 @@ def _end(plan: _Plan, waiting: Diagonal | None) -> None:
             )
 
 
-def _joined(norm: BatchNorm, diagonal: Diagonal) -> BatchNorm:
-    """Return the batch norm that a batch norm and a diagonal behind it are."""
+def _joined(norm: BatchNorm | SampleNorm, diagonal: Diagonal) -> BatchNorm | SampleNorm:
+    """Return the norm that a norm and a diagonal behind it are."""
     d = _spread(diagonal, len(norm.gamma))
     return replace(norm, gamma=norm.gamma * d.factor, beta=(norm.beta - d.centre) * d.factor + d.shift)
 
@@ -280,15 +323,16 @@ def _checked(layer: Affine, last: Affine | None) -> Affine:
 # ----------------------------------------------------------------------------------------------
 
 
-def _place(plan: _Plan, known: str | None) -> str | None:
-    """Return where all hidden layers have batch norm, or None if they do not have it alike."""
+def _place(plan: _Plan, known: Place | None) -> Place | None:
+    """Return where all hidden layers have normalization, or None if they do not have it alike."""
     gaps = plan.hidden
     decided = [gap for gap in gaps if gap.activation is not None]
     behind = all(gap.after and not gap.before for gap in decided) and (bool(decided) or known == "after")
     for gap in gaps:  # without an activation between, behind is before
         if behind and gap.activation is None and gap.after is None:
             gap.before, gap.after = None, gap.before
-    for place, other in (("before", "after"), ("after", "before")):
+    places: tuple[tuple[Place, Place], ...] = (("before", "after"), ("after", "before"))
+    for place, other in places:
         if gaps and all(getattr(gap, place) and not getattr(gap, other) for gap in gaps):
             return place
     return None
@@ -297,11 +341,33 @@ def _place(plan: _Plan, known: str | None) -> str | None:
 def _fold_norms(plan: _Plan) -> None:
     """Make every batch norm a part of the affine layer beside it."""
     for l, gap in enumerate(plan.hidden):
-        if gap.before is not None:
+        if isinstance(gap.before, BatchNorm):
             plan.affine[l] = _behind(plan.affine[l], gap.before.diagonal())
-        if gap.after is not None:
+            gap.before = None
+        if isinstance(gap.after, BatchNorm):
             plan.affine[l + 1] = _in_front(gap.after.diagonal(), plan.affine[l + 1])
-        gap.before = gap.after = None
+            gap.after = None
+
+
+def _sample_norms(plan: _Plan, known: Place | None) -> tuple[Place, list[SampleNorm]] | None:
+    """Return where all hidden layers have layer norm or RMS norm, and these; None if none has."""
+    found = [norm for gap in plan.hidden for norm in (gap.before, gap.after) if isinstance(norm, SampleNorm)]
+    if not found:
+        return None
+    _fold_norms(plan)
+    first, place = found[0], _place(plan, known)
+    if place is None:
+        raise ValueError(
+            f"{first.where} and other hidden layers are not normalized alike, as those of an FNN are"
+        )
+    for norm in found:
+        if (norm.kind, norm.eps) != (first.kind, first.eps):
+            raise ValueError(
+                f"{norm.where} and {first.where} have another kind or eps, and an FNN one for all"
+            )
+        if norm.kind == "rms" and norm.beta.any():
+            raise ValueError(f"{norm.where} is an RMS norm with a shift behind it, which no FNN has")
+    return place, found
 
 
 def _same_eps(norms: list[BatchNorm]) -> list[BatchNorm]:
@@ -310,15 +376,13 @@ def _same_eps(norms: list[BatchNorm]) -> list[BatchNorm]:
     return [replace(norm, var=norm.var + (norm.eps - least), eps=least) for norm in norms]
 
 
-def _decay(norms: list[BatchNorm]) -> float:
-    """Return the weight of the old value in the moving averages."""
+def _decay(norms: list[BatchNorm]) -> float | None:
+    """Return the weight of the old value in the moving averages, or None for means of all batches."""
     first = norms[0]
     for norm in norms:
         if norm.momentum != first.momentum:
             raise ValueError(f"{first.where} and {norm.where} have different momentum: give decay=")
-        if norm.momentum is None:
-            raise ValueError(f"{norm.where} averages all batches alike (momentum=None): give decay=")
-    return 1.0 - float(first.momentum or 0.0)
+    return None if first.momentum is None else 1.0 - float(first.momentum)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -443,10 +507,21 @@ def _network(
     config: dict[str, Any],
 ) -> FNN:
     """Build the network of a plan; see `network`."""
-    place = _place(plan, config.get("norm"))
-    if place is None:
-        _fold_norms(plan)
-    norms = [] if place is None else _same_eps([getattr(gap, place) for gap in plan.hidden])
+    known = norm_place(config.get("norm") if config.get("norm") in NORMS else None)
+    norms: list[BatchNorm] = []
+    place: Place | None
+    of_samples = _sample_norms(plan, known)
+    if of_samples is not None:
+        place, alike = of_samples
+        norm, eps = norm_named(alike[0].kind, place), alike[0].eps
+    else:
+        place = _place(plan, known)
+        if place is None:
+            _fold_norms(plan)
+        else:
+            norms = _same_eps([getattr(gap, place) for gap in plan.hidden])
+        norm = norm_named(None if place is None else "batch", place)
+        eps = norms[0].eps if norms else 1e-5
     standardizer = _standardizer(plan.inputs)
     if plan.inputs is not None and standardizer is None:
         plan.affine[0] = _in_front(plan.inputs, plan.affine[0])
@@ -468,11 +543,11 @@ def _network(
     decay = _known_decay(norms, decay, config.get("decay"))
     told: dict[str, Any] = {
         "activation": [gap.activation or "identity" for gap in plan.hidden],
-        "norm": place,
+        "norm": norm,
         "output": kind,
         "dropout": [gap.dropout for gap in plan.hidden],
         "standardize_targets": target is not None,
-        "eps": norms[0].eps if norms else 1e-5,
+        "eps": eps,
         "decay": decay,
         "running": config.get("running", "var"),
         "dtype": dtype,
@@ -486,7 +561,7 @@ def _network(
     options["encoder"] = None if plan.encoder is None else plan.encoder.to_dict()
     options["standardizer"] = _taken(standardizer, config.get("standardizer"))
     options["target_standardizer"] = _taken(target, config.get("target_standardizer"))
-    _fill(arrays, plan, norms, place, str(options["running"]))
+    _fill(arrays, plan, norms or (of_samples[1] if of_samples else []), place, str(options["running"]))
     return rebuilt(options, arrays, name, loss=loss)
 
 
@@ -500,18 +575,24 @@ def _output(plan: _Plan, given: str | None, known: str | None) -> str:
     return plan.output or known or "identity"
 
 
-def _known_decay(norms: list[BatchNorm], given: float | None, known: float | None) -> float:
+def _known_decay(norms: list[BatchNorm], given: float | None, known: float | None) -> float | None:
     """Return the decay of the moving averages."""
     if given is not None:
         return given
     if not norms:
         return 0.9 if known is None else known
     found = _decay(norms)
-    return known if known is not None and math.isclose(known, found, rel_tol=1e-9) else found
+    if known is None or found is None:
+        return found
+    return known if math.isclose(known, found, rel_tol=1e-9) else found
 
 
 def _fill(
-    arrays: dict[str, Array], plan: _Plan, norms: list[BatchNorm], place: str | None, running: str
+    arrays: dict[str, Array],
+    plan: _Plan,
+    norms: Sequence[BatchNorm | SampleNorm],
+    place: Place | None,
+    running: str,
 ) -> None:
     """Put the numbers of the layers into the arrays of the network."""
     last = len(plan.affine)
@@ -519,11 +600,16 @@ def _fill(
         given = {f"dense{l}.weight": affine.weight}
         if l < last and place is not None:
             norm = norms[l - 1]
-            mean = norm.mean - affine.bias if place == "before" else norm.mean  # a bias moves only the mean
-            averaged = np.sqrt(norm.var) if running == "std" else norm.var
             given |= {f"norm{l}.gamma": norm.gamma, f"norm{l}.beta": norm.beta}
-            given |= {f"norm{l}.running_mean": mean, f"norm{l}.running_{running}": averaged}
-        if l == last or place != "before":
+            if isinstance(norm, BatchNorm):
+                mean = norm.mean
+                if place == "before":  # where a bias moves only the mean
+                    mean = mean - affine.bias
+                averaged = np.sqrt(norm.var) if running == "std" else norm.var
+                given |= {f"norm{l}.running_mean": mean, f"norm{l}.running_{running}": averaged}
+                given[f"norm{l}.n_batches"] = np.array(norm.batches)
+        given = {key: values for key, values in given.items() if key in arrays}  # RMS norm has no beta
+        if f"dense{l}.bias" in arrays:
             given[f"dense{l}.bias"] = affine.bias
         for key, values in given.items():
             if not np.isfinite(values).all() or (key.endswith(("_var", "_std")) and (values < 0).any()):

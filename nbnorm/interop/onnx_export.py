@@ -14,6 +14,7 @@ from nbnorm import _check, _files
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.interop.extras import activation_names, needed, normalisation
 from nbnorm.model.network import FNN
+from nbnorm.model.sample_norm import scale_and_shift
 from nbnorm.statistics.encoding import (
     CEILING,
     EDGE,
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Read by ONNX Runtime from 1.11 on; every operator used is older than that.
+# Read by ONNX Runtime from 1.11 on; every operator used is older than that, but for LayerNormalization, with
+# which a model needs the next one, and ONNX Runtime 1.12.
 OPSET = 16
+_LAYER_NORM_OPSET = 17
 _IR_VERSION = 8
 
 # Batch norm behind an activation goes into the next layer where its shift, in standard deviations of the
@@ -52,6 +55,7 @@ class _Graph:
         self.constants: list[Any] = []
         self.outputs: list[Any] = []
         self.shared: dict[tuple[int, ...], str] = {}
+        self.opset = OPSET
 
     def type_of(self, dtype: npt.DTypeLike) -> int:
         """Return ONNX's number of a dtype."""
@@ -98,7 +102,7 @@ class _Graph:
         graph = helper.make_graph(self.nodes, "nbnorm", [given], self.outputs, self.constants)
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[helper.make_opsetid("", self.opset)],
             ir_version=_IR_VERSION,
             producer_name="nbnorm",
             producer_version=__version__,
@@ -234,7 +238,10 @@ def _logits(graph: _Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] 
         bias = parameters.get(f"dense{l}.bias", np.zeros(len(weight))).astype(np.float64)
         weight, bias = weight * scale, bias + weight @ shift
         scale, shift = np.ones(len(weight)), np.zeros(len(weight))
-        normed = l < last and net.norm is not None
+        normed, of_samples = (
+            l < last and net.norm_kind == "batch",
+            l < last and net.norm_kind in ("layer", "rms"),
+        )
         if normed:
             gamma, beta, mean, var = normalisation(net, l)
             factor = gamma / np.sqrt(var + net.eps)
@@ -247,8 +254,12 @@ def _logits(graph: _Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] 
         )
         if normed and not fold and net.norm == "before":
             x = _batch_norm(graph, x, net, l)
+        if of_samples and net.norm_place == "before":
+            x = _sample_norm(graph, x, net, l)
         if l < last:
             x = _activated(graph, names[l - 1], x)
+        if of_samples and net.norm_place == "after":
+            x = _sample_norm(graph, x, net, l)
         if normed and net.norm == "after":
             if not fold:
                 x = _batch_norm(graph, x, net, l)
@@ -264,7 +275,20 @@ def _batch_norm(graph: _Graph, x: str, net: FNN, l: int) -> str:
     gamma, beta, mean, var = normalisation(net, l)
     given = {"gamma": gamma, "beta": beta, "running_mean": mean, "running_var": var}
     held = [graph.named(f"norm{l}.{name}", values) for name, values in given.items()]
-    return graph.node("BatchNormalization", x, *held, epsilon=net.eps, momentum=net.decay)
+    momentum = 0.9 if net.decay is None else net.decay  # only training would use it
+    return graph.node("BatchNormalization", x, *held, epsilon=net.eps, momentum=momentum)
+
+
+def _sample_norm(graph: _Graph, x: str, net: FNN, l: int) -> str:
+    gamma, beta = scale_and_shift(net, l)
+    scale = graph.named(f"norm{l}.gamma", gamma)
+    if net.norm_kind == "layer":
+        graph.opset = _LAYER_NORM_OPSET
+        shift = graph.named(f"norm{l}.beta", beta)
+        return graph.node("LayerNormalization", x, scale, shift, axis=-1, epsilon=net.eps)
+    square = graph.node("ReduceMean", graph.node("Mul", x, x), axes=[1], keepdims=1)
+    root = graph.node("Sqrt", graph.node("Add", square, graph.constant(net.eps)))
+    return graph.node("Mul", graph.node("Div", x, root), scale)
 
 
 # ----------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm.functions.activations import CODES, activation_forward
+from nbnorm.functions.layer_norm import layer_norm_forward, rms_norm_forward
 from nbnorm.functions.loss_options import Loss
 from nbnorm.interop import layers
 from nbnorm.interop.extras import needed
-from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer
+from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
 from nbnorm.model.network import FNN
+from nbnorm.model.options import NormKind
 
 Array = npt.NDArray[Any]
 
@@ -221,7 +223,7 @@ class _Reader:
             if not set(reads) <= live:
                 raise ValueError(f"{_where(node)} reads what no layer in front of it gives")
             if part or len(reads) > 1 or self.waits(node, uses):
-                if node.op_type not in _ELEMENTWISE:
+                if node.op_type not in _ELEMENTWISE and not self.over_features(node):
                     raise ValueError(
                         f"{_where(node)}, {node.op_type}, is no function of one number like its neighbours"
                     )
@@ -230,7 +232,8 @@ class _Reader:
                 uses[name] -= 1
             live = {name for name in live if uses.get(name, 0) > 0} | {node.output[0]}
             if part and len(live) == 1:
-                found += self.function(part, begin)
+                samples = any(one.op_type == "ReduceMean" for one in part)
+                found += self.sample_norm(part, begin) if samples else self.function(part, begin)
                 part = []
             elif not part:
                 found += self.single(node, reads[0])
@@ -253,6 +256,8 @@ class _Reader:
             return [self.affine(node, x, where)]
         if kind == "BatchNormalization":
             return [self.batch_norm(node, where)]
+        if kind == "LayerNormalization":
+            return [self.layer_norm(node, where)]
         if kind in ("Softmax", "LogSoftmax"):
             if self.kind(node, "axis", -1) not in (-1, 1):
                 raise ValueError(f"{where} is a softmax over the samples")
@@ -317,6 +322,55 @@ class _Reader:
         momentum = 1.0 - float(np.float64(str(np.float32(self.kind(node, "momentum", 0.9)))))
         return BatchNorm(where, gamma, beta, mean, var, float(self.kind(node, "epsilon", 1e-5)), momentum)
 
+    def layer_norm(self, node: Any, where: str) -> SampleNorm:
+        if self.kind(node, "axis", -1) not in (-1, 1):
+            raise ValueError(f"{where} normalizes over the samples")
+        given = [name for name in node.input[1:] if name]
+        if not given or any(name not in self.constants for name in given):
+            raise ValueError(f"{where} does not have constants as scale and shift")
+        gamma = self.real(given[0], where)
+        beta = self.real(given[1], where) if len(given) > 1 else np.zeros_like(gamma)
+        return SampleNorm(where, "layer", gamma, beta, _exact(np.float32(self.kind(node, "epsilon", 1e-5))))
+
+    # Layer norm and RMS norm that are written with several nodes.
+
+    def over_features(self, node: Any) -> bool:
+        """Whether a node is the mean over the features of each sample."""
+        if node.op_type != "ReduceMean" or not self.kind(node, "keepdims", 1):
+            return False
+        axes = self.kind(node, "axes")
+        if axes is None and len(node.input) > 1:
+            axes = self.constants.get(node.input[1], np.empty(0)).tolist()
+        return axes is not None and list(axes) in ([-1], [1])
+
+    def sample_norm(self, nodes: Sequence[Any], x: str) -> list[Layer]:
+        """Return the layer norm or RMS norm, without scale and shift, that some nodes compute."""
+        where = _where(nodes[-1])
+        given = {
+            name: self.constants[name] for node in nodes for name in node.input if name in self.constants
+        }
+        added = [
+            given[name] for node in nodes if node.op_type == "Add" for name in node.input if name in given
+        ]
+        if len(added) == 1 and added[0].size == 1:
+            points = np.random.default_rng(0).normal(0.5, 2.0, (7, 5)).astype(added[0].dtype)
+            try:
+                got = self.run(nodes, {x: points, **given})
+            except (TypeError, RuntimeError, ValueError):  # constants of another number of features
+                got = np.empty(0)
+            eps, one = _exact(added[0].reshape(())), np.ones(5)
+            functions: tuple[tuple[NormKind, Array], ...] = (
+                ("layer", layer_norm_forward(points, one, 0 * one, eps=eps)[0]),
+                ("rms", rms_norm_forward(points, one, eps=eps)[0]),
+            )
+            for kind, expected in functions:
+                if got.shape == expected.shape and np.abs(got - expected).max() <= _SAME_FUNCTION:
+                    return [SampleNorm(where, kind, np.ones(1), np.zeros(1), eps)]
+        kinds = " ".join(node.op_type for node in nodes)
+        raise ValueError(
+            f"{where} ({kinds}) is neither layer norm nor RMS norm, which are written apart from scales"
+        )
+
     def diagonal(self, node: Any, x: str, where: str) -> Diagonal:
         """Return what adding, subtracting, multiplying or dividing by constants does."""
         given = [name for name in node.input if name != x]
@@ -374,6 +428,11 @@ class _Reader:
         raise ValueError(f"{where} ({kinds}) is none of the activations {', '.join(CODES)}")
 
 
+def _exact(number: Any) -> float:
+    """Return a number of NumPy's as a float: of float32 the short decimal number that it was written for."""
+    return float(str(number)) if number.dtype == np.float32 else float(number)
+
+
 def _where(node: Any) -> str:
     """Return what messages call a node."""
     return f"node {node.name or node.output[0]!r}" if node.output else f"node {node.op_type}"
@@ -401,8 +460,9 @@ def from_onnx(
     """Read an ONNX model of a fully connected network.
 
     It may consist of affine layers (Gemm, or MatMul and Add), activations of the package however they are
-    written, BatchNormalization, constants that are subtracted from the input and divide it (which become
-    the standardizer), and a softmax or sigmoid at the end.  Other nodes are an error that names them.
+    written, BatchNormalization, LayerNormalization, layer norm and RMS norm written with ReduceMean,
+    constants that are subtracted from the input and divide it (which become the standardizer), and a softmax
+    or sigmoid at the end.  Other nodes are an error that names them.
 
     Parameters
     ----------

@@ -153,8 +153,8 @@ def load_safetensors(
 
 def _array(name: str, tensor: dict[str, Any]) -> npt.NDArray[Any]:
     """Return the array of a tensor as the file describes it."""
-    known = {"F32": "<f4", "F64": "<f8"}
+    known = {"F32": "<f4", "F64": "<f8", "I64": "<i8"}
     if tensor["dtype"] not in known:
-        raise _files.MalformedError(f"tensor {name!r} has dtype {tensor['dtype']}, expected F32 or F64")
+        raise _files.MalformedError(f"tensor {name!r} has dtype {tensor['dtype']}, expected F32, F64 or I64")
     flat = np.frombuffer(tensor["data"], known[tensor["dtype"]])
     return flat.astype(flat.dtype.newbyteorder("=")).reshape(tensor["shape"])

@@ -13,8 +13,10 @@ from nbnorm import _check
 from nbnorm.functions.loss_options import Loss
 from nbnorm.interop import layers
 from nbnorm.interop.extras import activation_names, described, needed, normalisation
-from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer
+from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
 from nbnorm.model.network import FNN
+from nbnorm.model.options import NormKind
+from nbnorm.model.sample_norm import scale_and_shift
 
 if TYPE_CHECKING:
     import torch
@@ -51,7 +53,7 @@ def to_torch(net: FNN) -> torch.nn.Sequential:
     =========================  ======================================================================
     ``standardizer.mean``      with ``.mean_low`` and ``.scale``: buffers, which are not trained
     ``dense1.weight``          and ``dense1.bias``, as in `FNN.parameters`
-    ``norm1.weight``           gamma, and ``norm1.bias`` beta
+    ``norm1.weight``           gamma, and ``norm1.bias`` beta, which RMS norm does not have
     ``norm1.running_mean``     and ``norm1.running_var``; for ``running="std"`` the square of the average
     ``target.mean``            with ``.mean_low`` and ``.scale``: buffers of standardized targets
     =========================  ======================================================================
@@ -80,8 +82,9 @@ def to_torch(net: FNN) -> torch.nn.Sequential:
 
     Notes
     -----
-    torch's ``momentum`` is ``1 - decay``.  In training torch always averages the variance, and the unbiased
-    one: for ``running="std"`` or ``unbiased=False`` the moving averages go on from their values in its way.
+    torch's ``momentum`` is ``1 - decay``, and None where that is.  In training torch always averages the
+    variance, and the unbiased one: for ``running="std"`` or ``unbiased=False`` the moving averages go on from
+    their values in its way.
 
     Examples
     --------
@@ -121,11 +124,13 @@ def to_torch(net: FNN) -> torch.nn.Sequential:
         if l == last:
             break
         activation = _activation(nn, names[l - 1])
-        if net.norm != "before":
+        if net.norm_place != "before":
             modules[f"activation{l}"] = activation
-        if net.norm is not None:
+        if net.norm_kind == "batch":
             modules[f"norm{l}"] = _batch_norm(torch, net, l, dtype)
-        if net.norm == "before":
+        elif net.norm_kind is not None:
+            modules[f"norm{l}"] = _sample_norm(torch, net, l, dtype)
+        if net.norm_place == "before":
             modules[f"activation{l}"] = activation
         if net.dropout[l - 1] > 0.0:
             modules[f"dropout{l}"] = nn.Dropout(net.dropout[l - 1])
@@ -146,7 +151,10 @@ def _copy(torch: Any, target: Any, values: Array) -> None:
 
 def _batch_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
     gamma, beta, mean, var = normalisation(net, l)
-    norm = torch.nn.BatchNorm1d(len(gamma), eps=net.eps, momentum=1.0 - net.decay, dtype=dtype)
+    momentum = None if net.decay is None else 1.0 - net.decay
+    norm = torch.nn.BatchNorm1d(len(gamma), eps=net.eps, momentum=momentum, dtype=dtype)
+    if net.decay is None:
+        _copy(torch, norm.num_batches_tracked, net.buffers()[f"norm{l}.n_batches"])
     for target, values in (
         (norm.weight, gamma),
         (norm.bias, beta),
@@ -154,6 +162,22 @@ def _batch_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
         (norm.running_var, var),
     ):
         _copy(torch, target, values)
+    return norm
+
+
+def _sample_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
+    """Return torch's layer norm or RMS norm."""
+    name = "RMSNorm" if net.norm_kind == "rms" else "LayerNorm"
+    if not hasattr(torch.nn, name):
+        raise ValueError(
+            f"norm={net.norm!r} needs torch.nn.{name}, which torch {torch.__version__} does not have"
+        )
+    norm = getattr(torch.nn, name)(net.sizes[l], eps=net.eps, dtype=dtype)
+    for target, values in zip(
+        (norm.weight, getattr(norm, "bias", None)), scale_and_shift(net, l), strict=True
+    ):
+        if target is not None:
+            _copy(torch, target, values)
     return norm
 
 
@@ -191,7 +215,11 @@ def _layer(name: str, module: Any, nn: Any, modules: Any) -> list[Layer]:
         mean, var = _numbers(module.running_mean), _numbers(module.running_var)
         gamma = np.ones(len(mean)) if module.weight is None else _numbers(module.weight)
         beta = np.zeros(len(mean)) if module.bias is None else _numbers(module.bias)
-        return [BatchNorm(where, gamma, beta, mean, var, float(module.eps), module.momentum)]
+        batches = int(module.num_batches_tracked)
+        return [BatchNorm(where, gamma, beta, mean, var, float(module.eps), module.momentum, batches)]
+    sample_norm = _sample_norm_of(where, module, nn)
+    if sample_norm is not None:
+        return [sample_norm]
     if isinstance(module, modules.Standardize):
         mean = _numbers(module.mean) + _numbers(module.mean_low)
         scale, none = _numbers(module.scale), np.zeros(1)
@@ -209,6 +237,27 @@ def _layer(name: str, module: Any, nn: Any, modules: Any) -> list[Layer]:
             raise ValueError(f"{where} is a softmax over the samples")
         return [layers.Activation(where, "softmax")]
     return [layers.Activation(where, _activation_name(where, module, nn))]
+
+
+def _sample_norm_of(where: str, module: Any, nn: Any) -> SampleNorm | None:
+    """Return the layer norm or RMS norm that a module is."""
+    kind: NormKind | None = None
+    if isinstance(module, nn.LayerNorm):
+        kind = "layer"
+    elif hasattr(nn, "RMSNorm") and isinstance(module, nn.RMSNorm):
+        kind = "rms"
+    if kind is None:
+        return None
+    shape = tuple(module.normalized_shape)
+    if len(shape) != 1:
+        raise ValueError(f"{where} normalizes arrays of shape {shape}, and an FNN has vectors of features")
+    weight, bias = module.weight, getattr(module, "bias", None)
+    gamma = np.ones(shape) if weight is None else _numbers(weight)
+    beta = np.zeros(shape) if bias is None else _numbers(bias)
+    eps = module.eps
+    if eps is None:  # torch then takes the distance of 1 from the next number
+        eps = np.finfo(np.float64 if weight is not None and "64" in str(weight.dtype) else np.float32).eps
+    return SampleNorm(where, kind, gamma, beta, float(eps))
 
 
 def _activation_name(where: str, module: Any, nn: Any) -> str:
@@ -243,8 +292,8 @@ def from_torch(
     Parameters
     ----------
     module : torch.nn.Sequential
-        Of Linear, BatchNorm1d, activations, Dropout, Flatten, Identity, sequences of these, and what
-        `to_torch` makes; at the end maybe Softmax, LogSoftmax or Sigmoid.
+        Of Linear, BatchNorm1d, LayerNorm, RMSNorm, activations, Dropout, Flatten, Identity, sequences of
+        these, and what `to_torch` makes; at the end maybe Softmax, LogSoftmax or Sigmoid.
     output : {"softmax", "sigmoid", "identity"}, optional
         What the outputs are: "softmax" for logits of classes.  By default as the module ends, or as in the
         network from which `to_torch` has made it, otherwise "identity".
@@ -259,7 +308,7 @@ def from_torch(
     FNN
         In evaluation mode, float64 if the module is, otherwise float32; it has copies.  Batch norm can be
         trained on where all hidden layers have it in the same place, otherwise it is folded into the affine
-        layers.
+        layers.  Layer norm or RMS norm has to be alike in all hidden layers.
 
     Raises
     ------

@@ -20,7 +20,10 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass
 class Arrays:
-    """Parameters, of the network's dtype, and moving averages, float64; both by name and live."""
+    """Parameters, of the network's dtype, and moving averages, float64; both by name and live.
+
+    Of cumulative averages the moving averages include the number of batches, int64.
+    """
 
     parameters: dict[str, Array]
     buffers: dict[str, Array]
@@ -48,7 +51,7 @@ class Arrays:
         """Write values, of some or all arrays, into these."""
         mine = self.named()
         for name, array in values.items():
-            mine[name][:] = array
+            mine[name][...] = array
 
     def check_finite(self) -> None:
         """Refuse parameters and moving averages that are not finite."""
@@ -68,7 +71,7 @@ class Arrays:
 
 
 def initial(net: FNN) -> Arrays:
-    """Return the arrays of a new network: random weights, and the identity as batch norm."""
+    """Return the arrays of a new network: random weights, and normalization with gamma 1 and beta 0."""
     parameters: dict[str, Array] = {}
     buffers: dict[str, Array] = {}
     rng = np.random.default_rng(net.seed)
@@ -80,9 +83,13 @@ def initial(net: FNN) -> Arrays:
             parameters[f"dense{l}.bias"] = np.zeros(n_out, net.dtype)
         if l < last and net.norm is not None:
             parameters[f"norm{l}.gamma"] = np.ones(n_out, net.dtype)
-            parameters[f"norm{l}.beta"] = np.zeros(n_out, net.dtype)
+            if net.norm_kind != "rms":
+                parameters[f"norm{l}.beta"] = np.zeros(n_out, net.dtype)
+        if l < last and net.norm_kind == "batch":
             buffers[f"norm{l}.running_mean"] = np.zeros(n_out)
             buffers[f"norm{l}.running_{net.running}"] = np.ones(n_out)
+            if net.decay is None:
+                buffers[f"norm{l}.n_batches"] = np.zeros((), np.int64)
     return Arrays(parameters, buffers)
 
 

@@ -25,10 +25,11 @@ _CHUNK = 1 << 20
 
 
 def digest(arrays: Iterable[Array]) -> str:
-    """Return a fingerprint of the shapes, dtypes and elements of arrays of one dimension or more."""
+    """Return a fingerprint of the shapes, dtypes and elements of arrays."""
     found = hashlib.blake2b(digest_size=16)
     for array in arrays:
         found.update(f"{array.shape}{array.dtype}".encode())
+        array = np.atleast_1d(array)
         # in parts, so that a memory map or a view costs no copy of its size
         rows = max(_CHUNK * len(array) // max(array.nbytes, 1), 1)
         for start in range(0, len(array), rows):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -11,9 +13,11 @@ from nbnorm import _check, simd
 from nbnorm.compile.callables import CallableArrays, register
 from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.engine.microkernels import empty_aligned
+from nbnorm.engine.table import AFTER, BEFORE, NO_NORM, NORMS
 from nbnorm.functions.activations import CODES, activate_row
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model.folding import folded
+from nbnorm.model.sample_norm import scale_and_shift
 from nbnorm.statistics.encoding import encode_value
 
 if TYPE_CHECKING:
@@ -29,8 +33,9 @@ LANES = 16
 _ROWS = 64
 
 # What a row of the table of layers holds: inputs, panels of outputs, where the weights and then the biases
-# of the layer begin, code of its activation.
-_INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE = range(5)
+# of the layer begin, code of its activation; and of layer norm and RMS norm the place, whether a mean is
+# subtracted, features, and where gamma begins, with beta and eps behind it.
+_INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE, _NORM, _CENTRED, _OUTPUTS, _GAMMA = range(9)
 
 # What the row behind them holds: features of a sample, elements of the widest layer's padded row, and in the
 # place of the code what becomes of the last layer's outputs.
@@ -102,6 +107,47 @@ def _panel(*args: Any) -> None:
     _products(1, 1, *args)
 
 
+def _feature_sum(z: Any, at: Any, n: Any, term: Callable[[Any], Any]) -> Any:
+    """Return the sum of ``term(value)`` over n features, in float64; the row is padded to whole vectors."""
+
+    def terms(i: Any) -> Any:
+        return term(simd.convert(simd.load(z, at + i, LANES), np.float64))
+
+    def rest(i: Any, total: Any) -> Any:
+        return total + simd.where(simd.first_lanes(n - i, LANES), terms(i), 0.0)
+
+    whole = n & -LANES
+    total = simd.loop(0, whole, LANES, lambda i, total: total + terms(i), simd.zeros(np.float64, LANES))
+    return simd.sum(simd.loop(whole, n, LANES, rest, total))
+
+
+@simd.traced
+def _deviation(z: Any, at: Any, n: Any, shift: Any) -> Any:
+    return _feature_sum(z, at, n, lambda value: value - shift)
+
+
+@simd.traced
+def _square(z: Any, at: Any, n: Any, mean: Any) -> Any:
+    return _feature_sum(z, at, n, lambda value: (value - mean) * (value - mean))
+
+
+@inner_kernel
+def _normalize(layer: Any, weights: Any, rows: Any, out: Any) -> None:
+    """Layer norm, or RMS norm, of some rows, in place."""
+    kind = out.dtype.type
+    width, n, gamma = layer[_PANELS] * LANES, layer[_OUTPUTS], layer[_GAMMA]
+    beta, eps = gamma + width, np.float64(weights[gamma + 2 * width])
+    for row in range(rows):
+        at, mean = row * width, 0.0
+        if layer[_CENTRED] == 1:
+            shift = np.float64(out[at])
+            mean = shift + _deviation(out, at, n, shift) / n
+        rstd = 1.0 / math.sqrt(_square(out, at, n, mean) / n + eps)
+        for i in range(n):
+            xhat = (np.float64(out[at + i]) - mean) * rstd
+            out[at + i] = kind(xhat) * weights[gamma + i] + weights[beta + i]
+
+
 @inner_kernel
 def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -> None:
     """Compute f(W x + b) for some rows, which are `stride` elements apart in `x`."""
@@ -122,9 +168,13 @@ def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -
         for panel in range(together, panels):
             at, b = begin + panel * n * LANES, bias + panel * LANES
             _panel(weights, at, b, n, x, source, stride, out, target + panel * LANES, width)
+    if layer[_NORM] == BEFORE:
+        _normalize(layer, weights, rows, out)
     if layer[_CODE] >= 0:
         values = out[: rows * width]
         activate_row(values, layer[_CODE], values)
+    if layer[_NORM] == AFTER:
+        _normalize(layer, weights, rows, out)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -368,10 +418,18 @@ def compiled(net: FNN) -> Predictor:
             padded[widths[l] :, n] = -np.inf  # classes that do not exist have probability 0
         panel = padded[:, :n].reshape(count, LANES, n).swapaxes(1, 2)
         code = CODES[net.activations[l - 1]] if l < len(widths) - 1 else -1  # type: ignore[index]
-        table.append([n, count, at, at + panel.size, code])
+        behind = at + panel.size + count * LANES
+        hidden = l < len(widths) - 1
+        norm, centred = NORMS[net.norm if hidden else None][1:]
+        table.append([n, count, at, at + panel.size, code, norm, centred, widths[l], behind])
         packed += [panel.ravel(), padded[:, n]]
-        at += panel.size + count * LANES
-    table.append([net.sizes[0], widest, 0, 0, last])
+        if norm != NO_NORM:
+            scales = np.zeros((2, count * LANES))
+            scales[:, : widths[l]] = scale_and_shift(net, l)
+            packed += [scales.ravel(), np.full(LANES, net.eps)]
+            behind += (2 * count + 1) * LANES
+        at = behind
+    table.append([net.sizes[0], widest, 0, 0, last, 0, 0, 0, 0])
     mean, low, scale = np.zeros(widths[0]), np.zeros(widths[0]), np.ones(widths[0])
     if net.standardizer is not None:
         moments = net.standardizer.moments_

@@ -59,6 +59,27 @@ _BUCKET = 1 << 20
 _READ = (np.uint8, np.float32, np.float64)
 
 # ----------------------------------------------------------------------------------------------
+# Layer norm and RMS norm, which need no sums over samples but for dgamma and dbeta
+# ----------------------------------------------------------------------------------------------
+
+
+def sample_statistics(x: Array, eps: float, *, centred: bool) -> tuple[Array, Array]:
+    """Return mean and rstd of each sample over its features, float64, shape (n_samples, 1).
+
+    Without `centred` the mean is 0 and rstd the reciprocal root mean square.
+    """
+    values = x.astype(np.float64)
+    mean = values.mean(axis=1, keepdims=True) if centred else np.zeros((len(x), 1))
+    return mean, 1.0 / np.sqrt(np.square(values - mean).mean(axis=1, keepdims=True) + eps)
+
+
+def sample_gradient(g: Array, u: Array, rstd: Array, *, centred: bool) -> Array:
+    """Return ``rstd (g - mean(g) - u mean(g u))`` with means over the features, g being gamma dout."""
+    mean = g.mean(axis=1, keepdims=True) if centred else 0.0
+    return np.asarray((rstd * (g - mean - u * (g * u).mean(axis=1, keepdims=True))).astype(u.dtype))
+
+
+# ----------------------------------------------------------------------------------------------
 # Steps
 # ----------------------------------------------------------------------------------------------
 
@@ -127,6 +148,8 @@ class ParallelRun:
     ) -> None:
         self._net, self._samples, self._ranks, self._optimizer = net, samples, samples.ranks, optimizer
         self._sync, self._l2, self._clip_norm, self._clip_value = samples.how.sync, l2, clip_norm, clip_value
+        # whether statistics are those of the mini-batch
+        self._of_batches = net.norm_kind == "batch" and not net.frozen_statistics
         self.engine = engine_for(net, samples.batch, gradients=False)
         self._arrays = net.arrays.copy()
         parameters = self._arrays.parameters.items()
@@ -290,16 +313,16 @@ class ParallelRun:
             if l == layers:
                 return
             activation = net.activations[l - 1]
-            if net.norm == "before":
+            if net.norm_place == "before":
                 self._normalize(l, step, shards, [shard.z[-1] for shard in shards], counted, deferred)
                 for shard in shards:
                     shard.z[-1] = self._scaled(l, shard)
             for shard in shards:
                 shard.a.append(activation_forward(shard.z[-1], activation))
-            if net.norm == "after":
+            if net.norm_place == "after":
                 self._normalize(l, step, shards, [shard.a[-1] for shard in shards], counted, deferred)
             for shard in shards:
-                out = self._scaled(l, shard) if net.norm == "after" else shard.a[-1]
+                out = self._scaled(l, shard) if net.norm_place == "after" else shard.a[-1]
                 mask = self._mask(step, l, shard.number, out.shape)
                 shard.masks.append(mask)
                 shard.y.append(out if mask is None else out * mask)
@@ -315,7 +338,8 @@ class ParallelRun:
 
     def _scaled(self, l: int, shard: _Shard) -> Array:
         parameters = self._arrays.parameters
-        return np.asarray(parameters[f"norm{l}.gamma"] * shard.u[-1] + parameters[f"norm{l}.beta"])
+        out = parameters[f"norm{l}.gamma"] * shard.u[-1]
+        return np.asarray(out if self._net.norm_kind == "rms" else out + parameters[f"norm{l}.beta"])
 
     def _normalize(
         self,
@@ -328,6 +352,19 @@ class ParallelRun:
     ) -> None:
         """Append the normalized values of each shard, and take note of the statistics."""
         net, ranks = self._net, self._ranks
+        if net.norm_kind == "batch" and net.frozen_statistics:
+            mean, spread = (self._arrays.buffers[f"norm{l}.running_{name}"] for name in ("mean", net.running))
+            rstd = 1.0 / np.sqrt((spread**2 if net.running == "std" else spread) + net.eps)
+            for shard, x in zip(shards, values, strict=True):
+                shard.u.append(normalized(x, mean, rstd))
+                shard.rstd.append(rstd)
+            return
+        if net.norm_kind != "batch":
+            for shard, x in zip(shards, values, strict=True):
+                mean, rstd = sample_statistics(x, net.eps, centred=net.norm_kind == "layer")
+                shard.u.append(np.asarray(((x - mean) * rstd).astype(x.dtype)))
+                shard.rstd.append(rstd)
+            return
         own = np.zeros((len(ranks.own), 2, net.sizes[l]))
         for shard, x in zip(shards, values, strict=True):
             weights = shard.weights if net.weighted_statistics else None
@@ -351,7 +388,11 @@ class ParallelRun:
     def _move_averages(self, l: int, mean: Array, var: Array, counted: float, step: int) -> None:
         """Move the moving averages towards the statistics of a mini-batch."""
         net, buffers = self._net, self._arrays.buffers
-        samples = float(self._counts[step].sum())
+        samples, decay = float(self._counts[step].sum()), net.decay
+        if decay is None:
+            count = buffers[f"norm{l}.n_batches"]
+            decay = float(count / (count + 1))
+            count += 1
         if net.weighted_statistics and self._samples.rounded is not None:
             samples = max(counted * self._samples.unit, samples)
         spread = var * (samples / (samples - 1.0)) if net.unbiased else var
@@ -359,7 +400,7 @@ class ParallelRun:
             spread = np.sqrt(spread)
         for name, value in (("mean", mean), (net.running, spread)):
             average = buffers[f"norm{l}.running_{name}"]
-            average[:] = net.decay * average + (1.0 - net.decay) * value
+            average[:] = decay * average + (1.0 - decay) * value
 
     def _backward(self, shards: Sequence[_Shard], counted: Array, deferred: list[Array]) -> dict[str, Array]:
         """Return all gradients; one message for each layer's statistics, and one for a bucket of weights."""
@@ -404,13 +445,13 @@ class ParallelRun:
             mask = shard.masks[l - 1]
             if mask is not None:
                 shard.gradient = shard.gradient * mask
-        if net.norm == "after":
+        if net.norm_place == "after":
             self._backward_norm(l, shards, counted, deferred, gradients)
         for shard in shards:
             shard.gradient = activation_backward(
                 shard.gradient, shard.a[l - 1], net.activations[l - 1], z=shard.z[l - 1]
             )
-        if net.norm == "before":
+        if net.norm_place == "before":
             self._backward_norm(l, shards, counted, deferred, gradients)
 
     def _backward_norm(
@@ -426,6 +467,15 @@ class ParallelRun:
         own = np.zeros((len(ranks.own), 2, len(gamma)))
         for shard in shards:
             own[shard.number - ranks.first] = shard_sums(shard.gradient, shard.u[l - 1])
+        if not self._of_batches:
+            deferred.append(own.reshape(len(own), -1))
+            for shard in shards:
+                g, u, rstd = shard.gradient * gamma, shard.u[l - 1], shard.rstd[l - 1]
+                if net.norm_kind == "batch":  # with constant statistics
+                    shard.gradient = np.asarray((rstd * g).astype(u.dtype))
+                else:
+                    shard.gradient = sample_gradient(g, u, rstd, centred=net.norm_kind == "layer")
+            return
         sums = counted
         if self._sync:
             sums = ranks.gather(own).sum(axis=0)
@@ -445,12 +495,14 @@ class ParallelRun:
 
     def _set_norm_gradients(self, l: int, sums: Array, gradients: dict[str, Array]) -> None:
         for name, values in zip(("beta", "gamma"), sums, strict=True):
-            gradients[f"norm{l}.{name}"] = values.astype(self._net.dtype)
+            if f"norm{l}.{name}" in self._arrays.parameters:
+                gradients[f"norm{l}.{name}"] = values.astype(self._net.dtype)
 
     def _take_deferred(self, table: Array, counted: Array, step: int, gradients: dict[str, Array]) -> None:
         """Take the statistics of shards, and their sums in the backward pass, that came in one message."""
         hidden = range(1, len(self._net.sizes) - 1)
-        order = [(l, False) for l in hidden] + [(l, True) for l in reversed(hidden)]
+        forward = hidden if self._of_batches else range(0)
+        order = [(l, False) for l in forward] + [(l, True) for l in reversed(hidden)]
         at = 0
         for l, backward in order:
             width = self._net.sizes[l]

@@ -13,6 +13,7 @@ from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.functions.dense import dense_forward
 from nbnorm.model.inputs import check_encoder
 from nbnorm.model.inputs import table as checked_table
+from nbnorm.model.sample_norm import normalized_samples
 from nbnorm.statistics.moments import Moments, moments
 from nbnorm.statistics.reading import is_sparse
 
@@ -26,7 +27,7 @@ _ROWS = 2048
 class Features(NamedTuple):
     """What a hidden layer computes for some samples."""
 
-    normalized: Array  # what its batch norm reads: y, or z with norm="before"
+    normalized: Array  # what its normalization reads: y, or z where that stands before the activation
     activated: Array  # y, the output of the activation
     out: Array  # what the next layer reads
 
@@ -70,7 +71,9 @@ def hidden_layers(
     parameters = net.parameters()
     for l, activation in enumerate(net.activations[:last], 1):
 
-        def normalize(y: Array, name: str = f"norm{l}") -> Array:
+        def normalize(y: Array, l: int = l, name: str = f"norm{l}") -> Array:
+            if net.norm_kind in ("layer", "rms"):
+                return normalized_samples(net, l, y)
             if name not in statistics:
                 return y
             gamma, beta = parameters[f"{name}.gamma"], parameters[f"{name}.beta"]
@@ -80,7 +83,7 @@ def hidden_layers(
             z = dense_forward(x, parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias"))
         if not np.isfinite(z).all():
             raise ValueError(f"X must give finite features, got others in layer {l}, beyond {net.dtype}")
-        if net.norm == "before":
+        if net.norm_place == "before":
             x = activation_forward(normalize(z), activation)
             yield Features(z, x, x)
         else:
@@ -99,8 +102,8 @@ def moving_averages(net: FNN) -> dict[str, tuple[Array, Array]]:
 
 def dataset_statistics(net: FNN, X: Table) -> dict[str, Moments]:
     """See `FNN.dataset_statistics`."""
-    if net.norm is None:
-        raise ValueError("the network must have batch normalization, got norm=None")
+    if net.norm_kind != "batch":
+        raise ValueError(f"the network must have batch normalization, got norm={net.norm!r}")
     x = table(net, X)
     found: dict[str, Moments] = {}
     used: dict[str, tuple[Array, Array]] = {}

@@ -35,8 +35,8 @@ def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
 
     Parameters
     ----------
-    norm : {"after", "before", None}
-        Placement of batch normalization.
+    norm : str or None
+        Normalization, as for `FNN`.
     activations : sequence of str or Activation
         Activation of each hidden layer.
 

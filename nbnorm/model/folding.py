@@ -17,7 +17,8 @@ def folded(net: FNN, *, standardizers: bool) -> list[tuple[Array, Array]]:
     """Return weight (n_out, n_in) and bias of each layer, float64, with batch norm inside.
 
     In evaluation mode batch norm is affine, y -> factor * y + shift: behind an activation it becomes part
-    of the next layer, in front of one part of the layer before.
+    of the next layer, in front of one part of the layer before.  Layer norm and RMS norm are no affine maps
+    and stay beside the layers.
 
     Parameters
     ----------
@@ -37,7 +38,7 @@ def folded(net: FNN, *, standardizers: bool) -> list[tuple[Array, Array]]:
         bias = bias + weight @ shift
         weight = weight * factor
         factor, shift = np.ones(len(weight)), np.zeros(len(weight))
-        if l < last and net.norm is not None:
+        if l < last and net.norm_kind == "batch":
             spread = net.arrays.buffers[f"norm{l}.running_{net.running}"]
             variance = spread**2 if net.running == "std" else spread
             factor = parameters[f"norm{l}.gamma"] / np.sqrt(variance + net.eps)

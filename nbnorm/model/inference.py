@@ -18,6 +18,7 @@ from nbnorm.functions.batch_norm import batch_norm_inference
 from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import engine_for, evaluate, run_over
 from nbnorm.model.plan import training_samples
+from nbnorm.model.sample_norm import normalized_samples
 from nbnorm.model.sample_weights import used_weights
 from nbnorm.statistics.reading import is_sparse
 
@@ -47,7 +48,8 @@ def forward(net: FNN, X: Table, *, training: bool) -> Array:
     inputs.check_batch(net, data.samples, "give more samples, or call eval() first")
     net.arrays.writable()
     engine = engine_for(net, data.samples, gradients=False)
-    out = run_over(engine, data, FORWARD, data.samples, training=True).out
+    frozen = net.frozen_statistics
+    out = run_over(engine, data, FORWARD, data.samples, training=True, frozen=frozen).out
     engine.store_statistics()
     return out
 
@@ -74,13 +76,15 @@ def _sparse_logits(net: FNN, X: SparseMatrix) -> Array:
 
 def _first_hidden(net: FNN, z: Array) -> Array:
     """Return what the second layer reads, from z of the first, with the moving averages."""
-    if net.norm == "before":
+    if net.norm_place == "before":
         return activation_forward(_first_norm(net, z), net.activations[0])
     y = activation_forward(z, net.activations[0])
     return y if net.norm is None else _first_norm(net, y)
 
 
 def _first_norm(net: FNN, y: Array) -> Array:
+    if net.norm_kind != "batch":
+        return normalized_samples(net, 1, y)
     parameters, buffers = net.arrays.parameters, net.arrays.buffers
     gamma, beta = (parameters[f"norm1.{name}"].astype(np.float64) for name in ("gamma", "beta"))
     mean, spread = (buffers[f"norm1.running_{name}"] for name in ("mean", net.running))
@@ -126,7 +130,7 @@ def gradients_run(
         inputs.check_batch(net, batch, "give more samples, or call eval() first")
     return run_over(
         engine_for(net, batch, gradients=True), inputs.reader(net, x), GRADIENTS, batch,
-        training=net.training, labels=labels, targets=targets, weights=weights,
+        training=net.training, frozen=net.frozen_statistics, labels=labels, targets=targets, weights=weights,
         weighted_statistics=net.weighted_statistics, selected=selected, moving_averages=moving_averages,
     )  # fmt: skip
 

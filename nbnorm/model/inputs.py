@@ -81,7 +81,7 @@ def reader(net: FNN, x: CheckedTable) -> Data | SparseData:
 
 def check_batch(net: FNN, smallest: int, advice: str) -> None:
     """Refuse a training batch of one sample where there is batch normalization."""
-    if smallest < 2 and net.norm is not None:
+    if smallest < 2 and net.norm_kind == "batch" and not net.frozen_statistics:
         raise ValueError(f"batch normalization needs at least 2 samples in a training batch, got 1: {advice}")
 
 

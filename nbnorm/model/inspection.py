@@ -349,11 +349,14 @@ def inspect(
     last = len(net.sizes) - 1
     parameters, averages = net.parameters(), moving_averages(net)
     spreads = [_Spread() for _ in range(last + 1)]
+    normalized = [_Spread() for _ in range(last)]  # behind layer norm or RMS norm, which is no affine map
     for rows in columns(net, x):
         spreads[0].add(rows)
         read = inputs(net, rows)
-        for spread, features in zip(spreads[1:], hidden_layers(net, read, averages, last - 1), strict=False):
-            spread.add(features.activated)
+        for l, features in enumerate(hidden_layers(net, read, averages, last - 1), 1):
+            spreads[l].add(features.activated)
+            if net.norm in ("layer_after", "rms_after"):
+                normalized[l].add(features.out)
             read = features.out
         spreads[-1].add(
             dense_forward(read, parameters[f"dense{last}.weight"], parameters[f"dense{last}.bias"])
@@ -375,6 +378,8 @@ def inspect(
             scale = parameters[f"norm{l}.gamma"] / np.sqrt(var + net.eps)
             shifted = (spread.mean - mean) * scale + parameters[f"norm{l}.beta"]
             what_is_read = spread.second_moment(scale, shifted)
+        elif hidden and net.norm_place == "after":
+            what_is_read = normalized[l].second_moment()
         weight, gradient = math.nan, norms.get(f"dense{l}.weight", math.nan)
         if l > 0:
             weight = float(np.linalg.norm(parameters[f"dense{l}.weight"].astype(np.float64)))

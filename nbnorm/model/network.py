@@ -44,6 +44,8 @@ class FNN(Options):
 
     * ``norm="after"``: y = f(z), out = BN(y);
     * ``norm="before"``: out = f(BN(z)), without a bias, whose place beta takes [1]_;
+    * ``norm="layer"`` or ``"rms"``: out = f(LN(z)) with `layer_norm_forward` or `rms_norm_forward` of each
+      sample, the same in both modes; ``"layer_after"`` or ``"rms_after"``: out = LN(f(z));
     * ``norm=None``: out = f(z).
 
     The output layer computes logits z = W y + b.
@@ -55,8 +57,8 @@ class FNN(Options):
     activation : str, Activation or sequence of them, default "relu"
         Activation f of the hidden layers, one for all or one for each: "relu", "sigmoid", "tanh",
         "identity", "leaky_relu", "elu", "gelu", "silu", "softplus" or an `Activation` of your own.
-    norm : {"after", "before", None}, default "after"
-        Place of batch normalization, relative to the activation.
+    norm : {"after", "before", "layer", "layer_after", "rms", "rms_after", None}, default "after"
+        Batch normalization after or before the activation, or normalization of each sample over its features.
     output : {"softmax", "sigmoid", "identity"}, default "softmax"
         Softmax with cross-entropy for classes 0, 1, ...; sigmoid with binary cross-entropy for one
         or more yes/no targets; identity with half the mean squared error for regression.
@@ -85,8 +87,8 @@ class FNN(Options):
         standardized units.
     eps : float, default 1e-5
         Added to the variance inside the square root; at least the smallest normal number of `dtype`.
-    decay : float, default 0.9
-        Weight of the old value in the moving averages, 0 <= decay < 1.
+    decay : float or None, default 0.9
+        Weight of the old value in the moving averages, 0 <= decay < 1; None for the mean of all batches.
     running : {"var", "std"}, default "var"
         Whether the variance or the standard deviation is averaged.
     unbiased : bool, default True
@@ -95,6 +97,8 @@ class FNN(Options):
         Whether weights of samples and classes enter the statistics of batch norm, and those of classes
         the standardizer, so that an integer weight is the same as a repeated sample.  Weights that
         depend on the target then tell it to the network while it trains: see the page on weights.
+    frozen_statistics : bool, default False
+        Whether batch norm in training, too, uses the moving averages as they are; may be set at any time.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights; biases and beta begin at 0, gamma at 1.
     dtype : {float32, float64}, default float32
@@ -153,10 +157,11 @@ class FNN(Options):
         bins: int | None = 8,
         standardize_targets: bool = False,
         eps: float = 1e-5,
-        decay: float = 0.9,
+        decay: float | None = 0.9,
         running: Running = "var",
         unbiased: bool = True,
         weighted_statistics: bool = False,
+        frozen_statistics: bool = False,
         init: Init = "he",
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
@@ -208,8 +213,8 @@ class FNN(Options):
         -------
         dict of str to ndarray
             ``"dense1.weight"`` (n_out, n_in), ``"dense1.bias"`` (n_out,), ``"norm1.gamma"``,
-            ``"norm1.beta"``, ``"dense2.weight"``, ...; with ``norm="before"`` only the output
-            layer has a bias.
+            ``"norm1.beta"`` (not of RMS norm), ``"dense2.weight"``, ...; with ``norm="before"`` hidden layers
+            have no bias.
 
         Examples
         --------
@@ -225,7 +230,8 @@ class FNN(Options):
         Returns
         -------
         dict of str to ndarray
-            ``"norm1.running_mean"`` and ``"norm1.running_var"`` (or ``"norm1.running_std"``), ...
+            ``"norm1.running_mean"``, ``"norm1.running_var"`` (or ``..._std``), ... of batch norms, and with
+            ``decay=None`` their numbers of batches, ``"norm1.n_batches"``, int64.
         """
         return dict(self.arrays.writable().buffers)
 
@@ -271,10 +277,9 @@ class FNN(Options):
     ) -> tuple[float, dict[str, Array]]:
         """Return the loss of one batch and its gradient, in the current mode.
 
-        By default nothing is changed: neither the parameters, nor the standardizers, nor in training mode the
-        moving averages, without whose update a network trained with these gradients is wrong in evaluation
-        mode.  In a training loop of your own pass ``update_statistics=True``, or use `step`.  Dropout leaves
-        out the same elements at each call in training mode.
+        By default nothing is changed, not even in training mode the moving averages, without whose update a
+        network trained with these gradients is wrong in evaluation mode: in a training loop of your own pass
+        ``update_statistics=True``, or use `step`.  Dropout leaves out the same elements at each call.
 
         Parameters
         ----------
@@ -753,7 +758,7 @@ class FNN(Options):
         ----------
         X : array_like, shape (n_samples, n_features)
             Samples as for `fit`: arrays of any real type, memory maps, frames and SciPy sparse matrices,
-            read where they lie, some rows at a time, once for each batch norm.
+            read where they lie, some rows at a time, once for each batch norm; no features are kept.
 
         Returns
         -------
@@ -768,10 +773,6 @@ class FNN(Options):
             If the network has no batch norm, `X` has another width or is not finite, or features are not.
         RuntimeError
             If the network encodes columns and was not fitted.
-
-        Notes
-        -----
-        A network of L hidden layers computes L (L + 1) / 2 of them for each sample and keeps no features.
 
         Examples
         --------

@@ -20,13 +20,25 @@ if TYPE_CHECKING:
 ActivationName: TypeAlias = Literal[
     "relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu", "silu", "softplus"
 ]
-Norm: TypeAlias = Literal["after", "before"]
+Norm: TypeAlias = Literal["after", "before", "layer", "layer_after", "rms", "rms_after"]
+NormKind: TypeAlias = Literal["batch", "layer", "rms"]
+Place: TypeAlias = Literal["after", "before"]
 Output: TypeAlias = Literal["softmax", "sigmoid", "identity"]
 Init: TypeAlias = Literal["he", "glorot", "lecun", "orthogonal"]
 Encoding: TypeAlias = Literal["piecewise"]
 Running: TypeAlias = Literal["var", "std"]
 
-NORMS: tuple[Norm | None, ...] = ("after", "before", None)
+# What each value of `norm` normalizes by, and where it stands relative to the activation.
+_NORMS: dict[Norm | None, tuple[NormKind | None, Place | None]] = {
+    "after": ("batch", "after"),
+    "before": ("batch", "before"),
+    "layer": ("layer", "before"),
+    "layer_after": ("layer", "after"),
+    "rms": ("rms", "before"),
+    "rms_after": ("rms", "after"),
+    None: (None, None),
+}
+NORMS: tuple[Norm | None, ...] = tuple(_NORMS)
 OUTPUTS: tuple[Output, ...] = ("softmax", "sigmoid", "identity")
 INITS: tuple[Init, ...] = ("he", "glorot", "lecun", "orthogonal")
 ENCODINGS: tuple[Encoding | None, ...] = (None, "piecewise")
@@ -47,10 +59,11 @@ class Options:
     bins: int | None
     standardize_targets: bool
     eps: float
-    decay: float
+    decay: float | None
     running: Running
     unbiased: bool
     weighted_statistics: bool
+    frozen_statistics: bool
     init: Init
     dtype: np.dtype[Any]
     seed: int
@@ -77,6 +90,31 @@ class Options:
         """Number of trainable values."""
         return sum(values.size for values in self.arrays.parameters.values())
 
+    @property
+    def norm_kind(self) -> NormKind | None:
+        """Kind of normalization: over the mini-batch, or over the features of each sample."""
+        return norm_kind(self.norm)
+
+    @property
+    def norm_place(self) -> Place | None:
+        """Place of the normalization relative to the activation."""
+        return norm_place(self.norm)
+
+
+def norm_kind(norm: Norm | None) -> NormKind | None:
+    """Return the kind of normalization that an option `norm` means."""
+    return _NORMS[norm][0]
+
+
+def norm_place(norm: Norm | None) -> Place | None:
+    """Return the place of the normalization that an option `norm` means."""
+    return _NORMS[norm][1]
+
+
+def norm_named(kind: NormKind | None, place: Place | None) -> Norm | None:
+    """Return the option `norm` of a kind and a place."""
+    return next(norm for norm, found in _NORMS.items() if found == (kind, place))
+
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of a method, but for the network."""
@@ -95,10 +133,11 @@ def checked(
     bins: int | None,
     standardize_targets: bool,
     eps: float,
-    decay: float,
+    decay: float | None,
     running: Running,
     unbiased: bool,
     weighted_statistics: bool,
+    frozen_statistics: bool,
     init: Init,
     dtype: npt.DTypeLike,
     seed: int | None,
@@ -157,10 +196,11 @@ def checked(
         "standardize_targets": standardize_targets,
         # 1 / sqrt(eps) has to exist in the network's dtype, or a constant feature becomes NaN.
         "eps": _check.number("eps", eps, least=float(np.finfo(dtype).tiny)),
-        "decay": _check.number("decay", decay, least=0.0, below=1.0),
+        "decay": None if decay is None else _check.number("decay", decay, least=0.0, below=1.0),
         "running": _check.choice("running", running, ("var", "std")),
         "unbiased": _check.flag("unbiased", unbiased),
         "weighted_statistics": _check.flag("weighted_statistics", weighted_statistics),
+        "frozen_statistics": _check.flag("frozen_statistics", frozen_statistics),
         "init": _check.choice("init", init, INITS),
         "dtype": dtype,
         "seed": drawn,

@@ -124,7 +124,8 @@ class ParallelSamples:
         )
         self.steps = -(-self.used // batch_size)
         self.least, self.batch = self.used // self.steps, -(-self.used // self.steps)
-        if not how.sync and net.norm is not None and self.least < 2 * how.shards:
+        batches = net.norm_kind == "batch" and not net.frozen_statistics
+        if not how.sync and batches and self.least < 2 * how.shards:
             raise ValueError(
                 f"sync=False needs 2 samples for each of {how.shards} shards, "
                 f"got mini-batches of {self.least}"

@@ -262,7 +262,7 @@ def _check_least(net: FNN, samples: Samples | Stream | ParallelSamples, batch_si
         f"{samples.used} samples in batches of {batch_size} leave a last batch of one; "
         "choose another batch_size"
         if samples.batch > 1
-        else "choose a larger batch_size, or norm=None",
+        else "choose a larger batch_size, or norm='layer' or None",
     )
 
 

@@ -431,6 +431,7 @@ class StreamedRun(Run):
             stream.batch,
             TRAIN,
             training=True,
+            frozen=net.frozen_statistics,
             weights=self._weights[0],
             weighted_statistics=net.weighted_statistics,
             unit=stream.unit,

@@ -167,6 +167,7 @@ def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **bounds: flo
         samples.batch,
         TRAIN,
         training=True,
+        frozen=net.frozen_statistics,
         labels=labels,
         targets=targets,
         weights=samples.weights.rounded,

@@ -59,9 +59,9 @@ def warm_up(
     dtypes : sequence of float32, float64, default both
         Types of the networks and arrays.
     groups : sequence of {"networks", "statistics", "functions"}, default all
-        What to compile: training and prediction with every activation, both places of batch norm, both
-        optimizers and all outputs, on data of bytes, integers, float32 and float64; `Standardizer` and
-        `moments`; batch norm, affine layers and activations by themselves.
+        What to compile: training and prediction with every activation, both places of batch norm, layer norm,
+        RMS norm, both optimizers and all outputs, on data of bytes, integers, float32 and float64;
+        `Standardizer` and `moments`; batch norm, affine layers and activations by themselves.
 
     Yields
     ------
@@ -109,7 +109,7 @@ def _networks(dtype: np.dtype[Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
     for kind in OPTIMIZERS.values():
         if kind is not SGD:
             yield f"{kind.__name__}, {dtype}", partial(trained, table, y, optimizer=kind(lr=0.001))
-    for norm in ("before", None):
+    for norm in ("before", "layer", "rms", None):
         yield f"norm={norm!r}, {dtype}", partial(trained, table, y, norm)
     yield f"output='sigmoid', {dtype}", partial(trained, table, yes, **one, output="sigmoid")
     one["output"] = "identity"

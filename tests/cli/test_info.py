@@ -25,6 +25,15 @@ def test_info_of_a_network_from_python(run):
     assert "author  Ada?Lovelace" in out
 
 
+def test_layer_norm(run, flowers):
+    status, out, _ = run("train", flowers, *QUICK, "--norm", "layer")
+    assert status == 0
+    assert "relu, layer norm before the activation" in out
+    assert nbnorm.FNN.load("nbnorm-flowers.npz").norm == "layer"
+    lines = [" ".join(line.split()) for line in run("info", "nbnorm-flowers.npz")[1].splitlines()]
+    assert "norm layer" in lines
+
+
 def test_info_refuses_other_files(run, flowers):
     status, _, err = run("info", flowers)
     assert (status, err.count("\n")) == (2, 1)

@@ -20,8 +20,8 @@ def derive(place, x, i, j, stride, n):
 
 
 @kernel
-def drop(place, x, i, j, stride, n, key, threshold, scale):
-    epilogues.drop_row(place, x, i, j, stride, n, key, threshold, scale)
+def drop(place, x, i, j, stride, n, first, key, threshold, scale):
+    epilogues.drop_row(place, x, i, j, stride, n, first, key, threshold, scale)
 
 
 @kernel
@@ -140,7 +140,7 @@ def test_drop_row(dtype):
     table = Table(dtype, 4 * tile(dtype).width + 3)
     place, before, kept = epilogues.row_kernel("drop", dtype), table.row(0), []
     for key in range(64):
-        drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, key, 2**30, dtype(2))
+        drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, 0, key, 2**30, dtype(2))
         got = table.row(1)
         assert (got == np.where(got == 0, 0, 2 * before)).all()
         kept.append(got != 0)
@@ -149,7 +149,12 @@ def test_drop_row(dtype):
     assert abs(kept.mean() - 0.75) < 5 * np.sqrt(0.25 * 0.75 / kept.size)
     for part in (kept.mean(axis=0), kept.mean(axis=1)):
         assert (abs(part - 0.75) < 6 * np.sqrt(0.25 * 0.75 * part.size / kept.size)).all()
-    drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, 1, 0, dtype(1))
+    # a row that begins with a later sample is the end of the whole row
+    width, block = tile(dtype).width, table.stride
+    second = (table.at(0) + block, table.at(1) + block, table.stride, table.n - width, width)
+    drop(place, table.flat, *second, 63, 2**30, dtype(2))
+    np.testing.assert_array_equal(table.row(1) != 0, kept[-1])
+    drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, 0, 1, 0, dtype(1))
     np.testing.assert_array_equal(table.row(1), before)
 
 

@@ -9,7 +9,7 @@ from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Layout, permutation
 
 
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
 def test_one_step_in_float32(norm):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(19, 5)).astype(np.float32), rng.integers(0, 3, 19)

@@ -243,6 +243,19 @@ def test_coefs_are_those_of_a_plain_network(norm, classes, data):
     np.testing.assert_allclose(plain.predict_proba(X), model.predict_proba(X), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", ["layer", "rms_after"])
+def test_normalization_of_each_sample(norm, data):
+    X, y = data
+    model = small(hidden_layer_sizes=(6, 5), norm=norm, batch_size=1).fit(X, y)
+    assert model.history_.steps == len(model.history_.loss) * len(X)
+    assert model.network_.norm == norm
+    assert not hasattr(model, "coefs_")
+    with pytest.raises(AttributeError, match=f"norm='{norm}' is no affine map"):
+        _ = model.intercepts_
+    with pytest.raises(ValueError, match="norm must be"):
+        small(norm="group").fit(X, y)
+
+
 def test_pickle_is_small_and_exact(data):
     X, y = data
     model = small(hidden_layer_sizes=(100,)).fit(X, y)

@@ -31,7 +31,7 @@ def assert_close(got, expected):
     assert np.abs(got - expected).max() <= TOLERANCE * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
 @pytest.mark.parametrize("activation", CODES)
 def test_to_onnx_networks(table, trained, activation, norm):
     X, _ = table

@@ -50,7 +50,7 @@ def normed(x, eps=1e-5):
     return (x - NORM["m"]) / np.sqrt(NORM["v"] + eps) * NORM["g"] + NORM["h"]
 
 
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
 @pytest.mark.parametrize("activation", CODES)
 def test_from_onnx_reads_what_to_onnx_writes(table, trained, activation, norm):
     net = trained(activation=activation, norm=norm, decay=0.75, dtype=np.float64)
@@ -63,9 +63,10 @@ def test_from_onnx_reads_what_to_onnx_writes(table, trained, activation, norm):
             got = from_onnx(file)
             assert np.abs(got.predict_proba(table[0]) - expected).max() < 2e-4 * expected.max()
             assert (got.output, got.dtype, got.training) == ("softmax", dtype, False)
-            if not fold and norm is not None:
-                assert got.decay == 0.75
+            if norm in ("layer", "rms_after") or (not fold and norm is not None):
                 assert got.norm == norm or activation == "identity"
+            if norm in ("after", "before") and not fold:
+                assert got.decay == 0.75
 
 
 def test_from_onnx_targets_and_metadata(table, trained):

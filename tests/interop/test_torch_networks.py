@@ -24,7 +24,7 @@ def assert_close(got, expected):
     assert np.abs(got - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
 @pytest.mark.parametrize("activation", CODES)
 def test_to_torch_and_training_there_and_back(table, trained, activation, norm):
     X, y = table
@@ -46,6 +46,44 @@ def test_to_torch_and_training_there_and_back(table, trained, activation, norm):
     for name in ("sizes", "activation", "norm", "output", "decay", "dropout", "dtype", "seed", "metadata"):
         assert getattr(got, name) == getattr(net, name), name
     assert got.standardizer.to_dict() == net.standardizer.to_dict()
+
+
+@pytest.mark.parametrize("kind", ["LayerNorm", "RMSNorm"])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_from_torch_normalization_of_samples(kind, place):
+    X = np.random.default_rng(0).normal(3.0, 2.0, (20, 4)).astype(np.float32)
+    torch.manual_seed(0)
+    parts = []
+    for n_in, n_out in ((4, 9), (9, 5)):
+        norm = getattr(nn, kind)(n_out, eps=1e-3)
+        norm.weight.data = torch.rand(n_out) + 0.5
+        norms = [nn.Tanh(), norm] if place == "after" else [norm, nn.Tanh()]
+        parts += [nn.Linear(n_in, n_out), *norms]
+    module = nn.Sequential(*parts, nn.Linear(5, 3))
+    net = from_torch(module)
+    assert net.norm == ("layer" if kind == "LayerNorm" else "rms") + ("_after" if place == "after" else "")
+    assert net.eps == 1e-3
+    assert_close(net.forward(X), given(module, X))
+    # a batch norm in front of it and a scale behind it become parts of their neighbours
+    wide = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), getattr(nn, kind)(3), nn.ReLU(), nn.Linear(3, 2))
+    wide.eval()
+    assert_close(from_torch(wide).forward(X), given(wide, X))
+    plain = nn.Sequential(nn.Linear(4, 3), getattr(nn, kind)(3, elementwise_affine=False), nn.Linear(3, 2))
+    assert_close(from_torch(plain).forward(X), given(plain, X))
+
+
+def test_cumulative_averages_there_and_back(table, trained):
+    net = trained((6, 7, 3), decay=None).train()
+    module = to_torch(net)
+    assert module.norm1.momentum is None
+    assert int(module.norm1.num_batches_tracked) == net.buffers()["norm1.n_batches"] == 6
+    X = table[0]
+    assert_close(module(torch.from_numpy(X)).detach().numpy(), net.forward(X))
+    got = from_torch(module)
+    assert got.decay is None
+    for name, values in net.buffers().items():
+        np.testing.assert_allclose(got.buffers()[name], values, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert from_torch(module, decay=0.5).decay == 0.5
 
 
 @pytest.mark.parametrize("norm", ["after", "before"])
@@ -141,9 +179,29 @@ REFUSED = {
         nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, track_running_stats=False), nn.Linear(2, 2)),
         r"module '1' \(BatchNorm1d\) has no moving averages",
     ),
-    "momentum": (
-        nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2, momentum=None), nn.Linear(2, 2)),
-        r"module '1' \(BatchNorm1d\) averages all batches alike \(momentum=None\): give decay=",
+    "not all layers": (
+        nn.Sequential(
+            nn.Linear(2, 2), nn.LayerNorm(2), nn.Tanh(), nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 2)
+        ),
+        r"module '1' \(LayerNorm\) and other hidden layers are not normalized alike",
+    ),
+    "other eps": (
+        nn.Sequential(
+            nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2), nn.LayerNorm(2, eps=0.1), nn.Linear(2, 2)
+        ),
+        r"module '3' \(LayerNorm\) and module '1' \(LayerNorm\) have another kind or eps",
+    ),
+    "normalized outputs": (
+        nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.LayerNorm(2)),
+        r"module '3' \(LayerNorm\) normalizes the outputs",
+    ),
+    "normalized inputs": (
+        nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 2)),
+        r"module '0' \(LayerNorm\) normalizes samples elsewhere",
+    ),
+    "images": (
+        nn.Sequential(nn.Linear(2, 2), nn.LayerNorm((2, 2)), nn.Linear(2, 2)),
+        r"module '1' \(LayerNorm\) normalizes arrays of shape \(2, 2\)",
     ),
     "widths": (
         nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 2)),

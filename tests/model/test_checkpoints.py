@@ -70,7 +70,8 @@ def die_at(monkeypatch, write):
 RESUMED = {
     "SGD": {},
     "AdamW": {"optimizer": AdamW(lr=0.01), "clip_norm": 0.5},
-    "weights": {"sample_weight": np.arange(90) % 4, "l2": 0.01, "seed": 5},
+    "weights": {"sample_weight": np.arange(90) % 4, "l2": 0.01, "seed": 5, "network": {"decay": None}},
+    "layer norm": {"network": {"dropout": 0.3, "norm": "layer"}, "optimizer": AdamW(lr=0.01)},
     "dropout": {"network": {"dropout": 0.3, "norm": "before"}, "optimizer": Lion(lr=0.003)},
     "no shuffle": {"shuffle": False, "schedule": "one_cycle", "metrics": [], "early_stopping": None},
 }

@@ -44,6 +44,8 @@ def answers(net, X):
         ("softmax", np.float32, [(name, "after") for name in get_args(ActivationName)]),
         ("softmax", np.float32, [("relu", None), ("gelu", "before")]),
         ("softmax", np.float64, [("relu", "before"), ("silu", "after")]),
+        ("softmax", np.float32, [("gelu", "layer"), ("relu", "rms_after")]),
+        ("identity", np.float64, [("silu", "layer_after"), ("tanh", "rms")]),
         ("sigmoid", np.float64, [("tanh", "after")]),
         ("sigmoid", np.float32, [("relu", None)]),
         ("identity", np.float32, [("elu", "before")]),

@@ -117,6 +117,8 @@ def test_synchronised_batch_norm_is_that_of_all_samples(weighted):
         ({"activation": "tanh"}, False),
         ({"activation": ["gelu", "elu"], "norm": "before"}, True),
         ({"activation": "silu", "norm": None}, True),
+        ({"activation": "tanh", "norm": "layer"}, True),
+        ({"activation": "silu", "norm": "rms_after"}, False),
         ({"activation": "sigmoid", "weighted_statistics": True}, True),
     ],
 )
@@ -155,6 +157,8 @@ def test_gradients_are_those_of_one_process(network, weighted):
             "weighted": True, "clip_norm": 0.5, "clip_value": 0.1, "l2": 0.01, "schedule": "cosine",
         },
         {"sync": False, "batch_size": 75},
+        {"network": {"norm": "layer", "dropout": 0.2}, "batch_size": 15, "weighted": True},
+        {"network": {"norm": "rms_after"}, "batch_size": 9, "sync": False},
     ],
 )  # fmt: skip
 def test_the_number_of_ranks_does_not_change_the_bits(options, dtype):

@@ -126,6 +126,7 @@ def test_encoded_columns():
     ("options", "x", "message"),
     [
         ({"norm": None}, X, "must have batch normalization"),
+        ({"norm": "rms"}, X, "must have batch normalization, got norm='rms'"),
         ({}, X[:, :3], r"X must have 4 features \(sizes\[0\]\), got shape \(5000, 3\)"),
         ({}, X[:0], "X must not be empty"),
         ({}, X[:1], "X must have at least 2 samples"),

@@ -12,6 +12,7 @@ from nbnorm import FNN, SGD
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted training has one thread")
 
 CASES = [(dtype, norm) for dtype in ("float32", "float64") for norm in ("after", "before", None)]
+CASES += [("float32", "layer"), ("float64", "rms_after")]
 
 
 def digest(dtype, norm):

@@ -19,7 +19,7 @@ from nbnorm import (
 )
 from nbnorm.functions.activations import CODES
 
-NORMS = ("after", "before", None)
+NORMS = ("after", "before", "layer", "rms_after", None)
 
 
 @njit

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nbnorm
-from nbnorm import FNN, SGD, AdamW
+from nbnorm import FNN, SGD, AdamW, layer_norm_forward, rms_norm_forward
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(3000, 3)) * [1.0, 10.0, 0.1] + [2.0, -5.0, 0.0]
@@ -29,7 +29,7 @@ def trained(**options):
     return net
 
 
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
 def test_features_and_conditions(norm):
     net = trained(norm=norm)
     p, b = net.parameters(), net.buffers()
@@ -37,13 +37,17 @@ def test_features_and_conditions(norm):
     def normalize(a):
         if norm is None:
             return a
+        if norm == "layer":
+            return layer_norm_forward(a, p["norm1.gamma"], p["norm1.beta"])[0]
+        if norm == "rms_after":
+            return rms_norm_forward(a, p["norm1.gamma"])[0]
         rstd = 1 / np.sqrt(b["norm1.running_var"] + net.eps)
         return p["norm1.gamma"] * (a - b["norm1.running_mean"]) * rstd + p["norm1.beta"]
 
     read = (X - net.standardizer.mean_) / net.standardizer.scale_
     z = read @ p["dense1.weight"].T + p.get("dense1.bias", 0)
-    y = np.tanh(normalize(z)) if norm == "before" else np.tanh(z)
-    out = normalize(y) if norm == "after" else y
+    y = np.tanh(normalize(z)) if norm in ("before", "layer") else np.tanh(z)
+    out = normalize(y) if norm in ("after", "rms_after") else y
 
     source, hidden, output = nbnorm.inspect(net, X).layers
     for layer, features, given in ((source, X, read), (hidden, y, out)):

@@ -9,7 +9,7 @@ from numba import config
 from nbnorm import FNN, SGD, load_mnist
 from nbnorm.engine.run import run_steps
 
-NORMS = ("after", "before", None)
+NORMS = ("after", "before", "layer", "layer_after", "rms", "rms_after", None)
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "identity")
 OUTPUTS = ("softmax", "sigmoid", "identity")
 

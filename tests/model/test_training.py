@@ -452,7 +452,7 @@ def read_only(net):
     return [mapped, pickle.loads(pickle.dumps(mapped)), copy.deepcopy(mapped)]
 
 
-@pytest.mark.parametrize("norm", ["after", None])
+@pytest.mark.parametrize("norm", ["after", "rms", None])
 def test_a_network_in_read_only_memory_can_be_trained(norm, blobs, tmp_path):
     def more(net, **options):
         net.fit(*blobs, epochs=2, batch_size=20, **options)
@@ -618,7 +618,7 @@ def one_step(blobs, **options):
 
 # of layers that fill no tile, with an activation that makes something of the zeros beside them
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
 @pytest.mark.parametrize("sizes", [[5, 9, 4, 3], [3, 1, 2]])
 def test_clip_norm_is_that_of_the_parameters_alone(sizes, norm, dtype, blobs, threads):
     X, y = blobs[0][:20, : sizes[0]], blobs[1][:20] % sizes[-1]
@@ -662,7 +662,7 @@ def test_bounds_are_checked(blobs, name):
 
 
 @pytest.mark.parametrize("output", ["softmax", "sigmoid", "identity"])
-@pytest.mark.parametrize("norm", ["after", "before", None])
+@pytest.mark.parametrize("norm", ["after", "before", "layer", None])
 def test_an_integer_weight_is_a_repeated_sample(norm, output, blobs):
     X, y = blobs[0][:20], blobs[1][:20]
     y = y if output == "softmax" else np.eye(3)[y]

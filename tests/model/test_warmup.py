@@ -29,7 +29,7 @@ def test_warm_up_knows_every_activation_and_kind_of_data(monkeypatch):
     list(warm_up(["float64"], ["networks"]))
     assert {one["activation"] for one in trained if "activation" in one} == set(CODES)
     assert {one["data"] for one in trained} == {"uint8", "int64", "float32", "float64"}
-    assert {one["norm"] for one in trained} == {"after", "before", None}
+    assert {one["norm"] for one in trained} == {"after", "before", "layer", "rms", None}
 
 
 @pytest.mark.parametrize(
