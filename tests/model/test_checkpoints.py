@@ -321,17 +321,17 @@ from nbnorm import FNN, SGD, EarlyStopping
 from nbnorm.model import engines
 engines.POOL_WORK = {work}
 rng = np.random.default_rng(0)
-X = rng.normal(size=(200_000, 20)).astype(np.float32)
-y = (X[:, :4] + rng.normal(size=(200_000, 4))).argmax(axis=1)
+X = rng.normal(size=(50_000, 20)).astype(np.float32)
+y = (X[:, :4] + rng.normal(size=(50_000, 4))).argmax(axis=1)
 options = dict(
     batch_size=16, optimizer=SGD(lr=0.05, momentum=0.9), schedule="cosine",
-    validation_data=(X[:1000], y[:1000]), early_stopping=EarlyStopping(patience=12), checkpoint_every=0.01,
+    validation_data=(X[:1000], y[:1000]), early_stopping=EarlyStopping(patience=16), checkpoint_every=0.01,
 )
 # everything is compiled and loaded before the clock starts, the parallel statistics too
 FNN([20, 96, 96, 4], seed=1).fit(X, y, epochs=1, checkpoint=None, **{{**options, "batch_size": 4000}})
 net = FNN([20, 96, 96, 4], seed=0)
 print("ready", flush=True)
-net.fit(X, y, epochs=4, checkpoint=sys.argv[1] or None, **options)
+net.fit(X, y, epochs=16, checkpoint=sys.argv[1] or None, **options)
 net.save(sys.argv[2])
 """
 
@@ -355,7 +355,7 @@ def test_kill_at_random_moments(tmp_path):
 
     kills = inside = 0
     # the number of threads does not matter either: a pool and one thread take turns
-    while kills < 4 and train(path, "resumed.npz", rng.uniform(0.05, 0.15), (0, 1e18)[kills % 2]) != 0:
+    while kills < 4 and train(path, "resumed.npz", rng.uniform(0.1, 0.25), (0, 1e18)[kills % 2]) != 0:
         kills += 1
         if path.exists():
             _, arrays = _files.read(path, "checkpoint")  # always whole

@@ -356,14 +356,10 @@ def launched(ranks, *arguments):
 def test_a_rank_that_ends_ends_all_and_the_training_goes_on(tmp_path):
     whole = launched(1, tmp_path / "whole.npz", "")
     assert whole.returncode == 0, whole.stderr
-    # the training goes on with another number of ranks each time
-    for how, said, ranks in (
-        ("kill", "BAD TERMINATION", 3),
-        ("raise", "rank 1 of 2 has failed in a callback", 1),
-    ):
+    for how, said in (("kill", "BAD TERMINATION"), ("raise", "rank 1 of 2 has failed in a callback")):
         cut = launched(2, tmp_path / f"{how}.npz", how)
         assert cut.returncode != 0
         assert said in cut.stdout + cut.stderr
-        again = launched(ranks, tmp_path / f"{how}.npz", "")
+        again = launched(1, tmp_path / f"{how}.npz", "")
         assert again.returncode == 0, again.stderr
         assert again.stdout == whole.stdout
