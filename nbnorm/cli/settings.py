@@ -261,9 +261,9 @@ def _left_out(
         args = copy.copy(args)
         args.epochs = 1
     for fold in range(int(folds.max()) + 1):
-        held = folds == fold
+        held_out = folds == fold
         net = network_for(args, data)
-        X_train, y_train, options = X[~held], y[~held], {}
+        X_train, y_train, options = X[~held_out], y[~held_out], {}
         if watches(args):
             X_train, X_val, y_train, y_val = put_aside(args, X_train, y_train, data.task)
             options = {"validation_data": (X_val, y_val)}
@@ -271,16 +271,16 @@ def _left_out(
             raise KeyboardInterrupt
         if exact:
             solve(net, X_train, y_train, args)
-        got[held] = net.predict(X[held])
+        got[held_out] = net.predict(X[held_out])
     return got
 
 
 def fold_scores(args: argparse.Namespace, data: Data, count: int) -> list[float]:
     """Return the accuracy, or R2, on each of some parts of all samples, trained on the other parts."""
-    held = [] if data.validation is None else [data.validation]
-    held.append((data.X_test, data.y_test))
-    X = np.concatenate([data.X_train, *(part for part, _ in held)])
-    y = np.concatenate([data.y_train, *(part for _, part in held)])
+    held_out = [] if data.validation is None else [data.validation]
+    held_out.append((data.X_test, data.y_test))
+    X = np.concatenate([data.X_train, *(part for part, _ in held_out)])
+    y = np.concatenate([data.y_train, *(part for _, part in held_out)])
     classifies = data.task == "classification"
     folds = datasets.folds(y, count, seed=args.seed, stratify=classifies)
     got = _left_out(args, data, X, y, folds)
@@ -304,10 +304,10 @@ def put_aside(
     args: argparse.Namespace, X: Samples, y: npt.NDArray[Any], task: str
 ) -> tuple[Samples, Samples, npt.NDArray[Any], npt.NDArray[Any]]:
     """Return training and validation samples, and training and validation targets."""
-    train, held = datasets.split_rows(
+    train, held_out = datasets.split_rows(
         y, test_size=_VALIDATION_SIZE, seed=args.seed, stratify=task == "classification"
     )
-    return X[train], X[held], y[train], y[held]
+    return X[train], X[held_out], y[train], y[held_out]
 
 
 def network_for(args: argparse.Namespace, data: Data) -> FNN:

@@ -319,8 +319,8 @@ def split_rows(
     shuffled = order[np.argsort(codes[order], kind="stable")]  # class by class, random within
     starts = np.cumsum(counts) - counts
     place = np.arange(n) - np.repeat(starts, counts)
-    held = place < np.repeat(taken, counts)
-    return np.sort(shuffled[~held]), np.sort(shuffled[held])
+    chosen = place < np.repeat(taken, counts)
+    return np.sort(shuffled[~chosen]), np.sort(shuffled[chosen])
 
 
 def folds(y: npt.NDArray[Any], count: int, *, seed: int = 0, stratify: bool = False) -> npt.NDArray[np.int64]:

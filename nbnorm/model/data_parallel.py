@@ -238,12 +238,12 @@ class ParallelRun:
     def _exchange(self, move: Any) -> None:
         """Copy the parameters from the engine into the arrays of the steps, or back."""
         engine = self.engine
-        held = engine.parameters, engine.buffers
+        own = engine.parameters, engine.buffers
         engine.parameters, engine.buffers = self._arrays.parameters, self._arrays.buffers
         try:
             move()
         finally:
-            engine.parameters, engine.buffers = held
+            engine.parameters, engine.buffers = own
 
     def _step(self, step: int) -> None:
         """Forward, backward and update with one mini-batch."""
@@ -563,17 +563,17 @@ class ParallelRun:
 
     def restore(self, state: dict[str, Array]) -> None:
         """Go on from what `state` gave, in this process or another."""
-        for name, held in self.state().items():
-            if state[name].shape != held.shape:
-                raise ValueError(f"{name} must have shape {held.shape}, got shape {state[name].shape}")
-            held[:] = state[name]
+        for name, values in self.state().items():
+            if state[name].shape != values.shape:
+                raise ValueError(f"{name} must have shape {values.shape}, got shape {state[name].shape}")
+            values[:] = state[name]
 
     def carry(self, state: dict[str, Array]) -> None:
         """Begin with the `optimizer_state` of another run; that of another kind of optimizer is left out."""
         mine = self.optimizer_state()
-        if all(name in state and state[name].shape == held.shape for name, held in mine.items()):
-            for name, held in mine.items():
-                held[:] = state[name]
+        if all(name in state and state[name].shape == values.shape for name, values in mine.items()):
+            for name, values in mine.items():
+                values[:] = state[name]
 
     def agree(self, ends: bool) -> bool:
         """Whether the training ends on one of the ranks, so that it ends on all."""

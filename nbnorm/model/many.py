@@ -152,14 +152,14 @@ def cross_validate(
     ]
 
     jobs = [
-        (network, _alone({**options, **candidate}), held) for candidate in candidates for held in held_out
+        (network, _alone({**options, **candidate}), fold) for candidate in candidates for fold in held_out
     ]
     results: Sequence[Any]
     with _bar(progress, [chosen for _, chosen, _ in jobs]) as bar:
 
         def score(number: int) -> tuple[float, History]:
-            net, chosen, held = jobs[number]
-            result = _score_fold((net, _followed(chosen, bar, number), held), x, truth, weights)
+            net, chosen, fold = jobs[number]
+            result = _score_fold((net, _followed(chosen, bar, number), fold), x, truth, weights)
             bar.ended(number, result[1])
             return result
 
@@ -196,12 +196,12 @@ def _score_fold(
     weights: npt.NDArray[Any] | None,
 ) -> tuple[float, History]:
     """Train a copy of a network on all rows but those held out, and score it on these."""
-    network, options, held = job
+    network, options, fold = job
     net = copy.deepcopy(network)
-    rest = np.setdiff1d(np.arange(x.shape[0]), held)
+    rest = np.setdiff1d(np.arange(x.shape[0]), fold)
     share = None if weights is None else weights[rest]
     history = net.fit(x[rest], truth[rest], sample_weight=share, **options)
-    return net.score(x[held], truth[held], None if weights is None else weights[held]), history
+    return net.score(x[fold], truth[fold], None if weights is None else weights[fold]), history
 
 
 def fit_many(

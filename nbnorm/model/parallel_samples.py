@@ -152,8 +152,8 @@ class ParallelSamples:
         """Give networks without a seed the arrays of rank 0; refuse others that differ."""
         net, ranks = self._net, self.ranks
         if not (net.seeded or net.epochs_trained):
-            net.seed, held = ranks.comm.bcast((net.seed, net.arrays.named()), 0)
-            net.arrays.assign(held)
+            net.seed, arrays = ranks.comm.bcast((net.seed, net.arrays.named()), 0)
+            net.arrays.assign(arrays)
         digest = checkpoints.digest(net.arrays.named().values())
         learned = str([None if one is None else one.to_dict() for one in inputs.learned(net)])
         ranks.same({"seed": str(net.seed), "parameters": digest, "statistics of the inputs": learned})

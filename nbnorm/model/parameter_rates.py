@@ -65,7 +65,7 @@ def _named(net: FNN, argument: str, given: object) -> list[str]:
     return found
 
 
-class Held:
+class ParameterRates:
     """Elements of an engine that a step moves by a factor of what it moves the others, or not at all.
 
     Steps are linear in the learning rate: what a step has changed is multiplied afterwards.

@@ -442,7 +442,7 @@ class StreamedRun(Run):
         self._orders = np.zeros(capacity, np.int64)
         self._epoch_rates = self.rates = np.zeros(stream.steps)
         self._window = np.zeros(1, np.int64)
-        self._carried: dict[str, Array] = self._none_carried()
+        self._carried: dict[str, Array] = self._none_carried_arrays()
         self._windows: list[Window] = []
         self._lock = threading.Lock()
         self._ready = 0  # windows of the epoch that are read
@@ -478,16 +478,16 @@ class StreamedRun(Run):
 
     def _start_over(self) -> None:
         self._window[0] = 0
-        self._carried = self._none_carried()
+        self._carried = self._none_carried_arrays()
 
-    def _none_carried(self) -> dict[str, Array]:
-        return {name: values[:0].copy() for name, values in self._held(0).items()}
+    def _none_carried_arrays(self) -> dict[str, Array]:
+        return {name: values[:0].copy() for name, values in self._carried_arrays(0).items()}
 
-    def _held(self, number: int) -> dict[str, Array]:
+    def _carried_arrays(self, number: int) -> dict[str, Array]:
         """Return the arrays of one of the buffers."""
         weights = self._weights[number]
-        held = {"carried_x": self._buffers[number], "carried_truth": self._truths[number]}
-        return held if weights is None else {**held, "carried_weights": weights}
+        carried = {"carried_x": self._buffers[number], "carried_truth": self._truths[number]}
+        return carried if weights is None else {**carried, "carried_weights": weights}
 
     def windows(self) -> Generator[None, None, None]:
         """Make the steps of the epoch ready, a window at a time."""
@@ -545,9 +545,9 @@ class StreamedRun(Run):
     def _use_window(self, number: int, step: int) -> int:
         """Let the engine read a window; return how many rows its steps use."""
         window, place = self._windows[number], number % len(self._buffers)
-        held = self._held(place)
+        carried = self._carried_arrays(place)
         for name, values in self._carried.items():
-            held[name][: len(values)] = values
+            carried[name][: len(values)] = values
         seed, epoch, shuffle = self._epoch
         self.order = self._orders[: window.rows]
         with np.errstate(over="ignore"):
@@ -575,7 +575,7 @@ class StreamedRun(Run):
         """Keep the rows that the steps of a window have left over for the next one."""
         rows = self.order[used:]
         self._carried = {
-            name: values[rows] for name, values in self._held(number % len(self._buffers)).items()
+            name: values[rows] for name, values in self._carried_arrays(number % len(self._buffers)).items()
         }
 
     def arguments(self) -> tuple[Any, ...]:

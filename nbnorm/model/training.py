@@ -30,7 +30,7 @@ from nbnorm.model.engines import engine_for, threads_for
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import Outcome, Watch
 from nbnorm.model.parallel_samples import SharedValidation
-from nbnorm.model.parameter_rates import Held
+from nbnorm.model.parameter_rates import ParameterRates
 from nbnorm.model.plan import Plan, checked_optimizer, training_samples
 from nbnorm.model.progress import Progress
 from nbnorm.model.samples import Samples, ValidationData
@@ -107,16 +107,16 @@ def step(
         run = training_run(net, samples, optimizer)
         if stepped is not None:
             run.carry(stepped.state)
-        held = Held(run.engine, factors) if factors else None
+        own_rates = ParameterRates(run.engine, factors) if factors else None
         count = 0 if stepped is None else stepped.count
         run.begin(net.seed, count, False)
         run.rates[:] = optimizer.lr
-        if held is not None:
-            held.remember()
+        if own_rates is not None:
+            own_rates.remember()
         run.all(threads_for(net.widths, samples.batch))
         loss = float(run.progress[LOSS] / run.progress[SEEN])
-        if held is not None:
-            held.correct()
+        if own_rates is not None:
+            own_rates.correct()
         if run.control.diverged or not run.engine.finite():
             advice = _advice(net, run, optimizer, run.beyond())
             message = f"the step gives a loss or parameters that are not finite. {advice}"
@@ -273,7 +273,7 @@ class _Training:
         self._unsaved = False
         self._unfinished: Callable[[], None] | None = None
         self._chunk = 1
-        self._held = Held(run.engine, plan.factors) if plan.factors else None
+        self._own_rates = ParameterRates(run.engine, plan.factors) if plan.factors else None
 
     def restore(self, saved: Saved) -> None:
         """Take up the history, the watch and the rates of a checkpoint."""
@@ -318,8 +318,8 @@ class _Training:
         every = math.inf if self.file is None else self.file.every
         steps = int(control.steps)
         while control.step < steps and not control.diverged:
-            if self._held is not None:  # a step at a time, and what it has changed is corrected
-                self._held.remember()
+            if self._own_rates is not None:  # a step at a time, and what it has changed is corrected
+                self._own_rates.remember()
                 control.last_step = int(control.step) + 1
                 if pool is None:
                     with turn():
@@ -328,7 +328,7 @@ class _Training:
                     pool.run(self.run.steps, arguments, self._poll, self.run.stop)
                     self.run.go_on()
                 if control.step == control.last_step:  # not stopped before it
-                    self._held.correct()
+                    self._own_rates.correct()
                 self._show()
             elif pool is not None:
                 control.last_step = steps

@@ -99,8 +99,10 @@ def _networks(dtype: np.dtype[Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
     def trained(x: Any, target: Any, norm: Any = "after", n_out: int = 3, **options: Any) -> None:
         optimizer = options.pop("optimizer", SGD(lr=0.01, momentum=0.9))
         net = FNN((4, 5, 5, n_out), norm=norm, seed=0, dtype=dtype, **options)
-        held = x, target
-        net.fit(x, target, epochs=1, batch_size=8, optimizer=optimizer, progress=False, validation_data=held)
+        validation = x, target
+        net.fit(
+            x, target, epochs=1, batch_size=8, optimizer=optimizer, progress=False, validation_data=validation
+        )
         net.predict(x)
 
     table, yes, values = X.astype(dtype), (y > 0).astype(dtype), X[:, 0]
