@@ -13,10 +13,8 @@ from nbnorm import ColumnEncoder
 from nbnorm.data import tables
 from nbnorm.data.columns import TableColumns, encoded_names
 
-_KINDS = {
-    "number": "number", "boolean": "boolean", "date": "date", "duration": "duration",
-    "category": "category", "empty": "empty column",
-}  # fmt: skip
+# How kinds of columns are called that have another name.
+_CALLED = {"empty": "empty column"}
 
 
 class Inputs:
@@ -90,9 +88,9 @@ class Inputs:
         parts = []
         if self.columns is not None:
             found = self.columns.columns_
-            counts = Counter(_KINDS[one.kind] for one in found)
+            counts = Counter(_CALLED.get(one.kind, one.kind) for one in found)
             for kind, count in counts.items():
-                listed = [one.name for one in found if _KINDS[one.kind] == kind]
+                listed = [one.name for one in found if _CALLED.get(one.kind, one.kind) == kind]
                 named = f" ({', '.join(listed)})" if kind != "number" and len(listed) <= 5 else ""
                 plural = {"category": "categories"}.get(kind, kind + "s")
                 parts.append(f"{count} {kind if count == 1 else plural}{named}")

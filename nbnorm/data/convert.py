@@ -12,7 +12,8 @@ import numpy as np
 
 from nbnorm import _files
 from nbnorm.data import arrow_files, csv_files, tables
-from nbnorm.data.csv_columns import csv_columns, typed
+from nbnorm.data.csv_columns import WRITTEN, csv_columns, typed
+from nbnorm.data.dates import duration_text
 
 ENDINGS = (*csv_files.WRITTEN, *arrow_files.ENDINGS, ".npz")
 
@@ -50,7 +51,8 @@ class _OfCsv(_Batches):
             column: pa.int64() if one else pa.float64()
             for column, one in zip(self._numeric, whole, strict=True)
         }
-        named = {"category": pa.string(), "boolean": pa.bool_(), "date": pa.timestamp("us")}
+        named = {"category": pa.string(), "date": pa.timestamp("us")}
+        named |= {kind: pa.type_for_alias(written.arrow) for kind, written in WRITTEN.items()}
         types |= {column: named[self._columns[column].kind] for column in self._others}
         self.schema = pa.schema([pa.field(column, types[column]) for column in columns])
 
@@ -229,9 +231,11 @@ def _write_csv(file: IO[str], batches: _Batches, delimiter: str) -> int:
         if pa.types.is_integer(column.type):  # an array with gaps would be one of floats
             return [gap if value is None else str(value) for value in column.to_pylist()]
         column = arrow_files.as_array(batches.name, name, pa.chunked_array([column]))
-        if column.dtype.kind in "Mm":
-            texts = np.datetime_as_string(column) if column.dtype.kind == "M" else column.astype(str)
-            return [gap if text == "NaT" else text for text in texts.tolist()]
+        if column.dtype.kind == "M":
+            return [gap if text == "NaT" else text for text in np.datetime_as_string(column).tolist()]
+        if column.dtype.kind == "m":
+            spans = column.astype("timedelta64[us]").tolist()
+            return [gap if span is None else duration_text(span) for span in spans]
         return [
             gap
             if value is None or value != value

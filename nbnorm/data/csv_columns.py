@@ -12,12 +12,27 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm.data import csv_files
-from nbnorm.data.dates import formats_of, have_short_years, parse_date, worded
+from nbnorm.data.dates import formats_of, have_short_years, parse_date, parse_duration, worded
 from nbnorm.data.number_formats import MOSTLY, PLAIN, NumberFormat
 
 # Rows from which it is guessed what a column holds.
 _LOOKED_AT = 1000
 _BOOLEANS = {"true": True, "false": False}
+
+
+class _Written(NamedTuple):
+    """How a kind of column stands in a file of text."""
+
+    parse: Callable[[str], object]  # returns the value of a field, None if it is no such one
+    array: str  # type of the array of the values
+    arrow: str  # type of the column in Arrow
+
+
+# The kinds of columns beside numbers, dates, whose form has to be found out, and text.
+WRITTEN = {
+    "boolean": _Written(lambda field: _BOOLEANS.get(field.strip().lower()), "bool", "bool"),
+    "duration": _Written(parse_duration, "timedelta64[us]", "duration[us]"),
+}
 
 
 class CsvColumn(NamedTuple):
@@ -28,7 +43,7 @@ class CsvColumn(NamedTuple):
 
 
 def kind_of(fields: Iterable[str], date_format: str | None = None, form: NumberFormat = PLAIN) -> str:
-    """Return what a column of text holds: "number", "boolean", "date" or "category".
+    """Return what a column of text holds: "number", "date", "category" or one of `WRITTEN`.
 
     Where nearly all are numbers the others are errors, which are found when the column is read.
 
@@ -49,8 +64,9 @@ def kind_of(fields: Iterable[str], date_format: str | None = None, form: NumberF
     numbers = sum(csv_files.number(form.plain(text)) is not None for text in there)
     if numbers == len(there) or numbers > MOSTLY * len(there):
         return "number"
-    if all(text.strip().lower() in _BOOLEANS for text in there):
-        return "boolean"
+    for kind, written in WRITTEN.items():
+        if all(written.parse(text) is not None for text in there):
+            return kind
     dated = bool(formats_of(there)) or (date_format is not None and _are_dates(there, date_format))
     return "date" if dated else "category"
 
@@ -128,23 +144,23 @@ def _date_format(reader: csv_files.Reader, column: str, fields: list[str], known
 def typed(
     file: str, name: str, fields: list[str], lines: Sequence[int], column: CsvColumn
 ) -> npt.NDArray[Any]:
-    """Return fields as booleans, dates or text, with gaps."""
+    """Return fields as values of the column's kind, or as text, with gaps."""
     if column.kind == "category":
         labels = [csv_files.plain(field) for field in fields]
         return np.array([label or None for label in labels], object)
-    parse: Callable[[str], Any] = lambda field: _BOOLEANS.get(field.strip().lower())  # noqa: E731
     expected = column.kind
     if column.kind == "date":
         parse = functools.partial(parse_date, form=column.date_format)
+        written = _Written(parse, "datetime64[us]", "timestamp[us]")
         expected += f" of {worded(column.date_format)}" if column.date_format else ""
+    else:
+        written = WRITTEN[column.kind]
     found = np.empty(len(fields), object)
     for row, field in enumerate(fields):
-        found[row] = None if csv_files.is_missing(field) else parse(field)
+        found[row] = None if csv_files.is_missing(field) else written.parse(field)
         if found[row] is None and not csv_files.is_missing(field):
             where = csv_files.place(file, lines[row], name)
             raise ValueError(f"{where}: expected a {expected}, got {csv_files.shown(field)}")
-    if column.kind == "date":
-        return found.astype("datetime64[us]")
-    if None in found:
+    if written.array == "bool" and None in found:
         return np.array([math.nan if value is None else float(value) for value in found])
-    return found.astype(bool)
+    return found.astype(written.array)

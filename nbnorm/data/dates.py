@@ -18,6 +18,7 @@ _SHORT = re.compile(r"\d{1,2}([-/.])\d{1,2}\1\d{2}(?:[T ].*)?", re.ASCII)
 _TIME = re.compile(
     r"(\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,6}))?)?(?: ?([AP])\.?M\.?)?", re.ASCII | re.IGNORECASE
 )
+_DURATION = re.compile(r"(?:(-?\d+) days? \+?)?(\d{1,6}):([0-5]\d)(?::([0-5]\d(?:\.\d{1,9})?))?", re.ASCII)
 _CODES_OF_TIMES = re.compile("%[HIMSfpXcz]")
 
 
@@ -108,6 +109,44 @@ def formats_of(fields: Iterable[str]) -> list[str]:
         return [""] if texts and all(parse_date(text) is not None for text in texts) else []
     forms = [found[1].join((*order, "%Y")) for order in (("%d", "%m"), ("%m", "%d"))]
     return [form for form in forms if all(parse_date(text, form) is not None for text in texts)]
+
+
+def parse_duration(text: str) -> datetime.timedelta | None:
+    """Return a duration or a time of day, None where the text is neither.
+
+    Parameters
+    ----------
+    text : str
+        Hours and minutes, with seconds and days where there are some, as pandas writes them too.
+
+    Returns
+    -------
+    timedelta or None
+
+    Examples
+    --------
+    >>> parse_duration("08:30"), parse_duration("2 days 00:00:01.5"), parse_duration("2:1")
+    (datetime.timedelta(seconds=30600), datetime.timedelta(days=2, seconds=1, microseconds=500000), None)
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        return None
+    days, hours, minutes, seconds = (0.0 if part is None else float(part) for part in found.groups())
+    with contextlib.suppress(OverflowError):
+        return datetime.timedelta(days, seconds, 0, 0, minutes, hours)
+    return None
+
+
+def duration_text(value: datetime.timedelta) -> str:
+    """Return a duration as `parse_duration` reads it.
+
+    Examples
+    --------
+    >>> duration_text(datetime.timedelta(days=-1, hours=22, microseconds=5))
+    '-1 days 22:00:00.000005'
+    """
+    clock = datetime.timedelta(seconds=value.seconds, microseconds=value.microseconds)
+    return f"{value.days} days {str(clock).rjust(8 if not value.microseconds else 15, '0')}"
 
 
 def have_short_years(fields: Iterable[str]) -> bool:

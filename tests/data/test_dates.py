@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import datetime
 
+import numpy as np
 import pytest
 
 from nbnorm.data import csv_files, dates, tables
+from nbnorm.data.columns import TableColumns
+from nbnorm.data.convert import convert_file
 
 DAY = datetime.datetime(2024, 12, 31)
 
@@ -77,3 +80,29 @@ def test_dotted_dates_beside_decimal_commas(tmp_path):
     table = tables.read_table(tmp_path / "a.csv", need_target=False)
     assert table.data["n"].tolist() == [0.5, 1234.5]
     assert table.data["day"][0].item() == DAY
+
+
+def test_durations(tmp_path):
+    (tmp_path / "a.csv").write_text("from,y\n08:30,1\n,2\n-1 days +22:00:00,3\n1 day 00:00:01.5,4\n")
+    table = tables.read_table(tmp_path / "a.csv")
+    hours = TableColumns().fit(table.data).transform(table.data)[:, 0] * 24
+    np.testing.assert_allclose(hours, [8.5, np.nan, -2, 24 + 1.5 / 3600])
+    for text in ("2:1", "8:60", "08:30 Rome", "9" * 400 + " days 00:00"):
+        assert dates.parse_duration(text) is None
+    for span in (datetime.timedelta(hours=1), datetime.timedelta(days=-3, microseconds=7)):
+        assert dates.parse_duration(dates.duration_text(span)) == span
+    (tmp_path / "b.csv").write_text("from,y\n08:30,1\nlate,2\n")
+    with pytest.raises(ValueError, match="line 3, column 'from': expected a duration, got 'late'"):
+        tables.read_table(tmp_path / "b.csv", kinds={"from": "duration"})
+
+
+def test_durations_of_parquet_are_those_of_csv(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    spans = pa.array([5_400_000, None, -1], pa.duration("ms"))
+    parquet.write_table(pa.table({"t": spans, "y": [1, 2, 3]}), tmp_path / "a.parquet")
+    for first, second in (("a.parquet", "b.csv"), ("b.csv", "c.parquet")):
+        convert_file(tmp_path / first, tmp_path / second)
+    for name in ("b.csv", "c.parquet"):
+        got = tables.read_table(tmp_path / name).data["t"].astype("timedelta64[ms]")
+        np.testing.assert_array_equal(got, np.array([5_400_000, "NaT", -1], "timedelta64[ms]"))
