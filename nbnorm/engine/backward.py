@@ -14,6 +14,7 @@ from nbnorm.engine.microkernels import (
     NUMBERS,
     tile_product,
     tile_rows,
+    tile_tall_rows,
     tile_update,
     tile_width,
     transpose,
@@ -190,23 +191,23 @@ def backward_layer(
     last: Any,
 ) -> None:
     """Gradient with respect to z of panels [first, last) of layer l, from that of layer l + 1."""
-    width, rows = tile_width(act), tile_rows(act)
+    width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
     layer, above = net[l], net[l + 1]
     depth = above.features
     pad_out, pad, g = above.padded, layer.padded, layer.gradient_offset
     blocks = (n + width - 1) // width
     stride = pad * width
     group = max(GROUP // rows, 1)
-    product = calls.strided_product
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for d in range(0, depth, DEPTH):
             length = min(DEPTH, depth - d)
             for j in range(blocks):
-                for p in range(begin, end):
-                    i = p * rows
+                i = begin * rows
+                while i < end * rows:
+                    tall = (end * rows - i) % most == 0
                     tile_product(
-                        product,
+                        calls.tall_strided_product if tall else calls.strided_product,
                         weight,
                         above.weight_offset + (d // width * pad + i) * width,
                         act,
@@ -217,6 +218,7 @@ def backward_layer(
                         stride,
                         1 if d > 0 else 0,
                     )
+                    i += most if tall else rows
         call(
             calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
             vector, state, stored, saved, gradients, act,
@@ -244,17 +246,22 @@ def weight_layer(
     last: Any,
 ) -> None:
     """Gradient and update of tiles [first, last) of the weights of layer l."""
-    width, rows = tile_width(act), tile_rows(act)
+    width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
     layer, pad_in = net[l], net[l - 1].padded
-    tiles = pad_in // rows
     padded = control.padded_batch
     kept = stored if control.stored == 1 else state
-    for t in range(first, last):
-        o, i = t // tiles, t % tiles * rows
+    t, end = first * rows, last * rows
+    while t < end:
+        o, i = t // pad_in, t % pad_in
+        tall = min(end - t, pad_in - i) % most == 0
         at = layer.weight_offset + (o * pad_in + i) * width
         narrow = 2 * (layer.features - o * width) <= width
+        if tall:
+            kernel = calls.tall_half_tile_update if narrow else calls.tall_tile_update
+        else:
+            kernel = calls.half_tile_update if narrow else calls.tile_update
         tile_update(
-            calls.half_tile_update if narrow else calls.tile_update,
+            kernel,
             act,
             source + i * width,
             act,
@@ -269,3 +276,4 @@ def weight_layer(
             pad_in * width,
             len(weight),
         )
+        t += most if tall else rows

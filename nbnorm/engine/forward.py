@@ -18,6 +18,7 @@ from nbnorm.engine.epilogues import (
 from nbnorm.engine.microkernels import (
     tile_product,
     tile_rows,
+    tile_tall_rows,
     tile_width,
 )
 from nbnorm.engine.table import BEFORE, DEPTH, GRADIENTS, GROUP, NO_NORM
@@ -219,22 +220,24 @@ def forward_layer(
     last: Any,
 ) -> None:
     """Compute panels [first, last) of layer l for the whole batch."""
-    width, rows = tile_width(act), tile_rows(act)
+    width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
     layer, below = net[l], net[l - 1]
     depth = below.features
     pad_in, pad, y = below.padded, layer.padded, layer.norm_input_offset
     blocks = (n + width - 1) // width
     group = max(GROUP // rows, 1)
-    product = calls.packed_product
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for k in range(0, depth, DEPTH):
             length = min(DEPTH, depth - k)
             for j in range(blocks):
-                for p in range(begin, end):
-                    o = p * rows
+                o = begin * rows
+                while o < end * rows:
+                    # tiles do not reach into the next block of weights
+                    left = min(end * rows, (o // width + 1) * width) - o
+                    tall = left % most == 0
                     tile_product(
-                        product,
+                        calls.tall_packed_product if tall else calls.packed_product,
                         weight,
                         layer.weight_offset + (o // width * pad_in + k) * width + o % width,
                         act,
@@ -245,6 +248,7 @@ def forward_layer(
                         0,
                         1 if k > 0 else 0,
                     )
+                    o += most if tall else rows
         call(
             calls.forward_features, net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector,
             running, saved, spread, act,

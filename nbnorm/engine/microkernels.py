@@ -10,8 +10,10 @@ cover the three products of a layer:
 "strided"  element (r, k) stands at ``(k // width) * stride + r * width + k % width``: rows are contiguous
            inside blocks.
 
-Width and tile are chosen from the processor's features.  Each kernel is compiled once, by itself, and
-called by its address: inlined, LLVM mixes its registers with the caller's and spills.
+Width and tile are chosen from the processor's features.  Where a tile has eight sums in sixteen registers, a
+taller one with twelve computes most rows, because their products wait less for those before.  It changes no
+bits: each element is the same sum in both.  Each kernel is compiled once, by itself, and called by its
+address: inlined, LLVM mixes its registers with the caller's and spills.
 """
 
 from __future__ import annotations
@@ -62,6 +64,16 @@ def tile(dtype: Any) -> Tile:
     return got
 
 
+@functools.cache
+def tall_rows(dtype: Any) -> int:
+    """Return the rows of the taller register tile, or those of `tile` where there is no room for one."""
+    shape = tile(dtype)
+    tall, vectors = shape.rows * 3 // 2, shape.width // shape.lanes
+    # two units with a latency of four cycles are busy with eight sums, if nothing is ever late
+    few = shape.rows * vectors <= 8 and 2 * tall <= shape.width
+    return tall if few and tall * vectors + vectors + 1 <= processor().registers else shape.rows
+
+
 def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
     """Return a zeroed one-dimensional array that begins at a cache line."""
     item = np.dtype(dtype).itemsize
@@ -82,6 +94,12 @@ def tile_rows(x: Any) -> Any:
     return _number(tile(x.dtype).rows)
 
 
+@simd.traced
+def tile_tall_rows(x: Any) -> Any:
+    """Return the number of rows of the taller register tile."""
+    return _number(tall_rows(x.dtype))
+
+
 def _number(value: int) -> Any:
     """Return a number that is no constant to Numba, which compiles a function anew for each constant."""
     return simd.sum(simd.zeros(np.int64, 1) + value)
@@ -92,9 +110,13 @@ def _number(value: int) -> Any:
 # ----------------------------------------------------------------------------------------------
 
 
-def _zeros(dtype: Any, half: bool) -> Any:
-    shape = tile(dtype)
-    return tuple(simd.tile_zeros(dtype, shape.rows, shape.width // 2 if half else shape.width))
+def _rows(dtype: Any, tall: bool) -> int:
+    return tall_rows(dtype) if tall else tile(dtype).rows
+
+
+def _zeros(dtype: Any, tall: bool, half: bool = False) -> Any:
+    width = tile(dtype).width
+    return tuple(simd.tile_zeros(dtype, _rows(dtype, tall), width // 2 if half else width))
 
 
 def _sum(
@@ -121,17 +143,17 @@ def _sum(
     return simd.loop(unrolled, count, 1, turn(1), *sums)
 
 
-def _packed(broadcast: Any, vector: Any, length: Any) -> Any:
+def _packed(broadcast: Any, vector: Any, length: Any, tall: bool) -> Any:
     """Sum of outer products, the first operand packed."""
-    zeros, width = _zeros(vector.dtype, False), tile(vector.dtype).width
+    zeros, width = _zeros(vector.dtype, tall), tile(vector.dtype).width
     return _sum(zeros, broadcast, 0, width, 1, vector, 0, length)
 
 
-def _strided(broadcast: Any, vector: Any, length: Any, stride: Any, half: bool = False) -> Any:
+def _strided(broadcast: Any, vector: Any, length: Any, stride: Any, tall: bool, half: bool = False) -> Any:
     """Sum of outer products, the first operand strided; its last block may be short."""
     shape, item = tile(vector.dtype), vector.dtype.itemsize
     width, bits = shape.width, shape.width.bit_length() - 1
-    size = shape.rows * width
+    size = _rows(vector.dtype, tall) * width
 
     def block(k: Any, *sums: Any) -> Any:
         begin = (k >> bits) * stride
@@ -139,7 +161,7 @@ def _strided(broadcast: Any, vector: Any, length: Any, stride: Any, half: bool =
         simd.prefetch(broadcast, begin + size, size * item)
         return _sum(sums, broadcast, begin, 1, width, vector, k, simd.min(length - k, width))
 
-    return simd.loop(0, length, width, block, *_zeros(vector.dtype, half))
+    return simd.loop(0, length, width, block, *_zeros(vector.dtype, tall, half))
 
 
 def _store_tile(out: Any, sums: Any, accumulate: Any) -> None:
@@ -156,14 +178,17 @@ def _store_tile(out: Any, sums: Any, accumulate: Any) -> None:
     simd.switch(accumulate, [write, add])
 
 
-def packed_product(broadcast: Any, vector: Any, out: Any, length: Any, stride: Any, accumulate: Any) -> None:
-    """Compute a tile of a product whose first operand is packed."""
-    _store_tile(out, _packed(broadcast, vector, length), accumulate)
+def _product(kind: str, tall: bool) -> Callable[..., None]:
+    """Make the micro-kernel that computes a tile of a product, the first operand "packed" or "strided"."""
 
+    def product(broadcast: Any, vector: Any, out: Any, length: Any, stride: Any, accumulate: Any) -> None:
+        if kind == "packed":
+            sums = _packed(broadcast, vector, length, tall)
+        else:
+            sums = _strided(broadcast, vector, length, stride, tall)
+        _store_tile(out, sums, accumulate)
 
-def strided_product(broadcast: Any, vector: Any, out: Any, length: Any, stride: Any, accumulate: Any) -> None:
-    """Compute a tile of a product whose first operand is strided."""
-    _store_tile(out, _strided(broadcast, vector, length, stride), accumulate)
+    return product
 
 
 # ----------------------------------------------------------------------------------------------
@@ -215,7 +240,7 @@ def _update(
     simd.store(weight, at, w)
 
 
-def _weight_update(rule: Rule | None, penalized: bool, half: bool) -> Callable[..., None]:
+def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -> Callable[..., None]:
     def update(
         broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, length: Any, stride: Any,
         size: Any,
@@ -223,12 +248,12 @@ def _weight_update(rule: Rule | None, penalized: bool, half: bool) -> Callable[.
         dtype = vector.dtype
         shape = tile(dtype)
         # the tile of weights arrives while the sum is made
-        item = shape.rows * shape.width * dtype.itemsize
+        item = _rows(dtype, tall) * shape.width * dtype.itemsize
         if rule is not None:
             simd.prefetch(weight, 0, item, write=True)
         for k in range(1 if rule is None else len(rule.state)):
             simd.prefetch(state, k * size if k else 0, item, write=True)
-        for r, gradient in enumerate(_strided(broadcast, vector, length, stride, half)):
+        for r, gradient in enumerate(_strided(broadcast, vector, length, stride, tall, half)):
             _update(rule, penalized, weight, state, size, numbers, r * shape.width, gradient)
 
     return update
@@ -253,10 +278,11 @@ _WEIGHT_UPDATE, _VECTOR_UPDATE = Signature(5, 3), Signature(4, 2)
 
 
 @functools.cache
-def micro_kernel(kind: str, dtype: Any) -> int:
-    """Return the address of the micro-kernel "packed" or "strided"."""
-    body = packed_product if kind == "packed" else strided_product
-    return function_address(f"nbnorm_tile_{kind}_{np.dtype(dtype)}", body, _PRODUCT, dtype)
+def micro_kernel(kind: str, dtype: Any, *, tall: bool = False) -> int:
+    """Return the address of the micro-kernel "packed" or "strided"; a `tall` one has `tall_rows`."""
+    tall = tall and tall_rows(dtype) > tile(dtype).rows
+    name = f"nbnorm_tile_{kind}{'_tall' * tall}_{np.dtype(dtype)}"
+    return function_address(name, _product(kind, tall), _PRODUCT, dtype)
 
 
 def _rule(kind: str) -> Rule | None:
@@ -264,14 +290,18 @@ def _rule(kind: str) -> Rule | None:
 
 
 @functools.cache
-def weight_kernel(kind: str, dtype: Any, *, penalized: bool = False, half: bool = False) -> int:
+def weight_kernel(
+    kind: str, dtype: Any, *, penalized: bool = False, half: bool = False, tall: bool = False
+) -> int:
     """Return the address of the micro-kernel that uses a tile's gradient: STORE, or the name of a rule.
 
     It adds the numbers' penalty if it is `penalized`; one of `half` the width leaves the second half of each
-    row alone.
+    row alone, a `tall` one has `tall_rows`.
     """
-    name = f"nbnorm_tile_{kind}{'_penalized' * penalized}{'_half' * half}_{np.dtype(dtype)}"
-    body = _weight_update(_rule(kind), penalized, half)
+    tall = tall and tall_rows(dtype) > tile(dtype).rows
+    options = f"{'_penalized' * penalized}{'_half' * half}{'_tall' * tall}"
+    name = f"nbnorm_tile_{kind}{options}_{np.dtype(dtype)}"
+    body = _weight_update(_rule(kind), penalized, half, tall)
     return function_address(name, body, _WEIGHT_UPDATE, dtype)
 
 

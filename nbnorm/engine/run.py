@@ -6,6 +6,7 @@ The compiled step itself is `nbnorm.engine.steps`.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -392,15 +393,18 @@ class Run:
             calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
             kind = microkernels.STORE if control.stored == 1 else rule
             penalized = penalized and kind == rule
-            for name, half in (("tile_update", False), ("half_tile_update", True)):
-                calls[name] = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half)
+            for half, tall in itertools.product((False, True), repeat=2):
+                calls[f"{'tall_' * tall}{'half_' * half}tile_update"] = microkernels.weight_kernel(
+                    kind, dtype, penalized=penalized, half=half, tall=tall
+                )
             calls.vector_update = microkernels.vector_kernel(kind, dtype)
             if self.mode == table.TRAIN:
                 calls.step_numbers = microkernels.numbers_kernel(rule, dtype)
             if control.clipped == 1:
                 calls.clipped_update = microkernels.vector_kernel(rule, dtype)
-            calls.strided_product = microkernels.micro_kernel("strided", dtype)
-        calls.packed_product = microkernels.micro_kernel("packed", dtype)
+        for kind in ("packed", "strided") if backward else ("packed",):
+            for tall in (False, True):
+                calls[f"{'tall_' * tall}{kind}_product"] = microkernels.micro_kernel(kind, dtype, tall=tall)
         self.steps: Any = functools.partial(run_steps, _address(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)

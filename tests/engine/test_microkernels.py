@@ -78,17 +78,25 @@ def test_empty_aligned(dtype):
         assert not got.any()
 
 
+def rows_of(dtype, tall):
+    return microkernels.tall_rows(dtype) if tall else microkernels.tile(dtype).rows
+
+
+TALL = pytest.mark.parametrize("tall", [False, True], ids=["low", "tall"])
+
+
+@TALL
 @pytest.mark.parametrize("add", [0, 1])
-def test_packed_product(dtype, rng, add):
-    _, rows, width, _ = microkernels.tile(dtype)
+def test_packed_product(dtype, rng, add, tall):
+    rows, width = rows_of(dtype, tall), microkernels.tile(dtype).width
     for length in (1, 2, 3, 4, 5, 8, 11):
         left, right = rng.normal(size=(2, length, width)).astype(dtype)
         before = rng.normal(size=(width, width)).astype(dtype)
-        for r in range(0, width, rows):
+        for r in range(0, width - rows + 1, rows):
             out = before.copy()
             product(
-                microkernels.micro_kernel("packed", dtype), left.reshape(-1), r, right.reshape(-1), 0,
-                out.reshape(-1), r * width, length, 0, add,
+                microkernels.micro_kernel("packed", dtype, tall=tall),
+                left.reshape(-1), r, right.reshape(-1), 0, out.reshape(-1), r * width, length, 0, add,
             )  # fmt: skip
             expected = before.copy()
             expected[r : r + rows] *= add
@@ -96,9 +104,10 @@ def test_packed_product(dtype, rng, add):
             np.testing.assert_allclose(out, expected, rtol=0, atol=tolerance(dtype, 10 + length))
 
 
+@TALL
 @pytest.mark.parametrize("add", [0, 1])
-def test_strided_product(dtype, rng, add):
-    _, rows, width, _ = microkernels.tile(dtype)
+def test_strided_product(dtype, rng, add, tall):
+    rows, width = rows_of(dtype, tall), microkernels.tile(dtype).width
     pad = 3 * rows  # rows of one block
     for length in (1, 3, 4, width - 1, width, width + 1, 2 * width + 5):
         blocks = -(-length // width)
@@ -112,7 +121,7 @@ def test_strided_product(dtype, rng, add):
             before = rng.normal(size=(rows, width)).astype(dtype)
             out = before.copy()
             product(
-                microkernels.micro_kernel("strided", dtype), flat, r * width, right.reshape(-1), 0,
+                microkernels.micro_kernel("strided", dtype, tall=tall), flat, r * width, right.reshape(-1), 0,
                 out.reshape(-1), 0, length, pad * width, add,
             )  # fmt: skip
             expected = add * before + matrix[r : r + rows].astype(float) @ right
@@ -137,11 +146,12 @@ def numbers_of(rng, dtype):
     return numbers, numbers[microkernels.FIRST :].astype(float), float(numbers[microkernels.PENALTY])
 
 
+@TALL
 @pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 @pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tile_update(dtype, rng, kind, penalized, half):
-    _, rows, width, _ = microkernels.tile(dtype)
+def test_tile_update(dtype, rng, kind, penalized, half, tall):
+    rows, width = rows_of(dtype, tall), microkernels.tile(dtype).width
     length = 2 * width + 3
     left = rng.normal(size=(3, rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
@@ -153,7 +163,7 @@ def test_tile_update(dtype, rng, kind, penalized, half):
     new = updated(kind, of_rule, penalty * penalized, before[0], before[1:], gradient)
     changed = np.arange(width) < (width // 2 if half else width)
     expected = [np.where(changed, *pair) for pair in zip((new[0], *new[1]), (weight, *state), strict=True)]
-    address = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half)
+    address = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half, tall=tall)
     update(
         address, left.reshape(-1), right.reshape(-1), weight.reshape(-1), state.reshape(-1), numbers, length,
         rows * width, weight.size,
