@@ -514,6 +514,8 @@ def standardize_file(
         How a CSV file is written; what is not said is guessed.
     progress : bool, optional
         Show progress bars (with tqdm); by default on a terminal.
+    report : function, optional
+        Called with each line about what was guessed of a CSV file.
 
     Returns
     -------

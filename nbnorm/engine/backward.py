@@ -11,7 +11,6 @@ from nbnorm.engine.epilogues import (
     panel_backward,
 )
 from nbnorm.engine.microkernels import (
-    NUMBERS,
     tile_product,
     tile_rows,
     tile_tall_rows,
@@ -115,12 +114,13 @@ def backward_features(
             for r in range(stop):
                 slope = derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
                 put(gradients, bias + r, slope)
-        for first_of in (bias, gamma, beta):
+        own = ((bias, layer.bias_numbers), (gamma, layer.gamma_numbers), (beta, layer.beta_numbers))
+        for first_of, numbers_of in own:
             if (norm == BEFORE) if first_of == bias else (norm == NO_NORM):
                 continue
             vector_update(
                 calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, numbers,
-                k + NUMBERS, len(vector), stop,
+                k + numbers_of, len(vector), stop,
             )  # fmt: skip
 
 
@@ -151,8 +151,8 @@ def bias_part(
     at = layer.bias_offset + first
     kept = stored if control.stored == 1 else state
     vector_update(
-        calls.vector_update, vector, at, kept, at, gradients, at, numbers, k + NUMBERS, len(vector),
-        last - first,
+        calls.vector_update, vector, at, kept, at, gradients, at, numbers, k + layer.bias_numbers,
+        len(vector), last - first,
     )  # fmt: skip
 
 
@@ -271,7 +271,7 @@ def weight_layer(
             kept,
             at,
             numbers,
-            k,
+            k + layer.weight_numbers,
             n,
             pad_in * width,
             len(weight),

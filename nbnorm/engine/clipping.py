@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel
-from nbnorm.engine.microkernels import NUMBERS, PENALTY, tile_width, vector_update
+from nbnorm.engine.microkernels import PENALTY, tile_width, vector_update
 from nbnorm.engine.thread_pool import (
     share,
 )
@@ -58,6 +58,8 @@ def norm_part(
 def apply_part(
     tid: Any,
     threads: Any,
+    net: Any,
+    control: Any,
     hyper: Any,
     calls: Any,
     numbers: Any,
@@ -80,19 +82,33 @@ def apply_part(
     if total > hyper.clip_norm * hyper.clip_norm:
         factor = kind(hyper.clip_norm / math.sqrt(total))
     bound = kind(hyper.clip_value)
-    penalty = get(numbers, k + PENALTY)
     first, last = share(len(weight), tid, threads)
-    for e in range(first, last):
-        gradient = max(min(get(weight_gradient, e), bound), -bound) * factor
-        put(weight_gradient, e, gradient + penalty * get(weight, e))
-    vector_update(
-        calls.clipped_update, weight, first, weight_state, first, weight_gradient, first, numbers, k,
-        len(weight), last - first,
-    )  # fmt: skip
+    for l in range(1, control.layers + 1):
+        own = k + net[l].weight_numbers
+        begin = max(first, net[l].weight_offset)
+        end = min(last, len(weight) if l == control.layers else net[l + 1].weight_offset)
+        penalty = get(numbers, own + PENALTY)
+        for e in range(begin, end):
+            gradient = max(min(get(weight_gradient, e), bound), -bound) * factor
+            put(weight_gradient, e, gradient + penalty * get(weight, e))
+        if begin < end:
+            vector_update(
+                calls.clipped_update, weight, begin, weight_state, begin, weight_gradient, begin, numbers,
+                own, len(weight), end - begin,
+            )  # fmt: skip
     first, last = share(len(vector), tid, threads)
     for e in range(first, last):
         put(vector_gradient, e, max(min(get(vector_gradient, e), bound), -bound) * factor)
-    vector_update(
-        calls.clipped_update, vector, first, vector_state, first, vector_gradient, first, numbers,
-        k + NUMBERS, len(vector), last - first,
-    )  # fmt: skip
+    for l in range(1, control.layers + 1):
+        layer = net[l]
+        for at, own in (
+            (layer.bias_offset, layer.bias_numbers),
+            (layer.gamma_offset, layer.gamma_numbers),
+            (layer.beta_offset, layer.beta_numbers),
+        ):
+            begin, end = max(first, at), min(last, at + layer.padded)
+            if begin < end:
+                vector_update(
+                    calls.clipped_update, vector, begin, vector_state, begin, vector_gradient, begin, numbers,
+                    k + own, len(vector), end - begin,
+                )  # fmt: skip

@@ -199,15 +199,17 @@ def _product(kind: str, tall: bool) -> Callable[..., None]:
 STORE = "store"
 
 # The numbers of a step, in the type of the weights: PENALTY, which times the weight is added to the gradient,
-# and behind it those of the rule.  NUMBERS for the weights are followed by as many for the vectors.
+# and behind it those of the rule.  NUMBERS for the weights are followed by as many for the vectors; each
+# group of parameters has both.
 PENALTY, FIRST, NUMBERS = 0, 1, 16
 
 
 def _step_numbers(rule: Rule) -> Callable[..., None]:
     def step_numbers(numbers: Any, options: Any, rates: Any, updates: Any) -> None:
-        """Write the numbers of a step: `options` are those of the rule, then the penalty."""
+        """Write the numbers of a step: `options` are those of the rule, the penalty, a factor of the rate."""
         names = rule.options
-        given = {name: simd.get(options, k) for k, name in enumerate(names)} | {"lr": simd.get(rates, 0)}
+        given = {name: simd.get(options, k) for k, name in enumerate(names)}
+        given["lr"] = simd.get(rates, 0) * simd.get(options, len(names) + 1)
         # vectors neither decay nor are penalized
         for start, change in ((0, {}), (NUMBERS, {"weight_decay": 0.0})):
             options_now = tuple((given | change)[name] for name in names)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numba
@@ -125,6 +125,20 @@ class Layout:
         sizes = (self.weight_size, self.vector_size) if count else (1, 1)
         weight, vector = (empty_aligned(max(count, 1) * size, self.dtype) for size in sizes)
         return weight, vector
+
+    def group(self, factors: Mapping[str, float]) -> list[float]:
+        """Tell each parameter where the numbers of its steps stand; return the factors of their groups."""
+        groups = list(dict.fromkeys([1.0, *factors.values()]))
+        for l in range(1, len(self.sizes)):
+            for name, field, start in (
+                (f"dense{l}.weight", "weight_numbers", 0),
+                (f"dense{l}.bias", "bias_numbers", microkernels.NUMBERS),
+                (f"norm{l}.gamma", "gamma_numbers", microkernels.NUMBERS),
+                (f"norm{l}.beta", "beta_numbers", microkernels.NUMBERS),
+            ):
+                place = groups.index(factors.get(name, 1.0))
+                self.net[l][field] = start + place * 2 * microkernels.NUMBERS
+        return groups
 
     def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """View of the weights of layer l in `weight`: (blocks of outputs, inputs, width)."""
@@ -306,6 +320,8 @@ class Run:
         What becomes of the gradients in mode TRAIN.
     l2, clip_norm, clip_value : float, optional
         Penalty on the weights, and bounds of the gradients.
+    factors : mapping of str to float, optional
+        By which factor of the learning rate parameters move that do not follow it, by name.
     """
 
     pooled = True  # whether a pool of threads may run the steps
@@ -329,6 +345,7 @@ class Run:
         l2: float = 0.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         layout = engine.layout
         dtype = layout.dtype
@@ -350,13 +367,15 @@ class Run:
         self.gradients = np.zeros(layout.vector_size, dtype)
         self.partial = np.zeros(2 * (layout.padded // layout.width))
         self.norms = np.zeros(1 + sum(-(-size // layout.width) for size in layout.sizes[1:]))
-        self.numbers = np.zeros(4 * microkernels.NUMBERS, dtype)
+        groups = [1.0] if mode == table.FORWARD else layout.group(factors or {})
+        self.numbers = np.zeros(2 * len(groups) * 2 * microkernels.NUMBERS, dtype)
         self.progress = np.zeros(table.PROGRESSES)
         self.order = np.arange(samples, dtype=np.int64) if selected is None else selected.copy()
         self.rates = np.zeros(number)
         self.out = np.empty((samples, layout.sizes[-1]) if mode == table.FORWARD else (1, 1), dtype)
         self.sync = new_sync(MOST_THREADS)
-        self.optimizer = np.zeros(1) if optimizer is None else np.array([*optimizer.options, l2])
+        options = () if optimizer is None else optimizer.options
+        self.optimizer = np.ravel([[*options, l2, factor] for factor in groups])
         self.hyper = engine.hyper.copy()
         self.hyper.weight_unit = unit if weighed else 1.0
         self.hyper.clip_norm = np.inf if clip_norm is None else clip_norm
@@ -365,6 +384,7 @@ class Run:
         self.control = control = self._controls[0]
         control.samples, control.batch, control.steps = samples, -(-samples // number), number
         control.last_step, control.mode, control.stored = number, mode, stored
+        control.groups = len(groups)
         control.clipped, control.training = mode == table.TRAIN and clipped, training and not frozen
         control.drops = training
         control.weighted, control.weighted_statistics = weights is not None, weighed
@@ -673,5 +693,5 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         ),
         "backward_blocks": (net, control, whole, whole, whole, whole, value, value),
         "norm_part": (*thread, net, control, hyper, value, value, number, value),
-        "apply_part": (*thread, hyper, calls, value, whole, number, *moved, *moved, value),
+        "apply_part": (*thread, net, control, hyper, calls, value, whole, number, *moved, *moved, value),
     }  # fmt: skip

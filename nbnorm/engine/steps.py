@@ -101,7 +101,7 @@ def epoch_part(
         # The next batch is read into the other input buffer, beside the last update.
         source = inputs.output_offset if buffer == 0 else inputs.norm_input_offset
         # A slower thread may still need the numbers of the step before.
-        k = buffer * (2 * NUMBERS)
+        k = buffer * control.groups * (2 * NUMBERS)
         buffer = 1 - buffer
         # those of this batch, and of the next one, which are fetched ahead
         rows = order[begin : begin + 2 * n]
@@ -112,7 +112,11 @@ def epoch_part(
             )  # fmt: skip
             if tid == 0:
                 if calls.step_numbers != 0:
-                    step_numbers(calls.step_numbers, numbers, k, optimizer, 0, rates, step, control.updates)
+                    for group in range(control.groups):
+                        step_numbers(
+                            calls.step_numbers, numbers, k + group * (2 * NUMBERS), optimizer,
+                            group * (len(optimizer) // control.groups), rates, step, control.updates,
+                        )  # fmt: skip
                 if control.weighted == 1:
                     for b in range(n):
                         put(act, control.weights_offset + b, get(weights, get(rows, b)))
@@ -202,8 +206,8 @@ def epoch_part(
             )  # fmt: skip
             barrier(sync, tid, threads)
             call(
-                calls.apply_part, tid, threads, hyper, calls, numbers, k, norms, weight, weight_state,
-                weight_gradient, vector, vector_state, vector_gradient, act,
+                calls.apply_part, tid, threads, net, control, hyper, calls, numbers, k, norms, weight,
+                weight_state, weight_gradient, vector, vector_state, vector_gradient, act,
             )  # fmt: skip
         if tid == 0:
             loss, hits = 0.0, 0.0

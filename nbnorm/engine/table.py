@@ -38,6 +38,10 @@ LAYER = _record(
     "bias_offset",  # in vector, as the next two
     "gamma_offset",
     "beta_offset",
+    "weight_numbers",  # in the numbers of a step: where those of a parameter begin
+    "bias_numbers",
+    "gamma_numbers",
+    "beta_numbers",
     "statistics_offset",  # in running and saved
     "norm",  # where batch norm stands: one of those below
     "sample_norm",  # where layer norm or RMS norm stands
@@ -100,6 +104,7 @@ CONTROL = _record(
     "weighted_statistics",  # whether these enter the statistics of batch norm
     "dropout_key",  # of the random numbers of dropout in this epoch
     "updates",  # updates that the optimizer has made
+    "groups",  # groups of parameters, each with a factor of the learning rate
 )
 
 TRAIN, GRADIENTS, FORWARD = 0, 1, 2

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -132,6 +132,8 @@ class ParallelRun:
     optimizer : Optimizer
     l2, clip_norm, clip_value : float
         As for `FNN.fit`.
+    factors : mapping of str to float, optional
+        By which factor of the learning rate parameters move that do not follow it, by name.
     """
 
     pooled = False  # ranks are the parallelism; the functions use threads of their own
@@ -145,7 +147,9 @@ class ParallelRun:
         l2: float = 0.0,
         clip_norm: float | None = None,
         clip_value: float | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
+        self._factors = factors or {}
         self._net, self._samples, self._ranks, self._optimizer = net, samples, samples.ranks, optimizer
         self._sync, self._l2, self._clip_norm, self._clip_value = samples.how.sync, l2, clip_norm, clip_value
         # whether statistics are those of the mini-batch
@@ -522,12 +526,14 @@ class ParallelRun:
         if self._clip_norm is not None:
             squares = sum(float(np.square(gradients[name], dtype=np.float64).sum()) for name in parameters)
             if squares > self._clip_norm**2:
-                factor = self._clip_norm / math.sqrt(squares)
+                shrunk = self._clip_norm / math.sqrt(squares)
                 for values in gradients.values():
-                    values *= values.dtype.type(factor)
+                    values *= values.dtype.type(shrunk)
         self._updates += 1
-        lr = max(rate, _LEAST_RATE)
         for name, param in parameters.items():
+            if (factor := self._factors.get(name, 1.0)) == 0.0:
+                continue
+            lr = max(rate * factor, _LEAST_RATE)
             is_weight = name.endswith("weight")
             decay = optimizer.weight_decay if is_weight else 0.0
             gradient = np.ascontiguousarray(gradients[name])

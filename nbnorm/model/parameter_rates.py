@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from nbnorm import _check
-from nbnorm.engine.run import Engine
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
-
-Array = npt.NDArray[Any]
 
 
 def factors(
@@ -63,43 +56,3 @@ def _named(net: FNN, argument: str, given: object) -> list[str]:
         known = ", ".join([*layers, *names])
         raise ValueError(f"{argument} must name layers or parameters of the network ({known}), got {given!r}")
     return found
-
-
-class ParameterRates:
-    """Elements of an engine that a step moves by a factor of what it moves the others, or not at all.
-
-    Steps are linear in the learning rate: what a step has changed is multiplied afterwards.
-
-    Parameters
-    ----------
-    engine : Engine
-    factors : mapping of str to float
-        As `factors` returns them.
-    """
-
-    def __init__(self, engine: Engine, factors: Mapping[str, float]) -> None:
-        marks = {
-            name: np.full_like(values, factors.get(name, 1.0)) for name, values in engine.parameters.items()
-        }
-        twin = copy.copy(engine)
-        twin.parameters, twin.buffers = marks, {}
-        # what only fills up the engine's blocks stays 0 whatever becomes of it
-        twin.weight, twin.vector = np.ones_like(engine.weight), np.ones_like(engine.vector)
-        twin.load()
-        self._parts = []
-        for values, factor in ((engine.weight, twin.weight), (engine.vector, twin.vector)):
-            moving, still = (
-                np.flatnonzero((factor != 1) & (factor != 0)),
-                np.flatnonzero(factor == 0),
-            )
-            self._parts += [(values, moving, factor[moving]), (values, still, None)]
-        self._before: list[Array] = []
-
-    def remember(self) -> None:
-        """Take note of the elements before a step."""
-        self._before = [values[chosen] for values, chosen, _ in self._parts]
-
-    def correct(self) -> None:
-        """Multiply what the step has changed."""
-        for (values, chosen, factor), before in zip(self._parts, self._before, strict=True):
-            values[chosen] = before if factor is None else before + factor * (values[chosen] - before)

@@ -411,11 +411,11 @@ class StreamedRun(Run):
     net : FNN
     stream : Stream
     optimizer : Optimizer
-    **bounds
-        Penalty and bounds of the gradients.
+    **options
+        Penalty, bounds of the gradients, factors of learning rates.
     """
 
-    def __init__(self, net: FNN, stream: Stream, optimizer: Optimizer, **bounds: Any) -> None:
+    def __init__(self, net: FNN, stream: Stream, optimizer: Optimizer, **options: Any) -> None:
         self._net, self._stream = net, stream
         capacity = stream.used
         if not stream.in_one:
@@ -436,7 +436,7 @@ class StreamedRun(Run):
             weighted_statistics=net.weighted_statistics,
             unit=stream.unit,
             optimizer=optimizer,
-            **bounds,
+            **options,
         )
         self._filled = False  # whether the one buffer holds all rows
         self._orders = np.zeros(capacity, np.int64)

@@ -30,7 +30,6 @@ from nbnorm.model.engines import engine_for, threads_for
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import Outcome, Watch
 from nbnorm.model.parallel_samples import SharedValidation
-from nbnorm.model.parameter_rates import ParameterRates
 from nbnorm.model.plan import Plan, checked_optimizer, training_samples
 from nbnorm.model.progress import Progress
 from nbnorm.model.samples import Samples, ValidationData
@@ -104,19 +103,14 @@ def step(
     net.arrays.writable()
     before, stepped = state_of(net), net.stepped
     try:
-        run = training_run(net, samples, optimizer)
+        run = training_run(net, samples, optimizer, factors=factors)
         if stepped is not None:
             run.carry(stepped.state)
-        own_rates = ParameterRates(run.engine, factors) if factors else None
         count = 0 if stepped is None else stepped.count
         run.begin(net.seed, count, False)
         run.rates[:] = optimizer.lr
-        if own_rates is not None:
-            own_rates.remember()
         run.all(threads_for(net.widths, samples.batch))
         loss = float(run.progress[LOSS] / run.progress[SEEN])
-        if own_rates is not None:
-            own_rates.correct()
         if run.control.diverged or not run.engine.finite():
             advice = _advice(net, run, optimizer, run.beyond())
             message = f"the step gives a loss or parameters that are not finite. {advice}"
@@ -147,16 +141,17 @@ def state_of(net: FNN) -> dict[str, Any]:
 def _run_of(net: FNN, plan: Plan) -> Run | ParallelRun:
     """Return a run over the training data of a plan, after what is to be learned of them."""
     samples = plan.samples
+    options: dict[str, Any] = {**plan.bounds, "factors": plan.factors}
     if isinstance(samples, Samples):
-        return training_run(net, samples, plan.optimizer, **plan.bounds)
+        return training_run(net, samples, plan.optimizer, **options)
     net.arrays.check_finite()
     samples.learn()
     if isinstance(samples, Stream):
-        return StreamedRun(net, samples, plan.optimizer, **plan.bounds)
-    return ParallelRun(net, samples, plan.optimizer, **plan.bounds)
+        return StreamedRun(net, samples, plan.optimizer, **options)
+    return ParallelRun(net, samples, plan.optimizer, **options)
 
 
-def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **bounds: float) -> Run:
+def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **options: Any) -> Run:
     """Return a run over training data, after fitting the standardizers that are not fitted yet."""
     net.arrays.check_finite()
     inputs.learn(net, samples)
@@ -175,7 +170,7 @@ def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **bounds: flo
         unit=samples.weights.unit,
         selected=samples.weights.selected,
         optimizer=optimizer,
-        **bounds,
+        **options,
     )
 
 
@@ -273,7 +268,6 @@ class _Training:
         self._unsaved = False
         self._unfinished: Callable[[], None] | None = None
         self._chunk = 1
-        self._own_rates = ParameterRates(run.engine, plan.factors) if plan.factors else None
 
     def restore(self, saved: Saved) -> None:
         """Take up the history, the watch and the rates of a checkpoint."""
@@ -318,19 +312,7 @@ class _Training:
         every = math.inf if self.file is None else self.file.every
         steps = int(control.steps)
         while control.step < steps and not control.diverged:
-            if self._own_rates is not None:  # a step at a time, and what it has changed is corrected
-                self._own_rates.remember()
-                control.last_step = int(control.step) + 1
-                if pool is None:
-                    with turn():
-                        self.run.steps(0, 1, *arguments)
-                else:
-                    pool.run(self.run.steps, arguments, self._poll, self.run.stop)
-                    self.run.go_on()
-                if control.step == control.last_step:  # not stopped before it
-                    self._own_rates.correct()
-                self._show()
-            elif pool is not None:
+            if pool is not None:
                 control.last_step = steps
                 threads = self.run.threads(pool.size)
                 pool.run(self.run.steps, arguments, self._poll, self.run.stop, threads)

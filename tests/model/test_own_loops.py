@@ -3,8 +3,9 @@
 import naive
 import numpy as np
 import pytest
+from thread_ranks import together
 
-from nbnorm import FNN, SGD, AdamW, DivergenceError, Lion, Standardizer, sgd_step
+from nbnorm import FNN, SGD, AdamW, DivergenceError, Lion, Standardizer, fit_many, sgd_step
 
 SIZES = [5, 7, 6, 3]
 OPTIMIZERS = {
@@ -92,6 +93,54 @@ def test_frozen_parameters_stay_and_others_have_their_own_rates(blobs, optimizer
         moved = factors.get(name, 1.0) * (plain.parameters()[name] - begin)
         np.testing.assert_allclose(values, begin + moved, rtol=0, atol=1e-14, err_msg=name)
         assert name not in factors or factors[name] or np.array_equal(values, begin)
+
+
+@pytest.mark.parametrize("bounds", [{}, {"clip_norm": 0.05}, {"clip_value": 0.01, "l2": 0.1}], ids=str)
+def test_what_follows_the_optimizer_keeps_its_bits(blobs, bounds):
+    X, y = blobs
+    options = {"epochs": 1, "batch_size": 90, "optimizer": OPTIMIZERS["adamw"], **bounds}
+    plain, same, own = (FNN(SIZES, seed=0) for _ in range(3))
+    plain.fit(X, y, **options)
+    same.fit(X, y, rates=dict.fromkeys(("dense1", "norm2.beta"), 0.01), **options)
+    own.fit(X, y, frozen=["dense1.weight", "norm2.gamma"], rates={"dense3": 0.02}, **options)
+    assert state(same) == state(plain)
+    moved = {name for name, values in state(own).items() if values != state(plain)[name]}
+    assert moved == {"dense1.weight", "norm2.gamma", "dense3.weight", "dense3.bias"}
+
+
+def test_frozen_layers_from_disk_and_among_many(blobs):
+    X, y = blobs
+    options = {"epochs": 2, "batch_size": 20, "frozen": ["dense1"], "rates": {"norm2": 0.02}}
+    memory, disk, many = (FNN(SIZES, seed=0) for _ in range(3))
+    memory.fit(X, y, **options)
+    disk.fit(X, y, shuffle_buffer=1000, **options)
+    fit_many([many], X, y, **options)
+    assert state(memory) == state(disk) == state(many)
+
+
+def test_frozen_layers_on_ranks(blobs):
+    X, y = blobs
+
+    def trained(ranks, **options):
+        def train(comm):
+            net = FNN(SIZES, dtype=np.float64, seed=0)
+            first, last = (90 * (comm.Get_rank() + k) // comm.Get_size() for k in (0, 1))
+            net.fit(X[first:last], y[first:last], epochs=1, batch_size=90, comm=comm, **options)
+            return net
+
+        return together(ranks, train)[0]
+
+    options = {"frozen": ["dense1", "norm1.beta"], "rates": {"dense2": 0.05}}
+    start, plain, own = FNN(SIZES, dtype=np.float64, seed=0), trained(2), trained(2, **options)
+    assert state(own) == state(trained(1, **options))
+    for name, values in own.parameters().items():
+        factor = (
+            0.0 if name.startswith("dense1") or name == "norm1.beta" else 0.5 * name.startswith("dense2") or 1
+        )
+        begin = start.parameters()[name]
+        expected = begin + factor * (plain.parameters()[name] - begin)
+        np.testing.assert_allclose(values, expected, rtol=0, atol=1e-14, err_msg=name)
+        assert factor or np.array_equal(values, begin)
 
 
 def test_frozen_layers_with_threads_and_several_steps(blobs, thread_pool):
