@@ -10,6 +10,12 @@ ACTIVATIONS = {
 }
 
 
+def to_bfloat16(x):
+    """The nearest bfloat16 of each number: 8 binary digits, ties to even."""
+    mantissa, exponent = np.frexp(x)
+    return np.ldexp(np.rint(mantissa * 256) / 256, exponent)
+
+
 def batches(samples, size):
     """Rows of the even batches of an epoch without shuffling, the larger ones first."""
     return np.array_split(np.arange(samples), -(-samples // size))
@@ -38,6 +44,11 @@ class Network:
         self.buffers = {name: values.copy() for name, values in net.buffers().items()}
         self.velocity = {name: np.zeros_like(values) for name, values in self.p.items()}
         self.layers = len(net.sizes) - 1
+        self.bfloat16 = ()  # layers whose products take it
+
+    def product(self, l, a, b):
+        """``a @ b`` of the operands of layer l."""
+        return to_bfloat16(a) @ to_bfloat16(b) if l in self.bfloat16 else a @ b
 
     def normalize(self, l, x, training, move):
         """Normalization; returns the result and what its backward needs."""
@@ -68,7 +79,7 @@ class Network:
         function = ACTIVATIONS[self.net.activation][0]
         kept = []
         for l in range(1, self.layers):
-            z = x @ self.p[f"dense{l}.weight"].T
+            z = self.product(l, x, self.p[f"dense{l}.weight"].T)
             if self.net.norm != "before":
                 z = z + self.p[f"dense{l}.bias"]
             norm = None
@@ -108,10 +119,10 @@ class Network:
                 g = g * derivative(z)
                 if self.net.norm_place == "before":
                     g = self.normalize_backward(l, g, norm, training, grads)
-            grads[f"dense{l}.weight"] = g.T @ x
+            grads[f"dense{l}.weight"] = self.product(l, g.T, x)
             if f"dense{l}.bias" in self.p:
                 grads[f"dense{l}.bias"] = g.sum(axis=0)
-            g = g @ self.p[f"dense{l}.weight"]
+            g = self.product(l, g, self.p[f"dense{l}.weight"])
         return loss, grads
 
     def step(self, x, y, lr, momentum, nesterov, weight_decay):

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic 
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 WRITES = {
+    "bfloat16": ["bfloat16.txt"],
     "before_or_after": ["before_or_after.svg", "before_or_after.txt"],
     "breast_cancer": ["breast_cancer.png", "breast_cancer.txt"],
     "computation_graph": ["graph.svg"],

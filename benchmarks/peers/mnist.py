@@ -170,6 +170,13 @@ class Nbnorm(Mnist, networks.Nbnorm):
         return found
 
 
+class NbnormBfloat16(Nbnorm, networks.NbnormBfloat16):
+    """nbnorm's `fit` with products of bfloat16."""
+
+    def build(self) -> None:
+        Nbnorm.build(self)  # it standardizes by itself
+
+
 class Torch(Mnist, networks.Torch):
     """PyTorch, eager; the bytes become standardized numbers batch by batch."""
 
@@ -219,6 +226,14 @@ class TorchCompile(Torch, networks.TorchCompile):
             for name, value in self.named.items():
                 value.copy_(torch.from_numpy(self.start[name]))
         self.optimizer.state.clear()
+
+
+class TorchBfloat16(Torch, networks.TorchBfloat16):
+    """PyTorch with bfloat16 autocast."""
+
+
+class TorchCompileBfloat16(TorchCompile, networks.TorchCompileBfloat16):
+    """PyTorch with `torch.compile` and bfloat16 autocast."""
 
 
 class Jax(Mnist, networks.Jax):
@@ -283,6 +298,10 @@ class JaxScan(Jax):
         rows = order.astype(np.int32).reshape(STEPS, BATCH)
         self.state, losses = self.scan(self.state, rows, self.data, lr)
         losses.block_until_ready()
+
+
+class JaxScanBfloat16(JaxScan, networks.JaxScanBfloat16):
+    """JAX with `lax.scan` and products of bfloat16."""
 
 
 class ScikitLearn(Mnist, networks.ScikitLearn):

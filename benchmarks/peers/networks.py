@@ -105,6 +105,8 @@ class Contestant:
 class Nbnorm(Contestant):
     """nbnorm's `FNN.fit`, all of it."""
 
+    precision = "float32"
+
     def build(self) -> None:
         import nbnorm
 
@@ -116,6 +118,7 @@ class Nbnorm(Contestant):
             standardize=False,
             eps=EPS,
             decay=DECAY,
+            precision=self.precision,
             seed=0,
         )
         for name, values in {**self.net.parameters(), **self.net.buffers()}.items():
@@ -149,6 +152,19 @@ class Nbnorm(Contestant):
             if sum(seconds) >= least:
                 return seconds
             number = max(number + 1, int(1.1 * number * least / sum(seconds)) + 1)
+
+
+class NbnormBfloat16(Nbnorm):
+    """nbnorm with products of bfloat16, also of the first layer: its input counts as standardized."""
+
+    precision = "bfloat16"
+
+    def build(self) -> None:
+        from nbnorm import Standardizer
+
+        super().build()
+        # mean 0 and scale 1
+        self.net.standardizer = Standardizer().fit(np.outer([-1.0, 1.0], np.ones(self.sizes[0])))
 
 
 class Torch(Contestant):
@@ -231,6 +247,31 @@ class TorchCompile(Torch):
         return torch.compile(loss)
 
 
+def _autocast(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loss whose products take bfloat16."""
+    import torch
+
+    def compute(x: Any, y: Any) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return loss(x, y)
+
+    return compute
+
+
+class TorchBfloat16(Torch):
+    """PyTorch, eager, with bfloat16 autocast."""
+
+    def compile(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        return _autocast(super().compile(loss))
+
+
+class TorchCompileBfloat16(TorchCompile):
+    """PyTorch through `torch.compile`, with bfloat16 autocast."""
+
+    def compile(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        return super().compile(_autocast(loss))
+
+
 class Jax(Contestant):
     """JAX: the whole step, with its update in place, is one compiled function, called from Python."""
 
@@ -251,6 +292,10 @@ class Jax(Contestant):
         self.data = (jnp.array(self.x.reshape(*shape, -1)), jnp.array(self.y.reshape(shape).astype(np.int32)))
         self.batches = list(zip(*self.data, strict=True))
 
+    def product(self, x: Any, weight: Any) -> Any:
+        """Return the product of features and weights."""
+        return x @ weight
+
     def _logits(self, values: Any, running: Any, x: Any, training: bool) -> Any:
         """Return the logits and the moving averages, moved in training."""
         import jax
@@ -270,7 +315,7 @@ class Jax(Contestant):
             return values[f"norm{k}.gamma"] * y + values[f"norm{k}.beta"]
 
         for k in range(1, len(self.sizes)):
-            x = x @ values[f"dense{k}.weight"].T
+            x = self.product(x, values[f"dense{k}.weight"].T)
             if f"dense{k}.bias" in values:
                 x = x + values[f"dense{k}.bias"]
             if k < len(self.sizes) - 1:
@@ -324,6 +369,16 @@ class JaxScan(Jax):
         xs, ys = self.data if count == self.count else (part[:count] for part in self.data)
         self.state, losses = self.epoch(self.state, xs, ys, lr)
         return losses.block_until_ready()
+
+
+class JaxScanBfloat16(JaxScan):
+    """JAX with `lax.scan`, the operands of products in bfloat16, their sums in float32."""
+
+    def product(self, x: Any, weight: Any) -> Any:
+        import jax.numpy as jnp
+
+        operands = (values.astype(jnp.bfloat16) for values in (x, weight))
+        return jnp.matmul(*operands, preferred_element_type=jnp.float32)
 
 
 class ScikitLearn(Contestant):

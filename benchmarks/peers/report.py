@@ -14,6 +14,10 @@ COLOURS = {
     "jax jit": "#a8d5a2",
     "jax scan": "#228833",
     "scikit-learn": "#999999",
+    "nbnorm bfloat16": "#0b3c5d",
+    "torch eager bfloat16": "#aa5533",
+    "torch.compile bfloat16": "#771100",
+    "jax scan bfloat16": "#115522",
 }
 
 # Bytes of an array from which the memory, not a cache, has to deliver it.
@@ -47,13 +51,22 @@ def _best(seconds: dict[str, float], *names: str) -> float | None:
     return min((seconds[name] for name in names if name in seconds), default=None)
 
 
+def _bfloat16_ratio(seconds: dict[str, float]) -> str:
+    """Return the best time of torch in bfloat16, divided by nbnorm's, where there is one."""
+    if "nbnorm bfloat16" not in seconds:
+        return ""
+    peers = "torch eager bfloat16", "torch.compile bfloat16"
+    return _ratio(_best(seconds, *peers), seconds["nbnorm bfloat16"])
+
+
 def training(entries: list[Results]) -> str:
     """Times of a step, then ratios and the share of the machine's multiply-adds."""
     times, ratios = [], []
+    names = [name for name in COLOURS if any(name in entry["seconds"] for entry in entries)]
     for entry in entries:
         seconds, ours = entry["seconds"], entry["seconds"]["nbnorm"]
         begin = [network(entry), entry["norm"], str(entry["threads"])]
-        times.append(begin + [_time(seconds.get(name)) for name in COLOURS])
+        times.append(begin + [_time(seconds.get(name)) for name in names])
         rate = entry["megaflops"] / 1e3 / ours
         ratios.append(
             [
@@ -62,6 +75,7 @@ def training(entries: list[Results]) -> str:
                 _ratio(_best(seconds, "jax jit"), ours),
                 _ratio(_best(seconds, "torch eager", "torch.compile"), ours),
                 _ratio(_best(seconds, "scikit-learn"), ours),
+                _bfloat16_ratio(seconds),
                 f"{rate:.0f}",
                 f"{entry['limits']['gflops']:.0f}",
                 f"{100 * rate / entry['limits']['gflops']:.0f} %",
@@ -71,11 +85,22 @@ def training(entries: list[Results]) -> str:
     differences: dict[str, list[list[float]]] = {}
     for entry in entries:
         for kind, found in entry["differences"].items():
-            differences.setdefault(kind, []).extend(found.values())
+            alike = [pair for name, pair in found.items() if not name.endswith("bfloat16")]
+            differences.setdefault(kind, []).extend(alike)
     absent = sorted({f"{name}: {why}" for entry in entries for name, why in entry["absent"].items()})
-    text = "Time of a step:\n\n" + _table([*head, *COLOURS], times)
-    text += "\nTimes of the peers divided by nbnorm's, and nbnorm's share of the measured multiply-adds:\n\n"
-    columns = ["jax scan", "jax jit", "best torch", "scikit-learn", "GFLOP/s", "limit", "share"]
+    text = "Time of a step:\n\n" + _table([*head, *names], times)
+    text += "\nTimes of the peers divided by nbnorm's, and nbnorm's share of the measured multiply-adds"
+    text += " (torch bfloat16: the better one, divided by nbnorm's in bfloat16):\n\n"
+    columns = [
+        "jax scan",
+        "jax jit",
+        "best torch",
+        "scikit-learn",
+        "torch bfloat16",
+        "GFLOP/s",
+        "limit",
+        "share",
+    ]
     text += _table([*head, *columns], ratios)
     largest = "; ".join(
         f"with {kind} {max(loss for loss, _ in found):.1e} of the loss "
@@ -199,22 +224,23 @@ def plots(results: Results, folder: Path) -> None:
     entries = [entry for entry in most("training") if entry["norm"] == "after"]
     if entries:
         figure, axes = pyplot.subplots(figsize=(9.0, 4.0), layout="constrained")
-        width = 0.8 / len(COLOURS)
-        for k, (name, colour) in enumerate(COLOURS.items()):
+        shown = [name for name in COLOURS if any(name in entry["seconds"] for entry in entries)]
+        width = 0.8 / len(shown)
+        for k, name in enumerate(shown):
             places = [i for i, entry in enumerate(entries) if name in entry["seconds"]]
             ratios = [entries[i]["seconds"][name] / entries[i]["seconds"]["nbnorm"] for i in places]
             label = name + (" (no batch norm)" if name == "scikit-learn" else "")
-            at = [i + (k - (len(COLOURS) - 1) / 2) * width for i in places]
-            bars = axes.bar(at, ratios, width, color=colour, label=label)
+            at = [i + (k - (len(shown) - 1) / 2) * width for i in places]
+            bars = axes.bar(at, ratios, width, color=COLOURS[name], label=label)
             axes.bar_label(bars, fmt="%.3g", fontsize=7)
         axes.set_yscale("log")
         axes.set_xticks(range(len(entries)), [network(entry) for entry in entries], fontsize=8)
         axes.set_ylabel("time of a step / nbnorm's")
         threads = entries[0]["threads"]
-        axes.set_title(f"One training step with batch norm, float32, {threads} thread(s)", fontsize=10)
+        axes.set_title(f"One training step with batch norm, {threads} thread(s)", fontsize=10)
         axes.axhline(1.0, color="black", linewidth=0.8)
         axes.set_ylim(bottom=0.5)
-        figure.legend(loc="outside lower center", fontsize=8, ncols=len(COLOURS))
+        figure.legend(loc="outside lower center", fontsize=8, ncols=min(len(shown), 6))
         figure.savefig(folder / "training.png", dpi=150)
         pyplot.close(figure)
     for entry in most("mnist")[:1]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbnorm.cli import trained
 from nbnorm.cli.common import BOLD, Commands, add_command, clipped, say, styled, whole
+from nbnorm.simd import target
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -54,6 +55,8 @@ def _network(net: FNN) -> dict[str, Any]:
         "standardized": net.standardizer is not None,
         "target_standardized": net.target_standardizer is not None,
         "dtype": net.dtype.name,
+        "precision": net.precision,
+        "native_products": target().bfloat16 if net.precision == "bfloat16" else None,
         "parameters": net.n_parameters,
         "epochs_trained": net.epochs_trained,
         "seed": net.seed,

@@ -323,6 +323,7 @@ def network_for(args: argparse.Namespace, data: Data) -> FNN:
         output="softmax" if classifies else "identity",
         loss=CrossEntropy(args.label_smoothing) if classifies else args.loss,
         dropout=args.dropout,
+        precision=args.precision,
         # counts stay counts
         standardize_targets=not classifies and args.loss != "poisson",
         seed=args.seed,

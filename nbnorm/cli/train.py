@@ -64,6 +64,7 @@ from nbnorm.compile.clock import clock, compile_seconds
 from nbnorm.compile.threads import get_num_threads
 from nbnorm.data import datasets, tables
 from nbnorm.functions import activations
+from nbnorm.simd import target
 
 if TYPE_CHECKING:
     from nbnorm.data.row_groups import RowGroups
@@ -251,6 +252,9 @@ def _describe(args: argparse.Namespace, net: FNN) -> None:
         layers = f"{args.activation}, {norm}" + (f", dropout {args.dropout:g}" if args.dropout else "")
     sizes = "-".join(str(size) for size in net.sizes)
     say(f"Network: {sizes}, {layers}, {plural(net.n_parameters, 'parameter')}")
+    if net.precision == "bfloat16" and args.hidden:
+        speed = "" if target().bfloat16 else ", at the speed of float32: this processor has no such products"
+        say(f"Precision: products of bfloat16{speed}")
     threads = plural(get_num_threads(), "thread")
     momentum = "" if args.momentum is None else f"momentum {args.momentum:g}, "
     penalty = f", l2 {args.l2:g}" if args.l2 else ""
@@ -408,6 +412,7 @@ def _settings(args: argparse.Namespace, data: Data, net: FNN) -> dict[str, Any]:
         "activation": args.activation if args.hidden else None,
         "norm": net.norm,
         "dropout": args.dropout,
+        "precision": net.precision,
         "loss_function": net.loss.name,
         "label_smoothing": args.label_smoothing,
         "batch_size": args.batch_size,
@@ -579,6 +584,13 @@ def add(commands: Commands) -> None:
         metavar="X",
         type=real(least=0, below=1),
         help="share of each hidden layer's units that a step leaves out (default: 0)",
+    )
+    network.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the operands of hidden layers' products; bfloat16 is faster where the processor has such "
+        "products (default: float32)",
     )
     training = train.add_argument_group("training")
     training.add_argument(

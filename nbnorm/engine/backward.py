@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbnorm.compile.kernels import inner_kernel
+from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.compile.pointers import call
+from nbnorm.engine.bfloat16 import pack_panel
 from nbnorm.engine.epilogues import (
     derive_row,
     panel_backward,
 )
 from nbnorm.engine.microkernels import (
+    pairs_update,
     tile_product,
     tile_rows,
     tile_tall_rows,
@@ -67,6 +69,12 @@ def loss_part(
                 put(act, at + b * width, get(act, g + o * width + b))
 
 
+@kernel(inline="always")
+def _transposed_place(layer: Any, padded: Any, i: Any, width: Any) -> Any:
+    """Place of the gradient of feature i, which stands with the outputs side by side."""
+    return layer.transposed_gradient_offset + i // width * padded * width + i % width
+
+
 @inner_kernel
 def backward_features(
     net: Any,
@@ -99,6 +107,8 @@ def backward_features(
         stop = min(rows, layer.features - i)
         bias, gamma, beta = layer.bias_offset + i, layer.gamma_offset + i, layer.beta_offset + i
         at = layer.statistics_offset + i
+        pairs = layer.gradient_pairs_offset + i // 2 * width
+        sample_pairs = _transposed_place(layer, control.padded_batch, i, width)
         if layer.dropout_threshold > 0:
             call(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
         if norm == BEFORE and not fused:
@@ -106,14 +116,16 @@ def backward_features(
                 derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
         if norm != NO_NORM:
             panel_backward(
-                layer.backward_kernel, act, g, y, v, control.weights_offset, vector, gamma, saved, at,
-                length + at, 2 * length + at, gradients, gamma, beta, bias, stride, n,
+                layer.backward_kernel, act, g, y, v, pairs, sample_pairs, control.weights_offset, vector,
+                gamma, saved, at, length + at, 2 * length + at, gradients, gamma, beta, bias, stride, n,
                 kind(control.training), kind(total),
             )  # fmt: skip
         if norm != BEFORE and not (norm == AFTER and fused):
             for r in range(stop):
                 slope = derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
                 put(gradients, bias + r, slope)
+        if layer.gradients_apart == 1 and control.bfloat16 == 1:
+            pack_panel(calls.pack_gradients, act, g, pairs, sample_pairs, stride, n)
         own = ((bias, layer.bias_numbers), (gamma, layer.gamma_numbers), (beta, layer.beta_numbers))
         for first_of, numbers_of in own:
             if (norm == BEFORE) if first_of == bias else (norm == NO_NORM):
@@ -196,8 +208,14 @@ def backward_layer(
     depth = above.features
     pad_out, pad, g = above.padded, layer.padded, layer.gradient_offset
     blocks = (n + width - 1) // width
-    stride = pad * width
     group = max(GROUP // rows, 1)
+    operand, source = above.weight_offset, above.gradient_offset
+    part = width  # of a row of weights in a block
+    short, long = calls.strided_product, calls.tall_strided_product
+    if above.bfloat16 == 1 and control.bfloat16 == 1:
+        operand, source, part = above.output_pairs_offset, above.gradient_pairs_offset, width // 2
+        depth, pad_out, most = (depth + 1) // 2, pad_out // 2, rows
+        short = long = calls.strided_pairs_product
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for d in range(0, depth, DEPTH):
@@ -207,15 +225,15 @@ def backward_layer(
                 while i < end * rows:
                     tall = (end * rows - i) % most == 0
                     tile_product(
-                        calls.tall_strided_product if tall else calls.strided_product,
+                        long if tall else short,
                         weight,
-                        above.weight_offset + (d // width * pad + i) * width,
+                        operand + (d // part * pad + i) * part,
                         act,
-                        above.gradient_offset + (j * pad_out + d) * width,
+                        source + (j * pad_out + d) * width,
                         act,
                         g + (j * pad + i) * width,
                         length,
-                        stride,
+                        pad * part,
                         1 if d > 0 else 0,
                     )
                     i += most if tall else rows
@@ -223,7 +241,7 @@ def backward_layer(
             calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
             vector, state, stored, saved, gradients, act,
         )  # fmt: skip
-        if layer.sample_norm == 0:
+        if layer.sample_norm == 0 and layer.bfloat16 * control.bfloat16 == 0:
             for p in range(begin, end):
                 transpose_panel(control, layer, p * rows, 0, blocks, act)
 
@@ -255,6 +273,17 @@ def weight_layer(
         o, i = t // pad_in, t % pad_in
         tall = min(end - t, pad_in - i) % most == 0
         at = layer.weight_offset + (o * pad_in + i) * width
+        vector = layer.transposed_gradient_offset + o * padded * width
+        if layer.bfloat16 == 1 and control.bfloat16 == 1:
+            half = width // 2
+            pairs = (o * pad_in + i) * half
+            pairs_update(
+                calls.pairs_update, act, source + i * half, vector, weight, at, kept, at, numbers,
+                k + layer.weight_numbers, weight, layer.input_pairs_offset + pairs,
+                layer.output_pairs_offset + pairs, (n + 1) // 2, pad_in * half, control.weight_size,
+            )  # fmt: skip
+            t += rows
+            continue
         narrow = 2 * (layer.features - o * width) <= width
         if tall:
             kernel = calls.tall_half_tile_update if narrow else calls.tall_tile_update
@@ -265,7 +294,7 @@ def weight_layer(
             act,
             source + i * width,
             act,
-            layer.transposed_gradient_offset + o * padded * width,
+            vector,
             weight,
             at,
             kept,
@@ -274,6 +303,6 @@ def weight_layer(
             k + layer.weight_numbers,
             n,
             pad_in * width,
-            len(weight),
+            control.weight_size,
         )
         t += most if tall else rows

@@ -82,11 +82,11 @@ def apply_part(
     if total > hyper.clip_norm * hyper.clip_norm:
         factor = kind(hyper.clip_norm / math.sqrt(total))
     bound = kind(hyper.clip_value)
-    first, last = share(len(weight), tid, threads)
+    first, last = share(len(weight_gradient), tid, threads)
     for l in range(1, control.layers + 1):
         own = k + net[l].weight_numbers
         begin = max(first, net[l].weight_offset)
-        end = min(last, len(weight) if l == control.layers else net[l + 1].weight_offset)
+        end = min(last, len(weight_gradient) if l == control.layers else net[l + 1].weight_offset)
         penalty = get(numbers, own + PENALTY)
         for e in range(begin, end):
             gradient = max(min(get(weight_gradient, e), bound), -bound) * factor
@@ -94,7 +94,7 @@ def apply_part(
         if begin < end:
             vector_update(
                 calls.clipped_update, weight, begin, weight_state, begin, weight_gradient, begin, numbers,
-                own, len(weight), end - begin,
+                own, len(weight_gradient), end - begin,
             )  # fmt: skip
     first, last = share(len(vector), tid, threads)
     for e in range(first, last):

@@ -22,6 +22,7 @@ from numba import config, types
 from nbnorm import simd
 from nbnorm.compile import pointers
 from nbnorm.compile.kernels import callback
+from nbnorm.engine.bfloat16 import PairWriter, rows_together
 from nbnorm.engine.microkernels import tile
 from nbnorm.functions import activations
 from nbnorm.functions.activations import IDENTITY
@@ -73,7 +74,7 @@ def row_sums(
     ``terms(r, i, at)`` are those of row r for the block that begins with sample i.
     """
     shape = tile(dtype)
-    width, size = shape.width, 4 if shape.rows == 8 else 2  # rows whose sums fit into the registers
+    width, size = shape.width, rows_together(dtype)
     zero = simd.zeros(dtype, width)
     sums: list[list[Any]] = [[] for _ in range(count)]
     for first in range(0, shape.rows, size):
@@ -200,19 +201,24 @@ def _statistics(code: int, weighted: bool) -> Callable[..., Any]:
     return statistics
 
 
-def _normalize(code: int) -> Callable[..., None]:
+def _normalize(code: int, packed: bool) -> Callable[..., None]:
     def normalize(
-        y: Any, out: Any, gamma: Any, beta: Any, shift: Any, center: Any, rstd: Any, stride: Any, n: Any
-    ) -> None:
-        """Write ``f(gamma * xhat + beta)``."""
+        y: Any, out: Any, feature_pairs: Any, sample_pairs: Any, gamma: Any, beta: Any, shift: Any,
+        center: Any, rstd: Any, stride: Any, n: Any,
+    ) -> None:  # fmt: skip
+        """Write ``f(gamma * xhat + beta)``, `packed` also as pairs of bfloat16."""
         _, rows, width, _ = tile(y.dtype)
         gamma, beta, shift, center, rstd = (simd.load(x, 0, rows) for x in (gamma, beta, shift, center, rstd))
         factor = gamma * rstd
+        write_pairs = PairWriter(feature_pairs, sample_pairs, n, False)
 
         def one(r: int, i: Any, at: Any) -> list[Any]:
             e = (simd.load(y, at, width) - simd.extract(shift, r)) - simd.extract(center, r)
             value = simd.fma(e, simd.extract(factor, r), simd.extract(beta, r))
-            simd.store(out, at, _FUNCTIONS[code].value(value))
+            value = _FUNCTIONS[code].value(value)
+            simd.store(out, at, value)
+            if packed:
+                write_pairs(r, i, at - r * width, value)
             return []
 
         row_sums(y.dtype, stride, n, 0, one)
@@ -220,12 +226,15 @@ def _normalize(code: int) -> Callable[..., None]:
     return normalize
 
 
-def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
+def _backward(code: int, before: bool, weighted: bool, packed: bool) -> Callable[..., None]:
     def backward(
-        g: Any, y: Any, a: Any, weights: Any, gamma: Any, shift: Any, center: Any, rstd: Any, dgamma_at: Any,
-        dbeta_at: Any, dbias_at: Any, stride: Any, n: Any, batch: Any, total: Any,
+        g: Any, y: Any, a: Any, feature_pairs: Any, sample_pairs: Any, weights: Any, gamma: Any, shift: Any,
+        center: Any, rstd: Any, dgamma_at: Any, dbeta_at: Any, dbias_at: Any, stride: Any, n: Any, batch: Any,
+        total: Any,
     ) -> None:  # fmt: skip
         """Turn the gradient g with respect to the output into that with respect to z, of each row.
+
+        It is written to the place of g, `packed` also as pairs of bfloat16.
 
         `batch` is 1 where the statistics depend on the batch, 0 where they are constants; `total` is the sum
         of the weights.
@@ -233,6 +242,7 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
         dtype = g.dtype
         _, rows, width, _ = tile(dtype)
         gamma, shift, center, rstd = (simd.load(x, 0, rows) for x in (gamma, shift, center, rstd))
+        write_pairs = PairWriter(feature_pairs, sample_pairs, n, True)
 
         def centred(r: int, at: Any) -> Any:
             return (simd.load(y, at, width) - simd.extract(shift, r)) - simd.extract(center, r)
@@ -261,6 +271,8 @@ def _backward(code: int, before: bool, weighted: bool) -> Callable[..., None]:
             if not before:
                 gradient = derived(code, gradient, simd.load(y, at, width))
             simd.store(g, at, gradient)
+            if packed:
+                write_pairs(r, i, at - r * width, gradient)
             return [gradient]
 
         (dbias,) = row_sums(dtype, stride, n, 1, input_gradient)
@@ -279,13 +291,15 @@ _SIGNATURES = {
     "derive": Signature(2, 2, returns=True),
     "drop": Signature(2, 5, 1),
     "statistics": Signature(6, 2, 1, returns=True),
-    "normalize": Signature(7, 2),
-    "backward": Signature(11, 2, 2),
+    "normalize": Signature(9, 2),
+    "backward": Signature(13, 2, 2),
 }
 
 
 @functools.cache
-def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False) -> int:
+def row_kernel(
+    kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False, packed: bool = False
+) -> int:
     """Return the address of the kernel that `kind` names, compiled now unless it is in the cache.
 
     ``activate``    ``row = f(row + bias)``; where f' needs z, ``row + bias`` goes to the second row
@@ -293,18 +307,20 @@ def row_kernel(kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = 
     ``drop``        dropout, from the first row to the second
     ``statistics``, ``normalize``, ``backward`` (``before`` in front of the activation): panels
 
-    `code` is the activation; the weighted kernels take the samples' weights into account.
+    `code` is the activation; the weighted kernels take the samples' weights into account; those of batch
+    norm that are `packed` write what they give as pairs of bfloat16 too.
     """
     makers: dict[str, Callable[[], Callable[..., Any]]] = {
         "activate": lambda: _activate(code),
         "derive": lambda: _derive_row(code),
         "drop": lambda: _drop,
         "statistics": lambda: _statistics(code, weighted),
-        "normalize": lambda: _normalize(code),
-        "backward": lambda: _backward(code, False, weighted),
-        "before": lambda: _backward(code, True, weighted),
+        "normalize": lambda: _normalize(code, packed),
+        "backward": lambda: _backward(code, False, weighted, packed),
+        "before": lambda: _backward(code, True, weighted, packed),
     }
-    name = f"nbnorm_row_{kind}_{code}_{'weighted_' if weighted else ''}{np.dtype(dtype)}"
+    variant = f"{'weighted_' if weighted else ''}{'packed_' if packed else ''}"
+    name = f"nbnorm_row_{kind}_{code}_{variant}{np.dtype(dtype)}"
     signature = _SIGNATURES["backward" if kind == "before" else kind]
     others = {5: np.float64} if kind == "statistics" else None  # the variance
     return function_address(name, makers[kind](), signature, dtype, others=others)
@@ -344,5 +360,5 @@ activate_row = caller(_SIGNATURES["activate"], (2,))
 derive_row = caller(_SIGNATURES["derive"], (2,))
 drop_row = caller(_SIGNATURES["drop"], (2,))
 panel_statistics = caller(_SIGNATURES["statistics"], (2, 1, 2, 1))
-panel_normalize = caller(_SIGNATURES["normalize"], (2, 2, 3))
-panel_backward = caller(_SIGNATURES["backward"], (4, 1, 3, 3))
+panel_normalize = caller(_SIGNATURES["normalize"], (4, 2, 3))
+panel_backward = caller(_SIGNATURES["backward"], (6, 1, 3, 3))

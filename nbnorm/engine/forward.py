@@ -9,6 +9,7 @@ import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel
 from nbnorm.compile.pointers import call
+from nbnorm.engine.bfloat16 import pack_panel
 from nbnorm.engine.epilogues import (
     activate_row,
     drop_row,
@@ -170,7 +171,8 @@ def forward_features(
     fused = layer.fused == 1
     for i in range(first, last, rows):
         y, z = layer.norm_input_offset + i * width, layer.slope_input_offset + i * width
-        v = layer.result_offset + i * width
+        v, pairs = layer.result_offset + i * width, layer.feature_pairs_offset + i // 2 * width
+        sample_pairs = layer.sample_pairs_offset + i * (width // 2)
         bias, at = layer.bias_offset + i, layer.statistics_offset + i
         if norm != BEFORE and not (fused and training):
             for r in range(rows):
@@ -189,15 +191,17 @@ def forward_features(
             else:
                 _take_averages(control, hyper, at, at + rows, running, saved)
             panel_normalize(
-                layer.normalize_kernel, act, y, v, vector, layer.gamma_offset + i, layer.beta_offset + i,
-                saved, at, length + at, 2 * length + at, stride, n,
+                layer.normalize_kernel, act, y, v, pairs, sample_pairs, vector, layer.gamma_offset + i,
+                layer.beta_offset + i, saved, at, length + at, 2 * length + at, stride, n,
             )  # fmt: skip
             if norm == BEFORE and not fused:
                 for r in range(rows):
                     activate_row(layer.activate_kernel, act, v + r * width, z + r * width, stride, n, kind(0))
+        a = layer.output_offset + i * width
         if layer.dropout_threshold > 0:
-            a = layer.output_offset + i * width
             call(calls.drop_panel, net, control, calls, l, i, v, a, n, act)
+        if layer.features_apart == 1 and control.bfloat16 == 1:
+            pack_panel(calls.pack_features, act, a, pairs, sample_pairs, stride, n)
 
 
 @inner_kernel
@@ -219,13 +223,18 @@ def forward_layer(
     first: Any,
     last: Any,
 ) -> None:
-    """Compute panels [first, last) of layer l for the whole batch."""
+    """Compute panels [first, last) of layer l for the whole batch; `source` may hold pairs of features."""
     width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
     layer, below = net[l], net[l - 1]
     depth = below.features
     pad_in, pad, y = below.padded, layer.padded, layer.norm_input_offset
     blocks = (n + width - 1) // width
     group = max(GROUP // rows, 1)
+    operand = layer.weight_offset
+    short, long = calls.packed_product, calls.tall_packed_product
+    if layer.bfloat16 == 1 and control.bfloat16 == 1:
+        operand, depth, pad_in, most = layer.input_pairs_offset, (depth + 1) // 2, pad_in // 2, rows
+        short = long = calls.packed_pairs_product
     for begin in range(first, last, group):
         end = min(begin + group, last)
         for k in range(0, depth, DEPTH):
@@ -237,9 +246,9 @@ def forward_layer(
                     left = min(end * rows, (o // width + 1) * width) - o
                     tall = left % most == 0
                     tile_product(
-                        calls.tall_packed_product if tall else calls.packed_product,
+                        long if tall else short,
                         weight,
-                        layer.weight_offset + (o // width * pad_in + k) * width + o % width,
+                        operand + (o // width * pad_in + k) * width + o % width,
                         act,
                         source + (j * pad_in + k) * width,
                         act,

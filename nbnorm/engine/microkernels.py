@@ -119,21 +119,30 @@ def _zeros(dtype: Any, tall: bool, half: bool = False) -> Any:
     return tuple(simd.tile_zeros(dtype, _rows(dtype, tall), width // 2 if half else width))
 
 
+def _rank1_of_pairs(sums: Any, a: Any, i: Any, v: Any, stride: int) -> list[Any]:
+    """Add two outer products of bfloat16 to the rows of a tile: see `simd.dot_bfloat16`."""
+    column = [simd.bitcast(simd.get(a, i + r * stride), np.uint32) for r in range(len(sums))]
+    pairs = simd.bitcast(v, np.uint32)
+    return [simd.dot_bfloat16(total, x, pairs) for total, x in zip(sums, column, strict=True)]
+
+
 def _sum(
-    sums: Any, broadcast: Any, begin: Any, step: int, stride: int, vector: Any, row: Any, count: Any
-) -> Any:
+    sums: Any, broadcast: Any, begin: Any, step: int, stride: int, vector: Any, row: Any, count: Any,
+    pairs: bool,
+) -> Any:  # fmt: skip
     """Add `count` outer products to the rows of a tile, four in each turn of the loop.
 
     Column k of the first operand begins ``k * step`` behind `begin`, its elements stand `stride` apart; its
-    row of the second operand is number ``row + k``.
+    row of the second operand is number ``row + k``.  Elements are numbers, or `pairs` of bfloat16.
     """
     lanes, width = sums[0].lanes, tile(vector.dtype).width
+    rank1 = _rank1_of_pairs if pairs else simd.rank1
 
     def turn(steps: int) -> Callable[..., Any]:
         def add(first: Any, *sums: Any) -> Any:
             for k in (first + more for more in range(steps)):
                 values = simd.load(vector, (row + k) * width, lanes)
-                sums = tuple(simd.rank1(sums, broadcast, begin + k * step, values, stride))
+                sums = tuple(rank1(sums, broadcast, begin + k * step, values, stride))
             return sums
 
         return add
@@ -143,23 +152,26 @@ def _sum(
     return simd.loop(unrolled, count, 1, turn(1), *sums)
 
 
-def _packed(broadcast: Any, vector: Any, length: Any, tall: bool) -> Any:
+def _packed(broadcast: Any, vector: Any, length: Any, tall: bool, pairs: bool) -> Any:
     """Sum of outer products, the first operand packed."""
     zeros, width = _zeros(vector.dtype, tall), tile(vector.dtype).width
-    return _sum(zeros, broadcast, 0, width, 1, vector, 0, length)
+    return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, pairs)
 
 
-def _strided(broadcast: Any, vector: Any, length: Any, stride: Any, tall: bool, half: bool = False) -> Any:
+def _strided(
+    broadcast: Any, vector: Any, length: Any, stride: Any, tall: bool = False, *, half: bool = False,
+    pairs: bool = False,
+) -> Any:  # fmt: skip
     """Sum of outer products, the first operand strided; its last block may be short."""
     shape, item = tile(vector.dtype), vector.dtype.itemsize
-    width, bits = shape.width, shape.width.bit_length() - 1
-    size = _rows(vector.dtype, tall) * width
+    width = shape.width // 2 if pairs else shape.width
+    size, bits = _rows(vector.dtype, tall) * width, width.bit_length() - 1
 
     def block(k: Any, *sums: Any) -> Any:
         begin = (k >> bits) * stride
         # the caller comes back for the rows beside these, which follow in memory
         simd.prefetch(broadcast, begin + size, size * item)
-        return _sum(sums, broadcast, begin, 1, width, vector, k, simd.min(length - k, width))
+        return _sum(sums, broadcast, begin, 1, width, vector, k, simd.min(length - k, width), pairs)
 
     return simd.loop(0, length, width, block, *_zeros(vector.dtype, tall, half))
 
@@ -178,14 +190,14 @@ def _store_tile(out: Any, sums: Any, accumulate: Any) -> None:
     simd.switch(accumulate, [write, add])
 
 
-def _product(kind: str, tall: bool) -> Callable[..., None]:
+def _product(kind: str, tall: bool, pairs: bool) -> Callable[..., None]:
     """Make the micro-kernel that computes a tile of a product, the first operand "packed" or "strided"."""
 
     def product(broadcast: Any, vector: Any, out: Any, length: Any, stride: Any, accumulate: Any) -> None:
         if kind == "packed":
-            sums = _packed(broadcast, vector, length, tall)
+            sums = _packed(broadcast, vector, length, tall, pairs)
         else:
-            sums = _strided(broadcast, vector, length, stride, tall)
+            sums = _strided(broadcast, vector, length, stride, tall, pairs=pairs)
         _store_tile(out, sums, accumulate)
 
     return product
@@ -222,14 +234,14 @@ def _step_numbers(rule: Rule) -> Callable[..., None]:
 
 def _update(
     rule: Rule | None, penalized: bool, weight: Any, state: Any, size: Any, numbers: Any, at: Any, g: Any
-) -> None:
-    """Update the weights that stand at `at` with their gradient g, a vector.
+) -> Any:
+    """Update the weights that stand at `at` with their gradient g, a vector; return them.
 
     The arrays of the rule stand behind each other in `state`, `size` elements apart.
     """
     if rule is None:
         simd.store(state, at, g)
-        return
+        return None
     w = simd.load(weight, at, g.lanes)
     offsets = [at + k * size if k else at for k in range(len(rule.state))]
     if penalized:
@@ -240,6 +252,16 @@ def _update(
     for offset, values in zip(offsets, after, strict=True):
         simd.store(state, offset, values)
     simd.store(weight, at, w)
+    return w
+
+
+def _prefetch_weights(rule: Rule | None, weight: Any, state: Any, size: Any, tall: bool = False) -> None:
+    """Let the tile of weights arrive while the sum is made."""
+    item = _rows(weight.dtype, tall) * tile(weight.dtype).width * weight.dtype.itemsize
+    if rule is not None:
+        simd.prefetch(weight, 0, item, write=True)
+    for k in range(1 if rule is None else len(rule.state)):
+        simd.prefetch(state, k * size if k else 0, item, write=True)
 
 
 def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -> Callable[..., None]:
@@ -247,18 +269,49 @@ def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -
         broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, length: Any, stride: Any,
         size: Any,
     ) -> None:  # fmt: skip
-        dtype = vector.dtype
-        shape = tile(dtype)
-        # the tile of weights arrives while the sum is made
-        item = _rows(dtype, tall) * shape.width * dtype.itemsize
-        if rule is not None:
-            simd.prefetch(weight, 0, item, write=True)
-        for k in range(1 if rule is None else len(rule.state)):
-            simd.prefetch(state, k * size if k else 0, item, write=True)
-        for r, gradient in enumerate(_strided(broadcast, vector, length, stride, tall, half)):
-            _update(rule, penalized, weight, state, size, numbers, r * shape.width, gradient)
+        width = tile(vector.dtype).width
+        _prefetch_weights(rule, weight, state, size, tall)
+        for r, gradient in enumerate(_strided(broadcast, vector, length, stride, tall, half=half)):
+            _update(rule, penalized, weight, state, size, numbers, r * width, gradient)
 
     return update
+
+
+def _pairs_update(rule: Rule | None, penalized: bool) -> Callable[..., None]:
+    def update(
+        broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, input_pairs: Any,
+        output_pairs: Any, length: Any, stride: Any, size: Any,
+    ) -> None:  # fmt: skip
+        """As above, of pairs of bfloat16; the weights' own pairs are written too."""
+        shape = tile(vector.dtype)
+        _prefetch_weights(rule, weight, state, size)
+        for x in () if rule is None else (input_pairs, output_pairs):
+            simd.prefetch(x, 0, shape.rows * shape.width * vector.dtype.itemsize // 2, write=True)
+        gradients = _strided(broadcast, vector, length, stride, pairs=True)
+        for r in range(0, shape.rows, 2):
+            rows = [
+                _update(rule, penalized, weight, state, size, numbers, k * shape.width, gradients[k])
+                for k in (r, r + 1)
+            ]
+            if rule is not None:
+                store_weights(rows, input_pairs, output_pairs, r)
+
+    return update
+
+
+def store_weights(rows: list[Any], input_pairs: Any, output_pairs: Any, first: int = 0) -> None:
+    """Write rows of a tile of weights, an even number from row `first` on, as both kinds of pairs."""
+    width = rows[0].lanes
+    for r in range(0, len(rows), 2):
+        store_pairs(input_pairs, (first + r) // 2 * width, simd.to_bfloat16_pairs(rows[r], rows[r + 1]))
+    for r, row in enumerate(rows):
+        neighbours = simd.bitcast(simd.to_bfloat16(row), np.uint32)
+        store_pairs(output_pairs, (first + r) * (width // 2), neighbours)
+
+
+def store_pairs(x: Any, i: Any, pairs: Any) -> None:
+    """Store pairs of bfloat16 where an array of float32 has room for them."""
+    simd.store(x, i, simd.bitcast(pairs, np.float32))
 
 
 def _vector_update(rule: Rule | None) -> Callable[..., None]:
@@ -276,15 +329,18 @@ def _vector_update(rule: Rule | None) -> Callable[..., None]:
 # ----------------------------------------------------------------------------------------------
 
 _PRODUCT, _NUMBERS = Signature(3, 3), Signature(3, 1)
-_WEIGHT_UPDATE, _VECTOR_UPDATE = Signature(5, 3), Signature(4, 2)
+_WEIGHT_UPDATE, _PAIRS_UPDATE, _VECTOR_UPDATE = Signature(5, 3), Signature(7, 3), Signature(4, 2)
 
 
 @functools.cache
-def micro_kernel(kind: str, dtype: Any, *, tall: bool = False) -> int:
-    """Return the address of the micro-kernel "packed" or "strided"; a `tall` one has `tall_rows`."""
+def micro_kernel(kind: str, dtype: Any, *, tall: bool = False, pairs: bool = False) -> int:
+    """Return the address of the micro-kernel "packed" or "strided"; a `tall` one has `tall_rows`.
+
+    One of `pairs` takes those of bfloat16.
+    """
     tall = tall and tall_rows(dtype) > tile(dtype).rows
-    name = f"nbnorm_tile_{kind}{'_tall' * tall}_{np.dtype(dtype)}"
-    return function_address(name, _product(kind, tall), _PRODUCT, dtype)
+    name = f"nbnorm_tile_{kind}{'_tall' * tall}{'_pairs' * pairs}_{np.dtype(dtype)}"
+    return function_address(name, _product(kind, tall, pairs), _PRODUCT, dtype)
 
 
 def _rule(kind: str) -> Rule | None:
@@ -293,16 +349,24 @@ def _rule(kind: str) -> Rule | None:
 
 @functools.cache
 def weight_kernel(
-    kind: str, dtype: Any, *, penalized: bool = False, half: bool = False, tall: bool = False
+    kind: str,
+    dtype: Any,
+    *,
+    penalized: bool = False,
+    half: bool = False,
+    tall: bool = False,
+    pairs: bool = False,
 ) -> int:
     """Return the address of the micro-kernel that uses a tile's gradient: STORE, or the name of a rule.
 
     It adds the numbers' penalty if it is `penalized`; one of `half` the width leaves the second half of each
-    row alone, a `tall` one has `tall_rows`.
+    row alone, a `tall` one has `tall_rows`.  One of `pairs` of bfloat16 is for `pairs_update`.
     """
     tall = tall and tall_rows(dtype) > tile(dtype).rows
-    options = f"{'_penalized' * penalized}{'_half' * half}{'_tall' * tall}"
+    options = f"{'_penalized' * penalized}{'_half' * half}{'_tall' * tall}{'_pairs' * pairs}"
     name = f"nbnorm_tile_{kind}{options}_{np.dtype(dtype)}"
+    if pairs:
+        return function_address(name, _pairs_update(_rule(kind), penalized), _PAIRS_UPDATE, dtype)
     body = _weight_update(_rule(kind), penalized, half, tall)
     return function_address(name, body, _WEIGHT_UPDATE, dtype)
 
@@ -327,6 +391,8 @@ def numbers_kernel(kind: str, dtype: Any) -> int:
 tile_product = caller(_PRODUCT, (1, 1, 1))
 # broadcast, vector, weight, state and numbers; length, stride, elements of an array of the state
 tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1))
+# broadcast and vector; weight, state, numbers; pairs of inputs and of outputs; the same integers
+pairs_update = caller(_PAIRS_UPDATE, (2, 1, 1, 1, 2))
 # vector, state, gradient and numbers; elements of an array of the state, count
 vector_update = caller(_VECTOR_UPDATE, (1, 1, 1, 1))
 # numbers, options and rates; updates so far

@@ -19,6 +19,7 @@ from nbnorm.compile.pointers import address
 from nbnorm.compile.threads import MOST_THREADS
 from nbnorm.engine import (
     backward,
+    bfloat16,
     clipping,
     epilogues,
     forward,
@@ -64,6 +65,7 @@ class Layout:
         *,
         gradients: bool,
         dropout: Sequence[float] = (),
+        bfloat16_layers: Sequence[int] = (),
     ) -> None:
         shape = tile(dtype)
         width = shape.width
@@ -113,7 +115,24 @@ class Layout:
             row.statistics_offset = stat
             # one for each sample, or for each feature
             stat += self.padded if row.sample_norm != table.NO_NORM else pad if hidden else 0
-        self.net = net
+        self.net, self.bfloat16 = net, bool(bfloat16_layers)
+        self.copies = 0  # elements of the weights' copies in bfloat16, which stand behind them
+        for l in bfloat16_layers:
+            row, below = net[l], net[l - 1]
+            row.bfloat16 = 1
+            half = _up(sizes[l], width) * int(below.padded) // 2
+            row.input_pairs_offset = weight + self.copies
+            row.output_pairs_offset = row.input_pairs_offset + half
+            self.copies += 2 * half
+            buffers = 2 if l == 1 else 1
+            below.feature_pairs_offset, below.sample_pairs_offset = (
+                reserve(buffers * int(below.padded) // 2) for _ in range(2)
+            )
+            row.gradient_pairs_offset = reserve(int(row.padded) // 2)
+            # what packs them otherwise is the epilogue of batch norm
+            behind = below.norm == table.AFTER or (below.norm == table.BEFORE and below.fused)
+            below.features_apart = not behind or below.dropout_threshold > 0
+            row.gradients_apart = not (row.norm == table.BEFORE or (row.norm == table.AFTER and row.fused))
         self.zeros = vector
         vector += shape.rows
         self.weights = reserve(1)
@@ -197,7 +216,8 @@ class Engine:
     ) -> None:
         self.layout, self.parameters, self.buffers, self._spread = layout, parameters, buffers, spread
         dtype = layout.dtype
-        self.weight = empty_aligned(layout.weight_size, dtype)
+        self.weights = empty_aligned(layout.weight_size + layout.copies, dtype)
+        self.weight = self.weights[: layout.weight_size]
         self.vector = empty_aligned(layout.vector_size, dtype)
         self.running = np.zeros(2 * layout.features + 1)
         self.loss = loss
@@ -206,6 +226,7 @@ class Engine:
         control.layers = len(layout.sizes) - 1
         control.unbiased, control.standard_deviation = unbiased, spread == "running_std"
         control.padded_batch = layout.padded
+        control.weight_size = layout.weight_size
         control.zeros_offset, control.weights_offset = layout.zeros, layout.weights
         self.hyper = table.records(table.HYPER)[0]
         self.hyper.running_decay, self.hyper.eps = 0.0 if decay is None else decay, eps
@@ -387,6 +408,7 @@ class Run:
         control.groups = len(groups)
         control.clipped, control.training = mode == table.TRAIN and clipped, training and not frozen
         control.drops = training
+        control.bfloat16 = training and layout.bfloat16
         control.weighted, control.weighted_statistics = weights is not None, weighed
         control.address, control.element_kind = data.address, data.kind
         control.row_stride, control.column_stride = data.strides
@@ -422,9 +444,19 @@ class Run:
                 calls.step_numbers = microkernels.numbers_kernel(rule, dtype)
             if control.clipped == 1:
                 calls.clipped_update = microkernels.vector_kernel(rule, dtype)
-        for kind in ("packed", "strided") if backward else ("packed",):
+        if control.bfloat16 == 1 and backward:
+            calls.strided_pairs_product = microkernels.micro_kernel("strided", dtype, pairs=True)
+            calls.pairs_update = microkernels.weight_kernel(kind, dtype, penalized=penalized, pairs=True)
+            calls.pack_gradients = bfloat16.pack_kernel("gradients")
+        if control.bfloat16 == 1:
+            calls.packed_pairs_product = microkernels.micro_kernel("packed", dtype, pairs=True)
+            calls.pack_features, calls.round_tile = bfloat16.pack_kernel("features"), bfloat16.round_kernel()
+            names += ["pack_input", "round_weights"]
+        for product in ("packed", "strided") if backward else ("packed",):
             for tall in (False, True):
-                calls[f"{'tall_' * tall}{kind}_product"] = microkernels.micro_kernel(kind, dtype, tall=tall)
+                calls[f"{'tall_' * tall}{product}_product"] = microkernels.micro_kernel(
+                    product, dtype, tall=tall
+                )
         self.steps: Any = functools.partial(run_steps, _address(steps.epoch_part, "epoch", dtype))
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
             self.steps = np.errstate(over="ignore")(self.steps)
@@ -457,13 +489,18 @@ class Run:
             if norm == table.NO_NORM:
                 continue
             first, then = (activations.IDENTITY, inside) if norm == table.BEFORE else (inside, 0)
-            row.normalize_kernel = epilogues.row_kernel("normalize", dtype, then)
+            # a run with the moving averages has the same table: its pairs are not used
+            feeds = layout.net[l + 1].bfloat16 == 1 and row.features_apart == 0
+            row.normalize_kernel = epilogues.row_kernel("normalize", dtype, then, packed=feeds)
             if training:
                 calls.wide_statistics = _address(forward.wide_statistics, "wide_statistics", dtype)
                 row.statistics_kernel = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
                 kind = "before" if norm == table.BEFORE else "backward"
-                row.backward_kernel = epilogues.row_kernel(kind, dtype, inside, weighted=weighted)
+                packed = row.bfloat16 == 1 and row.gradients_apart == 0
+                row.backward_kernel = epilogues.row_kernel(
+                    kind, dtype, inside, weighted=weighted, packed=packed
+                )
 
     def _compile_sample_norm(self, row: Any, code: Any) -> None:
         """Find the addresses of the kernels of layer norm or RMS norm and of its activation."""
@@ -534,7 +571,7 @@ class Run:
         return (
             self.sync, layout.net, self.control, self.hyper, self.calls, self.rates, self.progress,
             self.order, self.labels, self.targets, self.weights, self.options, engine.exact, engine.single,
-            self.optimizer, self.numbers, engine.weight, self.weight_state, self.weight_gradient,
+            self.optimizer, self.numbers, engine.weights, self.weight_state, self.weight_gradient,
             engine.vector, self.vector_state, self.vector_gradient, engine.running, self.saved, self.spread,
             self.gradients, self.act, self.partial, self.norms, self.out,
         )  # fmt: skip
@@ -609,6 +646,8 @@ _KERNELS = {
         backward.backward_layer,
         backward.backward_features,
         backward.weight_layer,
+        bfloat16.pack_input,
+        bfloat16.round_weights,
         clipping.norm_part,
         clipping.apply_part,
     )
@@ -686,6 +725,8 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         "weight_layer": (
             net, control, calls, whole, whole, whole, value, whole, *moved, value, whole, whole,
         ),
+        "pack_input": (*thread, net, calls, whole, value, whole, whole, whole),
+        "round_weights": (*thread, net, control, calls, value),
         "drop_panel": (net, control, calls, whole, whole, whole, whole, whole, value),
         "wide_statistics": (control, value, whole, whole, whole, real, value, number, whole),
         "forward_blocks": (

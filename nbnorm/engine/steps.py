@@ -93,6 +93,10 @@ def epoch_part(
     inputs = net[0]
     # the first `longer` batches have one sample more than the others
     least, longer = control.samples // control.steps, control.samples % control.steps
+    # the second of two buffers for the input's pairs begins behind the first
+    rounded, pairs_size = control.bfloat16 == 1, inputs.padded // 2 * control.padded_batch
+    if rounded:  # whatever has been written to the weights
+        call(calls.round_weights, tid, threads, net, control, calls, weight)
     step = control.step
     buffer = 0
     while True:
@@ -100,6 +104,8 @@ def epoch_part(
         n = least + (1 if step < longer else 0) if step < control.steps else 0
         # The next batch is read into the other input buffer, beside the last update.
         source = inputs.output_offset if buffer == 0 else inputs.norm_input_offset
+        feature_pairs = inputs.feature_pairs_offset + buffer * pairs_size
+        sample_pairs = inputs.sample_pairs_offset + buffer * pairs_size
         # A slower thread may still need the numbers of the step before.
         k = buffer * control.groups * (2 * NUMBERS)
         buffer = 1 - buffer
@@ -110,6 +116,8 @@ def epoch_part(
                 calls.gather, tid, threads, control, inputs.features, inputs.padded, rows, n, exact, single,
                 act, source,
             )  # fmt: skip
+            if rounded and net[1].bfloat16 == 1:
+                call(calls.pack_input, tid, threads, net, calls, n, act, source, feature_pairs, sample_pairs)
             if tid == 0:
                 if calls.step_numbers != 0:
                     for group in range(control.groups):
@@ -133,14 +141,16 @@ def epoch_part(
         counted = total if control.weighted_statistics == 1 else float(n)
         blocks = (n + width - 1) // width
         for l in range(1, layers + 1):
+            operand = source if l == 1 else net[l - 1].output_offset
+            if rounded and net[l].bfloat16 == 1:
+                operand = feature_pairs if l == 1 else net[l - 1].feature_pairs_offset
             while True:
                 first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l].padded // rows_of_tile)
                 if first == last:
                     break
                 call(
-                    calls.forward_layer, net, control, hyper, calls, l, n, counted,
-                    source if l == 1 else net[l - 1].output_offset, weight, vector, running, saved, spread,
-                    act, first, last,
+                    calls.forward_layer, net, control, hyper, calls, l, n, counted, operand, weight, vector,
+                    running, saved, spread, act, first, last,
                 )  # fmt: skip
             barrier(sync, tid, threads)
             if net[l].sample_norm != 0:
@@ -187,13 +197,15 @@ def epoch_part(
                 call(calls.backward_blocks, net, control, l - 1, n, first, last, saved, act)
             tiles = (net[l].features + width - 1) // width * (below.padded // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
+            operand = source if l == 1 else below.output_offset
+            if rounded and net[l].bfloat16 == 1:
+                operand = sample_pairs if l == 1 else below.sample_pairs_offset
             while True:
                 first, last = next_chunk(sync, queue, tid, threads, tiles)
                 if first == last:
                     break
                 call(
-                    calls.weight_layer, net, control, calls, l, n,
-                    source if l == 1 else below.output_offset, numbers, k, weight, weight_state,
+                    calls.weight_layer, net, control, calls, l, n, operand, numbers, k, weight, weight_state,
                     weight_gradient, act, first, last,
                 )  # fmt: skip
             if below.sample_norm != 0:
@@ -209,6 +221,9 @@ def epoch_part(
                 calls.apply_part, tid, threads, net, control, hyper, calls, numbers, k, norms, weight,
                 weight_state, weight_gradient, vector, vector_state, vector_gradient, act,
             )  # fmt: skip
+            if rounded:
+                barrier(sync, tid, threads)
+                call(calls.round_weights, tid, threads, net, control, calls, weight)
         if tid == 0:
             loss, hits = 0.0, 0.0
             for j in range(blocks):

@@ -34,7 +34,16 @@ LAYER = _record(
     "output_offset",  # in act: what the next layer reads; for the output the workspace of the loss
     "gradient_offset",  # in act: gradient, first with respect to the output, then to z
     "transposed_gradient_offset",  # in act: gradient with respect to z with the outputs side by side
+    "bfloat16",  # whether the products of this layer take bfloat16 in training
+    # in act: what this layer gives as pairs of features and as pairs of samples, if the next layer takes them
+    "feature_pairs_offset",
+    "sample_pairs_offset",
+    "gradient_pairs_offset",  # in act: gradient with respect to z as pairs of features
+    "features_apart",  # whether these are packed apart from the epilogue
+    "gradients_apart",
     "weight_offset",  # in weight
+    "input_pairs_offset",  # in weight: copies in bfloat16, as pairs of inputs and of outputs
+    "output_pairs_offset",
     "bias_offset",  # in vector, as the next two
     "gamma_offset",
     "beta_offset",
@@ -92,12 +101,14 @@ CONTROL = _record(
     "training",  # statistics of the mini-batch, or the moving averages
     "drops",  # whether dropout leaves out elements
     "cumulative",  # whether the moving averages are means of all batches
+    "bfloat16",  # whether there are products of bfloat16
     "mode",  # one of the modes below
     "stored",  # whether gradients are stored and not used at once
     "clipped",  # whether gradients are bounded before an update of its own
     "unbiased",
     "standard_deviation",  # whether the second moving average is that of the standard deviation
     "padded_batch",  # samples of a batch rounded up to whole blocks
+    "weight_size",  # elements of weight, without the copies behind them
     "zeros_offset",  # in vector: zeros
     "weights_offset",  # in act: the samples' weights
     "weighted",  # whether samples have weights
@@ -138,13 +149,21 @@ CALLS = _record(
     "tall_packed_product",
     "strided_product",
     "tall_strided_product",
+    "packed_pairs_product",
+    "strided_pairs_product",
     "tile_update",
     "tall_tile_update",
     "half_tile_update",
     "tall_half_tile_update",
+    "pairs_update",
     "vector_update",
     "clipped_update",
     "step_numbers",
+    "pack_features",
+    "pack_gradients",
+    "pack_input",
+    "round_tile",
+    "round_weights",
     "drop_row",
     "drop_panel",
     "wide_statistics",

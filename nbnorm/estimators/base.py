@@ -316,6 +316,7 @@ class Network(Inputs):
                 encoding=encoding,
                 bins=most,
                 weighted_statistics=self.weighted_statistics,
+                precision=self.precision,
                 decay=self.decay,
                 init=self.init,
                 dtype=self._dtype_for(X),

@@ -79,8 +79,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     warm_start : bool, default False
         Whether `fit` goes on from the network of the last call.  What the network was built with stays,
         there and in `partial_fit`: `hidden_layer_sizes`, `activation`, `norm`, `n_estimators`, `decay`,
-        `dropout`, `init`, `standardize`, `weighted_statistics`, `dtype` and all about columns, loss and
-        targets; bins and levels are those that the first call has found.
+        `dropout`, `init`, `standardize`, `weighted_statistics`, `precision`, `dtype` and all about columns,
+        loss and targets; bins and levels are those that the first call has found.
     momentum : float, default 0.9
         Momentum of "sgd".
     nesterovs_momentum : bool, default True
@@ -117,13 +117,17 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     weighted_statistics : bool, default False
         Whether weights of samples and classes enter the statistics of batch norm, and those of classes the
         standardization, so that an integer weight is the same as a repeated sample.  Weights that depend on
-        the target then tell it to the network while it trains."""
+        the target then tell it to the network while it trains.
+    precision : {"float32", "bfloat16"}, default "float32"
+        "bfloat16" rounds the operands of the hidden layers' products while training, see `FNN`.  It is faster
+        where the processor has such products, ``nbnorm.simd.target().bfloat16``."""
 
 _DTYPE = """\
 dtype : {"auto", "float32", "float64"} or dtype, default "auto"
         Type of the computation; "auto" is float32 if that holds every value of X's type exactly (float32,
-        float16, integers of 16 bits), and from 600 standardized samples on, otherwise float64.  The
-        standardization is computed in float64 either way, and answers have the type of X."""
+        float16, integers of 16 bits), from 600 standardized samples on, and with ``precision="bfloat16"``,
+        otherwise float64.  The standardization is computed in float64 either way, and answers have the type
+        of X."""
 
 _ATTRIBUTES = """\
 network_ : FNN

@@ -23,7 +23,7 @@ from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss
 from nbnorm.model import inference
 from nbnorm.model.history import History
 from nbnorm.model.network import FNN
-from nbnorm.model.options import Encoding, Init, Norm
+from nbnorm.model.options import Encoding, Init, Norm, Precision
 from nbnorm.model.sample_weights import class_weights
 from nbnorm.model.schedules import Schedule
 from nbnorm.model.stopping import EarlyStopping
@@ -160,6 +160,7 @@ class FNNClassifier(ClassifierMixin, Network):
         init: Init = "he",
         standardize: bool = True,
         weighted_statistics: bool = False,
+        precision: Precision = "float32",
         loss: str | Loss = "log_loss",
         label_smoothing: float = 0.0,
         class_weight: Mapping[Any, float] | list[Any] | str | None = None,
@@ -472,6 +473,7 @@ class FNNRegressor(RegressorMixin, Network):
         init: Init = "he",
         standardize: bool = True,
         weighted_statistics: bool = False,
+        precision: Precision = "float32",
         loss: str | Loss = "squared_error",
         quantile: float | Sequence[float] = 0.5,
         standardize_targets: bool = True,

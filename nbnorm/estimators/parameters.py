@@ -21,7 +21,17 @@ from nbnorm.functions.activations import Activation
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import defaults, schedules
-from nbnorm.model.options import ENCODINGS, INITS, NORMS, Encoding, Init, Norm, norm_kind
+from nbnorm.model.options import (
+    ENCODINGS,
+    INITS,
+    NORMS,
+    PRECISIONS,
+    Encoding,
+    Init,
+    Norm,
+    Precision,
+    norm_kind,
+)
 from nbnorm.model.schedules import Constant, Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 
@@ -45,6 +55,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "solver": ("adamw", "adam", "sgd"),
     "init": INITS,
     "encoding": ENCODINGS,
+    "precision": PRECISIONS,
 }
 
 RateName: TypeAlias = ScheduleName | Literal["invscaling", "adaptive"]
@@ -94,6 +105,7 @@ class Parameters(BaseEstimator):
     init: Init
     standardize: bool
     weighted_statistics: bool
+    precision: Precision
     loss: str | Loss
     dtype: npt.DTypeLike
 
@@ -118,6 +130,7 @@ class Parameters(BaseEstimator):
         "init",
         "standardize",
         "weighted_statistics",
+        "precision",
         "loss",
         "dtype",
     )
@@ -217,6 +230,7 @@ class Parameters(BaseEstimator):
     def _dtype_for(self, X: CheckedTable | RowGroups) -> np.dtype[Any]:
         if isinstance(self.dtype, str) and self.dtype == "auto":
             single = defaults.single_precision(X.dtype, X.shape[0], standardize=self.standardize)
+            single = single or self.precision == "bfloat16"
             return np.dtype(np.float32 if single else np.float64)
         return _check.float_dtype("dtype", self.dtype)
 

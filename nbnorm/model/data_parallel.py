@@ -40,9 +40,10 @@ from nbnorm.functions.shards import (
     shard_sums,
 )
 from nbnorm.model import inputs, metrics
-from nbnorm.model.engines import engine_for
+from nbnorm.model.engines import bfloat16_layers, engine_for
 from nbnorm.model.metrics import Outcome
 from nbnorm.model.parallel_samples import ParallelSamples
+from nbnorm.simd import round_to_bfloat16
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -156,6 +157,7 @@ class ParallelRun:
         self._of_batches = net.norm_kind == "batch" and not net.frozen_statistics
         self.engine = engine_for(net, samples.batch, gradients=False)
         self._arrays = net.arrays.copy()
+        self._rounded_layers = bfloat16_layers(net)
         parameters = self._arrays.parameters.items()
         self._state = {
             name: {of: np.zeros_like(values) for of, values in parameters} for name in optimizer.rule.state
@@ -311,8 +313,9 @@ class ParallelRun:
         for shard in shards:
             shard.y.append(self._input(shard.rows))
         for l in range(1, layers + 1):
-            weight, bias = parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias")
+            weight, bias = self._operand(l, parameters[f"dense{l}.weight"]), parameters.get(f"dense{l}.bias")
             for shard in shards:
+                shard.y[-1] = self._operand(l, shard.y[-1])
                 shard.z.append(dense_forward(shard.y[-1], weight, bias))
             if l == layers:
                 return
@@ -330,6 +333,10 @@ class ParallelRun:
                 mask = self._mask(step, l, shard.number, out.shape)
                 shard.masks.append(mask)
                 shard.y.append(out if mask is None else out * mask)
+
+    def _operand(self, l: int, values: Array) -> Array:
+        """Return an operand of the products of layer l, rounded where they take bfloat16."""
+        return round_to_bfloat16(values) if l in self._rounded_layers else values
 
     def _mask(self, step: int, l: int, shard: int, shape: tuple[int, ...]) -> Array | None:
         """Return 0 for the elements that dropout leaves out and 1 / (1 - dropout) for the others."""
@@ -421,10 +428,14 @@ class ParallelRun:
                     held += [np.zeros(parameters[name].size, parameters[name].dtype) for name in of_layer]
             for shard in shards:
                 held = bucket[shard.number - ranks.first]
-                of_shard = parameter_gradients(shard.gradient, shard.y[l - 1])
+                dz = self._operand(l, shard.gradient)
+                of_shard = list(parameter_gradients(dz, shard.y[l - 1]))
+                if dz is not shard.gradient:  # that of the bias is no product
+                    of_shard[1] = shard.gradient.sum(axis=0)
                 held += [values.reshape(-1) for values in of_shard[: len(of_layer)]]
                 if l > 1:
-                    shard.gradient = np.dot(shard.gradient, parameters[f"dense{l}.weight"])
+                    weight = self._operand(l, parameters[f"dense{l}.weight"])
+                    shard.gradient = np.dot(dz, weight)
             if l == 1 or sum(values.nbytes for values in bucket[0]) >= _BUCKET:
                 whole = ranks.sum([np.concatenate(held) for held in bucket])
                 ends = np.cumsum([parameters[name].size for name in names])

@@ -35,7 +35,19 @@ def threads_for(sizes: Iterable[int], samples: int) -> int:
     return 1 if operations(sizes, samples) < POOL_WORK or config.DISABLE_JIT else get_num_threads()
 
 
-def engine_for(net: FNN, batch: int, *, gradients: bool, first: int = 1) -> Engine:
+def bfloat16_layers(net: FNN) -> list[int]:
+    """Return the layers whose products take bfloat16 when the network is trained.
+
+    The output layer keeps float32, and the first one does unless its input is standardized: far from zero,
+    neighbouring bfloat16 are far apart.
+    """
+    if net.precision == "float32":
+        return []
+    first = 1 if net.standardizer is not None else 2
+    return list(range(first, len(net.sizes) - 1))
+
+
+def engine_for(net: FNN, batch: int, *, gradients: bool, training: bool = False, first: int = 1) -> Engine:
     """Return an engine with copies of the network's arrays.
 
     Parameters
@@ -45,6 +57,9 @@ def engine_for(net: FNN, batch: int, *, gradients: bool, first: int = 1) -> Engi
         Most samples of a step.
     gradients : bool
         Whether it computes gradients too.
+    training : bool, default False
+        Whether its runs in training mode take the precision of the network's products; without, and in
+        evaluation mode, products are of its dtype.
     first : int, default 1
         The layer that reads the data: from the second on there is neither encoder nor standardizer.
     """
@@ -58,6 +73,7 @@ def engine_for(net: FNN, batch: int, *, gradients: bool, first: int = 1) -> Engi
         net.dtype,
         gradients=gradients,
         dropout=net.dropout[first - 1 :],
+        bfloat16_layers=bfloat16_layers(net) if training else (),
     )
     engine = Engine(
         layout,

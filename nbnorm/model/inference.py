@@ -47,7 +47,7 @@ def forward(net: FNN, X: Table, *, training: bool) -> Array:
         return run_over(engine_for(net, batch, gradients=False), data, FORWARD, batch, training=False).out
     inputs.check_batch(net, data.samples, "give more samples, or call eval() first")
     net.arrays.writable()
-    engine = engine_for(net, data.samples, gradients=False)
+    engine = engine_for(net, data.samples, gradients=False, training=True)
     frozen = net.frozen_statistics
     out = run_over(engine, data, FORWARD, data.samples, training=True, frozen=frozen).out
     engine.store_statistics()
@@ -128,8 +128,9 @@ def gradients_run(
     batch = samples if selected is None else len(selected)
     if net.training:
         inputs.check_batch(net, batch, "give more samples, or call eval() first")
+    engine = engine_for(net, batch, gradients=True, training=net.training)
     return run_over(
-        engine_for(net, batch, gradients=True), inputs.reader(net, x), GRADIENTS, batch,
+        engine, inputs.reader(net, x), GRADIENTS, batch,
         training=net.training, frozen=net.frozen_statistics, labels=labels, targets=targets, weights=weights,
         weighted_statistics=net.weighted_statistics, selected=selected, moving_averages=moving_averages,
     )  # fmt: skip

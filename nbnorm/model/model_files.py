@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "norm", "output", "standardize", "encoding", "bins", "standardize_targets", "eps", "decay", "running",
-    "unbiased", "weighted_statistics", "frozen_statistics", "init", "seed", "training", "epochs_trained",
-    "metadata",
+    "unbiased", "weighted_statistics", "frozen_statistics", "precision", "init", "seed", "training",
+    "epochs_trained", "metadata",
 )  # fmt: skip
 
 

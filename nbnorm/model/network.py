@@ -28,7 +28,7 @@ from nbnorm.model import (
 )
 from nbnorm.model.compiled import Predictor
 from nbnorm.model.history import History
-from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Options, Output, Running, given
+from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Options, Output, Precision, Running
 from nbnorm.model.ranks import DataParallel
 from nbnorm.model.sample_weights import ClassWeight
 from nbnorm.model.schedules import LearningRates, Schedule, ScheduleName
@@ -99,6 +99,11 @@ class FNN(Options):
         depend on the target then tell it to the network while it trains: see the page on weights.
     frozen_statistics : bool, default False
         Whether batch norm in training, too, uses the moving averages as they are; may be set at any time.
+    precision : {"float32", "bfloat16"}, default "float32"
+        "bfloat16": operands of the hidden layers' products (inputs of the first one only where they are
+        standardized) are rounded to bfloat16 in training mode, and summed in float32; all else is of
+        `dtype`, which must be float32.  It pays where ``nbnorm.simd.target().bfloat16``; elsewhere the bits
+        are the same, at the speed of float32.  In evaluation mode nothing is rounded.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights; biases and beta begin at 0, gamma at 1.
     dtype : {float32, float64}, default float32
@@ -162,11 +167,12 @@ class FNN(Options):
         unbiased: bool = True,
         weighted_statistics: bool = False,
         frozen_statistics: bool = False,
+        precision: Precision = "float32",
         init: Init = "he",
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
     ) -> None:
-        arguments = given(locals())
+        arguments = options.given(locals())
         vars(self).update(options.checked(**arguments))
         self.training = True
         self.encoder = None
@@ -512,7 +518,7 @@ class FNN(Options):
         >>> net.training
         False
         """
-        arguments = given(locals())
+        arguments = options.given(locals())
         return training.fit(self, plan.checked(self, **arguments))
 
     def find_learning_rate(
@@ -571,7 +577,7 @@ class FNN(Options):
         >>> 1e-3 < found.suggestion < 10.0
         True
         """
-        arguments = given(locals())
+        arguments = options.given(locals())
         return diagnostics.find_learning_rate(self, **arguments)
 
     def check_gradients(
@@ -584,9 +590,9 @@ class FNN(Options):
     ) -> dict[str, float]:
         """Compare the gradient of every parameter with numerical differences, in the current mode.
 
-        The comparison is made on a float64 copy; the network stays as it is.  In the copy, biases
-        and beta that are 0, as in a new network, become small random numbers: with relu, a sample
-        whose inputs are all cut off would otherwise sit on the corner, where there is no derivative.
+        The comparison is made on a float64 copy, whatever the `precision`; the network stays as it is.
+        In the copy, biases and beta that are 0, as in a new network, become small random numbers: with
+        relu, a sample whose inputs are all cut off would otherwise sit on the corner, which has no slope.
         It takes some dozens of forward passes for each single parameter, so small networks and
         batches are advisable.
 

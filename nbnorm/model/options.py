@@ -27,6 +27,7 @@ Output: TypeAlias = Literal["softmax", "sigmoid", "identity"]
 Init: TypeAlias = Literal["he", "glorot", "lecun", "orthogonal"]
 Encoding: TypeAlias = Literal["piecewise"]
 Running: TypeAlias = Literal["var", "std"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 # What each value of `norm` normalizes by, and where it stands relative to the activation.
 _NORMS: dict[Norm | None, tuple[NormKind | None, Place | None]] = {
@@ -42,6 +43,7 @@ NORMS: tuple[Norm | None, ...] = tuple(_NORMS)
 OUTPUTS: tuple[Output, ...] = ("softmax", "sigmoid", "identity")
 INITS: tuple[Init, ...] = ("he", "glorot", "lecun", "orthogonal")
 ENCODINGS: tuple[Encoding | None, ...] = (None, "piecewise")
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 class Options:
@@ -64,6 +66,7 @@ class Options:
     unbiased: bool
     weighted_statistics: bool
     frozen_statistics: bool
+    precision: Precision
     init: Init
     dtype: np.dtype[Any]
     seed: int
@@ -75,9 +78,11 @@ class Options:
 
     def __repr__(self) -> str:
         weighted = ", weighted_statistics=True" if self.weighted_statistics else ""
+        rounded = f", precision={self.precision!r}" if self.precision != "float32" else ""
         return (
             f"FNN({list(self.sizes)}, activation={self.activation!r}, norm={self.norm!r}, "
-            f"output={self.output!r}{weighted}, dtype={self.dtype.name}, parameters={self.n_parameters})"
+            f"output={self.output!r}{weighted}{rounded}, dtype={self.dtype.name}, "
+            f"parameters={self.n_parameters})"
         )
 
     @property
@@ -138,6 +143,7 @@ def checked(
     unbiased: bool,
     weighted_statistics: bool,
     frozen_statistics: bool,
+    precision: Precision,
     init: Init,
     dtype: npt.DTypeLike,
     seed: int | None,
@@ -178,6 +184,11 @@ def checked(
     if standardize_targets and isinstance(resolved, losses.Poisson):
         raise ValueError("standardize_targets must be False for counts (loss='poisson')")
     dtype = _check.float_dtype("dtype", dtype)
+    precision = _check.choice("precision", precision, PRECISIONS)
+    if precision == "bfloat16" and dtype != np.float32:
+        raise ValueError(f"precision='bfloat16' needs dtype=float32, got {dtype}")
+    if precision == "bfloat16" and norm_kind(norm) not in ("batch", None):
+        raise ValueError(f"precision='bfloat16' needs batch norm or none, got norm={norm!r}")
     if seed is None:
         drawn = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) >> 1
     else:
@@ -201,6 +212,7 @@ def checked(
         "unbiased": _check.flag("unbiased", unbiased),
         "weighted_statistics": _check.flag("weighted_statistics", weighted_statistics),
         "frozen_statistics": _check.flag("frozen_statistics", frozen_statistics),
+        "precision": precision,
         "init": _check.choice("init", init, INITS),
         "dtype": dtype,
         "seed": drawn,

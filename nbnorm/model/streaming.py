@@ -426,7 +426,7 @@ class StreamedRun(Run):
         self._truths = [np.zeros(shape, kind) for _ in self._buffers]
         self._weights = [np.ones(capacity, net.dtype) if stream.weighted else None for _ in self._buffers]
         super().__init__(
-            engine_for(net, stream.batch, gradients=True),
+            engine_for(net, stream.batch, gradients=True, training=True),
             inputs.reader(net, self._buffers[0]),
             stream.batch,
             TRAIN,

@@ -157,7 +157,7 @@ def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **options: An
     inputs.learn(net, samples)
     labels, targets = inputs.encoded(net, "y", samples.truth)
     return Run(
-        engine_for(net, samples.batch, gradients=True),
+        engine_for(net, samples.batch, gradients=True, training=True),
         inputs.reader(net, samples.x),
         samples.batch,
         TRAIN,

@@ -27,6 +27,8 @@ Moving elements
 Register tiles
     `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `row_sums`,
     `transpose`
+Products of bfloat16
+    `round_to_bfloat16`, `to_bfloat16`, `to_bfloat16_pairs`, `dot_bfloat16`
 Elementary functions
     `exp`, `exp_below`, `exp_below_0`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`,
     `gelu_slope`, `softplus`
@@ -76,6 +78,7 @@ from nbnorm.simd._arithmetic import (
     where,
     zeros,
 )
+from nbnorm.simd._bfloat16 import dot_bfloat16, round_to_bfloat16, to_bfloat16, to_bfloat16_pairs
 from nbnorm.simd._control import loop, loop_steps, map_elements, switch
 from nbnorm.simd._elementary import (
     exp,
@@ -143,6 +146,7 @@ __all__ = [
     "convert",
     "copysign",
     "cycle",
+    "dot_bfloat16",
     "elementwise",
     "exp",
     "exp_below",
@@ -184,6 +188,7 @@ __all__ = [
     "repeat",
     "reverse",
     "round",
+    "round_to_bfloat16",
     "row",
     "row_sums",
     "shuffle",
@@ -204,6 +209,8 @@ __all__ = [
     "tile_of",
     "tile_store",
     "tile_zeros",
+    "to_bfloat16",
+    "to_bfloat16_pairs",
     "traced",
     "transpose",
     "where",

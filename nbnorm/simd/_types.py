@@ -94,6 +94,19 @@ class Tile(types.Type):
         super().__init__(f"Tile({self.row.dtype}, {self.rows}, {self.row.lanes})")
 
 
+class BFloat(ir.Type):
+    """LLVM's type of a bfloat16, which llvmlite does not know."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BFloat)
+
+    def __hash__(self) -> int:
+        return hash(BFloat)
+
+
 def llvm_type(kind: Any) -> Any:
     """Return LLVM's type of a vector, a mask, a number or a truth value."""
     number = number_type(kind.dtype) if isinstance(kind, (Vector, Mask)) else kind

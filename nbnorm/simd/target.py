@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import config
 from numba.core.registry import cpu_target
 
+from nbnorm.simd._types import BFloat
+
 
 class Target(NamedTuple):
     """What a kernel may want to know of the processor.
@@ -32,6 +34,8 @@ class Target(NamedTuple):
         Number of vector registers.
     fma : bool
         Whether there is a fused multiply-add.
+    bfloat16 : bool
+        Whether there are products of bfloat16 in float32 sums (AVX512-BF16).
     """
 
     architecture: str
@@ -39,6 +43,7 @@ class Target(NamedTuple):
     register_bytes: int
     registers: int
     fma: bool
+    bfloat16: bool
 
 
 # (bytes, number) of the vector registers
@@ -59,12 +64,15 @@ def target() -> Target:
     >>> simd.target().register_bytes in (16, 32, 64)
     True
     """
-    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    triple, name, told = (str(part) for part in cpu_target.target_context.codegen().magic_tuple())
+    features = told
     if config.CPU_FEATURES is not None:
         features = config.CPU_FEATURES
     elif config.CPU_NAME not in (None, llvmlite.binding.get_host_cpu_name()):
         features = ""  # Numba adds those of the processor at hand
-    return _known(str(triple), str(name), str(features))
+    known = _known(triple, name, features)
+    # LLVM ends the process at an instruction that those rule out.
+    return known._replace(bfloat16=known.bfloat16 and _known(triple, name, told).bfloat16)
 
 
 def native_lanes(dtype: Any) -> int:
@@ -99,23 +107,29 @@ def _known(triple: str, name: str, features: str) -> Target:
         fma = "vfmadd" in code
         instruction_set = "avx512" if "zmm" in code else "avx2" if fma and "ymm" in code else "plain"
         fma = fma and instruction_set != "plain"
+        bfloat16 = instruction_set == "avx512" and "vcvtneps2bf16\t%zmm" in code
     else:
         fma = architecture in ("aarch64", "arm64")
         instruction_set = "neon" if fma else "plain"
-    return Target(architecture, instruction_set, *_REGISTERS[instruction_set], fma)
+        bfloat16 = False  # those of Arm round otherwise
+    return Target(architecture, instruction_set, *_REGISTERS[instruction_set], fma, bfloat16)
 
 
 def _assembly(triple: str, name: str, features: str) -> str:
-    """Return what LLVM makes of a multiply-add of 64 bytes; it has no table that could be asked."""
+    """Return what LLVM makes of a multiply-add of 64 bytes and of rounding to bfloat16.
+
+    It has no table that could be asked.
+    """
     module = ir.Module()
     module.triple = triple
-    vector = ir.VectorType(ir.FloatType(), 16)
-    pointer = vector.as_pointer()
-    probe = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 2), "probe")
+    vector, rounded = ir.VectorType(ir.FloatType(), 16), ir.VectorType(BFloat(), 16)
+    kinds = [vector.as_pointer(), vector.as_pointer(), rounded.as_pointer()]
+    probe = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "probe")
     multiply_add = ir.Function(module, ir.FunctionType(vector, [vector] * 3), "llvm.fmuladd.v16f32")
     builder = ir.IRBuilder(probe.append_basic_block())
-    x, y = (builder.load(argument, align=4) for argument in probe.args)
+    x, y = (builder.load(argument, align=4) for argument in probe.args[:2])
     builder.store(builder.call(multiply_add, [x, y, y]), probe.args[0], align=4)
+    builder.store(builder.fptrunc(y, rounded), probe.args[2], align=2)
     builder.ret_void()
     machine = llvmlite.binding.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
     return str(machine.emit_assembly(llvmlite.binding.parse_assembly(str(module))))

@@ -34,7 +34,7 @@ def forward(places, x, y, w, a, numbers, saved, variance, stride, n, total, eps)
     for r in range(size):
         saved[2 * size + r] = 1 / np.sqrt(variance[r] + eps)
     epilogues.panel_normalize(
-        places[1], x, y, a, numbers, size, 2 * size, saved, 0, size, 2 * size, stride, n
+        places[1], x, y, a, 0, 0, numbers, size, 2 * size, saved, 0, size, 2 * size, stride, n
     )
     return good
 
@@ -44,8 +44,8 @@ def backward(place, x, g, y, a, w, numbers, saved, out, stride, n, batch, total)
     """`out` takes the gradients of bias, gamma and beta."""
     size = len(saved) // 3
     epilogues.panel_backward(
-        place, x, g, y, a, w, numbers, size, saved, 0, size, 2 * size, out, size, 2 * size, 0, stride, n,
-        batch, total,
+        place, x, g, y, a, 0, 0, w, numbers, size, saved, 0, size, 2 * size, out, size, 2 * size, 0, stride,
+        n, batch, total,
     )  # fmt: skip
 
 

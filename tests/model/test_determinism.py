@@ -11,14 +11,18 @@ from nbnorm import FNN, SGD
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted training has one thread")
 
-CASES = [(dtype, norm) for dtype in ("float32", "float64") for norm in ("after", "before", None)]
-CASES += [("float32", "layer"), ("float64", "rms_after")]
+CASES = [
+    (dtype, norm, precision)
+    for dtype, precision in (("float32", "float32"), ("float64", "float32"), ("float32", "bfloat16"))
+    for norm in ("after", "before", None)
+]
+CASES += [("float32", "layer", "float32"), ("float64", "rms_after", "float32")]
 
 
-def digest(dtype, norm):
+def digest(dtype, norm, precision):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(333, 50)).astype(np.float32), rng.integers(0, 10, 333)
-    net = FNN([50, 130, 70, 10], dtype=dtype, norm=norm, activation="tanh", seed=0)
+    net = FNN([50, 130, 70, 10], dtype=dtype, norm=norm, precision=precision, activation="tanh", seed=0)
     optimizer = SGD(lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-3)
     history = net.fit(X, y, epochs=3, batch_size=100, optimizer=optimizer, validation_data=(X, y))
     got = hashlib.sha256()

@@ -824,7 +824,7 @@ def test_target_follows_the_triple(triple, monkeypatch):
 
     codegen = cpu_target.target_context.codegen()
     monkeypatch.setattr(type(codegen), "magic_tuple", lambda self: (triple, "generic", ""))
-    assert simd.target() == (triple.split("-")[0], "neon", 16, 32, True)
+    assert simd.target() == (triple.split("-")[0], "neon", 16, 32, True, False)
 
 
 def test_target_does_not_ask_for_the_hardware(monkeypatch):
