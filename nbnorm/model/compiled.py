@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -12,9 +12,11 @@ import numpy.typing as npt
 from nbnorm import _check, simd
 from nbnorm.compile.callables import CallableArrays, register
 from nbnorm.compile.kernels import inner_kernel, kernel
-from nbnorm.engine.microkernels import empty_aligned
+from nbnorm.engine.epilogues import activate_row as call_activation
+from nbnorm.engine.epilogues import custom_row_kernel
+from nbnorm.engine.microkernels import empty_aligned, tile_width
 from nbnorm.engine.table import AFTER, BEFORE, NO_NORM, NORMS
-from nbnorm.functions.activations import CODES, activate_row
+from nbnorm.functions.activations import CODES, Activation, activate_row
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model.folding import folded
 from nbnorm.model.sample_norm import scale_and_shift
@@ -36,6 +38,9 @@ _ROWS = 64
 # of the layer begin, code of its activation; and of layer norm and RMS norm the place, whether a mean is
 # subtracted, features, and where gamma begins, with beta and eps behind it.
 _INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE, _NORM, _CENTRED, _OUTPUTS, _GAMMA = range(9)
+
+# Behind the codes of the activations come addresses: of a user's own, compiled for this process.
+_LAST_CODE = max(CODES.values())
 
 # What the row behind them holds: features of a sample, elements of the widest layer's padded row, and in the
 # place of the code what becomes of the last layer's outputs.
@@ -170,9 +175,12 @@ def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -
             _panel(weights, at, b, n, x, source, stride, out, target + panel * LANES, width)
     if layer[_NORM] == BEFORE:
         _normalize(layer, weights, rows, out)
-    if layer[_CODE] >= 0:
-        values = out[: rows * width]
-        activate_row(values, layer[_CODE], values)
+    values, code = out[: rows * width], layer[_CODE]
+    if code > _LAST_CODE:
+        tile = tile_width(values)
+        call_activation(code, values, 0, 0, tile, rows * width, values.dtype.type(0))
+    elif code >= 0:
+        activate_row(values, code, values)
     if layer[_NORM] == AFTER:
         _normalize(layer, weights, rows, out)
 
@@ -338,8 +346,16 @@ class Predictor(CallableArrays):
     inputs: Array
     outputs: Array
 
-    def __init__(self, kind: Literal["Predictor", "ScalarPredictor"], **arrays: Array) -> None:
+    def __init__(
+        self,
+        kind: Literal["Predictor", "ScalarPredictor"],
+        activations: Sequence[str | Activation] = (),
+        **arrays: Array,
+    ) -> None:
         super().__init__(kind, **arrays)
+        self._activations = tuple(activations)
+        for layer, activation in zip(self.layers, self._activations, strict=False):
+            layer[_CODE] = _code(activation, self.weights.dtype)
         self._scalar = kind == "ScalarPredictor"
         self.n_features_in = int(self.layers[-1, _FEATURES])
 
@@ -376,7 +392,8 @@ class Predictor(CallableArrays):
 
     def __reduce__(self) -> tuple[Any, ...]:
         arrays = {name: getattr(self, name) for name in _NAMES}
-        return _restored, ("ScalarPredictor" if self._scalar else "Predictor", arrays)
+        kind = "ScalarPredictor" if self._scalar else "Predictor"
+        return _restored, (kind, arrays, self._activations)
 
     def __repr__(self) -> str:
         sizes = [int(layer[_INPUTS]) for layer in self.layers[:-1]]
@@ -387,8 +404,19 @@ class Predictor(CallableArrays):
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def _restored(kind: Literal["Predictor", "ScalarPredictor"], arrays: dict[str, Array]) -> Predictor:
-    return Predictor(kind, **arrays)
+def _restored(
+    kind: Literal["Predictor", "ScalarPredictor"],
+    arrays: dict[str, Array],
+    activations: Sequence[str | Activation],
+) -> Predictor:
+    return Predictor(kind, activations, **arrays)
+
+
+def _code(activation: str | Activation, dtype: np.dtype[Any]) -> int:
+    """Return the code of an activation, or the address of a user's own."""
+    if isinstance(activation, Activation):
+        return custom_row_kernel("activate", dtype, activation)
+    return CODES[activation]
 
 
 def _table(x: npt.ArrayLike) -> Array:
@@ -402,9 +430,6 @@ def compiled(net: FNN) -> Predictor:
     """Freeze a network. See `FNN.compiled`."""
     if net.encoding is not None and net.encoder is None:
         raise RuntimeError("the encoding needs a call of fit first")
-    for activation in net.activations:
-        if not isinstance(activation, str):
-            raise ValueError(f"compiled needs activations of the package, got {activation!r}")
     widths, n_out = net.widths, net.sizes[-1]
     panels = [-(-width // LANES) for width in widths]
     widest = max(widths[0], LANES * max(panels[1:]))
@@ -417,11 +442,10 @@ def compiled(net: FNN) -> Predictor:
         if l == len(widths) - 1 and last == _SOFTMAX:
             padded[widths[l] :, n] = -np.inf  # classes that do not exist have probability 0
         panel = padded[:, :n].reshape(count, LANES, n).swapaxes(1, 2)
-        code = CODES[net.activations[l - 1]] if l < len(widths) - 1 else -1  # type: ignore[index]
         behind = at + panel.size + count * LANES
         hidden = l < len(widths) - 1
         norm, centred = NORMS[net.norm if hidden else None][1:]
-        table.append([n, count, at, at + panel.size, code, norm, centred, widths[l], behind])
+        table.append([n, count, at, at + panel.size, -1, norm, centred, widths[l], behind])
         packed += [panel.ravel(), padded[:, n]]
         if norm != NO_NORM:
             scales = np.zeros((2, count * LANES))
@@ -446,6 +470,7 @@ def compiled(net: FNN) -> Predictor:
         weights[:] = np.concatenate(packed)
     return Predictor(
         "ScalarPredictor" if net.output == "identity" and n_out == 1 else "Predictor",
+        net.activations,
         layers=np.array(table, np.int64),
         weights=weights,
         inputs=np.ascontiguousarray(np.vstack(rows)),

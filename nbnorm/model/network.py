@@ -705,8 +705,6 @@ class FNN(Options):
         ------
         RuntimeError
             If the network encodes columns and was not fitted.
-        ValueError
-            If an activation is not one of the package.
 
         Examples
         --------

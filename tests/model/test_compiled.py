@@ -252,6 +252,32 @@ def test_refuses(x, error, message):
 def test_networks_that_cannot_be_frozen():
     with pytest.raises(RuntimeError, match="needs a call of fit first"):
         FNN([4, 3], encoding="piecewise").compiled()
-    cube = Activation(njit(lambda z: z**3), njit(lambda z: 3 * z**2), name="cube")
-    with pytest.raises(ValueError, match="compiled needs activations of the package, got"):
-        FNN([4, 3, 2], activation=cube).compiled()
+
+
+@njit
+def cube(z):
+    return z**3
+
+
+@njit
+def triple_square(z):
+    return 3 * z**2
+
+
+@njit
+def first_of_all(predict, x):
+    return predict(x)[0]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_own_activations(dtype):
+    own = Activation(cube, triple_square)
+    net = FNN([4, 19, 3, 2], activation=[own, "tanh"], norm="before", dtype=dtype, seed=0).eval()
+    X = np.random.default_rng(0).normal(size=(70, 4)).astype(dtype)
+    predict, expected = net.compiled(), net.predict_proba(X)
+    for got in (
+        predict(X),
+        pickle.loads(pickle.dumps(predict))(X),
+        [first_of_all(predict, x[np.newaxis]) for x in X],
+    ):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
