@@ -590,7 +590,9 @@ class FNNRegressor(RegressorMixin, Network):
             # Where quantiles cross, putting them in order brings each nearer to the true one.
             values = np.sort(values.reshape(len(values), -1, levels), axis=2)
         if self.clip:
-            limits = np.reshape(self._range.astype(values.dtype), (2, -1, 1) if levels > 1 else (2, -1))
+            with np.errstate(over="ignore"):  # what float32 does not hold bounds nothing
+                limits = self._range.astype(values.dtype)
+            limits = np.reshape(limits, (2, -1, 1) if levels > 1 else (2, -1))
             if values.ndim == 1:
                 limits = limits[:, 0]
             values = np.clip(values, *limits)

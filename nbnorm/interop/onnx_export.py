@@ -88,6 +88,15 @@ class _Graph:
     def cast(self, x: str, dtype: npt.DTypeLike) -> str:
         return self.node("Cast", x, to=self.type_of(dtype))
 
+    def sorted(self, x: str, count: int) -> str:
+        """Put the `count` numbers of the last axis in growing order."""
+        values, places = (f"{part}{len(self.nodes)}" for part in ("sorted", "places"))
+        node = self.onnx.helper.make_node(
+            "TopK", [x, self.constant([count], np.int64)], [values, places], name=values, largest=0
+        )
+        self.nodes.append(node)
+        return values
+
     def output(self, x: str, name: str, kind: int, shape: list[Any]) -> None:
         """Make a value an output of the model."""
         self.nodes.append(self.onnx.helper.make_node("Identity", [x], [name], name=f"as {name}"))
@@ -331,16 +340,30 @@ def _mean(graph: _Graph, terms: list[str], dtype: npt.DTypeLike) -> str:
     return graph.node("Div", total, graph.constant(len(terms), dtype))
 
 
-def _write_values(graph: _Graph, nets: list[FNN], fold: bool, limits: Array | None = None) -> None:
-    """Write the output of a regression; `limits` are the least and the largest value of each output."""
+def _write_values(graph: _Graph, nets: list[FNN], fold: bool, model: FNNRegressor | None = None) -> None:
+    """Write the output of a network's or a regressor's values, which does to them what `predict` does."""
     wide = nets[0].target_standardizer is not None
     dtype = np.dtype(np.float64) if wide else graph.dtype
-    values, shape = _flat(
-        graph, _mean(graph, [_values(graph, net, fold) for net in nets], dtype), nets[0].sizes[-1]
-    )
+    terms, n_out = [_values(graph, net, fold) for net in nets], nets[0].sizes[-1]
+    if model is not None and model.target_transform is not None:
+        terms = [graph.node("Exp", term) for term in terms]
+        if model.target_transform == "log1p":
+            terms = [graph.node("Sub", term, graph.constant(1.0, dtype)) for term in terms]
+    values, limits = _mean(graph, terms, dtype), model._range if model is not None and model.clip else None
+    levels = 1 if model is None else len(nets[0].loss.options())
+    if levels > 1:
+        shape = ["n_samples", n_out // levels, levels]
+        values = graph.node("Reshape", values, graph.constant([-1, n_out // levels, levels], np.int64))
+        values = graph.sorted(values, levels)
+        limits = None if limits is None else limits.reshape(2, -1, 1)
+    else:
+        values, shape = _flat(graph, values, n_out)
     if limits is not None:
         least, most = (graph.constant(limit, dtype) for limit in limits)
         values = graph.node("Min", graph.node("Max", values, least), most)
+    if levels > 1 and model is not None and not model._width:
+        shape = [shape[0], levels]
+        values = graph.node("Reshape", values, graph.constant([-1, levels], np.int64))
     graph.output(values, "prediction", graph.type_of(dtype), shape)
 
 
@@ -418,11 +441,7 @@ def _estimator(graph: _Graph, model: Any, fold: bool) -> dict[str, Any]:
     if kinds:
         raise ValueError(f"model must read columns of numbers alone, got {', '.join(sorted(kinds))}")
     if names is None:
-        if model.target_transform is not None:
-            raise ValueError(f"model must have target_transform=None, got {model.target_transform!r}")
-        if len(nets[0].loss.options()) > 1:
-            raise ValueError("model must predict one quantile: several are put in order outside the network")
-        _write_values(graph, nets, fold, model._range if model.clip else None)
+        _write_values(graph, nets, fold, model)
     elif nets[0].output == "sigmoid" and nets[0].sizes[-1] > 1:
         _write_flags(graph, nets, fold)
     else:

@@ -225,3 +225,11 @@ def test_bins_are_left_out_where_there_is_only_noise_to_bend_to(amount, bins):
     y = (X[:, 0] if amount else np.sign(np.sin(4 * X[:, 0]))) + amount * rng.normal(size=400)
     model = FNNRegressor(n_estimators=1, max_iter=60, random_state=0).fit(X, y)
     assert (len(model.get_feature_names_out()) > 5) == bins
+
+
+def test_targets_beyond_float32_bound_nothing():
+    X = np.linspace(-1.0, 1.0, 40, dtype=np.float32)[:, np.newaxis]
+    y = np.exp(20.0 + 80.0 * X[:, 0].astype(float))  # up to 3e43
+    model = FNNRegressor((4,), max_iter=1, target_transform="log", standardize_targets=False, random_state=0)
+    got = model.set_params(n_estimators=1, encoding=None).fit(X, y).predict(X)
+    assert (got >= y.min()).all()

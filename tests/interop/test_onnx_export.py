@@ -148,6 +148,20 @@ def test_to_onnx_regressors(table, networks, outputs):
     assert_close(computed(model, X)["prediction"], model.predict(X))
 
 
+@pytest.mark.parametrize("options", [{"standardize_targets": False}, {}, {"clip": False}])
+@pytest.mark.parametrize("columns", [0, 2])
+@pytest.mark.parametrize("kind", ["log", "log1p", "quantiles"])
+def test_to_onnx_what_predict_does_to_values(table, kind, columns, options):
+    X, _ = table
+    y = np.exp(np.sin(X[:, :columns].astype(float) if columns else X[:, 0].astype(float)))
+    # The levels lie so close that the outputs of a network that has hardly learned cross.
+    more = {"target_transform": kind} if kind != "quantiles" else {"loss": Quantile([0.49, 0.5, 0.51])}
+    model = estimators.FNNRegressor((5,), n_estimators=2, max_iter=1, random_state=0, **more, **options)
+    expected = model.fit(X, y).predict(X)
+    assert_close(computed(model, X)["prediction"], expected)
+    assert kind != "quantiles" or (np.diff(expected) >= 0).all()
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_to_onnx_standardizers(table, dtype):
     X = table[0].astype(dtype)
