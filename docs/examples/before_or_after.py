@@ -47,7 +47,7 @@ def accuracy(
 
 
 def draw(results: dict[str, dict[tuple[str, str | None], np.ndarray]], path: Path) -> None:
-    """Draw one point for each seed, and the mean."""
+    """Draw one point for each seed, and the median; an arrow stands for a seed far below the others."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -56,16 +56,25 @@ def draw(results: dict[str, dict[tuple[str, str | None], np.ndarray]], path: Pat
     plt.style.use(Path(__file__).with_name("figures.mplstyle"))
     figure, axes = plt.subplots(1, len(results), figsize=(4.6 * len(results), 3.4), squeeze=False)
     for axis, (name, cells) in zip(axes[0], results.items(), strict=True):
+        least = min(float(np.median(values)) for values in cells.values()) - 0.05
+        shown = np.concatenate([values[values > least] for values in cells.values()])
+        bottom = shown.min() - 0.12 * np.ptp(shown)
         for k, norm in enumerate(NORMS):
             for place, activation in enumerate(ACTIVATIONS):
                 at, values = place + 0.24 * (k - 1), cells[activation, norm]
                 label = LABELS[norm] if place == 0 else None
                 axis.plot([at] * len(values), values, ".", color=COLOURS[norm], alpha=0.5)
                 marker = ("o", "s", "^")[k]
-                axis.plot(at, values.mean(), marker, color=COLOURS[norm], markersize=7, label=label)
+                axis.plot(at, np.median(values), marker, color=COLOURS[norm], markersize=7, label=label)
+                for value in values[values <= least]:
+                    arrow = {"arrowstyle": "->", "color": COLOURS[norm]}
+                    end = (at, bottom + 0.12 * np.ptp(shown))
+                    axis.annotate(
+                        f"{value:.2f}", (at, bottom), end, arrowprops=arrow, ha="center", fontsize=8
+                    )
         axis.set_xticks(range(len(ACTIVATIONS)), ACTIVATIONS)
-        axis.set(title=name, ylabel="test accuracy")
-    axes[0, 0].legend(fontsize=8)
+        axis.set(title=name, ylabel="test accuracy", ylim=(bottom, shown.max() + 0.05 * np.ptp(shown)))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path)
     plt.close(figure)
 

@@ -25,17 +25,18 @@ def missed(truth: Any, predicted: Any) -> tuple[int, int]:
 
 
 def draw(truth: Any, probability: Any, path: Path) -> None:
-    """Draw the share of malignant samples found over the share of false alarms."""
+    """Draw the ROC curve."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
     alarms, found, _ = roc_curve(truth == MALIGNANT, probability)
-    figure, axes = plt.subplots(figsize=(4.6, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(4.6, 3.4))
     axes.plot(alarms, found)
-    axes.set(xlim=(-0.005, 0.3), xlabel="share of false alarms", ylabel="share of malignant samples found")
-    figure.savefig(path, dpi=100)
+    axes.set(xlim=(-0.005, 0.3), xlabel="false positive rate", ylabel="true positive rate")
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -45,7 +46,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="two folds and five epochs")
-    parser.add_argument("--out", type=Path, help="folder for breast_cancer.txt and breast_cancer.png")
+    parser.add_argument("--out", type=Path, help="folder for breast_cancer.txt and breast_cancer.svg")
     options = parser.parse_args()
 
     data = load_breast_cancer(as_frame=True)
@@ -77,7 +78,7 @@ def main() -> None:
         (options.out / "breast_cancer.txt").write_text(text + "\n", "utf-8")
         at = int(np.flatnonzero(np.unique(y) == MALIGNANT)[0])
         probability = cross_val_predict(model, x, y, cv=folds, method="predict_proba")[:, at]
-        draw(y, probability, options.out / "breast_cancer.png")
+        draw(y, probability, options.out / "breast_cancer.svg")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,11 @@ def draw(scores: list[float], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+    figure, axes = plt.subplots(figsize=(4.6, 3.2))
     axes.plot(range(1, len(scores) + 1), scores, ".-")
-    axes.set(xlabel="epoch", ylabel="R² of the held-out part")
-    figure.savefig(path, dpi=100)
+    axes.set(xlabel="epoch", ylabel="R² of the validation set")
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -45,14 +46,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="one split and five epochs")
-    parser.add_argument("--out", type=Path, help="folder for diabetes.txt and diabetes.png")
+    parser.add_argument("--out", type=Path, help="folder for diabetes.txt and diabetes.svg")
     options = parser.parse_args()
 
     x, y = load_diabetes(return_X_y=True, as_frame=True)
     seeds = range(1 if options.short else 10)
     epochs = 5 if options.short else 100
     lines = [
-        f"mean absolute error of the test part, {len(seeds)} split(s)",
+        f"mean absolute error on the test set, {len(seeds)} split(s)",
         f"{'loss':20} {'clean training targets':>24} {f'{100 * WRONG:.0f} % ten times too large':>26}",
     ]
     for loss in LOSSES:
@@ -70,15 +71,15 @@ def main() -> None:
     lines += [
         "",
         f"early stopping: epoch {model.history_.best_epoch} of {model.n_iter_} has the least loss, with R2 "
-        f"{model.validation_scores_[model.history_.best_epoch - 1]:.3f} of the held-out part and "
-        f"{model.score(x_test, y_test):.3f} of the test part",
+        f"{model.validation_scores_[model.history_.best_epoch - 1]:.3f} on the validation set and "
+        f"{model.score(x_test, y_test):.3f} on the test set",
     ]
     text = "\n".join(lines)
     print(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "diabetes.txt").write_text(text + "\n", "utf-8")
-        draw(model.validation_scores_, options.out / "diabetes.png")
+        draw(model.validation_scores_, options.out / "diabetes.svg")
 
 
 if __name__ == "__main__":

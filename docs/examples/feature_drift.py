@@ -66,7 +66,7 @@ def draw(runs: dict[str | None, dict[str, npt.NDArray[Any]]], path: Path) -> Non
 
     plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
-    figure, axes = plt.subplots(2, 2, figsize=(9, 5.2), sharex=True, sharey="row", layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5.2), sharex=True, sharey="row")
     for column, (norm, run) in zip(axes.T, runs.items(), strict=True):
         epochs = np.arange(1, len(run["mean"]) + 1)
         for axis, what, label in zip(column, ("mean", "std"), ("mean", "standard deviation"), strict=True):
@@ -74,7 +74,7 @@ def draw(runs: dict[str | None, dict[str, npt.NDArray[Any]]], path: Path) -> Non
             axis.set_ylabel(label)
         column[0].set_title(NAMES[norm])
         column[1].set_xlabel("epoch")
-    figure.savefig(path, dpi=200)
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -84,7 +84,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="three epochs instead of thirty")
-    parser.add_argument("--out", type=Path, help="folder for feature_drift.txt and feature_drift.png")
+    parser.add_argument("--out", type=Path, help="folder for feature_drift.txt and feature_drift.svg")
     options = parser.parse_args()
 
     epochs = 3 if options.short else 30
@@ -105,7 +105,7 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "feature_drift.txt").write_text(text + "\n", "utf-8")
-        draw(runs, options.out / "feature_drift.png")
+        draw(runs, options.out / "feature_drift.svg")
 
 
 if __name__ == "__main__":

@@ -106,20 +106,21 @@ def draw(runs: dict[str | None, dict[str, Any]], steps: int, lr: float, path: Pa
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.3), layout="constrained")
-    for (norm, run), colour in zip(runs.items(), ("tab:blue", "tab:orange"), strict=True):
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.3))
+    for (norm, run), colour in zip(runs.items(), ("C0", "C1"), strict=True):
         at = steps * np.arange(1, len(run["accuracy"]) + 1)
         axes[0].plot(at, run["accuracy"], color=colour, label=NAMES[norm])
     axes[0].set(title=f"test accuracy, learning rate {lr:g}", xlabel="step", ylim=(0.8, 1.0))
     axes[0].legend(loc="lower right")
-    for axis, (norm, run), colour in zip(axes[1:], runs.items(), ("tab:blue", "tab:orange"), strict=True):
+    for axis, (norm, run), colour in zip(axes[1:], runs.items(), ("C0", "C1"), strict=True):
         unit = run["percentiles"][:, :, typical(run["percentiles"])]
         at = steps * np.arange(len(unit))
         for line, style in zip(unit.T, ("--", "-", "--"), strict=True):
             axis.plot(at, line, style, color=colour)
         axis.set(title=f"{NAMES[norm]}: input to one sigmoid", xlabel="step")
         axis.axhline(0.0, color="0.8", linewidth=0.8, zorder=0)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=0.1, choices=RATES, help="learning rate of the figure")
     parser.add_argument("--checkpoints", type=int, default=50, help="epochs; one is 1,000 steps on MNIST")
     parser.add_argument("--short", action="store_true", help="three checkpoints at one learning rate")
-    parser.add_argument("--out", type=Path, help="folder for ioffe_szegedy.txt and ioffe_szegedy.png")
+    parser.add_argument("--out", type=Path, help="folder for ioffe_szegedy.txt and ioffe_szegedy.svg")
     options = parser.parse_args()
 
     if options.data_dir is None:
@@ -152,7 +153,7 @@ def main() -> None:
             lines.append(f"{lr:13g}  {NAMES[norm]:14}{values}")
         if lr == options.lr and options.out:
             options.out.mkdir(parents=True, exist_ok=True)
-            draw(runs, steps, lr, options.out / "ioffe_szegedy.png")
+            draw(runs, steps, lr, options.out / "ioffe_szegedy.svg")
     text = "\n".join(lines)
     print(text)
     if options.out:

@@ -88,7 +88,7 @@ def draw(table: dict[str, list[float]], sizes: tuple[int, ...], path: Path) -> N
     figure, axis = plt.subplots(figsize=(6.4, 3.8))
     for (name, values), marker in zip(table.items(), "os^Dvx+", strict=True):
         axis.plot(sizes, 1 - np.array(values), marker=marker, label=name)
-    axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel="share of test images that are wrong")
+    axis.set(xscale="log", yscale="log", xlabel="batch size", ylabel="test error")
     axis.set_xticks(sizes, sizes)
     ticks = [tick for tick in (0.02, 0.03, 0.05, 0.1, 0.2, 0.5) if tick < 1.2 * axis.get_ylim()[1]]
     axis.set_yticks(ticks, ticks)

@@ -106,9 +106,10 @@ def draw(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
     shares = sorted({key[0] for key in losses})
-    for rule, color in zip(RULES, ("tab:blue", "tab:red"), strict=True):
+    for rule, color in zip(RULES, ("C0", "C1"), strict=True):
         for norm, style in zip(NORMS, ("-", "--"), strict=True):
             for batch in batches:
                 values = [losses[share, batch, norm, rule] for share in shares]
@@ -118,18 +119,18 @@ def draw(
     left.set(xlabel="share of positive samples", ylabel="training loss on labels of chance", xscale="log")
     left.set_xticks(shares, [f"{share:.0%}" for share in shares])
     left.minorticks_off()
-    left.legend(fontsize="small")
+    left.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
     labels = ("without weights", "balanced, each row once", "balanced, weighted_statistics=True")
     names = list(scores)
-    kinds = zip(labels, ("black", "tab:blue", "tab:red"), "|ox", strict=True)
+    kinds = zip(labels, ("black", "C0", "C1"), "|ox", strict=True)
     for column, (label, color, marker) in enumerate(kinds):
         values = [scores[name][column] for name in names]
         right.scatter(values, range(len(names)), color=color, marker=marker, label=label)
     right.set_yticks(range(len(names)), names)
     right.invert_yaxis()
     right.set(xlabel="area under the ROC curve, test data", xlim=(0.5, 1))
-    right.legend(fontsize="small", loc="lower left")
-    figure.savefig(path, dpi=85)
+    right.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1))
+    figure.savefig(path)
     plt.close(figure)
 
 
@@ -139,7 +140,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="few samples and two batch sizes")
-    parser.add_argument("--out", type=Path, help="folder for weights.txt and weights.png")
+    parser.add_argument("--out", type=Path, help="folder for weights.txt and weights.svg")
     chosen = parser.parse_args()
     samples, learned, epochs, seeds = (2_000, 1_000, 1, 1) if chosen.short else (60_000, 20_000, 10, 3)
     batches = (32, 512) if chosen.short else (32, 64, 128, 256, 512)
@@ -184,7 +185,7 @@ def main() -> None:
     if chosen.out:
         chosen.out.mkdir(parents=True, exist_ok=True)
         (chosen.out / "weights.txt").write_text(text + "\n")
-        draw(losses, scores, batches, chosen.out / "weights.png")
+        draw(losses, scores, batches, chosen.out / "weights.svg")
 
 
 if __name__ == "__main__":
