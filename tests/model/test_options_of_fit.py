@@ -90,6 +90,7 @@ NETWORK = {
     "frozen_statistics": [{"frozen_statistics": True}],
     "init": [{"init": "glorot"}],
     "dtype": [{"dtype": np.float64}],
+    "precision": [{"precision": "bfloat16"}],
     "seed": [{"seed": 3}],
 }
 CASES = [(name, *case) for name, cases in FIT.items() for case in cases]
