@@ -118,14 +118,14 @@ class RowGroups:
         """Read targets and weights of a group alone."""
         raise NotImplementedError
 
-    def room(self, rows: int) -> Array:
+    def allocate(self, rows: int) -> Array:
         """Return an array for so many rows of features."""
         return np.empty((rows, self.width), self.dtype)
 
     def share(self, part: int, parts: int) -> Rows:
         """Read the groups that are one of several shares of the table, with about as many groups each."""
         own = range(part * len(self) // parts, (part + 1) * len(self) // parts)
-        x = self.room(int(self.sizes[own.start : own.stop].sum()))
+        x = self.allocate(int(self.sizes[own.start : own.stop].sum()))
         truths, weights, at = [self.answers(0)[0][:0]], [np.zeros(0)], 0
         for group in own:
             rows = self.read(group, x[at:])
@@ -137,7 +137,7 @@ class RowGroups:
 
     def all(self) -> Iterator[Rows]:
         """Read all groups in order, the next one meanwhile; each is overwritten by the one after the next."""
-        out = [self.room(int(self.sizes.max())) for _ in range(2)]
+        out = [self.allocate(int(self.sizes.max())) for _ in range(2)]
         yield from ahead(lambda group: self.read(group, out[group % 2]), range(len(self)))
 
 
@@ -224,7 +224,7 @@ class _SomeRows(_Changed):
     def read(self, group: int, out: Array) -> Rows:
         """Read a group; its features fill the first rows of `out`, of which a view is returned."""
         at, kept = self._kept[group]
-        whole = self._groups.read(at, self.room(int(self._groups.sizes[at])))
+        whole = self._groups.read(at, self.allocate(int(self._groups.sizes[at])))
         rows = out[: len(kept)]
         rows[:] = whole.x[kept]
         return Rows(rows, whole.truth[kept], None if whole.weights is None else whole.weights[kept])
@@ -275,7 +275,7 @@ class ArrayGroups(RowGroups):
     Examples
     --------
     >>> groups = ArrayGroups(np.ones((5, 2)), np.zeros(5), None, None)
-    >>> groups.sizes, groups.read(0, groups.room(5)).x.shape
+    >>> groups.sizes, groups.read(0, groups.allocate(5)).x.shape
     (array([5]), (5, 2))
     """
 
@@ -392,7 +392,7 @@ def copy_columns(name: str, columns: Sequence[Any], rows: Array) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-class _Piece(NamedTuple):
+class _RowGroup(NamedTuple):
     """Rows that are read together, and what reads some of their columns into an Arrow table."""
 
     rows: int
@@ -408,7 +408,7 @@ class ArrowGroups(RowGroups):
     name : str
         Of the argument, for errors.
     schema : pyarrow.Schema
-    pieces : list of pieces
+    groups : list of row groups
     target : str, sequence of str or ndarray
         Column or columns that hold the targets, or the targets themselves.
     weight : str, ndarray or None
@@ -423,7 +423,7 @@ class ArrowGroups(RowGroups):
         self,
         name: str,
         schema: Any,
-        pieces: Sequence[_Piece],
+        groups: Sequence[_RowGroup],
         target: npt.ArrayLike | None,
         weight: npt.ArrayLike | None,
         features: Sequence[str] | None = None,
@@ -432,12 +432,12 @@ class ArrowGroups(RowGroups):
     ) -> None:
         names = list(schema.names)
         _check.distinct(name, names)
-        self._name, self._pieces = name, [piece for piece in pieces if piece.rows]
-        if not self._pieces:
+        self._name, self._groups = name, [group for group in groups if group.rows]
+        if not self._groups:
             raise ValueError(f"{name} must not be empty, got no rows")
-        self.sizes = np.array([piece.rows for piece in self._pieces], np.int64)
+        self.sizes = np.array([group.rows for group in self._groups], np.int64)
         self._first = np.cumsum(self.sizes) - self.sizes
-        self.files = np.array([piece.file for piece in self._pieces], np.int64)
+        self.files = np.array([group.file for group in self._groups], np.int64)
         self._single = isinstance(target, str)
         self._targets, self._truth = self._columns("y", target, names)
         self._weight, self._weights = self._columns("sample_weight", weight, names)
@@ -498,10 +498,10 @@ class ArrowGroups(RowGroups):
         return self._answers(group, self._read(group, columns) if columns else None)
 
     def _read(self, group: int, columns: list[str]) -> Any:
-        piece = self._pieces[group]
-        table = piece.read(columns)
-        if table.num_rows != piece.rows:
-            raise ValueError(f"{self._name} has changed: group {group} had {piece.rows} rows")
+        source = self._groups[group]
+        table = source.read(columns)
+        if table.num_rows != source.rows:
+            raise ValueError(f"{self._name} has changed: group {group} had {source.rows} rows")
         return table
 
     def _answers(self, group: int, table: Any) -> tuple[Array, Array | None]:
@@ -549,7 +549,7 @@ class _ParquetFiles:
         self._sources: list[Callable[[], Any]] = []
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
 
-    def pieces(self, source: Callable[[], Any]) -> list[_Piece] | None:
+    def groups(self, source: Callable[[], Any]) -> list[_RowGroup] | None:
         """Return the row groups of the file that `source` opens, or None if it has another schema."""
         with self._lock:
             file = len(self._sources)
@@ -559,7 +559,7 @@ class _ParquetFiles:
             return None
         groups = range(opened.metadata.num_row_groups)
         return [
-            _Piece(
+            _RowGroup(
                 opened.metadata.row_group(group).num_rows, functools.partial(self._read, file, group), file
             )
             for group in groups
@@ -583,25 +583,25 @@ class _ParquetFiles:
         return self._open[file]
 
 
-def _of_parquet(file: Any) -> list[_Piece]:
+def _of_parquet(file: Any) -> list[_RowGroup]:
     """Return the groups of an open Parquet file."""
 
     def read(group: int, columns: list[str]) -> Any:
         return file.read_row_group(group, columns=columns, use_threads=False)
 
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-    return [_Piece(rows, functools.partial(read, group)) for group, rows in enumerate(sizes)]
+    return [_RowGroup(rows, functools.partial(read, group)) for group, rows in enumerate(sizes)]
 
 
-def _of_fragments(fragments: Sequence[Any], schema: Any) -> Iterator[_Piece]:
+def _of_fragments(fragments: Sequence[Any], schema: Any) -> Iterator[_RowGroup]:
     """Yield the groups of the files of a dataset."""
     files = _ParquetFiles(schema)
     for fragment in fragments:
-        groups = files.pieces(fragment.open) if hasattr(fragment, "split_by_row_group") else None
+        groups = files.groups(fragment.open) if hasattr(fragment, "split_by_row_group") else None
         yield from _of_fragment(fragment, schema) if groups is None else groups
 
 
-def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
+def _of_fragment(fragment: Any, schema: Any) -> Iterator[_RowGroup]:
     """Yield the groups of a file of a dataset whose columns are partly those of its folder, or cast."""
     import pyarrow as pa
 
@@ -610,7 +610,7 @@ def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
 
     if hasattr(fragment, "split_by_row_group"):
         for part in fragment.split_by_row_group():
-            yield _Piece(part.row_groups[0].num_rows, reader(part))
+            yield _RowGroup(part.row_groups[0].num_rows, reader(part))
         return
     if fragment.format.default_extname not in ("arrow", "feather", "ipc"):
         raise ValueError(
@@ -618,7 +618,7 @@ def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
             "convert it once"
         )
     if not fragment.partition_expression.equals(pa.dataset.scalar(True)):
-        yield _Piece(fragment.count_rows(), reader(fragment))
+        yield _RowGroup(fragment.count_rows(), reader(fragment))
         return
     file = pa.ipc.open_file(fragment.open())
     # to count the rows, one column is enough
@@ -628,7 +628,7 @@ def _of_fragment(fragment: Any, schema: Any) -> Iterator[_Piece]:
         def read(columns: list[str], number: int = number) -> Any:
             return pa.Table.from_batches([file.get_batch(number)]).select(columns)
 
-        yield _Piece(first.get_batch(number).num_rows, read)
+        yield _RowGroup(first.get_batch(number).num_rows, read)
 
 
 def open_groups(
@@ -692,14 +692,14 @@ def open_groups(
             _check.rank(name, _check.numeric(name, rows), 2)
             return open_groups(name, rows, target, weight)
         x = dataset(name, path)
-    pieces: list[_Piece]
+    groups: list[_RowGroup]
     if hasattr(x, "get_fragments"):
         try:
             fragments = list(x.get_fragments())
         except ValueError as error:
             raise ValueError(f"{name} must be a whole dataset: {error}") from None
-        pieces = list(_of_fragments(fragments, x.schema))
-        return ArrowGroups(name, x.schema, pieces, target, weight, features, others=others)
+        groups = list(_of_fragments(fragments, x.schema))
+        return ArrowGroups(name, x.schema, groups, target, weight, features, others=others)
     if hasattr(x, "iter_batches"):
         return ArrowGroups(name, x.schema_arrow, _of_parquet(x), target, weight, features, others=others)
     raise TypeError(

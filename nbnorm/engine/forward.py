@@ -31,10 +31,10 @@ from nbnorm.simd import get, put
 
 @inner_kernel
 def wide_statistics(
-    control: Any, act: Any, y: Any, stride: Any, n: Any, total: Any, saved: Any, spread: Any, at: Any
+    control: Any, act: Any, y: Any, stride: Any, n: Any, total: Any, saved: Any, variance: Any, at: Any
 ) -> None:
     """Repeat the second pass of a panel in float64, for squares beyond the range of float32."""
-    width, rows, length = tile_width(act), tile_rows(act), len(spread)
+    width, rows, length = tile_width(act), tile_rows(act), len(variance)
     weights = control.weights_offset
     for r in range(rows):
         row = y + r * width
@@ -51,23 +51,23 @@ def wide_statistics(
             e = np.float64(get(act, row + b // width * stride + b % width) - shift) - center
             square += weight * (e * e)
         put(saved, length + at + r, act.dtype.type(center))
-        put(spread, at + r, square / total)
+        put(variance, at + r, square / total)
 
 
 @inner_kernel
 def _scale(
-    control: Any, hyper: Any, at: Any, last: Any, n: Any, total: Any, running: Any, saved: Any, spread: Any
+    control: Any, hyper: Any, at: Any, last: Any, n: Any, total: Any, running: Any, saved: Any, variance: Any
 ) -> None:
     """Make rstd of the variances of features [at, last) and move the averages.
 
     The unbiased variance takes the number of samples: whole weights repeat them, but no weights make
     them fewer than the rows, or a total just above 1 would make the variance as large as you like.
     """
-    length = len(spread)
+    length = len(variance)
     eps = hyper.eps
     # plain loops over few arrays: vectors of square roots and quotients
     for f in range(at, last):
-        put(saved, 2 * length + f, saved.dtype.type(1.0 / math.sqrt(get(spread, f) + eps)))
+        put(saved, 2 * length + f, saved.dtype.type(1.0 / math.sqrt(get(variance, f) + eps)))
     if control.mode == GRADIENTS:
         return
     decay = hyper.running_decay
@@ -81,7 +81,7 @@ def _scale(
         mean = np.float64(get(saved, f)) + np.float64(get(saved, length + f))
         put(running, f, decay * get(running, f) + fresh * mean)
     for f in range(at, last):
-        second = get(spread, f) * factor
+        second = get(variance, f) * factor
         if control.standard_deviation == 1:
             second = math.sqrt(second)
         put(running, length + f, decay * get(running, length + f) + fresh * second)
@@ -93,9 +93,9 @@ def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, s
     kind = saved.dtype.type
     length = len(running) // 2
     for f in range(at, last):
-        mean, spread = get(running, f), get(running, length + f)
+        mean, variance = get(running, f), get(running, length + f)
         shift = kind(mean)
-        variance = spread * spread if control.standard_deviation == 1 else spread
+        variance = variance * variance if control.standard_deviation == 1 else variance
         put(saved, f, shift)
         put(saved, length + f, kind(mean - np.float64(shift)))
         put(saved, 2 * length + f, kind(1.0 / math.sqrt(variance + hyper.eps)))
@@ -153,7 +153,7 @@ def forward_features(
     vector: Any,
     running: Any,
     saved: Any,
-    spread: Any,
+    variance: Any,
     act: Any,
 ) -> None:
     """Finish the panels of features [first, last) of layer l: bias, activation, batch norm, dropout.
@@ -166,7 +166,7 @@ def forward_features(
     width, rows = tile_width(act), tile_rows(act)
     layer = net[l]
     stride = layer.padded * width
-    norm, length = layer.norm, len(spread)
+    norm, length = layer.norm, len(variance)
     training = norm != NO_NORM and control.training == 1
     fused = layer.fused == 1
     for i in range(first, last, rows):
@@ -183,11 +183,11 @@ def forward_features(
             if training:
                 good = panel_statistics(
                     layer.statistics_kernel, act, y, control.weights_offset, vector, bias, saved, at,
-                    length + at, spread, at, stride, n, kind(total),
+                    length + at, variance, at, stride, n, kind(total),
                 )  # fmt: skip
                 if good == 0:
-                    call(calls.wide_statistics, control, act, y, stride, n, total, saved, spread, at)
-                _scale(control, hyper, at, at + rows, n, total, running, saved, spread)
+                    call(calls.wide_statistics, control, act, y, stride, n, total, saved, variance, at)
+                _scale(control, hyper, at, at + rows, n, total, running, saved, variance)
             else:
                 _take_averages(control, hyper, at, at + rows, running, saved)
             panel_normalize(
@@ -218,7 +218,7 @@ def forward_layer(
     vector: Any,
     running: Any,
     saved: Any,
-    spread: Any,
+    variance: Any,
     act: Any,
     first: Any,
     last: Any,
@@ -260,7 +260,7 @@ def forward_layer(
                     o += most if tall else rows
         call(
             calls.forward_features, net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector,
-            running, saved, spread, act,
+            running, saved, variance, act,
         )  # fmt: skip
 
 

@@ -252,7 +252,7 @@ def block_kernel(kind: str, dtype: Any, code: int = IDENTITY) -> int:
 @inner_kernel
 def forward_features(
     net: Any, control: Any, hyper: Any, calls: Any, l: Any, first: Any, last: Any, n: Any, total: Any,
-    vector: Any, running: Any, saved: Any, spread: Any, act: Any,
+    vector: Any, running: Any, saved: Any, variance: Any, act: Any,
 ) -> None:  # fmt: skip
     """Add the bias to features [first, last) of layer l; compute f where it stands in front of the norm."""
     width = tile_width(act)
@@ -287,11 +287,11 @@ def _wide_statistics(
 @inner_kernel
 def forward_blocks(
     net: Any, control: Any, hyper: Any, calls: Any, l: Any, n: Any, first: Any, last: Any, vector: Any,
-    saved: Any, spread: Any, act: Any,
+    saved: Any, variance: Any, act: Any,
 ) -> None:  # fmt: skip
     """Normalize blocks [first, last) of samples of layer l; activation and dropout behind it."""
     kind, width = act.dtype.type, tile_width(act)
-    layer, length = net[l], len(spread)
+    layer, length = net[l], len(variance)
     stride, features = layer.padded * width, layer.features
     for j in range(first, last):
         block, at, valid = j * stride, layer.statistics_offset + j * width, min(width, n - j * width)

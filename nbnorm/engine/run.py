@@ -384,7 +384,7 @@ class Run:
         self.weight_gradient, self.vector_gradient = layout.companions(stored)
         self.act = empty_aligned(layout.act_size, dtype)
         self.saved = np.zeros(3 * layout.features, dtype)
-        self.spread = np.zeros(layout.features)
+        self.variance = np.zeros(layout.features)
         self.gradients = np.zeros(layout.vector_size, dtype)
         self.partial = np.zeros(2 * (layout.padded // layout.width))
         self.norms = np.zeros(1 + sum(-(-size // layout.width) for size in layout.sizes[1:]))
@@ -572,7 +572,7 @@ class Run:
             self.sync, layout.net, self.control, self.hyper, self.calls, self.rates, self.progress,
             self.order, self.labels, self.targets, self.weights, self.options, engine.exact, engine.single,
             self.optimizer, self.numbers, engine.weights, self.weight_state, self.weight_gradient,
-            engine.vector, self.vector_state, self.vector_gradient, engine.running, self.saved, self.spread,
+            engine.vector, self.vector_state, self.vector_gradient, engine.running, self.saved, self.variance,
             self.gradients, self.act, self.partial, self.norms, self.out,
         )  # fmt: skip
 

@@ -75,7 +75,7 @@ def epoch_part(
     vector_gradient: Any,
     running: Any,
     saved: Any,
-    spread: Any,
+    variance: Any,
     gradients: Any,
     act: Any,
     partial: Any,
@@ -150,14 +150,14 @@ def epoch_part(
                     break
                 call(
                     calls.forward_layer, net, control, hyper, calls, l, n, counted, operand, weight, vector,
-                    running, saved, spread, act, first, last,
+                    running, saved, variance, act, first, last,
                 )  # fmt: skip
             barrier(sync, tid, threads)
             if net[l].sample_norm != 0:
                 first, last = share(blocks, tid, threads)
                 call(
                     calls.forward_blocks, net, control, hyper, calls, l, n, first, last, vector, saved,
-                    spread, act,
+                    variance, act,
                 )  # fmt: skip
                 barrier(sync, tid, threads)
         step += 1
@@ -267,7 +267,7 @@ def run_steps(
     vector_gradient: Any,
     running: Any,
     saved: Any,
-    spread: Any,
+    variance: Any,
     gradients: Any,
     act: Any,
     partial: Any,
@@ -303,7 +303,7 @@ def run_steps(
         vector_gradient,
         running,
         saved,
-        spread,
+        variance,
         gradients,
         act,
         partial,

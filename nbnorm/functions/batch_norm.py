@@ -31,7 +31,7 @@ STRIP = 8
 
 # Bytes between what is read and what is asked for from memory: the sums keep the processor so busy that
 # its own prefetching falls behind.
-AHEAD = 32 << 10
+PREFETCH_DISTANCE = 32 << 10
 
 # Bytes of an array from which it is asked for ahead: what lies in a cache already only has to make room.
 FAR = 2 << 20
@@ -299,7 +299,7 @@ def _span(
             write(out, i, formula(*values))
             if ahead:
                 for x in arrays:
-                    simd.prefetch(x, i + AHEAD // item, lanes * item, level=2)
+                    simd.prefetch(x, i + PREFETCH_DISTANCE // item, lanes * item, level=2)
             j = j + lanes
             return simd.where(j < period, j, j - period)
 
@@ -379,7 +379,7 @@ def _block_rows(n_samples: Any) -> Any:
 @inner_kernel
 def _ahead(x: Any) -> Any:
     """Return the elements between what is read and what is asked for, 0 for what is read just now."""
-    return max(STRIP * x.shape[1], AHEAD // x.itemsize) if x.size * x.itemsize >= FAR else 0
+    return max(STRIP * x.shape[1], PREFETCH_DISTANCE // x.itemsize) if x.size * x.itemsize >= FAR else 0
 
 
 @inner_kernel

@@ -231,7 +231,7 @@ class Stream:
         """Read the rows of a group that are used into the first rows of `out`, exactly as many."""
         if self.used_of[group] == self._groups.sizes[group]:
             return self.load(group, out)[1]
-        x, answers = self.load(group, self.room(int(self._groups.sizes[group])))
+        x, answers = self.load(group, self.allocate(int(self._groups.sizes[group])))
         kept = answers.kept
         assert kept is not None
         out[: np.count_nonzero(kept)] = x[kept]
@@ -240,12 +240,12 @@ class Stream:
         )
         return Answers(answers.truth[kept], rounded, of_standardizers, None)
 
-    def room(self, rows: int) -> Array:
+    def allocate(self, rows: int) -> Array:
         """Return an array for so many rows of features."""
         return np.empty((rows, self._groups.width), self.dtype)
 
     def _all(self) -> Iterator[tuple[Array, Answers]]:
-        out = [self.room(int(self._groups.sizes.max())) for _ in range(2)]
+        out = [self.allocate(int(self._groups.sizes.max())) for _ in range(2)]
         groups = np.flatnonzero(self.used_of).tolist()
         yield from ahead(lambda number: self.load(groups[number], out[number % 2]), range(len(groups)))
 
@@ -286,7 +286,7 @@ class Stream:
         net, width = self._net, self._groups.width
         most = min(MOST_ROWS, max(_SAMPLE // (width * self.dtype.itemsize), 1))
         step = -(-self.used // most)
-        chosen = self.room(-(-self.used // step))
+        chosen = self.allocate(-(-self.used // step))
         weights = np.ones(len(chosen)) if self.weighted else None
         gaps = np.zeros(width, bool)
         whole = np.ones(width, bool)
@@ -420,7 +420,7 @@ class StreamedRun(Run):
         capacity = stream.used
         if not stream.in_one:
             capacity = max(stream.buffer, int(stream.used_of.max()) + stream.batch) + stream.batch
-        self._buffers = [stream.room(capacity) for _ in range(1 if stream.in_one else 2)]
+        self._buffers = [stream.allocate(capacity) for _ in range(1 if stream.in_one else 2)]
         shape = (capacity,) if net.output == "softmax" else (capacity, net.loss.targets(net.sizes[-1]))
         kind = np.dtype(np.int64) if net.output == "softmax" else net.dtype
         self._truths = [np.zeros(shape, kind) for _ in self._buffers]

@@ -72,7 +72,7 @@ _ROWS = {4: 4, 8: 2}
 # Bytes between what is read and what is asked for, in the order of reading, so in whole rows and at least
 # those that come next: the processor's own prefetching does not follow several rows.  From one strip of rows
 # to 128 kB any distance served alike.
-AHEAD = 16 << 10
+PREFETCH_DISTANCE = 16 << 10
 
 # ----------------------------------------------------------------------------------------------
 # Rows
@@ -304,7 +304,7 @@ def _panel(
 ) -> None:  # fmt: skip
     """Gather the moments of the rows [begin, end) of the columns [first, last)."""
     width = x.shape[1]
-    ahead = max(4, AHEAD // ((last - first) * x.itemsize)) * width
+    ahead = max(4, PREFETCH_DISTANCE // ((last - first) * x.itemsize)) * width
     for j in range(first, last):
         ends[0, j] = math.inf
         ends[1, j] = -math.inf

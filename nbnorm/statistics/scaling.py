@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 _MEAN, _MEAN_LOW, _SCALE, _SLOPE, _OFFSET = range(5)
 
 TASKS = 64
-AHEAD = 64 << 10  # bytes between what is read and what is asked for
+PREFETCH_DISTANCE = 64 << 10  # bytes between what is read and what is asked for
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
 LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
 LARGE = 8 << 20  # bytes from which a result is written with non-temporal stores
@@ -81,7 +81,7 @@ def _scale_range(
                 value = formula(simd.convert(simd.load(x, i, lanes), np.float64), *factors)
                 write(out, i, simd.convert(value, out.dtype))
                 if write is simd.stream:
-                    simd.prefetch(x, i + AHEAD // size, lanes * size, level=2)
+                    simd.prefetch(x, i + PREFETCH_DISTANCE // size, lanes * size, level=2)
                 j = j + lanes
                 return simd.where(j < period, j, j - period)
 

@@ -96,7 +96,7 @@ def test_an_order_opens_each_file_once(table, tmp_path, monkeypatch):
     for first in (0, 10, 20):
         assert len(set(files[first : first + 10])) == 2
     expected = everything(groups)[0]
-    out = groups.room(10)
+    out = groups.allocate(10)
     for group in near:
         np.testing.assert_array_equal(groups.read(group, out).x, expected[10 * group : 10 * group + 10])
 
