@@ -1,4 +1,4 @@
-"""The page to play with, in headless Chromium: what it computes and that it draws."""
+"""The interactive page, in headless Chromium: what it computes and that it draws."""
 
 import json
 import re
