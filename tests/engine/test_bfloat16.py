@@ -119,7 +119,7 @@ from nbnorm.compile import pointers
 from nbnorm.engine import microkernels
 for kind in ("packed", "strided"):
     microkernels.micro_kernel(kind, np.dtype(np.float32), pairs=True)
-for library, _ in pointers._held.values():
+for library, _ in pointers.EMITTED.values():
     code = library.get_asm_str()
     print(code.count("vdpbf16ps"), code.count("vfmadd"))
 """

@@ -193,8 +193,8 @@ def test_step_numbers(dtype, kind):
     rule = RULES[kind]
     options = dict(zip(rule.options, np.linspace(0.1, 0.7, len(rule.options)), strict=True))
     numbers = np.zeros(2 * microkernels.NUMBERS, dtype)
-    given = np.array([*options.values(), 0.25])
-    write_numbers(microkernels.numbers_kernel(kind, dtype), numbers, given, np.array([0.5, 0.3]), 1, 4)
+    given = np.array([*options.values(), 0.25, 0.5])  # penalty, and a factor of the rate
+    write_numbers(microkernels.numbers_kernel(kind, dtype), numbers, given, np.array([0.5, 0.6]), 1, 4)
     weights, vectors = numbers.reshape(2, -1)
     assert (weights[microkernels.PENALTY], vectors[microkernels.PENALTY]) == (0.25, 0)
     for got, decay in ((weights, options["weight_decay"]), (vectors, 0.0)):

@@ -64,7 +64,7 @@ def test_gradients_of_activations(data, activation, norm):
     if config.DISABLE_JIT and (norm != "after" or activation not in ("relu", "gelu", OWN)):
         pytest.skip("slow interpreted")
     X, y, _, w = data
-    net = FNN([5, 5, 4, 3], norm=norm, activation=activation, seed=1)
+    net = FNN([5, 5, 4, 3], norm=norm, activation=activation, seed=2)  # no value lies near a corner
     assert largest(net.check_gradients(X, y, sample_weight=w)) < 1e-6
     assert largest(net.eval().check_gradients(X, y)) < 1e-6
 
