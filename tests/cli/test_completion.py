@@ -7,7 +7,10 @@ import pytest
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [(["nbnorm", "tr"], ["train"]), (["nbnorm", "predict", "--th"], ["--thousands", "--threads", "--threshold"])],
+    [
+        (["nbnorm", "tr"], ["train"]),
+        (["nbnorm", "predict", "--th"], ["--thousands", "--threads", "--threshold"]),
+    ],
 )
 def test_bash_completes(run, folder, words, expected):
     (folder / "c.sh").write_text(run("completion", "bash")[1])
