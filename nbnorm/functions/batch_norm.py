@@ -537,10 +537,11 @@ def backward_kernel(
 # ----------------------------------------------------------------------------------------------
 
 
-# Only interpreted kernels warn.
-_silence: Any = (
-    np.errstate(over="ignore", invalid="ignore") if config.DISABLE_JIT else contextlib.nullcontext()
-)
+def _silence() -> contextlib.AbstractContextManager[Any]:
+    """Leave out warnings, which only interpreted kernels give."""
+    if config.DISABLE_JIT:
+        return np.errstate(over="ignore", invalid="ignore")
+    return contextlib.nullcontext()
 
 
 def _workspace(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -638,7 +639,7 @@ def batch_norm_forward(
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
     rows, normalized = channels.table(x), channels.table_for(out)
     mean, rstd = np.empty(width), np.empty(width)
-    with _silence:  # refused below
+    with _silence():  # refused below
         forward_kernel(x.size, rows, gamma, beta, eps, normalized, mean, rstd, *_workspace(rows))
     _refuse_range(rows, rstd)
     return channels.put_back(normalized, out), mean, rstd
