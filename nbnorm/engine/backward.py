@@ -28,6 +28,12 @@ from nbnorm.engine.thread_pool import (
 from nbnorm.simd import get, put
 
 
+@kernel(inline="always")
+def _transposed_place(layer: Any, padded: Any, i: Any, width: Any) -> Any:
+    """Place of the gradient of feature i, which stands with the outputs side by side."""
+    return layer.transposed_gradient_offset + i // width * padded * width + i % width
+
+
 @inner_kernel
 def loss_part(
     tid: Any,
@@ -64,15 +70,9 @@ def loss_part(
             weights, options, partial, 2 * j,
         )  # fmt: skip
         for o in range(size):
-            at = layer.transposed_gradient_offset + (o // width * padded + j * width) * width + o % width
+            at = _transposed_place(layer, padded, o, width) + j * width * width
             for b in range(valid):
                 put(act, at + b * width, get(act, g + o * width + b))
-
-
-@kernel(inline="always")
-def _transposed_place(layer: Any, padded: Any, i: Any, width: Any) -> Any:
-    """Place of the gradient of feature i, which stands with the outputs side by side."""
-    return layer.transposed_gradient_offset + i // width * padded * width + i % width
 
 
 @inner_kernel
@@ -175,7 +175,7 @@ def transpose_panel(control: Any, layer: Any, i: Any, first: Any, last: Any, act
     Rows beyond the last feature are zero: their weights are.
     """
     width, rows = tile_width(act), tile_rows(act)
-    at = layer.transposed_gradient_offset + (i // width * control.padded_batch) * width + i % width
+    at = _transposed_place(layer, control.padded_batch, i, width)
     for j in range(first, last):
         here = layer.gradient_offset + (j * layer.padded + i) * width
         for b in range(0, width, rows):

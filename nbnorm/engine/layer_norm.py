@@ -38,7 +38,7 @@ from nbnorm.engine.epilogues import (
     row_sums,
 )
 from nbnorm.engine.forward import drop_key, drop_scale, drop_threshold
-from nbnorm.engine.microkernels import NUMBERS, tile, tile_rows, tile_width, vector_update
+from nbnorm.engine.microkernels import tile, tile_rows, tile_width, vector_update
 from nbnorm.engine.table import AFTER, BEFORE
 from nbnorm.functions import activations
 from nbnorm.functions.activations import IDENTITY
@@ -351,11 +351,11 @@ def backward_features(
             layer.backward_kernel, act, g, y, z, saved, at, length + at, 2 * length + at, vector, gamma,
             gradients, gamma, beta, stride, n,
         )  # fmt: skip
-        for first_of in (gamma, beta):
+        for first_of, numbers_of in ((gamma, layer.gamma_numbers), (beta, layer.beta_numbers)):
             if first_of == gamma or layer.centred == 1:
                 vector_update(
                     calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, numbers,
-                    k + NUMBERS, len(vector), stop,
+                    k + numbers_of, len(vector), stop,
                 )  # fmt: skip
 
 

@@ -77,10 +77,11 @@ def test_gradients_with_statistics_are_those_of_a_step(blobs):
     assert state(nets[1]) == before
 
 
+@pytest.mark.parametrize("norm", ["after", "layer"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
-def test_frozen_parameters_stay_and_others_have_their_own_rates(blobs, optimizer):
+def test_frozen_parameters_stay_and_others_have_their_own_rates(blobs, optimizer, norm):
     X, y = blobs
-    start, plain, own = (FNN(SIZES, dtype=np.float64, seed=0) for _ in range(3))
+    start, plain, own = (FNN(SIZES, norm=norm, dtype=np.float64, seed=0) for _ in range(3))
     options = {"epochs": 1, "batch_size": 90, "optimizer": optimizer}
     plain.fit(X, y, **options)
     lr = optimizer.lr
