@@ -153,8 +153,6 @@ def normalisation(net: FNN, layer: int) -> tuple[Array, Array, Array, Array]:
     >>> normalisation(FNN([3, 1, 2]), 1)
     (array([1.]), array([0.]), array([0.]), array([1.]))
     """
-    parameters, buffers = net.parameters(), net.buffers()
+    parameters = net.parameters()
     gamma, beta = (parameters[f"norm{layer}.{name}"].astype(np.float64) for name in ("gamma", "beta"))
-    mean = buffers[f"norm{layer}.running_mean"].astype(np.float64)
-    averaged = buffers[f"norm{layer}.running_{net.running}"].astype(np.float64)
-    return gamma, beta, mean, averaged**2 if net.running == "std" else averaged
+    return gamma, beta, *net.arrays.moving_statistics(layer)

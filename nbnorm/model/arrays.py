@@ -32,6 +32,12 @@ class Arrays:
         """Return parameters and moving averages in one dictionary."""
         return {**self.parameters, **self.buffers}
 
+    def moving_statistics(self, layer: int) -> tuple[Array, Array]:
+        """Return the moving averages of mean and variance of a batch norm, whichever of the two it keeps."""
+        deviation = self.buffers.get(f"norm{layer}.running_std")
+        variance = self.buffers[f"norm{layer}.running_var"] if deviation is None else deviation**2
+        return self.buffers[f"norm{layer}.running_mean"], variance
+
     def writable(self) -> Arrays:
         """Replace read-only arrays by copies: joblib maps those of a network that it hands on."""
         for arrays in (self.parameters, self.buffers):

@@ -364,8 +364,8 @@ class ParallelRun:
         """Append the normalized values of each shard, and take note of the statistics."""
         net, ranks = self._net, self._ranks
         if net.norm_kind == "batch" and net.frozen_statistics:
-            mean, spread = (self._arrays.buffers[f"norm{l}.running_{name}"] for name in ("mean", net.running))
-            rstd = 1.0 / np.sqrt((spread**2 if net.running == "std" else spread) + net.eps)
+            mean, variance = self._arrays.moving_statistics(l)
+            rstd = 1.0 / np.sqrt(variance + net.eps)
             for shard, x in zip(shards, values, strict=True):
                 shard.u.append(normalized(x, mean, rstd))
                 shard.rstd.append(rstd)

@@ -94,10 +94,8 @@ def hidden_layers(
 
 def moving_averages(net: FNN) -> dict[str, tuple[Array, Array]]:
     """Return the mean and the variance that each batch norm uses in evaluation mode."""
-    buffers = net.buffers()
-    means = {name.partition(".")[0]: mean for name, mean in buffers.items() if name.endswith("running_mean")}
-    power = 1 if net.running == "var" else 2
-    return {name: (mean, buffers[f"{name}.running_{net.running}"] ** power) for name, mean in means.items()}
+    layers = range(1, len(net.sizes) - 1) if net.norm_kind == "batch" else ()
+    return {f"norm{l}": net.arrays.moving_statistics(l) for l in layers}
 
 
 def dataset_statistics(net: FNN, X: Table) -> dict[str, Moments]:

@@ -39,10 +39,9 @@ def folded(net: FNN, *, standardizers: bool) -> list[tuple[Array, Array]]:
         weight = weight * factor
         factor, shift = np.ones(len(weight)), np.zeros(len(weight))
         if l < last and net.norm_kind == "batch":
-            spread = net.arrays.buffers[f"norm{l}.running_{net.running}"]
-            variance = spread**2 if net.running == "std" else spread
+            mean, variance = net.arrays.moving_statistics(l)
             factor = parameters[f"norm{l}.gamma"] / np.sqrt(variance + net.eps)
-            shift = parameters[f"norm{l}.beta"] - factor * net.arrays.buffers[f"norm{l}.running_mean"]
+            shift = parameters[f"norm{l}.beta"] - factor * mean
             if net.norm == "before":
                 weight, bias = factor[:, None] * weight, factor * bias + shift
                 factor, shift = np.ones(len(weight)), np.zeros(len(weight))

@@ -85,10 +85,9 @@ def _first_hidden(net: FNN, z: Array) -> Array:
 def _first_norm(net: FNN, y: Array) -> Array:
     if net.norm_kind != "batch":
         return normalized_samples(net, 1, y)
-    parameters, buffers = net.arrays.parameters, net.arrays.buffers
+    parameters = net.arrays.parameters
     gamma, beta = (parameters[f"norm1.{name}"].astype(np.float64) for name in ("gamma", "beta"))
-    mean, spread = (buffers[f"norm1.running_{name}"] for name in ("mean", net.running))
-    variance = spread**2 if net.running == "std" else spread
+    mean, variance = net.arrays.moving_statistics(1)
     return batch_norm_inference(y, gamma, beta, mean, variance, eps=net.eps)
 
 
