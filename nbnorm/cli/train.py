@@ -253,8 +253,8 @@ def _describe(args: argparse.Namespace, net: FNN) -> None:
     sizes = "-".join(str(size) for size in net.sizes)
     say(f"Network: {sizes}, {layers}, {plural(net.n_parameters, 'parameter')}")
     if net.precision == "bfloat16" and args.hidden:
-        speed = "" if target().bfloat16 else ", at the speed of float32: this processor has no such products"
-        say(f"Precision: products of bfloat16{speed}")
+        made = "" if target().bfloat16 else ", made of float32: this processor has no such products"
+        say(f"Precision: products of bfloat16{made}")
     threads = plural(get_num_threads(), "thread")
     momentum = "" if args.momentum is None else f"momentum {args.momentum:g}, "
     penalty = f", l2 {args.l2:g}" if args.l2 else ""

@@ -103,7 +103,7 @@ class FNN(Options):
         "bfloat16": operands of the hidden layers' products (inputs of the first one only where they are
         standardized) are rounded to bfloat16 in training mode, and summed in float32; all else is of
         `dtype`, which must be float32.  It pays where ``nbnorm.simd.target().bfloat16``; elsewhere the bits
-        are the same, at the speed of float32.  In evaluation mode nothing is rounded.
+        are the same, not faster than float32.  In evaluation mode nothing is rounded.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights; biases and beta begin at 0, gamma at 1.
     dtype : {float32, float64}, default float32
