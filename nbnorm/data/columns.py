@@ -49,7 +49,7 @@ _UNITS = {
 _MOST_FREQUENCY, _SHARE = 10, 100
 
 # The number of a level that was not there in training; gaps are NaN.
-_UNSEEN = -1.0
+UNSEEN = -1.0
 
 
 @dataclass(frozen=True)
@@ -696,7 +696,7 @@ def _converted(name: str, learned: Column, column: Values) -> Array:
             f"{name}: column {learned.name!r} must hold {kinds[True in text]} as in training, got "
             f"{kinds[True not in text]}"
         )
-    numbers_of = np.array([*(codes.get(level, _UNSEEN) for level in given.levels), np.nan])
+    numbers_of = np.array([*(codes.get(level, UNSEEN) for level in given.levels), np.nan])
     return numbers_of[np.where(known, given.numbers, len(given.levels)).astype(np.int64)]
 
 

@@ -161,7 +161,10 @@ class Inputs(Parameters):
             if not reset:
                 limits = np.stack([np.fmin(limits[0], self._limits[0]), np.fmax(limits[1], self._limits[1])])
             self._limits = limits.astype(np.float64)
-        return np.clip(x, *self._limits.astype(x.dtype)) if infinite.any() else x
+        if not infinite.any():
+            return x
+        least, most = self._limits.astype(x.dtype)
+        return np.asarray(np.where(infinite, np.where(x > 0, most, least), x))
 
     def _sample_weight(self, name: str, weights: npt.ArrayLike, X: Table) -> Array:
         _check.unmasked(name, weights)

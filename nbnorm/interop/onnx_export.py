@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,9 @@ import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm.functions.loss_options import Poisson
-from nbnorm.interop.extras import activation_names, needed, normalisation
+from nbnorm.interop import onnx_columns
+from nbnorm.interop.extras import activation_names, normalisation
+from nbnorm.interop.onnx_graph import LAYER_NORM_OPSET, Graph
 from nbnorm.model.network import FNN
 from nbnorm.model.sample_norm import scale_and_shift
 from nbnorm.statistics.encoding import (
@@ -34,93 +35,9 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-# Read by ONNX Runtime from 1.11 on; every operator used is older than that, but for LayerNormalization, with
-# which a model needs the next one, and ONNX Runtime 1.12.
-OPSET = 16
-_LAYER_NORM_OPSET = 17
-_IR_VERSION = 8
-
 # Batch norm behind an activation goes into the next layer where its shift, in standard deviations of the
 # feature, is at most this: more would cancel digits that float32 needs.
 _MOST_SHIFT = 64.0
-
-
-class _Graph:
-    """Nodes and constants of an ONNX graph that is being written."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self.onnx = needed("onnx", "onnx")
-        self.dtype = dtype
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-        self.outputs: list[Any] = []
-        self.shared: dict[tuple[int, ...], str] = {}
-        self.opset = OPSET
-
-    def type_of(self, dtype: npt.DTypeLike) -> int:
-        """Return ONNX's number of a dtype."""
-        return int(self.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
-
-    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> str:
-        """Add a constant, of the graph's dtype unless another is given."""
-        name = f"constant{len(self.constants)}"
-        with np.errstate(over="ignore"):
-            array = np.asarray(values, self.dtype if dtype is None else dtype)
-        self.constants.append(self.onnx.numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def named(self, name: str, values: Array) -> str:
-        """Add a parameter of the network under its own name."""
-        taken = {constant.name for constant in self.constants}
-        while name in taken:
-            name = f"also.{name}"
-        with np.errstate(over="ignore"):
-            array = np.array(values, self.dtype, order="C")
-        self.constants.append(self.onnx.numpy_helper.from_array(array, name))
-        return name
-
-    def node(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node of one output; return the name of that."""
-        name = f"{operator.lower()}{len(self.nodes)}"
-        self.nodes.append(self.onnx.helper.make_node(operator, list(inputs), [name], name=name, **attributes))
-        return name
-
-    def cast(self, x: str, dtype: npt.DTypeLike) -> str:
-        return self.node("Cast", x, to=self.type_of(dtype))
-
-    def sorted(self, x: str, count: int) -> str:
-        """Put the `count` numbers of the last axis in growing order."""
-        values, places = (f"{part}{len(self.nodes)}" for part in ("sorted", "places"))
-        node = self.onnx.helper.make_node(
-            "TopK", [x, self.constant([count], np.int64)], [values, places], name=values, largest=0
-        )
-        self.nodes.append(node)
-        return values
-
-    def output(self, x: str, name: str, kind: int, shape: list[Any]) -> None:
-        """Make a value an output of the model."""
-        self.nodes.append(self.onnx.helper.make_node("Identity", [x], [name], name=f"as {name}"))
-        self.outputs.append(self.onnx.helper.make_tensor_value_info(name, kind, shape))
-
-    def write(self, path: _files.Target, n_in: int, notes: dict[str, Any]) -> None:
-        """Write the model to a file."""
-        from nbnorm import __version__
-
-        helper = self.onnx.helper
-        given = helper.make_tensor_value_info("X", self.type_of(self.dtype), ["n_samples", n_in])
-        graph = helper.make_graph(self.nodes, "nbnorm", [given], self.outputs, self.constants)
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", self.opset)],
-            ir_version=_IR_VERSION,
-            producer_name="nbnorm",
-            producer_version=__version__,
-        )
-        texts = {name: json.dumps(value, allow_nan=False) for name, value in notes.items() if value}
-        helper.set_model_props(model, texts)
-        self.onnx.checker.check_model(model)
-        with _files.replace(path) as file:
-            file.write(model.SerializeToString(deterministic=True))
 
 
 # ----------------------------------------------------------------------------------------------
@@ -128,7 +45,7 @@ class _Graph:
 # ----------------------------------------------------------------------------------------------
 
 
-def _activated(graph: _Graph, name: str, z: str) -> str:
+def _activated(graph: Graph, name: str, z: str) -> str:
     """Apply an activation.  ONNX Runtime has Elu and Softplus for float32 only."""
     node, single = graph.node, graph.dtype == np.float32
     if name == "identity":
@@ -157,7 +74,7 @@ def _activated(graph: _Graph, name: str, z: str) -> str:
     raise ValueError(f"the activation {name!r} has no counterpart in ONNX here")
 
 
-def _differences(graph: _Graph, x: str, subtracted: Array) -> str:
+def _differences(graph: Graph, x: str, subtracted: Array) -> str:
     """Subtract float64 numbers, in float32 in two parts: their rest counts where x is close to them."""
     high = subtracted.astype(graph.dtype)
     low = (subtracted - high).astype(graph.dtype)
@@ -174,7 +91,7 @@ def _centre(standardizer: Standardizer) -> tuple[Array, Array]:
     return np.array([moments.mean, moments.mean_low]), standardizer.scale_
 
 
-def _standardized(graph: _Graph, x: str, centre: Array, scale: Array) -> str:
+def _standardized(graph: Graph, x: str, centre: Array, scale: Array) -> str:
     """Standardize columns: (x - mean) / scale.  A scale beyond the dtype's range is refused."""
     with np.errstate(over="ignore", under="ignore"):
         rounded = scale.astype(graph.dtype)
@@ -189,7 +106,7 @@ def _standardized(graph: _Graph, x: str, centre: Array, scale: Array) -> str:
     return x if (scale == 1.0).all() else graph.node("Div", x, graph.constant(scale))
 
 
-def _encoded(graph: _Graph, x: str, encoder: ColumnEncoder) -> tuple[str, str]:
+def _encoded(graph: Graph, x: str, encoder: ColumnEncoder) -> tuple[str, str]:
     """Compute the encoded columns of X; return also which elements are positions of missing numbers."""
     table = encoder.table
     kinds, node = table[KIND], graph.node
@@ -208,32 +125,35 @@ def _encoded(graph: _Graph, x: str, encoder: ColumnEncoder) -> tuple[str, str]:
     return columns, node("And", gaps, graph.constant(kinds == POSITION, np.bool_))
 
 
-def _check_levels(graph: _Graph, encoder: ColumnEncoder) -> None:
+def _check_levels(graph: Graph, encoder: ColumnEncoder) -> None:
     """Refuse levels of a category that become one in the dtype."""
     for j in encoder.categorical:
         if len(np.unique(encoder.edges_[j].astype(graph.dtype))) < len(encoder.edges_[j]):
             raise ValueError(f"column {j} has levels that are one in {graph.dtype}: give dtype='float64'")
 
 
-def _inputs(graph: _Graph, net: FNN) -> str:
+def _inputs(graph: Graph, net: FNN) -> str:
     """Return what the first layer reads; networks that were trained together share it."""
     key = (id(net.encoder), id(net.standardizer))
     if key not in graph.shared:
-        x, missing = "X", None
-        if net.encoding is not None:
-            if net.encoder is None:
-                raise RuntimeError("the encoding needs a call of fit first")
-            _check_levels(graph, net.encoder)
-            x, missing = _encoded(graph, x, net.encoder)
-        if net.standardizer is not None:
-            x = _standardized(graph, x, *_centre(net.standardizer))
-        if missing is not None:  # becomes the mean
-            x = graph.node("Where", missing, graph.constant(0.0), x)
+        x, missing = graph.table, None
+        with graph.computing_in(graph.table_dtype):
+            if net.encoding is not None:
+                if net.encoder is None:
+                    raise RuntimeError("the encoding needs a call of fit first")
+                _check_levels(graph, net.encoder)
+                x, missing = _encoded(graph, x, net.encoder)
+            if net.standardizer is not None:
+                x = _standardized(graph, x, *_centre(net.standardizer))
+            if missing is not None:  # becomes the mean
+                x = graph.node("Where", missing, graph.constant(0.0), x)
+        if graph.table_dtype != graph.dtype:
+            x = graph.cast(x, graph.dtype)
         graph.shared[key] = x
     return graph.shared[key]
 
 
-def _logits(graph: _Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] | None = None) -> str:
+def _logits(graph: Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] | None = None) -> str:
     """Compute the network's logits, with the moving averages; `rows` changes those of the last layer."""
     for name, values in {**net.parameters(), **net.buffers()}.items():
         _check.finite(f"the network's {name}", values)
@@ -280,7 +200,7 @@ def _logits(graph: _Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] 
     return x
 
 
-def _batch_norm(graph: _Graph, x: str, net: FNN, l: int) -> str:
+def _batch_norm(graph: Graph, x: str, net: FNN, l: int) -> str:
     gamma, beta, mean, var = normalisation(net, l)
     given = {"gamma": gamma, "beta": beta, "running_mean": mean, "running_var": var}
     held = [graph.named(f"norm{l}.{name}", values) for name, values in given.items()]
@@ -288,11 +208,11 @@ def _batch_norm(graph: _Graph, x: str, net: FNN, l: int) -> str:
     return graph.node("BatchNormalization", x, *held, epsilon=net.eps, momentum=momentum)
 
 
-def _sample_norm(graph: _Graph, x: str, net: FNN, l: int) -> str:
+def _sample_norm(graph: Graph, x: str, net: FNN, l: int) -> str:
     gamma, beta = scale_and_shift(net, l)
     scale = graph.named(f"norm{l}.gamma", gamma)
     if net.norm_kind == "layer":
-        graph.opset = _LAYER_NORM_OPSET
+        graph.opset = LAYER_NORM_OPSET
         shift = graph.named(f"norm{l}.beta", beta)
         return graph.node("LayerNormalization", x, scale, shift, axis=-1, epsilon=net.eps)
     square = graph.node("ReduceMean", graph.node("Mul", x, x), axes=[1], keepdims=1)
@@ -305,7 +225,7 @@ def _sample_norm(graph: _Graph, x: str, net: FNN, l: int) -> str:
 # ----------------------------------------------------------------------------------------------
 
 
-def _values(graph: _Graph, net: FNN, fold: bool) -> str:
+def _values(graph: Graph, net: FNN, fold: bool) -> str:
     """Return the values that a network of the identity output predicts, (n_samples, n_out).
 
     Those of standardized targets are turned back in float64, as `FNN.predict` does.
@@ -323,14 +243,14 @@ def _values(graph: _Graph, net: FNN, fold: bool) -> str:
     return graph.node("Add", wide, graph.constant(centre[0], np.float64))
 
 
-def _flat(graph: _Graph, x: str, n_out: int) -> tuple[str, list[Any]]:
+def _flat(graph: Graph, x: str, n_out: int) -> tuple[str, list[Any]]:
     """Drop the second dimension of one output, as predictions do; return the shape too."""
     if n_out > 1:
         return x, ["n_samples", n_out]
     return graph.node("Reshape", x, graph.constant([-1], np.int64)), ["n_samples"]
 
 
-def _mean(graph: _Graph, terms: list[str], dtype: npt.DTypeLike) -> str:
+def _mean(graph: Graph, terms: list[str], dtype: npt.DTypeLike) -> str:
     """Return the mean of what several networks say."""
     if len(terms) == 1:
         return terms[0]
@@ -340,7 +260,7 @@ def _mean(graph: _Graph, terms: list[str], dtype: npt.DTypeLike) -> str:
     return graph.node("Div", total, graph.constant(len(terms), dtype))
 
 
-def _write_values(graph: _Graph, nets: list[FNN], fold: bool, model: FNNRegressor | None = None) -> None:
+def _write_values(graph: Graph, nets: list[FNN], fold: bool, model: FNNRegressor | None = None) -> None:
     """Write the output of a network's or a regressor's values, which does to them what `predict` does."""
     wide = nets[0].target_standardizer is not None
     dtype = np.dtype(np.float64) if wide else graph.dtype
@@ -372,7 +292,7 @@ def _with_class_0(values: Array) -> Array:
     return np.concatenate([np.zeros_like(values), values])
 
 
-def _write_classes(graph: _Graph, nets: list[FNN], fold: bool, names: Array) -> None:
+def _write_classes(graph: Graph, nets: list[FNN], fold: bool, names: Array) -> None:
     """Write label and probabilities of classes that exclude each other."""
     two = nets[0].output == "sigmoid" and len(names) == 2  # of one class alone softmax gives 1
     logits = [_logits(graph, net, fold, _with_class_0 if two else None) for net in nets]
@@ -383,16 +303,13 @@ def _write_classes(graph: _Graph, nets: list[FNN], fold: bool, names: Array) -> 
     graph.output(p, "probabilities", graph.type_of(graph.dtype), ["n_samples", len(names)])
 
 
-def _labels(graph: _Graph, names: Array) -> tuple[str, int]:
+def _labels(graph: Graph, names: Array) -> tuple[str, int]:
     """Return a constant of the classes' names and its type."""
     kind, tensor = names.dtype.kind, graph.onnx.TensorProto
     if kind == "O" and all(isinstance(name, str) for name in names):
         names, kind = names.astype(str), "U"
     if kind in ("U", "T"):
-        texts = [str(name).encode() for name in names]
-        constant = graph.onnx.helper.make_tensor("classes", tensor.STRING, [len(texts)], texts)
-        graph.constants.append(constant)
-        return "classes", tensor.STRING
+        return graph.texts("classes", [str(name) for name in names]), tensor.STRING
     if kind == "u" and names.max() > np.iinfo(np.int64).max:
         raise ValueError(f"classes must lie in the range of int64 for ONNX, got {names.max()}")
     for kinds, dtype in (("iu", np.int64), ("b", np.bool_), ("f", np.float64)):
@@ -401,7 +318,7 @@ def _labels(graph: _Graph, names: Array) -> tuple[str, int]:
     raise ValueError(f"classes must be text or numbers for ONNX, got dtype {names.dtype}")
 
 
-def _write_flags(graph: _Graph, nets: list[FNN], fold: bool) -> None:
+def _write_flags(graph: Graph, nets: list[FNN], fold: bool) -> None:
     """Write labels and probabilities of sigmoid outputs, each a question of its own."""
     logits = [_logits(graph, net, fold) for net in nets]
     p = _mean(graph, [graph.node("Sigmoid", z) for z in logits], graph.dtype)
@@ -418,7 +335,8 @@ def _write_flags(graph: _Graph, nets: list[FNN], fold: bool) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def _network(graph: _Graph, net: FNN, fold: bool) -> dict[str, Any]:
+def _network(graph: Graph, net: FNN, fold: bool) -> dict[str, Any]:
+    graph.matrix(net.sizes[0])
     if net.output == "softmax":
         _write_classes(graph, [net], fold, np.arange(net.sizes[-1]))
     elif net.output == "sigmoid":
@@ -434,31 +352,35 @@ def _feature_names(net: FNN) -> list[str] | None:
     return None if net.standardizer is None else net.standardizer.moments_.feature_names
 
 
-def _estimator(graph: _Graph, model: Any, fold: bool) -> dict[str, Any]:
+def _estimator(graph: Graph, model: Any, fold: bool) -> dict[str, Any]:
     nets: list[FNN] = model.networks_
     names = getattr(model, "classes_", None)
-    kinds = {column.kind for column in model.columns_} - {"number", "boolean", "empty"}
-    if kinds:
-        raise ValueError(f"model must read columns of numbers alone, got {', '.join(sorted(kinds))}")
+    notes: dict[str, Any] = {"metadata": nets[0].metadata}
+    columns = model.columns_
+    if onnx_columns.are_apart(columns, model._columns is not None and model._columns.named_):
+        notes["columns"] = onnx_columns.read_apart(graph, columns)
+    else:
+        graph.matrix(len(columns))
+        onnx_columns.read_categories(graph, columns)
+    onnx_columns.bounded(graph, model._limits, [net.encoder is not None for net in nets])
     if names is None:
         _write_values(graph, nets, fold, model)
     elif nets[0].output == "sigmoid" and nets[0].sizes[-1] > 1:
         _write_flags(graph, nets, fold)
     else:
         _write_classes(graph, nets, fold, names)
-    notes: dict[str, Any] = {"metadata": nets[0].metadata}
     features = getattr(model, "feature_names_in_", None)
     if features is not None:
         notes["feature_names"] = [str(name) for name in features]
     return notes
 
 
-def _write_standardized(graph: _Graph, centre: Array, scale: Array) -> None:
-    x = _standardized(graph, "X", centre, scale)
+def _write_standardized(graph: Graph, centre: Array, scale: Array) -> None:
+    x = _standardized(graph, graph.matrix(len(scale)), centre, scale)
     graph.output(x, "standardized", graph.type_of(graph.dtype), ["n_samples", len(scale)])
 
 
-def _scaler(graph: _Graph, model: Any) -> dict[str, Any]:
+def _scaler(graph: Graph, model: Any) -> dict[str, Any]:
     width = model.n_features_in_
     centre, scale = np.zeros((2, width)), np.ones(width)
     if model.with_mean:
@@ -480,7 +402,9 @@ def to_onnx(
     """Write a network, an estimator or a standardizer to an ONNX model.
 
     The model has one input ``X``, shape (n_samples, n_features) for any number of samples, and standardizes
-    and encodes its columns itself.  Its outputs are
+    and encodes its columns itself.  An estimator that was trained on a table with text, other categories,
+    dates or durations has an input of shape (n_samples, 1) for each column instead, see the notes.  Outputs
+    are
 
     ================= ====================================================================================
     ``label``         For classes: what `predict` gives; text for classes that are text.
@@ -510,9 +434,19 @@ def to_onnx(
     TypeError
         If the model is of another kind.
     ValueError
-        If it is not fitted or not finite, or an activation is a function of your own.
+        If it is not fitted or not finite, or an activation is a function of your own, or a column
+        has levels of both text and numbers, or some that cannot be told apart.
     OSError
         If the file cannot be written.
+
+    Notes
+    -----
+    Inputs of single columns are called as these are, with an underscore behind where an output has the name.
+    Text is a tensor of strings.  Everything else is float64, whatever `dtype` says: booleans 0 and 1, dates
+    days since 1970-01-01 (UTC), durations days, missing values NaN.  Text that is missing is ``""``, or the
+    entry "missing" of the column in the file's metadata "columns", where ``""`` is a level.  Levels that
+    training has not seen are taken as `predict` takes them.  In a matrix X categories are the numbers that
+    training was given.
 
     Examples
     --------
@@ -525,20 +459,20 @@ def to_onnx(
     >>> from_onnx(file)
     FNN([3, 4, 2], activation='relu', norm='after', output='softmax', dtype=float32, parameters=34)
     """
-    graph = _Graph(_check.float_dtype("dtype", dtype))
+    graph = Graph(_check.float_dtype("dtype", dtype))
     fold = _check.flag("fold", fold)
     if isinstance(model, FNN):
-        n_in, notes = model.sizes[0], _network(graph, model, fold)
+        notes = _network(graph, model, fold)
     elif isinstance(model, Standardizer):
         _write_standardized(graph, *_centre(model))
-        n_in, notes = model.n_features_in_, {"feature_names": model.moments_.feature_names}
+        notes = {"feature_names": model.moments_.feature_names}
     else:
-        n_in, notes = _of_scikit_learn(graph, model, fold)
-    graph.write(path, n_in, notes)
+        notes = _of_scikit_learn(graph, model, fold)
+    graph.write(path, notes)
 
 
-def _of_scikit_learn(graph: _Graph, model: Any, fold: bool) -> tuple[int, dict[str, Any]]:
-    """Write an estimator or a scaler; return its number of features and notes."""
+def _of_scikit_learn(graph: Graph, model: Any, fold: bool) -> dict[str, Any]:
+    """Write an estimator or a scaler; return what the file says of it."""
     if "nbnorm.estimators" in sys.modules:  # otherwise nobody can have made one
         from sklearn.utils.validation import check_is_fitted
 
@@ -546,10 +480,10 @@ def _of_scikit_learn(graph: _Graph, model: Any, fold: bool) -> tuple[int, dict[s
 
         if isinstance(model, (FNNClassifier, FNNRegressor)):
             check_is_fitted(model)
-            return model.n_features_in_, _estimator(graph, model, fold)
+            return _estimator(graph, model, fold)
         if isinstance(model, StandardScaler):
             check_is_fitted(model)
-            return model.n_features_in_, _scaler(graph, model)
+            return _scaler(graph, model)
     raise TypeError(
         "model must be an FNN, FNNClassifier, FNNRegressor, Standardizer or StandardScaler, "
         f"got {type(model).__name__}"

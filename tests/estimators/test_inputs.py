@@ -121,6 +121,8 @@ def test_infinite_numbers_count_as_the_largest():
     far = np.array([[np.inf, 0.0], [-np.inf, np.nan]])
     held = np.array([[X[:, 0].max(), 0.0], [X[:, 0].min(), np.nan]])
     assert_array_equal(model.predict_proba(far), model.predict_proba(held))
+    far[1] = 9.0 * X.max(axis=0)  # the answer to a row does not depend on other rows
+    np.testing.assert_allclose(model.predict_proba(far)[1:], model.predict_proba(far[1:]), rtol=1e-6)
     X[0, 1] = -np.inf
     assert np.isfinite(small().fit(X, y).predict_proba(X)).all()
     with pytest.raises(ValueError, match="infinity"):

@@ -224,3 +224,137 @@ def test_to_onnx_refuses(tmp_path):
     with pytest.raises((TypeError, ValueError), match="dtype must be float32 or float64"):
         to_onnx(FNN([3, 2]), path, dtype="float16")
     assert path.read_text() == "before"
+
+
+def a_table(rows):
+    """Return a frame with a column of each kind, of which some lack values."""
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "age": rng.normal(40.0, 12.0, rows),
+            "city of birth": rng.choice(["Rome", "Oslo", "København"], rows),
+            "label": rng.choice(["a", ""], rows),  # called like an output; empty text is a level
+            "seen": pandas.to_datetime("2026-01-01") + pandas.to_timedelta(rng.integers(0, 1e9, rows), "ms"),
+            "took": pandas.to_timedelta(rng.integers(0, 1e6, rows), "s"),
+            "flag": rng.random(rows) < 0.5,
+            "number": rng.integers(0, 9, rows) + 2**40,
+            "code": pandas.Categorical(rng.choice([3, 5, 2**40, 2**40 + 1], rows)),
+            "nothing": np.full(rows, np.nan),
+            "rare": np.where(np.arange(rows) % 40 == 7, "seldom", "often"),
+            "gemm0": rng.choice(["x", "y", "z"], rows),
+        }
+    )
+    for name in ("age", "city of birth", "label", "seen", "took", "gemm0"):
+        frame.loc[rng.random(rows) < 0.1, name] = None
+    return frame
+
+
+def as_inputs(session, notes, frame):
+    """Return the columns of a frame as the inputs of a model, by what its notes say of them."""
+    pandas = pytest.importorskip("pandas")
+    found = {}
+    for note in notes:
+        column = frame[note["name"]]
+        if "missing" in note:
+            found[note["input"]] = column.astype(object).fillna(note["missing"]).to_numpy()[:, None]
+            continue
+        day = pandas.Timedelta(days=1)
+        if note["kind"] == "date":
+            column = (column - pandas.Timestamp(0)) / day
+        elif note["kind"] == "duration":
+            column = column / day
+        found[note["input"]] = column.to_numpy(float)[:, None]
+    kinds = {given.name: given.type for given in session.get_inputs()}
+    assert {
+        name: "tensor(string)" if x.dtype == object else "tensor(double)" for name, x in found.items()
+    } == kinds
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("classes", {}),
+        ("classes", {"encoding": None, "n_estimators": 2, "class_weight": "balanced"}),
+        ("flags", {"dtype": "float64"}),
+        ("values", {"target_transform": "log", "min_frequency": 30}),
+        ("values", {"loss": Quantile([0.2, 0.7]), "bins": 3}),
+    ],
+)
+def test_to_onnx_tables(kind, options):
+    frame = a_table(300)
+    if options.get("encoding", "") is None:
+        frame[["age", "number", "nothing"]] = frame[["age", "number", "nothing"]].fillna(0.0)
+        frame = frame.dropna(subset=["seen", "took"])
+    target = np.exp(np.nan_to_num(frame["age"].to_numpy(float)) / 40 + (frame["city of birth"] == "Oslo"))
+    is_regressor = kind == "values"
+    y = {"classes": np.where(target > 3, "old", "young"), "values": target}.get(kind)
+    y = np.stack([target > 2, target > 3], axis=1).astype(int) if y is None else y
+    estimator = estimators.FNNRegressor if is_regressor else estimators.FNNClassifier
+    model = estimator((6,), max_iter=2, random_state=0, **{"n_estimators": 2, **options}).fit(frame, y)
+    file = io.BytesIO()
+    to_onnx(model, file, dtype=options.get("dtype", "float32"))
+    notes = json.loads(
+        {p.key: p.value for p in onnx.load_from_string(file.getvalue()).metadata_props}["columns"]
+    )
+    assert [note["name"] for note in notes] == list(frame)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    other = frame.copy()
+    other.loc[other.index[::3], "city of birth"] = "Utopia"
+    other["code"] = np.where(np.arange(len(other)) % 4 == 0, 77, other["code"].astype(int))
+    if model.encoding is not None:
+        other.loc[other.index[::7], "age"] = np.inf
+        other.loc[other.index[1::7], "age"] = -np.inf
+        other.loc[other.index[2::7], "number"] = np.nan
+    for given in (frame, other, other[:1], other[:0]):
+        got = dict(
+            zip(
+                [output.name for output in session.get_outputs()],
+                session.run(None, as_inputs(session, notes, given)),
+                strict=True,
+            )
+        )
+        if len(given) == 0:
+            assert all(len(answer) == 0 for answer in got.values())
+        elif is_regressor:
+            assert_close(got["prediction"], model.predict(given))
+        else:
+            assert_close(got["probabilities"], model.predict_proba(given))
+            assert got["label"].tolist() == model.predict(given).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_to_onnx_categories_among_numbers(table, dtype):
+    X, y = table
+    X = X.astype(dtype)
+    X[:, 1], X[:, 4] = np.arange(len(X)) % 5 - 2.5, np.arange(len(X)) % 3
+    X[::9, 4] = X[::11, 0] = np.nan
+    model = estimators.FNNClassifier(
+        (5,), max_iter=1, categorical_features=[1, 4], random_state=0, n_estimators=2
+    ).fit(X, y)
+    X[::5, 1], X[3, 0], X[4, 0] = 99.0, np.inf, -np.inf
+    for x in (X, X[:1]):
+        assert_close(computed(model, x, dtype=dtype)["probabilities"], model.predict_proba(x))
+    X = np.array([["a", 1.0], ["b", 2.0], [None, 3.0]] * 9, object)
+    model.set_params(categorical_features=[0]).fit(X, np.arange(27) % 3)
+    file = io.BytesIO()
+    to_onnx(model, file)
+    session = onnxruntime.InferenceSession(file.getvalue(), providers=["CPUExecutionProvider"])
+    text = np.where(X[:, :1] == None, "", X[:, :1])  # noqa: E711
+    got = session.run(["probabilities"], {"x0": text, "x1": X[:, 1:].astype(float)})[0]
+    assert_close(got, model.predict_proba(X))
+
+
+def test_to_onnx_refuses_levels_that_no_input_has():
+    pandas = pytest.importorskip("pandas")
+    y = np.arange(40) % 2
+    mixed = pandas.DataFrame({"a": pandas.Categorical(["x", 1] * 20), "b": y * 1.0})
+    model = estimators.FNNClassifier((2,), max_iter=1, n_estimators=1)
+    with pytest.raises(ValueError, match="column 'a' has levels of text and of numbers"):
+        to_onnx(model.fit(mixed, y), io.BytesIO())
+    close = np.column_stack([1.0 + y * 1e-12, y])
+    model.set_params(categorical_features=[0]).fit(close, y)
+    with pytest.raises(ValueError, match="column 'x0' has levels that are one in float32: give"):
+        to_onnx(model, io.BytesIO())
+    assert_close(computed(model, close, dtype="float64")["probabilities"], model.predict_proba(close))
