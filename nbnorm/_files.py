@@ -22,7 +22,7 @@ import stat
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
@@ -729,16 +729,18 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     return array
 
 
-def _read(file: IO[bytes], kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+def _read(file: IO[bytes], kinds: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, npt.NDArray[Any]]]:
     with zipfile.ZipFile(file) as archive:
         _check_members(archive, size_of(file))
         header = _read_header(archive)
-        if header["kind"] != kind:
-            raise MalformedError(f"it holds a {header['kind']!r}, expected a {kind!r}")
+        if header["kind"] not in kinds:
+            expected_kinds = " or a ".join(map(repr, kinds))
+            raise MalformedError(f"it holds a {header['kind']!r}, expected a {expected_kinds}")
         expected = [HEADER, *(f"{name}.npy" for name in header["arrays"])]
         if sorted(archive.namelist()) != sorted(expected):
             raise MalformedError("its members are not the arrays that it lists")
-        return header["config"], {name: _read_array(archive, name) for name in header["arrays"]}
+        arrays = {name: _read_array(archive, name) for name in header["arrays"]}
+        return header["kind"], header["config"], arrays
 
 
 def read(path: Target, kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
@@ -775,5 +777,41 @@ def read(path: Target, kind: str) -> tuple[dict[str, Any], dict[str, npt.NDArray
         ...
     ValueError: ...empty.npz is not a readable nbnorm file: it is no NPZ archive, or it is truncated
     """
+    _, config, arrays = read_any(path, [kind])
+    return config, arrays
+
+
+def read_any(path: Target, kinds: Sequence[str]) -> tuple[str, dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Read a file of one of several kinds that `write` made.  Nothing in it is executed.
+
+    Parameters
+    ----------
+    path : str, path or file object
+        The file.
+    kinds : sequence of str
+        The kinds that are expected.
+
+    Returns
+    -------
+    kind : str
+        The one that the file is.
+    config : dict
+    arrays : dict of str to ndarray
+        In the order in which they were written; writeable.
+
+    Raises
+    ------
+    ValueError, OSError
+        As `read`.
+
+    Examples
+    --------
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> write(file, "network", {}, {})
+    >>> _ = file.seek(0)
+    >>> read_any(file, ["network", "checkpoint"])
+    ('network', {}, {})
+    """
     with reading(path, "a readable nbnorm file") as file:
-        return _read(file, kind)
+        return _read(file, kinds)

@@ -125,6 +125,53 @@ def _calibration(probability: npt.NDArray[np.float64], truth: npt.NDArray[np.int
     return {"error": error, "bins": bins}
 
 
+def of_labels(
+    probability: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], threshold: float | None
+) -> dict[str, Any]:
+    """Return what several answers of yes or no to each sample are worth.
+
+    Parameters
+    ----------
+    probability : ndarray, shape (n_samples, n_labels)
+    truth : ndarray of bool, shape (n_samples, n_labels)
+    threshold : float or None
+        Probability from which the answer is yes, by default above 1/2.
+
+    Returns
+    -------
+    dict
+        As `nbnorm evaluate --json` prints it.  Accuracy counts the samples of which all labels are right; its
+        baseline is always saying the more frequent answer of each.
+    """
+    said = probability > 0.5 if threshold is None else probability >= threshold
+    usual = truth.mean(axis=0) > 0.5
+    right = (said == truth).all(axis=1)
+    with np.errstate(divide="ignore"):
+        logits = np.clip(np.log(probability) - np.log1p(-probability), -700.0, 700.0)
+    outcome = metrics.Outcome("sigmoid", logits, truth.astype(np.float64), None)
+    hits, positive, yes = (said & truth).sum(axis=0), truth.sum(axis=0), said.sum(axis=0)
+    precision, recall, f1 = _ratio(hits, yes), _ratio(hits, positive), _ratio(2 * hits, positive + yes)
+    return {
+        "samples": len(truth),
+        "right": int(right.sum()),
+        "accuracy": float(right.mean()),
+        "baseline": {"of": "these samples", "accuracy": float((usual == truth).all(axis=1).mean())},
+        "accuracy_of_labels": float((said == truth).mean()),
+        "roc_auc": _score("roc_auc", outcome),
+        "log_loss": _score("log_loss", outcome),
+        "labels": [
+            {
+                "label": k + 1,
+                "precision": precision[k],
+                "recall": recall[k],
+                "f1": f1[k],
+                "samples": int(positive[k]),
+            }
+            for k in range(truth.shape[1])
+        ],
+    }
+
+
 def of_values(
     got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], *, mean: Sequence[float] | None = None
 ) -> dict[str, Any]:
@@ -192,6 +239,8 @@ def headline(scores: Mapping[str, Any]) -> str:
 
 def lines(scores: Mapping[str, Any]) -> list[str]:
     """Return everything below the headline, in lines that fit the page."""
+    if "labels" in scores:
+        return _lines_of_labels(scores)
     return _lines_of_classes(scores) if "accuracy" in scores else _lines_of_values(scores)
 
 
@@ -258,20 +307,36 @@ def _lines_of_classes(scores: Mapping[str, Any]) -> list[str]:
     return [*text, "", *_class_table(scores["classes"]), "", *_confusions(scores)]
 
 
-def _class_table(classes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _lines_of_labels(scores: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            "baseline",
+            _number(scores["baseline"]["accuracy"]),
+            "always saying the more frequent answer of each label",
+        ),
+        ("accuracy of labels", _number(scores["accuracy_of_labels"]), "share of all answers"),
+        ("ROC AUC", _number(scores["roc_auc"]), "mean of the labels, 0.5 is chance"),
+        ("log loss", _number(scores["log_loss"]), "sum over the labels, 0 is perfect"),
+    ]
+    return [*_aligned(rows), "", *_class_table(scores["labels"], "label", "labels")]
+
+
+def _class_table(
+    classes: Sequence[Mapping[str, Any]], what: str = "class", several: str = "classes"
+) -> list[str]:
     # the classes that need attention, where there are many
     shown = sorted(classes, key=lambda one: math.inf if one["f1"] is None else one["f1"])[:_MOST_LINES]
     shown = [one for one in classes if one in shown]
-    names = [clipped(one["class"], 30) for one in shown]
+    names = [clipped(one[what], 30) for one in shown]
     width = max(5, *map(columns, names))
-    rows = [f"  {'class':{width}}  precision  recall      F1  samples"]
+    rows = [f"  {what:{width}}  precision  recall      F1  samples"]
     rows += [
         f"  {padded(name, width)}  {_number(one['precision'], '.3f'):>9}  "
         f"{_number(one['recall'], '.3f'):>6}  {_number(one['f1'], '.3f'):>6}  {one['samples']:>7,}"
         for name, one in zip(names, shown, strict=True)
     ]
     if len(shown) < len(classes):
-        rows.append(f"  the {len(shown)} classes of {len(classes):,} with the lowest F1; --json has all")
+        rows.append(f"  the {len(shown)} {several} of {len(classes):,} with the lowest F1; --json has all")
     return rows
 
 

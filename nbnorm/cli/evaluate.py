@@ -12,8 +12,10 @@ from nbnorm.cli.common import Commands, add_command, integer, plural, same_file,
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     net, notes = trained.load(args.model)
-    if notes.classes is None and args.threshold is not None:
+    if notes.classes is None and not notes.labels and args.threshold is not None:
         raise ValueError(f"--threshold needs classes, and {args.model} has none")
+    if notes.labels and args.plot is not None:
+        raise ValueError(f"--plot draws classes or values, and {args.model} has {notes.labels} labels")
     if args.plot is not None:
         if any(same_file(args.plot, path) for path in (args.model, args.file)):
             raise ValueError(f"--plot {args.plot} would overwrite what is read")

@@ -21,7 +21,7 @@ from nbnorm.data import csv_files, tables
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     net, notes = trained.load(args.model)
-    if notes.classes is None and (args.proba or args.threshold is not None):
+    if notes.classes is None and not notes.labels and (args.proba or args.threshold is not None):
         raise ValueError(
             f"--{'proba' if args.proba else 'threshold'} needs classes, and {args.model} has none"
         )
@@ -87,6 +87,11 @@ def _columns(
                 f"probability_{label}": values[:, k].tolist() for k, label in enumerate(notes.classes)
             }
         return columns | {"probability": values[np.arange(len(got)), got].tolist()}
+    if notes.labels:
+        said = values > 0.5 if args.threshold is None else values >= args.threshold
+        answers_of = {f"prediction{k + 1}": said[:, k].astype(int).tolist() for k in range(notes.labels)}
+        chances = {f"probability{k + 1}": values[:, k].tolist() for k in range(notes.labels)}
+        return answers_of | (chances if args.proba else {})
     if values.ndim == 1:
         return {"prediction": values.tolist()}
     return {f"prediction{k + 1}": values[:, k].tolist() for k in range(values.shape[1])}

@@ -24,6 +24,7 @@ from nbnorm.cli.common import (
     Commands,
     add_columns,
     add_command,
+    clipped,
     fail,
     finite,
     given_columns,
@@ -103,7 +104,7 @@ def _load(args: argparse.Namespace) -> Data:
             "target": table.target,
         }
         defaults = None
-        name, note = name_of(args.data), f"Target: {table.target}, {target.task}"
+        name, note = name_of(args.data), f"Target: {clipped(table.target, 40)}, {target.task}"
         if args.target is None and table.features is not None:
             note += " (the last column; --target names another)"
     _check_classes(args, table, target)

@@ -47,6 +47,7 @@ class Notes:
     date_formats: dict[str, str]
     class_counts: list[int] | None = None  # of the training samples
     target_mean: list[float] | None = None  # of the training samples
+    labels: int = 0  # sigmoid outputs, if several: answers of yes or no that do not exclude each other
 
 
 def read_notes(path: str, net: FNN) -> Notes:
@@ -94,6 +95,7 @@ def read_notes(path: str, net: FNN) -> Notes:
         test_size=entry("test_size", lambda v: isinstance(v, float) and 0 < v < 1, TEST_SIZE),
         split_seed=entry("split_seed", lambda v: type(v) is int and v >= 0, SPLIT_SEED),
         class_counts=entry("class_counts", listed((int,), n_classes), None) if classifies else None,
+        labels=n_out if net.output == "sigmoid" and n_out > 1 else 0,
         target_mean=None if classifies else entry("target_mean", listed((float, int), n_out), None),
     )
 
@@ -127,7 +129,9 @@ def decide(
 
 
 def answer(net: FNN, notes: Notes, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return what a network says of samples: the probability of each class, or values."""
+    """Return what a network says of samples: the probability of each class or label, or values."""
+    if notes.labels:
+        return np.asarray(net.predict_proba(X), np.float64)
     return probabilities(net, X) if notes.classes is not None else net.predict(X)
 
 
@@ -148,7 +152,7 @@ class Assessor:
 
     def __init__(self, net: FNN, notes: Notes, threshold: float | None) -> None:
         self._notes, self._threshold = notes, threshold
-        self._outputs = 0 if net.output == "sigmoid" else int(net.sizes[-1])
+        self._outputs = int(net.sizes[-1])
         self._truth: list[npt.NDArray[Any]] = []
         self._answers: list[npt.NDArray[Any]] = []
         self._unseen: Counter[str] = Counter()
@@ -169,6 +173,11 @@ class Assessor:
             if columns.shape[1] != self._outputs:
                 return
             there = np.asarray(np.isfinite(columns).all(axis=1))
+            if self._notes.labels and (wrong := ~np.isin(columns[there], (0.0, 1.0))).any():
+                raise ValueError(
+                    f"{table.path}: the target {table.target!r} must hold 0 and 1 for a model of "
+                    f"{self._outputs} labels, got {columns[there][wrong][0]:g}"
+                )
         self._missing += int(np.count_nonzero(~there))
         if there.any():
             self._truth.append(truth[there])
@@ -179,6 +188,8 @@ class Assessor:
         if not self._truth:
             return None
         truth, got, notes = np.concatenate(self._truth), np.concatenate(self._answers), self._notes
+        if notes.labels:
+            return Assessment(answers.of_labels(got, truth > 0.5, self._threshold), self._missing, None)
         if notes.classes is None:
             scores = answers.of_values(got, truth, mean=notes.target_mean)
             return Assessment(scores, self._missing, (truth, got))

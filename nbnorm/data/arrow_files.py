@@ -17,7 +17,8 @@ from nbnorm.data import csv_files, row_groups
 
 # Rows of a record batch, as Parquet files are read.
 ROWS = 1 << 16
-ENDINGS = (".parquet", ".feather", ".arrow", ".ipc")
+PARQUET = (".parquet", ".pq")
+ENDINGS = (*PARQUET, ".feather", ".arrow", ".ipc")
 
 
 def pyarrow() -> Any:
@@ -67,7 +68,7 @@ class ArrowFile:
         self._pa = pyarrow()
         self._path = path
         self.name = os.fspath(path)
-        self._parquet = csv_files.suffix(path) == ".parquet"
+        self._parquet = csv_files.suffix(path) in PARQUET
         self._what = "a Parquet file" if self._parquet else "an Arrow file"
         with _files.reading(path, self._what) as raw, self._open(raw) as file:
             self.schema = file.schema_arrow if self._parquet else file.schema

@@ -213,7 +213,7 @@ def _write_arrow(file: IO[Any], batches: _Batches, ending: str) -> int:
     pa, rows = arrow_files.pyarrow(), 0
     # the index of pandas that the metadata may speak of is left out
     schema = batches.schema.remove_metadata()
-    parquet = ending == ".parquet"
+    parquet = ending in arrow_files.PARQUET
     with pa.parquet.ParquetWriter(file, schema) if parquet else pa.ipc.new_file(file, schema) as writer:
         for batch in batches.read():
             writer.write_batch(batch.replace_schema_metadata())

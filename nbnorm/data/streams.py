@@ -8,6 +8,8 @@ import io
 import json
 import math
 import os
+import shutil
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -153,15 +155,20 @@ class _NpzSource(_Source):
             with archive.open(self.member) as file:
                 self._layout = _files.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
         _check_layout(f"{self.name}: X", self._layout)
-        if self._layout.fortran:
-            raise ValueError(f"{self.name}: X must be stored in C order to be read in parts")
         self.rows = self._layout.shape[0]
 
     def _blocks(self) -> Iterator[Array]:
-        (n, width), _, dtype = self._layout
+        (n, width), fortran, dtype = self._layout
         step = chunks.rows_of(width, dtype.itemsize)
         with _files.open_npz(self.path) as archive, archive.open(self.member) as file:
             _files.read_layout(file, "array 'X'", archive.getinfo(self.member).file_size)
+            if fortran:  # a row is spread over the whole member, which cannot be read but from its beginning
+                with tempfile.TemporaryFile() as unpacked:
+                    shutil.copyfileobj(file, unpacked, chunks.CHUNK)
+                    data = np.memmap(unpacked, dtype, "r", 0, (n, width), "F")
+                    for start in range(0, n, step):
+                        yield np.ascontiguousarray(data[start : start + step])
+                return
             for start in range(0, n, step):
                 count = min(step, n - start)
                 yield np.frombuffer(file.read(count * width * dtype.itemsize), dtype).reshape(count, width)
@@ -256,6 +263,7 @@ _SOURCES: dict[str, Callable[[_files.PathLike, csv_files.CsvOptions | None, bool
     ".npy": _NpySource,
     ".npz": _NpzSource,
     ".parquet": _ParquetSource,
+    ".pq": _ParquetSource,
     ".feather": _ArrowSource,
     ".arrow": _ArrowSource,
     ".ipc": _ArrowSource,
@@ -376,6 +384,7 @@ _WRITERS: dict[str, Callable[[IO[Any], _Source, Iterator[_Chunk]], None]] = {
     ".npy": _write_npy,
     ".npz": _write_npz,
     ".parquet": _write_parquet,
+    ".pq": _write_parquet,
     ".feather": _write_arrow,
     ".arrow": _write_arrow,
     ".ipc": _write_arrow,
@@ -595,7 +604,9 @@ def standardize_file(
         labels = given.features or [str(j) for j in range(moments.n_features)]
         empty = np.flatnonzero(np.broadcast_to(moments.count, moments.n_features) == 0)
         if len(empty):
-            raise ValueError(f"{given.name}: column {labels[empty[0]]!r} holds no value: name it in keep")
+            raise ValueError(
+                f"{given.name}: column {labels[empty[0]]!r} holds no value: copy it with keep (--except)"
+            )
         tables.refuse_range(given.name, labels, np.array([moments.min, moments.max]))
         given.rows = rows
     else:

@@ -491,14 +491,12 @@ class Parts:
     date_formats: Mapping[str, str] = {}
 
     def __iter__(self) -> Iterator[Table]:
-        """Yield the parts, none of which is empty."""
+        """Yield the parts, none of which is empty; a `ValueError` says that there is none."""
         raise NotImplementedError
 
     def read(self) -> Table:
         """Return the whole table."""
         parts = list(self)
-        if not parts:
-            raise ValueError(f"{self.name} has no rows")
         whole = parts[0] if len(parts) == 1 else _joined(parts)
         if not isinstance(whole.data, dict):
             refuse_range(self.name, whole.features or (), whole.data)
@@ -597,6 +595,8 @@ class _ArrowParts(Parts):
                 part = batch.slice(start, arrow_files.ROWS)
                 yield self._part(part, first)
                 first += len(part)
+        if not first:
+            raise ValueError(f"{self.name} has no rows")
 
     def _part(self, batch: Any, first: int) -> Table:
         pa = arrow_files.pyarrow()

@@ -88,3 +88,40 @@ def test_threshold_needs_two_classes(run):
     nbnorm.FNN([64, 10], seed=0).save("m.npz")
     status, _, err = run("evaluate", "m.npz", "digits", "--threshold", "0.5")
     assert (status, "--threshold needs two classes, and the model has 10" in err) == (2, True)
+
+
+def test_several_labels(run, folder):
+    random = np.random.default_rng(0)
+    X = random.normal(size=(90, 3))
+    y = (X[:, :2] + 0.3 * random.normal(size=(90, 2)) > 0).astype(int)
+    net = nbnorm.FNN([3, 6, 2], output="sigmoid", seed=0)
+    net.fit(X, y, epochs=5, progress=False)
+    net.save("m.npz")
+    np.savez("d.npz", X=X, y=y)
+    status, out, _ = run("evaluate", "m.npz", "d.npz", "--json")
+    assert status == 0
+    got, said = json.loads(out), net.predict(X)
+    assert got["accuracy"] == pytest.approx(net.score(X, y))
+    assert got["accuracy_of_labels"] == pytest.approx((said == y).mean())
+    assert got["baseline"]["accuracy"] == pytest.approx(((y.mean(0) > 0.5) == y).all(1).mean())
+    for k, label in enumerate(got["labels"]):
+        hits = (said[:, k] & y[:, k]).sum()
+        assert label["precision"] == pytest.approx(hits / said[:, k].sum())
+        assert label["recall"] == pytest.approx(hits / y[:, k].sum())
+    assert "always saying the more frequent answer" in run("evaluate", "m.npz", "d.npz")[1]
+
+    assert run("predict", "m.npz", "d.npz", "--proba", "--threshold", "0.9", "--out", "p.csv")[0] == 0
+    table = np.genfromtxt("p.csv", delimiter=",", names=True)
+    assert table.dtype.names == ("prediction1", "prediction2", "probability1", "probability2")
+    chances = net.predict_proba(X)
+    np.testing.assert_allclose(table["probability2"], chances[:, 1], rtol=1e-6)
+    np.testing.assert_array_equal(table["prediction1"], chances[:, 0] >= 0.9)
+
+    np.savez("d.npz", X=X, y=y * 3)
+    for words, message in (
+        ([], "the target 'y' must hold 0 and 1 for a model of 2 labels, got 3"),
+        (["--plot", "p.svg"], "--plot draws classes or values, and m.npz has 2 labels"),
+    ):
+        status, _, err = run("evaluate", "m.npz", "d.npz", *words)
+        assert (status, err.count("\n")) == (2, 1)
+        assert message in err

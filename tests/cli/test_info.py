@@ -1,5 +1,8 @@
 import json
 
+import numpy as np
+import pytest
+
 import nbnorm
 from cli import QUICK
 
@@ -38,3 +41,37 @@ def test_info_refuses_other_files(run, flowers):
     status, _, err = run("info", flowers)
     assert (status, err.count("\n")) == (2, 1)
     assert "flowers.csv is not a readable nbnorm file" in err
+
+
+def test_info_of_statistics(run, flowers, folder):
+    assert run("standardize", flowers, "o.csv", "--except", "kind", "--stats", "s.json")[0] == 0
+    status, out, _ = run("info", "s.json")
+    assert status == 0
+    column = json.loads(run("info", "s.json", "--json")[1])["columns"]["length"]
+    length = np.loadtxt(flowers, delimiter=",", skiprows=1, usecols=0)
+    assert (column["mean"], column["std"]) == (pytest.approx(length.mean()), pytest.approx(length.std()))
+    assert f"length  mean {length.mean():.6g}, std {length.std():.6g}, values 60" in out
+    standardizer = nbnorm.Standardizer(with_std=False).fit(np.arange(1200.0).reshape(2, 600))
+    (folder / "s.json").write_text(json.dumps(standardizer.to_dict()))
+    out = run("info", "s.json")[1]
+    assert "with std   no" in out
+    assert "and 550 more; --json has all" in out
+    (folder / "s.json").write_text('{"moments": 1}')
+    status, _, err = run("info", "s.json")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "s.json holds no statistics: " in err
+
+
+def test_info_of_a_checkpoint(run):
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    net = nbnorm.FNN([2, 3, 2], seed=4)
+    history = net.fit(X, (X[:, 0] > 0).astype(int), epochs=2, checkpoint="c.npz", progress=False)
+    lines = [" ".join(line.split()) for line in run("info", "c.npz")[1].splitlines()]
+    expected = [
+        "finished yes",
+        "epochs trained 2",
+        "seed 4",
+        f"loss {history.loss[-1]:.6g}",
+        "sizes (2, 3, 2)",
+    ]
+    assert set(expected) <= set(lines)

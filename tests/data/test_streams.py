@@ -59,7 +59,7 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr("nbnorm.statistics.chunks.CHUNK", 2000)
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".npy", ".npz", ".parquet", ".pq"])
 def test_files_there_and_back(tmp_path, suffix, small_chunks):
     x = normal((200, 3), mean=100)
     source = make(tmp_path / f"x{suffix}", x)
@@ -77,6 +77,13 @@ def test_csv_becomes_another_kind(tmp_path, suffix, small_chunks):
     x = normal((150, 2))
     standardize_file(write_csv(tmp_path / "x.csv", x), tmp_path / f"y{suffix}")
     np.testing.assert_allclose(load(tmp_path / f"y{suffix}"), (x - x.mean(0)) / x.std(0), atol=1e-13)
+
+
+def test_npz_in_the_order_of_columns(tmp_path, small_chunks):
+    x = normal((150, 3))
+    np.savez_compressed(tmp_path / "x.npz", X=np.asfortranarray(x), y=np.arange(150))
+    standardize_file(tmp_path / "x.npz", tmp_path / "y.npz")
+    np.testing.assert_allclose(load(tmp_path / "y.npz"), (x - x.mean(0)) / x.std(0), atol=1e-13)
 
 
 def test_npz_keeps_its_other_arrays_and_dtype(tmp_path):
