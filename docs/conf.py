@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import importlib.resources
 import io
 import os
 import re
@@ -57,7 +58,10 @@ html_theme = "furo"
 html_title = f"nbnorm {release}"
 html_show_sphinx = False
 html_show_copyright = False
-html_static_path = ["_static"]
+# Browsers need a font with a table for mathematics, which many systems lack. ziamath brings STIX Two Math,
+# under the SIL Open Font License, which the file itself names.
+_MATH_FONT = importlib.resources.files("ziamath") / "fonts" / "STIXTwoMath-Regular.ttf"
+html_static_path = ["_static", str(_MATH_FONT)]
 html_css_files = ["page.css"]
 html_math_renderer = "mathml"
 
@@ -66,9 +70,11 @@ def _mathml(text, block):
     # docutils takes the index of an accented letter for a limit below it; an empty base prevents that.
     source = re.sub(r"(\\(?:bar|hat|dot) ?(?:\w|\{[^{}]*\}))_", r"\1{}_", text.replace("\n", " "))
     try:
-        return tex2mathml(source, as_block=block)
+        rendered = str(tex2mathml(source, as_block=block))
     except MathError as error:
         raise ValueError(f"cannot render {source!r}: {error}") from None
+    # Bars around a value are no operators: they have its height, and no space around them.
+    return re.sub(r"<mo[^>]*>([|‖])</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', rendered)
 
 
 def _inline(translator, node):
@@ -111,7 +117,7 @@ def _draw_vectors(app):
 
 
 def setup(app):
-    """Render mathematics as MathML when the pages are built: they need no network and no script."""
+    """Render mathematics as MathML when the pages are built: no network, no script, no font of the system."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("builder-inited", _write_help)
     app.connect("builder-inited", _draw_vectors)

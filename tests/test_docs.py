@@ -1,6 +1,7 @@
 """The documentation: its code runs, its names exist, its docstrings agree with the signatures."""
 
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 
@@ -18,11 +19,12 @@ PAGES = [
 ]
 
 
-def blocks(page):
+def blocks(page, hidden=True):
     """Return the code of a page: that of a cell of a notebook without its options."""
     text = page.read_text("utf-8")
-    code = r"^```(?:python|\{code-cell\})\n((?::.*\n)*)(.*?)^```"
-    return [block for _, block in re.findall(code, text, flags=re.MULTILINE | re.DOTALL)]
+    code = r"^```(?:python|\{code-cell\})\n((?::[^\n]*\n)*)(.*?)^```"
+    found = re.findall(code, text, flags=re.MULTILINE | re.DOTALL)
+    return [block for options, block in found if hidden or "hide-input" not in options]
 
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
@@ -38,6 +40,12 @@ def test_python_blocks_of_a_page_run_in_order(page, tmp_path, monkeypatch):
     finally:
         if "plt" in namespace:
             namespace["plt"].close("all")
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda path: path.name)
+def test_code_fits_a_page(page):
+    long = [line for block in blocks(page, hidden=False) for line in block.splitlines() if len(line) > 90]
+    assert not long, "the page scrolls sideways beyond 90 characters"
 
 
 @pytest.mark.parametrize("what", ["train", "test"])
@@ -106,13 +114,23 @@ def test_reference_lists_every_public_name():
 
 
 def test_references_to_names_exist():
-    text = "".join(page.read_text("utf-8") for page in PAGES)
-    names = re.findall(r"\{(?:func|class|meth|data)\}`nbnorm\.([\w.]+)`", text)
+    text = "".join(page.read_text("utf-8") for page in DOCS.glob("*.md"))
+    names = re.findall(r"\{(?:func|class|meth|data)\}`~?nbnorm\.([\w.]+)`", text)
     assert names
     for name in names:
-        thing = nbnorm
-        for part in name.split("."):
-            thing = getattr(thing, part)
+        pkgutil.resolve_name(f"nbnorm.{name}")
+
+
+def test_each_idea_of_the_lecture_has_a_page_a_function_and_an_example():
+    rows = re.findall(
+        r"^\| (.+) \| (.+) \| (.+) \| (.+) \|$", (DOCS / "lecture.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert len(rows) > 25
+    for idea, *cells in rows[2:]:
+        assert all(cell.strip() for cell in cells), idea
+        for name, kind in re.findall(r"`([\w-]+)\.(py|ipynb)`", cells[-1]):
+            source = DOCS / "examples" / f"{name}.py" if kind == "py" else DOCS / f"{name}.md"
+            assert source.exists(), source
 
 
 def test_figures_and_tables_exist_and_are_small():
