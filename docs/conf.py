@@ -36,7 +36,13 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "examples"]
 nitpicky = False
 
-myst_enable_extensions = ["amsmath", "dollarmath", "deflist", "colon_fence", "attrs_block"]
+myst_enable_extensions = [
+    "amsmath",
+    "dollarmath",
+    "deflist",
+    "colon_fence",
+    "attrs_block",
+]
 myst_heading_anchors = 3
 
 # Pages that are notebooks run when the documentation is built; a cell that fails ends the build.
@@ -45,7 +51,9 @@ nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-os.environ["MATPLOTLIBRC"] = str(Path(__file__).parent / "examples" / "figures.mplstyle")
+os.environ["MATPLOTLIBRC"] = str(
+    Path(__file__).parent / "examples" / "figures.mplstyle"
+)
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 autosummary_generate = True
@@ -68,13 +76,19 @@ html_math_renderer = "mathml"
 
 def _mathml(text, block):
     # docutils takes the index of an accented letter for a limit below it; an empty base prevents that.
-    source = re.sub(r"(\\(?:bar|hat|dot) ?(?:\w|\{[^{}]*\}))_", r"\1{}_", text.replace("\n", " "))
+    source = re.sub(
+        r"(\\(?:bar|hat|dot) ?(?:\w|\{[^{}]*\}))_", r"\1{}_", text.replace("\n", " ")
+    )
     try:
         rendered = str(tex2mathml(source, as_block=block))
     except MathError as error:
         raise ValueError(f"cannot render {source!r}: {error}") from None
     # Bars around a value are no operators: they have its height, and no space around them.
-    return re.sub(r"<mo[^>]*>([|‖])</mo>", r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', rendered)
+    return re.sub(
+        r"<mo[^>]*>([|‖])</mo>",
+        r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>',
+        rendered,
+    )
 
 
 def _inline(translator, node):
@@ -86,7 +100,9 @@ def _block(translator, node):
     translator.body.append(translator.starttag(node, "div", CLASS="equation"))
     translator.body.append(_mathml(node.astext(), True))
     if node["number"]:
-        translator.body.append(f'<span class="eqno">({get_node_equation_number(translator, node)})</span>')
+        translator.body.append(
+            f'<span class="eqno">({get_node_equation_number(translator, node)})</span>'
+        )
     translator.body.append("</div>")
     raise SkipNode
 
@@ -96,9 +112,14 @@ def _write_help(app):
     os.environ["COLUMNS"] = "92"
     folder = Path(app.srcdir) / "generated"
     folder.mkdir(exist_ok=True)
-    commands = "train predict evaluate info standardize convert gradcheck warmup completion"
+    commands = (
+        "train predict evaluate info standardize convert gradcheck warmup completion"
+    )
     for command in commands.split():
-        with contextlib.redirect_stdout(io.StringIO()) as text, contextlib.suppress(SystemExit):
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as text,
+            contextlib.suppress(SystemExit),
+        ):
             main([command, "--help"])
         (folder / f"help-{command}.txt").write_text(text.getvalue(), "utf-8")
 
