@@ -17,6 +17,8 @@ import numpy.typing as npt
 from numba import config
 from numba.core.dispatcher import Dispatcher
 
+from nbnorm._types import Array, Float64Array, FloatArray
+
 Chosen = TypeVar("Chosen")
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -28,13 +30,13 @@ _REAL = "fiub"
 class _Memory:
     """Hands out an array's memory without its read-only flag."""
 
-    def __init__(self, array: npt.NDArray[Any]) -> None:
+    def __init__(self, array: Array) -> None:
         pointer, _ = array.__array_interface__["data"]
         self.__array_interface__ = {**array.__array_interface__, "data": (pointer, False)}
         self.array = array
 
 
-def readable(x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def readable(x: Array) -> Array:
     """Return the same memory as an array type that kernels are compiled for.
 
     A read-only array is a Numba type of its own and would double the compiled code.  The result
@@ -68,7 +70,7 @@ def _floating(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return dtype if dtype.kind == "f" else np.dtype(np.float64)
 
 
-def _arrow_numbers(column: Any) -> npt.NDArray[Any] | None:
+def _arrow_numbers(column: Any) -> Array | None:
     """Return the numbers of an Arrow column, NaN where there is none; None if it holds something else.
 
     Integers and decimals become the nearest float64, bool becomes 0 and 1.
@@ -97,7 +99,7 @@ def _polars_columns(x: Any) -> list[Any]:
     return [x] if hasattr(x, "to_numpy") else []
 
 
-def _polars_numbers(column: Any) -> npt.NDArray[Any] | None:
+def _polars_numbers(column: Any) -> Array | None:
     """Do the same for a Polars series."""
     polars = sys.modules["polars"]
     kind = column.dtype
@@ -108,7 +110,7 @@ def _polars_numbers(column: Any) -> npt.NDArray[Any] | None:
     return np.asarray(column.cast(polars.Float64).to_numpy())
 
 
-def _pandas_numbers(column: Any) -> npt.NDArray[Any] | None:
+def _pandas_numbers(column: Any) -> Array | None:
     """Do the same for a pandas series, by what its type says; objects are not guessed at."""
     dtype = column.dtype
     if isinstance(dtype, np.dtype):
@@ -151,7 +153,7 @@ def _boxed(x: Any) -> tuple[list[Any], Any] | None:
     return None
 
 
-def unboxed(x: object) -> npt.NDArray[Any] | None:
+def unboxed(x: object) -> Array | None:
     """Return the numbers of a frame, table or series whose types say that they are numbers.
 
     What is missing becomes NaN.  None stands for everything else: what `x` holds is then said by its own
@@ -229,7 +231,7 @@ def unmasked(name: str, x: object) -> None:
         )
 
 
-def plain(name: str, x: object) -> npt.NDArray[Any]:
+def plain(name: str, x: object) -> Array:
     """Return `x` as an array, of numbers if the types of its columns say so; refuse masked elements."""
     unmasked(name, x)
     numbers = unboxed(x) if has_types_of_its_own(x) else None
@@ -242,7 +244,7 @@ def plain(name: str, x: object) -> npt.NDArray[Any]:
     return got
 
 
-def numeric(name: str, x: object) -> npt.NDArray[Any]:
+def numeric(name: str, x: object) -> Array:
     """Return `x` as an array of real numbers; refuse objects, text, complex numbers and masked elements."""
     got = plain(name, x)
     if got.dtype.kind not in _REAL:
@@ -345,9 +347,7 @@ def header(name: str, x: object, expected: Sequence[str] | None) -> tuple[list[s
     return list(expected), places(name, names, expected)
 
 
-def table(
-    name: str, x: object, expected: Sequence[str] | None = None
-) -> tuple[npt.NDArray[Any], list[str] | None]:
+def table(name: str, x: object, expected: Sequence[str] | None = None) -> tuple[Array, list[str] | None]:
     """Return a table of numbers and the names of its columns, in the order of the `expected` ones.
 
     Parameters
@@ -380,7 +380,7 @@ def table(
 # ----------------------------------------------------------------------------------------------
 
 
-def rank(name: str, x: npt.NDArray[Any], ndim: int, expected: str | None = None) -> None:
+def rank(name: str, x: Array, ndim: int, expected: str | None = None) -> None:
     """Refuse an array with another number of dimensions, or without elements.
 
     `expected` is the shape that the error names, by default that of samples.
@@ -401,7 +401,7 @@ def floats(
     dtype: np.dtype[Any] | None = None,
     shape: tuple[int, ...] | None = None,
     expected: str | None = None,
-) -> npt.NDArray[Any]:
+) -> FloatArray:
     """Return `x` as a C-contiguous float32 or float64 array that may only be read.
 
     The shape has to be `shape`; where that is not given, `ndim` and `expected` are as for `rank`.
@@ -409,7 +409,7 @@ def floats(
     """
     # Most arrays need no conversion, whose steps would take as long as a small kernel.
     ready = isinstance(x, np.ndarray) and type(x) is np.ndarray and x.dtype in FLOATS and x.flags.carray
-    got = cast(npt.NDArray[Any], x) if ready else numeric(name, x)
+    got = cast(Array, x) if ready else numeric(name, x)
     if shape is None:
         rank(name, got, ndim, expected)
     elif got.shape != shape:
@@ -421,7 +421,7 @@ def floats(
     return readable(np.asarray(got, dtype=dtype, order="C"))
 
 
-def finite(name: str, x: npt.NDArray[Any], *, missing: bool = False) -> None:
+def finite(name: str, x: Array, *, missing: bool = False) -> None:
     """Refuse infinity and, unless they stand for what is `missing`, NaN, naming the first place."""
     if x.dtype.kind != "f":
         return
@@ -436,9 +436,9 @@ def finite(name: str, x: npt.NDArray[Any], *, missing: bool = False) -> None:
             raise ValueError(f"{name} must be finite, got {part[at]} at [{place}]")
 
 
-def weights(name: str, x: object, n: int, *, some: bool = True) -> npt.NDArray[np.float64]:
+def weights(name: str, x: object, n: int, *, some: bool = True) -> Float64Array:
     """Return n weights in float64: finite as their sum is, not negative and, if `some`, not all 0."""
-    got = floats(name, x, 1, dtype=np.dtype(np.float64), shape=(n,))
+    got = cast(Float64Array, floats(name, x, 1, dtype=np.dtype(np.float64), shape=(n,)))
     good = np.isfinite(got) & (got >= 0.0)
     if not good.all():
         at = int(np.argmin(good))
@@ -449,7 +449,7 @@ def weights(name: str, x: object, n: int, *, some: bool = True) -> npt.NDArray[n
     return got
 
 
-def finite_sum(name: str, x: npt.NDArray[np.float64]) -> None:
+def finite_sum(name: str, x: Float64Array) -> None:
     """Refuse weights that are too large to be averaged with."""
     with np.errstate(over="ignore"):
         total = x.sum()
@@ -457,9 +457,7 @@ def finite_sum(name: str, x: npt.NDArray[np.float64]) -> None:
         raise ValueError(f"{name} must have a finite sum, got {x.max():g} as the largest")
 
 
-def output(
-    name: str, out: npt.NDArray[Any] | None, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> npt.NDArray[Any]:
+def output(name: str, out: FloatArray | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> FloatArray:
     """Return `out` after checking that a kernel can fill it, or a new array."""
     if out is None:
         return np.empty(shape, dtype)
@@ -472,7 +470,7 @@ def output(
     return out
 
 
-def apart(name: str, out: npt.NDArray[Any], **others: npt.NDArray[Any]) -> None:
+def apart(name: str, out: Array, **others: Array) -> None:
     """Refuse an `out` that overlaps an input which the kernel still reads."""
     for other, array in others.items():
         if np.may_share_memory(out, array):
@@ -547,7 +545,7 @@ def float_dtype(name: str, dtype: npt.DTypeLike) -> np.dtype[Any]:
     return got
 
 
-def same_length(**arrays: npt.NDArray[Any]) -> int:
+def same_length(**arrays: Array) -> int:
     """Return the common first length of two arrays or more."""
     lengths = {name: len(array) for name, array in arrays.items()}
     if len(set(lengths.values())) > 1:

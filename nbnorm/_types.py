@@ -1,4 +1,7 @@
-"""Types of what other libraries give: what the package uses of their objects, none of which it imports."""
+"""Types that several folders need: arrays, and what the package uses of other libraries' objects.
+
+None of these libraries is imported.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
+FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]  # float32 or float64
+Float64Array: TypeAlias = npt.NDArray[np.float64]
 
 
 class SparseMatrix(Protocol):

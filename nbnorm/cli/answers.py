@@ -19,7 +19,7 @@ _BINS = 10
 _MOST_LINES, _MOST_MATRIX, _MOST_MISTAKES = 20, 100, 5
 
 
-def _score(name: str, outcome: metrics.Outcome) -> float | None:
+def _score(name: metrics.MetricName, outcome: metrics.Outcome) -> float | None:
     value = metrics.NAMED[name][0](outcome)
     return value if math.isfinite(value) else None
 
@@ -192,7 +192,7 @@ def of_values(
     center = truth.mean(axis=0) if mean is None else np.asarray(mean, np.float64)
     always = np.broadcast_to(center, truth.shape)
     model, base = (metrics.Outcome("identity", values, truth, None) for values in (got, always))
-    names = ("r2", "mean_absolute_error", "root_mean_squared_error")
+    names: tuple[metrics.MetricName, ...] = ("r2", "mean_absolute_error", "root_mean_squared_error")
     return {
         "samples": len(truth),
         **{name: _score(name, model) for name in names},

@@ -7,7 +7,7 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
 - in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``;
 - in `threads`, ``numba.np.ufunc.parallel._is_initialized``, which
   tells whether threads have been started;
-- in `signatures`, that a dispatcher's ``compile`` is asked for every new signature, and
+- in `signatures`, that a dispatcher's ``compile`` is called for every new signature, and
   ``numba.core.sigutils``;
 - in `pointers`, the code generator of ``numba.core.registry.cpu_target`` with its ``magic_tuple``, libraries
   and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention

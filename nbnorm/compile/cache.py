@@ -157,7 +157,7 @@ class _Cache(FunctionCache):
     _impl_class = _Impl
 
     def __init__(self, py_func: Callable[..., Any], options: str) -> None:
-        # `cache_folder` is asked only when something is compiled: importing must not touch disks.
+        # `cache_folder` is called only when something is compiled: importing must not touch disks.
         self._name = repr(py_func)
         self._py_func = py_func
         self._impl = self._impl_class(py_func)

@@ -73,7 +73,7 @@ class CallableArrays:
         vars(self).update(arrays)
         self._names = tuple(arrays)
         members = tuple((name, numba.typeof(array)) for name, array in arrays.items())
-        self._numba_type_ = CallableType(kind, members)  # where Numba looks before it asks `typeof`
+        self._numba_type_ = CallableType(kind, members)  # where Numba looks before it calls `typeof`
 
 
 @typeof_impl.register(CallableArrays)

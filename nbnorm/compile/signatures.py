@@ -113,7 +113,7 @@ def check(function: str, arguments: Mapping[str, Scalar | Array], given: tuple[A
 def accept_only(dispatcher: Any, function: str, arguments: Mapping[str, Scalar | Array]) -> None:
     """Compile `dispatcher`, known to users as `function`, for these arguments only.
 
-    Python and compiled code both ask `compile` for types that have no code yet, before they do anything
+    Python and compiled code both call `compile` for types that have no code yet, before they do anything
     else.
     """
     if config.DISABLE_JIT:

@@ -23,7 +23,7 @@ from nbnorm.engine.microkernels import (
 )
 from nbnorm.engine.table import AFTER, BEFORE, DEPTH, GROUP, NO_NORM
 from nbnorm.engine.thread_pool import (
-    share,
+    thread_range,
 )
 from nbnorm.simd import get, put
 
@@ -57,7 +57,7 @@ def loss_part(
     layer = net[l]
     size, pad = layer.features, layer.padded
     blocks = (n + width - 1) // width
-    first, last = share(blocks, tid, threads)
+    first, last = thread_range(blocks, tid, threads)
     padded = control.padded_batch
     inverse = act.dtype.type(1.0 / total)
     for j in range(first, last):

@@ -1,7 +1,7 @@
 """Operands of products in bfloat16: pairs of numbers that fill the 32 bits of a float32.
 
 A product sums over pairs.  Every operand stands in the blocks of `nbnorm.engine.microkernels`, in half the
-rows, and an index of pairs takes the place of that of single numbers:
+rows, and an index of pairs replaces that of single numbers:
 
 forward          pairs of inputs: W with the outputs side by side, features with the samples side by side
 data gradient    pairs of outputs: W as it stands, gradients with the samples side by side
@@ -23,7 +23,7 @@ import numpy as np
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel
 from nbnorm.engine.microkernels import store_pairs, store_weights, tile, tile_rows, tile_width
-from nbnorm.engine.thread_pool import share
+from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd._functions import Signature, caller, function_address
 
 
@@ -126,7 +126,7 @@ def pack_input(
     """Pack the features of a mini-batch that this thread has read."""
     width, rows = tile_width(act), tile_rows(act)
     layer = net[0]
-    first, last = share((layer.features + width - 1) // width, tid, threads)
+    first, last = thread_range((layer.features + width - 1) // width, tid, threads)
     for i in range(first * width, min(last * width, layer.padded), rows):
         pack_panel(
             calls.pack_features, act, source + i * width, pairs + i // 2 * width, other + i * (width // 2),
@@ -142,7 +142,7 @@ def round_weights(tid: Any, threads: Any, net: Any, control: Any, calls: Any, we
         layer, pad_in = net[l], net[l - 1].padded
         if layer.bfloat16 == 1:
             panels = pad_in // rows
-            first, last = share((layer.features + width - 1) // width * panels, tid, threads)
+            first, last = thread_range((layer.features + width - 1) // width * panels, tid, threads)
             for t in range(first, last):
                 row = t // panels * pad_in + t % panels * rows
                 half = row * (width // 2)

@@ -10,7 +10,7 @@ import numpy as np
 from nbnorm.compile.kernels import inner_kernel
 from nbnorm.engine.microkernels import PENALTY, tile_width, vector_update
 from nbnorm.engine.thread_pool import (
-    share,
+    thread_range,
 )
 from nbnorm.simd import get, put
 
@@ -27,7 +27,7 @@ def norm_part(
     norms: Any,
     act: Any,
 ) -> None:
-    """Square of the norm of this thread's blocks of gradients, each into its place of `norms`.
+    """Square of the norm of this thread's blocks of gradients, each into its element of `norms`.
 
     Elements are bounded first.  The last block is that of all vectors.
     """
@@ -82,7 +82,7 @@ def apply_part(
     if total > hyper.clip_norm * hyper.clip_norm:
         factor = kind(hyper.clip_norm / math.sqrt(total))
     bound = kind(hyper.clip_value)
-    first, last = share(len(weight_gradient), tid, threads)
+    first, last = thread_range(len(weight_gradient), tid, threads)
     for l in range(1, control.layers + 1):
         own = k + net[l].weight_numbers
         begin = max(first, net[l].weight_offset)
@@ -96,7 +96,7 @@ def apply_part(
                 calls.clipped_update, weight, begin, weight_state, begin, weight_gradient, begin, numbers,
                 own, len(weight_gradient), end - begin,
             )  # fmt: skip
-    first, last = share(len(vector), tid, threads)
+    first, last = thread_range(len(vector), tid, threads)
     for e in range(first, last):
         put(vector_gradient, e, max(min(get(vector_gradient, e), bound), -bound) * factor)
     for l in range(1, control.layers + 1):

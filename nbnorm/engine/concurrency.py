@@ -3,7 +3,7 @@
 A small network cannot use two threads, because its steps are too short to be divided; two networks can.
 Each job runs in a Python thread of its own.  Their compiled steps hold no lock, and take turns where
 there are more jobs than threads, so that all of them end at about the same time.  A turn lasts over
-several short pieces of work and the Python code between them: a hand-over costs more than such a piece, as
+several short tasks and the Python code between them: a hand-over costs more than such a task, as
 the next thread has to wake up and to wait for the interpreter.
 """
 

@@ -234,7 +234,7 @@ def _backward(code: int, before: bool, weighted: bool, packed: bool) -> Callable
     ) -> None:  # fmt: skip
         """Turn the gradient g with respect to the output into that with respect to z, of each row.
 
-        It is written to the place of g, `packed` also as pairs of bfloat16.
+        It is written over g, `packed` also as pairs of bfloat16.
 
         `batch` is 1 where the statistics depend on the batch, 0 where they are constants; `total` is the sum
         of the weights.
@@ -256,9 +256,9 @@ def _backward(code: int, before: bool, weighted: bool, packed: bool) -> Callable
 
         dbeta, moment = row_sums(dtype, stride, n, 2, moments)
         dgamma = moment * rstd
-        share = simd.full_like(gamma, batch) / simd.full_like(gamma, total if weighted else n)
+        fraction = simd.full_like(gamma, batch) / simd.full_like(gamma, total if weighted else n)
         # dy = gamma / sigma (g - m - u s), where u = (y - mu) / sigma: the 1 / sigma of u is taken into s
-        factor, m, s = gamma * rstd, dbeta * share, (dgamma * share) * rstd
+        factor, m, s = gamma * rstd, dbeta * fraction, (dgamma * fraction) * rstd
 
         def input_gradient(r: int, i: Any, at: Any) -> list[Any]:
             m_r, s_r = simd.extract(m, r), simd.extract(s, r)

@@ -24,7 +24,7 @@ from nbnorm.engine.microkernels import (
 )
 from nbnorm.engine.table import BEFORE, DEPTH, GRADIENTS, GROUP, NO_NORM
 from nbnorm.engine.thread_pool import (
-    share,
+    thread_range,
 )
 from nbnorm.simd import get, put
 
@@ -268,7 +268,7 @@ def forward_layer(
 def write_logits(tid: Any, threads: Any, net: Any, l: Any, begin: Any, n: Any, act: Any, out: Any) -> None:
     """Copy this thread's samples of the batch into rows of `out`."""
     width = tile_width(act)
-    first, last = share(n, tid, threads)
+    first, last = thread_range(n, tid, threads)
     layer = net[l]
     for b in range(first, last):
         z = layer.norm_input_offset + (b // width * layer.padded) * width + b % width

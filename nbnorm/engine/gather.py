@@ -17,7 +17,7 @@ import numpy.typing as npt
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.engine.microkernels import tile, tile_rows, tile_width
-from nbnorm.engine.thread_pool import share
+from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, peek, put
 from nbnorm.simd._functions import Signature, caller, function_address
 from nbnorm.statistics import encoding
@@ -27,7 +27,7 @@ from nbnorm.statistics.encoding import ColumnEncoder, encode_value
 _STRIP = 128
 
 # Bytes of a batch that waits in the second-level cache, beside what a step of its network needs, until it
-# is read; of a larger one only the next square is fetched ahead.
+# is read; of a larger one only the next tile is prefetched.
 _NEAR = 1 << 18
 
 # Rows of the statistics: the mean in two parts and the reciprocal of the scale, then those of
@@ -86,14 +86,14 @@ class Data:
         rows = self.array[first:last]
         return rows if self.encoder is None else self.encoder.transform(rows)
 
-    def squares(self, dtype: np.dtype[Any]) -> int:
-        """Return the address of the kernel that reads these rows by squares, or 0."""
+    def tiles(self, dtype: np.dtype[Any]) -> int:
+        """Return the address of the kernel that reads these rows by square tiles, or 0."""
         item = self.array.itemsize
         if self.encoder is not None or self.kind > 2 or self.strides[1] != item:
             return 0
         if self.address % item or self.strides[0] % item:  # vectors are loaded from aligned elements
             return 0
-        return _squares(self.array.dtype, np.dtype(dtype))
+        return _tiles(self.array.dtype, np.dtype(dtype))
 
 
 class SparseData:
@@ -124,7 +124,7 @@ class SparseData:
         ]
         return out if self.encoder is None else self.encoder.transform(out)
 
-    def squares(self, dtype: np.dtype[Any]) -> int:
+    def tiles(self, dtype: np.dtype[Any]) -> int:
         """Return 0: rows are not contiguous."""
         return 0
 
@@ -139,16 +139,17 @@ def peek_any(address: Any, offset: Any, kind: Any) -> Any:
     return simd.switch(kind, [read(dtype) for dtype in PEEK_DTYPES])
 
 
-def _read_square(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
+def _read_tile(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
     shape, item = tile(dtype), source.itemsize
 
     def read(
         rows: Any, following: Any, high: Any, low: Any, inverse: Any, out: Any, address: Any, stride: Any,
         first: Any, steps: Any,
     ) -> None:  # fmt: skip
-        """Standardize `steps` squares: as many samples as a tile has rows, features from `first` on.
+        """Standardize `steps` square tiles, whose side is as long as a register tile has rows.
 
-        The samples are ``rows[0]`` and so on; those in `following` are fetched ahead.
+        The features begin with `first`, the samples are ``rows[0]`` and so on; those in `following` are
+        prefetched.
         """
         size = shape.rows
 
@@ -156,45 +157,45 @@ def _read_square(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[A
             begins = (address + simd.get(indices, r) * stride + first * item for r in range(size))
             return [simd.array_at(begin, steps * size, source) for begin in begins]
 
-        here, ahead = samples(rows), samples(following)
+        current, next_ones = samples(rows), samples(following)
 
-        def square(k: Any) -> None:
+        def tile_at(k: Any) -> None:
             i = k * size
             shift, rest, factor = (simd.load(s, first + i, size) for s in (high, low, inverse))
-            # Rows stand anywhere in memory: those of the next square are on their way meanwhile.
-            for sample in ahead:
+            # Rows stand anywhere in memory: those of the next tile are prefetched meanwhile.
+            for sample in next_ones:
                 simd.prefetch(sample, i)
             values = []
-            for sample in here:
+            for sample in current:
                 x = simd.convert(simd.load(sample, i, size), middle)
                 values.append(simd.convert(((x - shift) - rest) * factor, dtype))
             simd.tile_store(out, i * shape.width, shape.width, simd.transpose(simd.tile_of(*values)))
 
-        simd.loop(0, steps, 1, square)
+        simd.loop(0, steps, 1, tile_at)
 
     return read
 
 
-_SQUARES = Signature(6, 4)
+_TILES = Signature(6, 4)
 
 
 @functools.cache
-def _squares(source: np.dtype[Any], dtype: np.dtype[Any]) -> int:
+def _tiles(source: np.dtype[Any], dtype: np.dtype[Any]) -> int:
     """Return the address of the kernel for one type of the table and one of the network."""
     middle = np.dtype(np.float64) if source == np.float64 else dtype
-    body = _read_square(source, middle, dtype)
+    body = _read_tile(source, middle, dtype)
     others = {0: np.int64, 1: np.int64, 2: middle, 3: middle, 4: middle}
-    return function_address(f"nbnorm_gather_{source}_{dtype}", body, _SQUARES, dtype, others=others)
+    return function_address(f"nbnorm_gather_{source}_{dtype}", body, _TILES, dtype, others=others)
 
 
-# Rows with this square's and with the following one, statistics with their three rows, out.
-gather_squares = caller(_SQUARES, (2, 3, 1))
+# Rows with this tile's and with the following one, statistics with their three rows, out.
+gather_tiles = caller(_TILES, (2, 3, 1))
 
 
 @kernel(inline="always")
 def _own_features(size: Any, width: Any, tid: Any, threads: Any) -> Any:
     """Range of the features that a thread reads: whole panels."""
-    first, last = share((size + width - 1) // width, tid, threads)
+    first, last = thread_range((size + width - 1) // width, tid, threads)
     return first * width, min(last * width, size)
 
 
@@ -214,7 +215,7 @@ def _gather_part(
 ) -> None:
     """Read samples [b, stop) and features [first, last), element by element.
 
-    The arithmetic is that of the squares: a sample's bits must not depend on its place in the batch
+    The arithmetic is that of the tiles: a sample's bits must not depend on its position in the batch
     or on the layout of the table.
     """
     width = tile_width(out)
@@ -234,8 +235,8 @@ def _gather_part(
 
 
 @inner_kernel
-def _read_squares(
-    squares: Any,
+def _read_tiles(
+    tiles: Any,
     control: Any,
     rows: Any,
     b: Any,
@@ -252,12 +253,12 @@ def _read_squares(
     address, stride = control.address, control.row_stride
     steps, target, size = (end - begin) // tile_rows(out), block + begin * width, exact.shape[1]
     if control.element_kind == 2:
-        gather_squares(
-            squares, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
+        gather_tiles(
+            tiles, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
         )
     else:
-        gather_squares(
-            squares, rows, b, following, single, 0, size, 2 * size, out, target, address, stride, begin, steps
+        gather_tiles(
+            tiles, rows, b, following, single, 0, size, 2 * size, out, target, address, stride, begin, steps
         )
 
 
@@ -279,34 +280,32 @@ def gather(
 
     ``x`` becomes ``((x - s[0]) - s[1]) * s[2]``: for uint8 and float32 with s = `single` in the
     precision of `out`, which holds them, for other types in float64 with s = `exact`.  Contiguous rows
-    of uint8, float32 and float64 are read by squares, others and what fills no square element by
+    of uint8, float32 and float64 are read by square tiles, others and what fills no tile element by
     element.  Samples that stand behind the n in `rows` are those of the next batch: if these are few
-    bytes, they are fetched ahead.
+    bytes, they are prefetched.
     """
-    width, square = tile_width(out), tile_rows(out)
+    width, side = tile_width(out), tile_rows(out)
     first, last = _own_features(size, width, tid, threads)
-    squares, stride = control.squares_kernel, control.row_stride
-    # The last square overlaps the one before: what both read becomes the same bits.  It must not begin in
+    tiles, stride = control.tiles_kernel, control.row_stride
+    # The last tile overlaps the one before: what both read becomes the same bits.  It must not begin in
     # another block of samples, or be another thread's.
-    samples = n // square * square if squares != 0 else 0
-    if samples > 0 and n % width >= square:
+    samples = n // side * side if tiles != 0 else 0
+    if samples > 0 and n % width >= side:
         samples = n
     near = len(rows) - n if n * abs(stride) <= _NEAR else 0
     for begin in range(first, last, _STRIP):
         end = min(begin + _STRIP, last)
-        whole = begin + (end - begin) // square * square
-        for corner in range(0, samples, square):
-            b = min(corner, samples - square)
-            following = b + square if b + 2 * square <= n else b
-            if b + square <= near:
+        whole = begin + (end - begin) // side * side
+        for corner in range(0, samples, side):
+            b = min(corner, samples - side)
+            following = b + side if b + 2 * side <= n else b
+            if b + side <= near:
                 following = b + n
             block = base + b // width * pad * width + b % width
-            _read_squares(squares, control, rows, b, following, exact, single, begin, whole, out, block)
-            if whole < end and end - square >= first:
-                _read_squares(
-                    squares, control, rows, b, following, exact, single, end - square, end, out, block
-                )
-        if whole < end and end - square < first:
+            _read_tiles(tiles, control, rows, b, following, exact, single, begin, whole, out, block)
+            if whole < end and end - side >= first:
+                _read_tiles(tiles, control, rows, b, following, exact, single, end - side, end, out, block)
+        if whole < end and end - side < first:
             # a literal 0 would be a type of its own, and one more compiled function
             _gather_part(control, rows, np.int64(0), samples, whole, end, exact, single, out, base, pad)
     _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)
@@ -379,7 +378,7 @@ def _column_of_block(
 
 @simd.traced
 def _encode_block(
-    x: Any, exact: Any, columns: Any, e: Any, kind: Any, out: Any, place: Any, whole: Any, count: Any
+    x: Any, exact: Any, columns: Any, e: Any, kind: Any, out: Any, at: Any, whole: Any, count: Any
 ) -> None:
     """Store encoded column `e`, standardized, of samples whose column holds `x`: as `_encoded`."""
 
@@ -396,10 +395,10 @@ def _encode_block(
         return simd.where(x == x, 0.0, 1.0)
 
     def part() -> None:
-        simd.store(out, place, result, count)
+        simd.store(out, at, result, count)
 
     def all_of_it() -> None:
-        simd.store(out, place, result)
+        simd.store(out, at, result)
 
     value = simd.switch(kind, [position, level, missing])  # in the order of their codes
     standardized = ((value - number(_MEAN)) - number(_MEAN_LOW)) * number(_INVERSE)

@@ -2,7 +2,7 @@
 
 Samples stand side by side, so that a sum over features is a sum of vectors with one lane for each sample.  A
 thread needs all features of its samples, which others have computed: a layer has a phase of its own, in which
-threads share the blocks of samples.
+the blocks of samples are divided among the threads.
 
 Forward, `forward_features` adds the bias (and computes f, where it stands in front) panel by panel as the
 product writes them; behind a barrier `forward_blocks` normalizes block by block.  Backward, with
@@ -13,7 +13,7 @@ xhat = (y - mean) rstd, the gradient dout of the normalized values turns into th
     dy = rstd * (g - mean(g) - xhat * mean(g * xhat))           over the features: `backward_blocks`
 
 RMS norm has mean = 0 and no beta, and leaves mean(g) out.  The statistics stand in `saved` as those of batch
-norm do, one for each sample in the place of one for each feature.
+norm do, one for each sample instead of one for each feature.
 """
 
 from __future__ import annotations

@@ -71,9 +71,9 @@ def _formula_block(code: int) -> Any:
 
 @simd.traced
 def softmax_rows(
-    x: Any, z: Any, g: Any, top_at: Any, total_at: Any, share_at: Any, stride: Any, n: Any
+    x: Any, z: Any, g: Any, top_at: Any, total_at: Any, factor_at: Any, stride: Any, n: Any
 ) -> None:
-    """Write the softmax of a block of samples over `n` outputs, times the samples' shares, to g.
+    """Write the softmax of a block of samples over `n` outputs, times the samples' factors, to g.
 
     The largest z and the sum of the exponentials go to `top_at` and `total_at`.
     """
@@ -91,7 +91,7 @@ def softmax_rows(
         return total + e
 
     total = simd.loop(0, n, 1, exponential, simd.zeros(x.dtype, width))
-    factor = simd.load(x, share_at, width) / total
+    factor = simd.load(x, factor_at, width) / total
 
     def scale(k: Any) -> None:
         simd.store(x, g + k * stride, simd.load(x, g + k * stride, width) * factor)
@@ -109,11 +109,11 @@ def softmax_block(
     """Cross-entropy of softmax outputs; ``options[0]`` is the label smoothing."""
     kind = act.dtype.type
     width = tile_width(act)
-    tops, totals, shares = workspace, workspace + width, workspace + 2 * width
+    tops, totals, factors = workspace, workspace + width, workspace + 2 * width
     for b in range(width):
         w = get(weights, get(rows, first + b)) if len(weights) > 0 and b < valid else kind(1)
-        put(act, shares + b, inverse * w)
-    softmax_rows(act, z, g, tops, totals, shares, width, size)
+        put(act, factors + b, inverse * w)
+    softmax_rows(act, z, g, tops, totals, factors, width, size)
     loss = 0.0
     hits = 0.0
     for b in range(valid):
@@ -122,7 +122,7 @@ def softmax_block(
         w = np.float64(get(weights, row)) if len(weights) > 0 else 1.0
         top = get(act, tops + b)
         loss += w * cross_entropy(
-            act, z + b, act, g + b, width, size, label, get(options, 0), get(act, shares + b), top,
+            act, z + b, act, g + b, width, size, label, get(options, 0), get(act, factors + b), top,
             np.float64(get(act, totals + b)),
         )  # fmt: skip
         if get(act, z + label * width + b) == top:

@@ -66,7 +66,7 @@ def tile(dtype: Any) -> Tile:
 
 @functools.cache
 def tall_rows(dtype: Any) -> int:
-    """Return the rows of the taller register tile, or those of `tile` where there is no room for one."""
+    """Return the rows of the taller register tile, or those of `tile` where the registers are too few."""
     shape = tile(dtype)
     tall, vectors = shape.rows * 3 // 2, shape.width // shape.lanes
     # two units with a latency of four cycles are busy with eight sums, if nothing is ever late
@@ -310,7 +310,7 @@ def store_weights(rows: list[Any], input_pairs: Any, output_pairs: Any, first: i
 
 
 def store_pairs(x: Any, i: Any, pairs: Any) -> None:
-    """Store pairs of bfloat16 where an array of float32 has room for them."""
+    """Store pairs of bfloat16 in the memory of an array of float32."""
     simd.store(x, i, simd.bitcast(pairs, np.float32))
 
 

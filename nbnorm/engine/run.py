@@ -34,6 +34,7 @@ from nbnorm.engine.microkernels import empty_aligned, tile
 from nbnorm.engine.steps import permutation, run_steps
 from nbnorm.engine.thread_pool import ThreadPool, new_sync
 from nbnorm.functions import activations
+from nbnorm.functions.activations import Activation, ActivationLike
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import Optimizer
 from nbnorm.statistics.encoding import ColumnEncoder
@@ -47,7 +48,7 @@ def _up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def _code(activation: Any) -> Any:
+def _code(activation: ActivationLike) -> int | Activation:
     """Code of an activation that the package knows by name, or the user's own."""
     return activations.CODES[activation] if isinstance(activation, str) else activation
 
@@ -89,16 +90,16 @@ class Layout:
             drop = dropout[l - 1] if hidden and dropout else 0.0
             row.features, row.padded = size, pad
             row.norm, row.sample_norm, row.centred = table.NORMS[norm if hidden else None]
-            place = row.norm | row.sample_norm
+            placement = row.norm | row.sample_norm
             row.custom = isinstance(self.activations[l], activations.Activation)
             row.dropout_threshold = round(drop * 2.0**32)
             row.fused = self.activations[l] in epilogues.FROM_VALUE
             row.norm_input_offset = reserve(pad)
             # The input is double-buffered; normalization keeps what it read beside what it gave, and
             # dropout what it changed.
-            row.result_offset = reserve(pad) if place != table.NO_NORM else row.norm_input_offset
+            row.result_offset = reserve(pad) if placement != table.NO_NORM else row.norm_input_offset
             row.output_offset = reserve(pad) if drop > 0.0 or l == 0 else row.result_offset
-            row.slope_input_offset = row.result_offset if place == table.BEFORE else row.norm_input_offset
+            row.slope_input_offset = row.result_offset if placement == table.BEFORE else row.norm_input_offset
             if not row.fused:
                 row.slope_input_offset = reserve(pad)
             if l == layers and gradients:  # scratch of the loss
@@ -155,8 +156,8 @@ class Layout:
                 (f"norm{l}.gamma", "gamma_numbers", microkernels.NUMBERS),
                 (f"norm{l}.beta", "beta_numbers", microkernels.NUMBERS),
             ):
-                place = groups.index(factors.get(name, 1.0))
-                self.net[l][field] = start + place * 2 * microkernels.NUMBERS
+                number = groups.index(factors.get(name, 1.0))
+                self.net[l][field] = start + number * 2 * microkernels.NUMBERS
         return groups
 
     def blocked(self, l: int, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -470,7 +471,7 @@ class Run:
         for name in names:
             function = self.data.kernel if name == "gather" else kernels[name]
             calls[name] = _address(function, name, dtype)
-        self.control.squares_kernel = self.data.squares(dtype)
+        self.control.tiles_kernel = self.data.tiles(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
             norm, fused = row.norm, row.fused == 1
@@ -653,7 +654,7 @@ _KERNELS = {
     )
 }
 
-# In the place of these and beside them, where samples are normalized by themselves.
+# Instead of these and beside them, where samples are normalized by themselves.
 _SAMPLE_KERNELS = {
     function.__name__: function
     for function in (

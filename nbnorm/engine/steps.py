@@ -38,7 +38,7 @@ from nbnorm.engine.table import CORRECT, FORWARD, GRADIENTS, LOSS, SEEN
 from nbnorm.engine.thread_pool import (
     barrier,
     next_chunk,
-    share,
+    thread_range,
 )
 from nbnorm.simd import get, put
 
@@ -109,7 +109,7 @@ def epoch_part(
         # A slower thread may still need the numbers of the step before.
         k = buffer * control.groups * (2 * NUMBERS)
         buffer = 1 - buffer
-        # those of this batch, and of the next one, which are fetched ahead
+        # those of this batch, and of the next one, which are prefetched
         rows = order[begin : begin + 2 * n]
         if n > 0 and step < control.last_step:
             call(
@@ -154,7 +154,7 @@ def epoch_part(
                 )  # fmt: skip
             barrier(sync, tid, threads)
             if net[l].sample_norm != 0:
-                first, last = share(blocks, tid, threads)
+                first, last = thread_range(blocks, tid, threads)
                 call(
                     calls.forward_blocks, net, control, hyper, calls, l, n, first, last, vector, saved,
                     variance, act,
@@ -176,7 +176,7 @@ def epoch_part(
         for l in range(layers, 0, -1):
             below = net[l - 1]
             if l == layers or net[l].sample_norm != 0:
-                first, last = share(net[l].features, tid, threads)
+                first, last = thread_range(net[l].features, tid, threads)
                 call(
                     calls.bias_part, net, control, calls, l, n, numbers, k, vector, vector_state,
                     vector_gradient, gradients, act, first, last,
@@ -193,7 +193,7 @@ def epoch_part(
                     weight, vector, vector_state, vector_gradient, saved, gradients, act, first, last,
                 )  # fmt: skip
             if below.sample_norm != 0:  # beside the update of this layer
-                first, last = share(blocks, tid, threads)
+                first, last = thread_range(blocks, tid, threads)
                 call(calls.backward_blocks, net, control, l - 1, n, first, last, saved, act)
             tiles = (net[l].features + width - 1) // width * (below.padded // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES

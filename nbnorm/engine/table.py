@@ -68,7 +68,7 @@ LAYER = _record(
 
 NO_NORM, AFTER, BEFORE = 0, 1, 2
 
-# The place of batch norm, that of layer norm or RMS norm, and whether a mean is subtracted from samples.
+# The placement of batch norm, that of layer norm or RMS norm, and whether a mean is subtracted from samples.
 NORMS = {
     None: (NO_NORM, NO_NORM, 0),
     "after": (AFTER, NO_NORM, 0),
@@ -87,7 +87,7 @@ CONTROL = _record(
     "row_stride",  # bytes between rows; of a sparse matrix the address of the rows' ends
     "column_stride",  # bytes between columns; of a sparse matrix the address of the columns' numbers
     "element_kind",  # index in PEEK_DTYPES
-    "squares_kernel",  # address of the kernel that reads contiguous rows by squares, or 0
+    "tiles_kernel",  # address of the kernel that reads contiguous rows by square tiles, or 0
     # the run
     "step",  # next step of the epoch
     "last_step",  # step before which to return

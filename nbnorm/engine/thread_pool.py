@@ -20,12 +20,12 @@ from nbnorm.compile.atomics import atomic_add, atomic_load, pause, yield_core
 from nbnorm.compile.kernels import inner_kernel, kernel
 
 # Offsets in the synchronisation array, a cache line (or two) apart: threads at the barrier, barriers passed;
-# then for each thread how many chunks of its share have been given out, of each queue, in turns by an even
+# then for each thread how many chunks of its range have been given out, of each queue, in turns by an even
 # and an odd number of barriers passed.
 _ARRIVED, _TURN, _CHUNKS, _LINE = 0, 16, 32, 16
 _QUEUES = 3
 
-# A thread's share is given out in chunks of at least this part of it.
+# A thread's range is given out in chunks of at least this part of it.
 _LEAST = 16
 
 # Spins before a waiting thread offers its core to others: about 20 us, longer than any wait of a
@@ -59,15 +59,15 @@ def barrier(sync: Any, tid: Any, threads: Any) -> None:
 
 
 @kernel(inline="always")
-def share(total: Any, tid: Any, threads: Any) -> Any:
+def thread_range(total: Any, tid: Any, threads: Any) -> Any:
     """Range of the items that are a thread's own."""
     return total * tid // threads, total * (tid + 1) // threads
 
 
 @inner_kernel
 def _chunk(total: Any, owner: Any, threads: Any, number: Any) -> Any:
-    """Chunk `number` of a thread's share: half of what is left, down to a least size."""
-    begin, last = share(total, owner, threads)
+    """Chunk `number` of a thread's range: half of what is left, down to a least size."""
+    begin, last = thread_range(total, owner, threads)
     least = max((last - begin) // _LEAST, 1)
     end = begin
     for _ in range(number + 1):
@@ -81,7 +81,7 @@ def next_chunk(sync: Any, queue: Any, tid: Any, threads: Any, total: Any) -> Any
     """Return the next range of `total` items that a thread works on, empty if none is left.
 
     A thread that has begun with a queue goes on until it gets the empty range, and then leaves it alone.
-    Between two barriers the items of a queue are shared evenly; a thread that has finished its own share
+    Between two barriers the items of a queue are divided evenly; a thread that has finished its own range
     steals chunks of the others', which have been disturbed or run on a slower core.
     """
     if threads == 1:

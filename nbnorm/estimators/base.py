@@ -32,6 +32,7 @@ from nbnorm.model.metrics import Measure
 from nbnorm.model.network import FNN
 from nbnorm.model.options import Encoding, norm_kind
 from nbnorm.model.sample_weights import Shares, Weights, products
+from nbnorm.model.samples import ValidationTuple
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.reading import is_sparse
 
@@ -95,7 +96,7 @@ class Network(Inputs):
         y: npt.ArrayLike,
         sample_weight: npt.ArrayLike | None = None,
         *,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: ValidationTuple | None = None,
         checkpoint: _files.PathLike | None = None,
     ) -> _Self:
         """Train, from new initial weights unless `warm_start`.
@@ -158,7 +159,7 @@ class Network(Inputs):
         *,
         incremental: bool = False,
         classes: npt.ArrayLike | None = None,
-        validation_data: tuple[Any, ...] | None = None,
+        validation_data: ValidationTuple | None = None,
         checkpoint: _files.PathLike | None = None,
     ) -> list[tuple[str, type[Warning]]]:
         self._check_parameters()
@@ -477,7 +478,7 @@ class Network(Inputs):
             now = _curve(history, shown)
             self._scored_by, self.validation_scores_ = shown, [*scores[:begun], *now]
             counted = [score for score in now if not math.isnan(score)]
-            mode = getattr(self.early_stopping, "mode", "auto")
+            mode: _metrics.Mode = getattr(self.early_stopping, "mode", "auto")
             best = max if _metrics.direction(shown, mode, [shown], measures) == "max" else min
             self.best_validation_score_ = best(counted, default=None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,8 @@ from nbnorm._types import Array, CheckedTable, Table
 from nbnorm.data.row_groups import OnDisk, RowGroups
 from nbnorm.estimators.base import Network
 from nbnorm.estimators.documentation import documented
-from nbnorm.estimators.parameters import RateName
-from nbnorm.functions.activations import Activation
+from nbnorm.estimators.parameters import ActivationChoice, MetricChoice, RateName
+from nbnorm.functions.loss_formulas import LossName
 from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson, Quantile
 from nbnorm.model import inference
 from nbnorm.model.history import History
@@ -51,7 +51,8 @@ def _of_classes(chosen: Any, classes: Array, y: Array, sample_weight: Array | No
 
 
 # scikit-learn's names of the losses, and those of the network.
-_LOSSES = {
+LossChoice: TypeAlias = Literal["squared_error", "absolute_error", "huber", "poisson", "quantile"] | Loss
+_LOSSES: dict[str, LossName] = {
     "squared_error": "squared",
     "absolute_error": "absolute",
     "huber": "huber",
@@ -60,7 +61,8 @@ _LOSSES = {
 }
 
 # What all targets must be above, the transformation of the targets, and its inverse.
-_TRANSFORMS: dict[str | None, tuple[float, Any, Any]] = {
+Transform: TypeAlias = Literal["log", "log1p"]
+_TRANSFORMS: dict[Transform | None, tuple[float, Any, Any]] = {
     None: (-np.inf, None, None),
     "log": (0.0, np.log, np.exp),
     "log1p": (-1.0, np.log1p, np.expm1),
@@ -115,20 +117,20 @@ class FNNClassifier(ClassifierMixin, Network):
     _score_name = "val_accuracy"
     _lasting = (*Network._lasting, "label_smoothing")
 
-    label_smoothing: Any
-    class_weight: Any
+    label_smoothing: float
+    class_weight: Mapping[Any, float] | Sequence[Mapping[Any, float]] | Literal["balanced"] | None
     classes_: Array
 
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: str | Activation | Sequence[str | Activation] = "relu",
+        activation: ActivationChoice | Sequence[ActivationChoice] = "relu",
         *,
         norm: Norm | None = "after",
         n_estimators: int = 5,
         encoding: Encoding | None = "piecewise",
         bins: int | Literal["auto"] = "auto",
-        categorical_features: str | Sequence[Any] | npt.NDArray[Any] | None = "from_dtype",
+        categorical_features: Literal["from_dtype"] | Sequence[str | int] | Array | None = "from_dtype",
         min_frequency: int | Literal["auto"] = "auto",
         solver: Literal["adamw", "adam", "sgd"] = "adamw",
         alpha: float = 0.0,
@@ -153,7 +155,7 @@ class FNNClassifier(ClassifierMixin, Network):
         clip_norm: float | None = None,
         early_stopping: bool | str | EarlyStopping = False,
         validation_fraction: float = 0.1,
-        metrics: Sequence[Any] = (),
+        metrics: Sequence[MetricChoice] = (),
         callbacks: Sequence[Callable[[FNN, History], object]] = (),
         decay: float | None = 0.9,
         dropout: float | Sequence[float] = 0.0,
@@ -161,9 +163,9 @@ class FNNClassifier(ClassifierMixin, Network):
         standardize: bool = True,
         weighted_statistics: bool = False,
         precision: Precision = "float32",
-        loss: str | Loss = "log_loss",
+        loss: Literal["log_loss"] | Loss = "log_loss",
         label_smoothing: float = 0.0,
-        class_weight: Mapping[Any, float] | list[Any] | str | None = None,
+        class_weight: Mapping[Any, float] | Sequence[Mapping[Any, float]] | Literal["balanced"] | None = None,
         dtype: npt.DTypeLike = "auto",
     ) -> None:
         self._keep(locals())
@@ -426,22 +428,22 @@ class FNNRegressor(RegressorMixin, Network):
     _score_name = "r2"
     _lasting = (*Network._lasting, "quantile", "standardize_targets", "target_transform")
 
-    quantile: Any
-    standardize_targets: Any
-    target_transform: Any
-    clip: Any
+    quantile: float | Sequence[float]
+    standardize_targets: bool
+    target_transform: Transform | None
+    clip: bool
     _range: Array
 
     def __init__(
         self,
         hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: str | Activation | Sequence[str | Activation] = "relu",
+        activation: ActivationChoice | Sequence[ActivationChoice] = "relu",
         *,
         norm: Norm | None = "after",
         n_estimators: int = 5,
         encoding: Encoding | None = "piecewise",
         bins: int | Literal["auto"] = "auto",
-        categorical_features: str | Sequence[Any] | npt.NDArray[Any] | None = "from_dtype",
+        categorical_features: Literal["from_dtype"] | Sequence[str | int] | Array | None = "from_dtype",
         min_frequency: int | Literal["auto"] = "auto",
         solver: Literal["adamw", "adam", "sgd"] = "adamw",
         alpha: float = 0.0,
@@ -466,7 +468,7 @@ class FNNRegressor(RegressorMixin, Network):
         clip_norm: float | None = None,
         early_stopping: bool | str | EarlyStopping = False,
         validation_fraction: float = 0.1,
-        metrics: Sequence[Any] = (),
+        metrics: Sequence[MetricChoice] = (),
         callbacks: Sequence[Callable[[FNN, History], object]] = (),
         decay: float | None = 0.9,
         dropout: float | Sequence[float] = 0.0,
@@ -474,10 +476,10 @@ class FNNRegressor(RegressorMixin, Network):
         standardize: bool = True,
         weighted_statistics: bool = False,
         precision: Precision = "float32",
-        loss: str | Loss = "squared_error",
+        loss: LossChoice = "squared_error",
         quantile: float | Sequence[float] = 0.5,
         standardize_targets: bool = True,
-        target_transform: str | None = None,
+        target_transform: Transform | None = None,
         clip: bool = True,
         dtype: npt.DTypeLike = "auto",
     ) -> None:
@@ -503,8 +505,10 @@ class FNNRegressor(RegressorMixin, Network):
         """Return the levels of the quantiles that are predicted, of other losses none."""
         if isinstance(self.loss, Quantile):
             return self.loss.levels
-        several = isinstance(self.quantile, (list, tuple, np.ndarray))
-        given = tuple(self.quantile) if several else (_check.number("quantile", self.quantile),)
+        if isinstance(self.quantile, (list, tuple, np.ndarray)):
+            given = tuple(self.quantile)
+        else:
+            given = (_check.number("quantile", self.quantile),)
         try:
             levels = Quantile(given).levels
         except (TypeError, ValueError) as error:
@@ -545,7 +549,9 @@ class FNNRegressor(RegressorMixin, Network):
             "standardize_targets": bool(self.standardize_targets and not self._counts()),
         }
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> FNNRegressor:
+    def partial_fit(
+        self, X: Table, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None
+    ) -> FNNRegressor:
         """Train for one epoch more, on these samples; the optimizer goes on where it was.
 
         Parameters
@@ -608,7 +614,7 @@ class FNNRegressor(RegressorMixin, Network):
         with np.errstate(over="ignore"):
             return np.asarray(backwards(values))
 
-    def score(self, X: Any, y: Any, sample_weight: npt.ArrayLike | None = None) -> float:
+    def score(self, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return how much of the targets the predictions explain: 1 at best.
 
         Parameters

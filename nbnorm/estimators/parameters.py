@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from numbers import Integral
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +17,11 @@ from nbnorm._types import Array, CheckedTable
 from nbnorm.data.columns import TableColumns
 from nbnorm.data.row_groups import RowGroups
 from nbnorm.functions import activations
-from nbnorm.functions.activations import Activation
+from nbnorm.functions.activations import Activation, ActivationLike, ActivationName
 from nbnorm.functions.loss_options import Loss
 from nbnorm.functions.optimizers import SGD, AdamW
 from nbnorm.model import defaults, schedules
+from nbnorm.model.metrics import Metric
 from nbnorm.model.options import (
     ENCODINGS,
     INITS,
@@ -36,7 +37,8 @@ from nbnorm.model.schedules import Constant, Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 
 # scikit-learn's names and those of the network.
-_ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in activations.CODES}
+_ACTIVATIONS: dict[str, ActivationName] = {name: name for name in activations.CODES}
+_ACTIVATIONS["logistic"] = "sigmoid"
 
 # The parameters that are plain numbers, flags or one of some names.
 _NUMBERS: dict[str, dict[str, float]] = {
@@ -59,6 +61,9 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 RateName: TypeAlias = ScheduleName | Literal["invscaling", "adaptive"]
+ActivationChoice: TypeAlias = ActivationLike | Literal["logistic"]
+# A metric of the package or a scorer of scikit-learn, by its name or itself.
+MetricChoice: TypeAlias = str | Metric | Callable[..., float]
 
 # Epochs of patience that no training has.
 NEVER = 2**62
@@ -68,12 +73,12 @@ class Parameters(BaseEstimator):
     """The parameters that the classifier and the regressor share."""
 
     hidden_layer_sizes: int | Sequence[int]
-    activation: str | Activation | Sequence[str | Activation]
+    activation: ActivationChoice | Sequence[ActivationChoice]
     norm: Norm | None
     n_estimators: int
     encoding: Encoding | None
     bins: int | Literal["auto"]
-    categorical_features: str | Sequence[Any] | Array | None
+    categorical_features: Literal["from_dtype"] | Sequence[str | int] | Array | None
     min_frequency: int | Literal["auto"]
     solver: Literal["adamw", "adam", "sgd"]
     alpha: float
@@ -98,9 +103,9 @@ class Parameters(BaseEstimator):
     clip_norm: float | None
     early_stopping: bool | str | EarlyStopping
     validation_fraction: float
-    metrics: Sequence[Any]
+    metrics: Sequence[MetricChoice]
     callbacks: Sequence[Callable[..., object]]
-    decay: float
+    decay: float | None
     dropout: float | Sequence[float] | Array
     init: Init
     standardize: bool
@@ -203,9 +208,9 @@ class Parameters(BaseEstimator):
             return [_check.number("dropout", share, least=0, below=1) for share in given]
         return [_check.number("dropout", given, least=0, below=1)] * layers
 
-    def _activations(self) -> Any:
-        def ours(one: Any) -> Any:
-            return _ACTIVATIONS.get(one, one) if isinstance(one, str) else one
+    def _activations(self) -> ActivationLike | list[ActivationLike]:
+        def ours(one: ActivationChoice) -> ActivationLike:
+            return _ACTIVATIONS.get(one, cast(ActivationName, one)) if isinstance(one, str) else one
 
         if isinstance(self.activation, (str, Activation)):
             return ours(self.activation)
@@ -325,16 +330,20 @@ class Parameters(BaseEstimator):
 
     def _schedule(
         self, steps: int, samples: int, seen: int, incremental: bool, stopping: EarlyStopping | None
-    ) -> Any:
+    ) -> ScheduleName | Schedule | Callable[[int], float]:
         if self.learning_rate == "invscaling":
             rate, power = self._rate(), float(self.power_t)
             return lambda step: float(rate / (seen + step // steps * samples + 1) ** power)
         if incremental:
             return "constant"
         if self.learning_rate == "adaptive":
-            monitor, mode = ("loss", "min") if stopping is None else (stopping.monitor, stopping.mode)
+            watched = EarlyStopping("loss", mode="min") if stopping is None else stopping
             return Plateau(
-                monitor, mode=mode, factor=0.2, patience=self._patience(), min_delta=float(self.tol)
+                watched.monitor,
+                mode=watched.mode,
+                factor=0.2,
+                patience=self._patience(),
+                min_delta=float(self.tol),
             )
         return self.learning_rate
 

@@ -10,13 +10,14 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, simd
+from nbnorm._types import FloatArray
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
 from nbnorm.simd import gelu, gelu_slope, sigmoid, softplus, tanh
 
@@ -261,7 +262,11 @@ class Function(NamedTuple):
     slope_of_y: bool = False
 
 
-FUNCTIONS = {
+ActivationName: TypeAlias = Literal[
+    "identity", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "gelu", "silu", "softplus"
+]
+
+FUNCTIONS: dict[ActivationName, Function] = {
     "identity": Function(_identity, _one, slope_of_y=True),
     "relu": Function(relu, _relu_slope, slope_of_y=True),
     "sigmoid": Function(sigmoid, _sigmoid_slope, slope_of_y=True),
@@ -381,12 +386,12 @@ def _custom_kernels(activation: Activation) -> tuple[Any, Any]:
 # ----------------------------------------------------------------------------------------------
 
 
-def _array(name: str, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> npt.NDArray[Any]:
+def _array(name: str, x: npt.ArrayLike, dtype: np.dtype[Any] | None = None) -> FloatArray:
     got = _check.numeric(name, x)
     return _check.floats(name, got, max(got.ndim, 1), dtype=dtype)
 
 
-def _result(out: npt.NDArray[Any] | None, **inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _result(out: FloatArray | None, **inputs: FloatArray) -> FloatArray:
     """Return `out`, which may be the first of the inputs itself but not overlap any, or a new array."""
     (name, first), *rest = inputs.items()
     result = _check.output("out", out, first.shape, first.dtype)
@@ -429,8 +434,8 @@ class Activation:
     array([1., 9.])
     """
 
-    function: Callable[..., Any]
-    derivative: Callable[..., Any]
+    function: Callable[[float], float]
+    derivative: Callable[[float], float]
     name: str = field(default="", kw_only=True)
 
     def __post_init__(self) -> None:
@@ -441,7 +446,11 @@ class Activation:
         object.__setattr__(self, "name", self.name or self.function.__name__)
 
 
-def resolve(activation: Any, *, argument: str = "activation") -> str | Activation:
+# An activation as the package's own functions and networks are given it.
+ActivationLike: TypeAlias = ActivationName | Activation
+
+
+def resolve(activation: object, *, argument: str = "activation") -> ActivationName | Activation:
     """Return an activation function given by its name or as an `Activation`.
 
     Parameters
@@ -473,12 +482,12 @@ def resolve(activation: Any, *, argument: str = "activation") -> str | Activatio
         return activation
     if callable(activation):
         raise TypeError(f"{argument} must be a name or an Activation, got {type(activation).__name__}")
-    return str(_check.choice(argument, activation, tuple(CODES)))
+    return _check.choice(argument, activation, tuple(CODES))
 
 
 def activation_forward(
-    z: npt.ArrayLike, name: str | Activation, *, out: npt.NDArray[Any] | None = None
-) -> npt.NDArray[Any]:
+    z: npt.ArrayLike, name: ActivationName | Activation, *, out: FloatArray | None = None
+) -> FloatArray:
     """Apply an activation function to every element.
 
     ``y = f(z)`` with f one of
@@ -543,11 +552,11 @@ def activation_forward(
 def activation_backward(
     dy: npt.ArrayLike,
     y: npt.ArrayLike,
-    name: str | Activation,
+    name: ActivationName | Activation,
     *,
     z: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> npt.NDArray[Any]:
+    out: FloatArray | None = None,
+) -> FloatArray:
     """Gradient with respect to the argument of an activation function.
 
     ``dz = dy * f'(z)``, where f'(z) is found from the output for four functions: y > 0 for relu,

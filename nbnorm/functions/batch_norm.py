@@ -1,7 +1,7 @@
 """Batch normalization: forward, backward and inference.
 
 Statistics are computed and kept in float64, whatever the dtype of the data: a mean rounded to
-float32 would shift data of mean 1e7 and standard deviation 1 by half its own spread, and the square
+float32 would shift data of mean 1e7 and standard deviation 1 by half a standard deviation, and the square
 of 1e30 does not exist in float32.
 """
 
@@ -17,6 +17,7 @@ import numpy.typing as npt
 from numba import config
 
 from nbnorm import _check, simd
+from nbnorm._types import Float64Array, FloatArray
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
 from nbnorm.functions import channels
 
@@ -29,11 +30,10 @@ _MOST_ROWS = 512
 # two long, their lines share a set of the first-level cache, which holds eight in most processors.
 STRIP = 8
 
-# Bytes between what is read and what is asked for from memory: the sums keep the processor so busy that
-# its own prefetching falls behind.
+# In bytes.  The sums keep the processor so busy that its own prefetching falls behind.
 PREFETCH_DISTANCE = 32 << 10
 
-# Bytes of an array from which it is asked for ahead: what lies in a cache already only has to make room.
+# Bytes of an array from which it is prefetched: what a cache holds already needs no prefetching.
 FAR = 2 << 20
 
 # Bytes of all arrays of a pass from which the result is written with non-temporal stores, which saves reading
@@ -41,7 +41,7 @@ FAR = 2 << 20
 LARGE = 24 << 20
 
 # Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
-# dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  What rounding took from the mean is in SHIFT.
+# dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  The rounding error of the mean is in SHIFT.
 MEAN, SCALE, SHIFT, RSTD, SLOPE, FACTORS = range(6)
 
 # Bytes from which the last pass goes backwards, because what has been read last may still be in a cache.
@@ -75,14 +75,14 @@ def block_moments(total: Any, square: Any, n: Any, origin: Any) -> tuple[Any, An
 
 @simd.elementwise
 def merged_moments(
-    mean: Any, square: Any, other_mean: Any, other_square: Any, share: Any, weight: Any
+    mean: Any, square: Any, other_mean: Any, other_square: Any, fraction: Any, weight: Any
 ) -> tuple[Any, Any]:
     """Merge two means and sums of squared deviations (Chan, Golub and LeVeque 1979).
 
-    `share` is that of the second, m / (n + m), and `weight` is n times as much.
+    `fraction` is m / (n + m), that of the second, and `weight` is n times as much.
     """
     delta = other_mean - mean
-    return mean + delta * share, square + (other_square + delta * delta * weight)
+    return mean + delta * fraction, square + (other_square + delta * delta * weight)
 
 
 @simd.elementwise
@@ -129,7 +129,7 @@ class _Columns(NamedTuple):
         simd.store(array, offset + self.j, simd.convert(value, array.dtype), self.left)
 
     def prefetch(self, array: Any, offset: Any) -> None:
-        """Ask for their elements."""
+        """Prefetch their elements."""
         simd.prefetch(array, offset + self.j, self.lanes * array.dtype.itemsize, level=2)
 
 
@@ -150,7 +150,7 @@ def _sum_vectors() -> int:
 
 
 @simd.traced
-def _add_statistics(x: Any, start: Any, stop: Any, first: Any, ahead: Any, width: Any, sums: Any) -> None:
+def _add_statistics(x: Any, start: Any, stop: Any, first: Any, distance: Any, width: Any, sums: Any) -> None:
     """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
 
     def some(columns: _Columns) -> None:
@@ -158,7 +158,7 @@ def _add_statistics(x: Any, start: Any, stop: Any, first: Any, ahead: Any, width
 
         def add(i: Any, total: Any, square: Any) -> Any:
             result = add_deviation(columns.get(x, i * width) - origin, total, square)
-            columns.prefetch(x, i * width + ahead)
+            columns.prefetch(x, i * width + distance)
             return result
 
         sums_so_far = columns.get(sums), columns.get(sums, width)
@@ -171,7 +171,7 @@ def _add_statistics(x: Any, start: Any, stop: Any, first: Any, ahead: Any, width
 
 @simd.traced
 def _add_gradient_sums(
-    x: Any, dout: Any, mean: Any, start: Any, stop: Any, ahead: Any, width: Any, sums: Any
+    x: Any, dout: Any, mean: Any, start: Any, stop: Any, distance: Any, width: Any, sums: Any
 ) -> None:
     """Add dout and dout * (x - mean) of some rows to the sums."""
 
@@ -181,8 +181,8 @@ def _add_gradient_sums(
         def add(i: Any, total: Any, product: Any) -> Any:
             slope, value = columns.get(dout, i * width), columns.get(x, i * width)
             result = total + slope, simd.fma(slope, value - center, product)
-            columns.prefetch(x, i * width + ahead)
-            columns.prefetch(dout, i * width + ahead)
+            columns.prefetch(x, i * width + distance)
+            columns.prefetch(dout, i * width + distance)
             return result
 
         sums_so_far = columns.get(sums), columns.get(sums, width)
@@ -207,12 +207,12 @@ def _finish_block(n: Any, x: Any, first: Any, width: Any, sums: Any) -> None:
 
 
 @simd.traced
-def _merge(share: Any, weight: Any, width: Any, sums: Any, added: Any) -> None:
+def _merge(fraction: Any, weight: Any, width: Any, sums: Any, added: Any) -> None:
     """Merge the statistics that begin at element `added` into the first ones."""
 
     def some(columns: _Columns) -> None:
         here, there = ((columns.get(sums, at), columns.get(sums, at + width)) for at in (0, added))
-        mean, square = merged_moments(*here, *there, share, weight)
+        mean, square = merged_moments(*here, *there, fraction, weight)
         columns.put(sums, 0, mean)
         columns.put(sums, width, square)
 
@@ -292,12 +292,12 @@ def _span(
     item = out.dtype.itemsize
     lanes = simd.native_lanes(out.dtype)
 
-    def elements(lanes: int, write: Callable[..., None], ahead: bool = False) -> Callable[[Any, Any], Any]:
+    def elements(lanes: int, write: Callable[..., None], prefetch: bool = False) -> Callable[[Any, Any], Any]:
         def some(i: Any, j: Any) -> Any:
             values = [simd.load(x, i, lanes) for x in arrays]
             values += [simd.load(factors, row * (period + _WRAP) + j, lanes) for row in table]
             write(out, i, formula(*values))
-            if ahead:
+            if prefetch:
                 for x in arrays:
                     simd.prefetch(x, i + PREFETCH_DISTANCE // item, lanes * item, level=2)
             j = j + lanes
@@ -313,7 +313,7 @@ def _span(
         return simd.loop(first, last, lanes, elements(lanes, simd.store), j)
 
     def non_temporal(j: Any) -> Any:
-        j = simd.loop(first, last, lanes, elements(lanes, simd.stream, ahead=True), j)
+        j = simd.loop(first, last, lanes, elements(lanes, simd.stream, prefetch=True), j)
         simd.fence()  # streamed stores must be seen before the task ends
         return j
 
@@ -377,8 +377,8 @@ def _block_rows(n_samples: Any) -> Any:
 
 
 @inner_kernel
-def _ahead(x: Any) -> Any:
-    """Return the elements between what is read and what is asked for, 0 for what is read just now."""
+def _prefetch_distance(x: Any) -> Any:
+    """Return the prefetch distance in elements; 0, the element itself, for a small array."""
     return max(STRIP * x.shape[1], PREFETCH_DISTANCE // x.itemsize) if x.size * x.itemsize >= FAR else 0
 
 
@@ -398,9 +398,9 @@ def _block_statistics(x: Any, start: Any, stop: Any, sums: Any) -> None:
     """
     n, width = stop - start, x.shape[1]
     sums[:] = 0.0
-    ahead = _ahead(x)
+    distance = _prefetch_distance(x)
     for i in range(start, stop, STRIP):
-        _add_statistics(x, i, min(i + STRIP, stop), start, ahead, width, sums)
+        _add_statistics(x, i, min(i + STRIP, stop), start, distance, width, sums)
     _finish_block(n, x, start, width, sums)
 
 
@@ -410,10 +410,10 @@ def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
     for block in range(1, (n_samples + rows - 1) // rows):
         before = block * rows
         added = min(n_samples, before + rows) - before
-        share = added / (before + added)
-        weight = before * share
+        fraction = added / (before + added)
+        weight = before * fraction
         at = block * 2 * width
-        _merge(share, weight, width, sums, at)
+        _merge(fraction, weight, width, sums, at)
 
 
 @inner_kernel
@@ -486,10 +486,10 @@ def forward_kernel(
 def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any) -> None:
     """Sum dout and dout * (x - mean) over the rows of one block."""
     sums[:] = 0.0
-    ahead = _ahead(x)
+    distance = _prefetch_distance(x)
     strip = STRIP // 2
     for i in range(start, stop, strip):
-        _add_gradient_sums(x, dout, mean, i, min(i + strip, stop), ahead, x.shape[1], sums)
+        _add_gradient_sums(x, dout, mean, i, min(i + strip, stop), distance, x.shape[1], sums)
 
 
 @inner_kernel
@@ -516,7 +516,7 @@ def backward_kernel(
     sums: Any,
     factors: Any,
 ) -> None:
-    """Gradients of `forward_kernel`, or of inference (statistics held fixed) if not `training`."""
+    """Gradients of `forward_kernel`, or of inference (constant statistics) if not `training`."""
     n, width = x.shape
     rows, period, table = _block_rows(n), _period(width), _table(factors, dx)
     blocks, size = (n + rows - 1) // rows, dx.size * dx.itemsize
@@ -544,7 +544,7 @@ def _silence() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
-def _workspace(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def _workspace(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     n, width = x.shape
     return np.empty(sums_size(n, width)), np.empty(factors_size(width), x.dtype)
 
@@ -554,7 +554,7 @@ def _eps(eps: Any, dtype: np.dtype[Any]) -> float:
     return _check.number("eps", eps, least=float(np.finfo(dtype).tiny))
 
 
-def _refuse_range(x: npt.NDArray[Any], rstd: npt.NDArray[np.float64]) -> None:
+def _refuse_range(x: FloatArray, rstd: Float64Array) -> None:
     """Refuse a feature of finite values whose variance float64 cannot hold."""
     if rstd.min() > 0.0:  # not where one is NaN
         return
@@ -572,12 +572,12 @@ def batch_norm_forward(
     beta: npt.ArrayLike,
     *,
     eps: float = 1e-5,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Normalise a mini-batch with its own mean and variance.
 
     ``out = gamma * (x - mean) * rstd + beta`` with ``rstd = 1 / sqrt(var + eps)``; mean and biased
-    variance are taken over the samples, and of images and the like over all places of a channel too [1]_.
+    variance are taken over the samples, and of images and the like over all positions of a channel too [1]_.
 
     Parameters
     ----------
@@ -652,12 +652,12 @@ def batch_norm_backward(
     mean: npt.ArrayLike,
     rstd: npt.ArrayLike,
     *,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Gradients of `batch_norm_forward`.
 
     With ``xhat = (x - mean) * rstd`` and ``g = gamma * dout``, means and sums over the samples, and over the
-    places of a channel::
+    positions of a channel::
 
         dgamma = sum(dout * xhat)
         dbeta = sum(dout)
@@ -716,14 +716,14 @@ def batch_norm_backward(
 
 
 def _backward(
-    dout: npt.NDArray[Any],
-    x: npt.NDArray[Any],
-    gamma: npt.NDArray[Any],
-    mean: npt.NDArray[Any],
-    rstd: npt.NDArray[Any],
+    dout: FloatArray,
+    x: FloatArray,
+    gamma: FloatArray,
+    mean: FloatArray,
+    rstd: FloatArray,
     training: bool,
-    dx: npt.NDArray[Any],
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    dx: FloatArray,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
     backward_kernel(2 * x.size, dout, x, gamma, mean, rstd, training, dx, dgamma, dbeta, *_workspace(x))
     return dx, dgamma, dbeta
@@ -737,8 +737,8 @@ def batch_norm_inference(
     running_var: npt.ArrayLike,
     *,
     eps: float = 1e-5,
-    out: npt.NDArray[Any] | None = None,
-) -> npt.NDArray[Any]:
+    out: FloatArray | None = None,
+) -> FloatArray:
     """Normalise with given statistics, as a trained network does.
 
     ``out = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``

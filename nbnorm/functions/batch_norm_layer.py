@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, Float64Array, FloatArray
 from nbnorm.functions import channels
 from nbnorm.functions.batch_norm import (
     _backward,
@@ -21,20 +22,25 @@ from nbnorm.functions.batch_norm import (
 )
 from nbnorm.functions.weighted_batch_norm import statistics, weighted_batch_norm_backward
 
-Array = npt.NDArray[Any]
+Running: TypeAlias = Literal["var", "std"]
 
 
 class _Part(NamedTuple):
     """What `backward` needs of rows that were normalized together."""
 
     rows: slice
-    x: Array
-    weights: Array | None
-    mean: Array
-    rstd: Array
-    stretch: Array | float  # r and d of batch renormalization: out = gamma * (xhat * r + d) + beta
-    offset: Array | float
+    x: FloatArray
+    weights: Float64Array | None
+    mean: Float64Array
+    rstd: Float64Array
+    stretch: Float64Array | float  # r and d of batch renormalization: out = gamma * (xhat * r + d) + beta
+    offset: Float64Array | float
     constant: bool  # whether the statistics do not depend on x
+
+
+def _present(**arrays: FloatArray | None) -> dict[str, FloatArray]:
+    """Return those of the arrays that exist, by name."""
+    return {name: values for name, values in arrays.items() if values is not None}
 
 
 class BatchNorm:
@@ -119,12 +125,13 @@ class BatchNorm:
     (1, 2)
     """
 
-    gamma: Any
-    beta: Any
-    dgamma: Any
-    dbeta: Any
-    running_var: npt.NDArray[np.float64]
-    running_std: npt.NDArray[np.float64]
+    gamma: FloatArray | None
+    beta: FloatArray | None
+    dgamma: FloatArray | None
+    dbeta: FloatArray | None
+    running_mean: Float64Array
+    running_var: Float64Array
+    running_std: Float64Array
     n_batches: npt.NDArray[np.int64]
 
     def __init__(
@@ -133,7 +140,7 @@ class BatchNorm:
         *,
         eps: float = 1e-5,
         decay: float | None = 0.9,
-        running: Literal["var", "std"] = "var",
+        running: Running = "var",
         unbiased: bool = True,
         affine: bool = True,
         ghost_size: int | None = None,
@@ -145,7 +152,7 @@ class BatchNorm:
         self.dtype = _check.float_dtype("dtype", dtype)
         self.eps = _eps(eps, self.dtype)
         self.decay = None if decay is None else _check.number("decay", decay, least=0, below=1)
-        self.running = str(_check.choice("running", running, ("var", "std")))
+        self.running: Running = _check.choice("running", running, ("var", "std"))
         self.unbiased = _check.flag("unbiased", unbiased)
         self.affine = _check.flag("affine", affine)
         self.ghost_size = None if ghost_size is None else _check.integer("ghost_size", ghost_size, least=2)
@@ -185,31 +192,31 @@ class BatchNorm:
         self.training = False
         return self
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, FloatArray]:
         """Return the live arrays ``{"gamma": ..., "beta": ...}``, or none without `affine`."""
-        return {"gamma": self.gamma, "beta": self.beta} if self.affine else {}
+        return _present(gamma=self.gamma, beta=self.beta)
 
-    def gradients(self) -> dict[str, Array]:
+    def gradients(self) -> dict[str, FloatArray]:
         """Return the gradients of the last `backward` under the parameters' names."""
-        return {"gamma": self.dgamma, "beta": self.dbeta} if self.affine else {}
+        return _present(gamma=self.dgamma, beta=self.dbeta)
 
     def buffers(self) -> dict[str, Array]:
         """Return the live moving averages, and with cumulative ones the number of batches, by name."""
         second = f"running_{self.running}"
-        averages = {"running_mean": self.running_mean, second: getattr(self, second)}
+        averages: dict[str, Array] = {"running_mean": self.running_mean, second: getattr(self, second)}
         return averages if self.decay is not None else {**averages, "n_batches": self.n_batches}
 
-    def forward(self, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None) -> Array:
+    def forward(self, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None) -> FloatArray:
         """Normalize a mini-batch in the present mode.
 
         Parameters
         ----------
         x : array_like, shape (n_samples, n_features, ...)
-            Mini-batch; of images and the like each channel is normalized over samples and places.
+            Mini-batch; of images and the like each channel is normalized over samples and positions.
             `backward` needs it and has a copy: the array may be filled anew in between.
         weights : array_like, shape (n_samples, ...), optional
             Weights in the statistics of training mode, not negative, or a mask; one for each sample, or for
-            each sample and place.  What has the weight 0 is normalized like the rest.
+            each sample and position.  What has the weight 0 is normalized like the rest.
 
         Returns
         -------
@@ -234,13 +241,13 @@ class BatchNorm:
         moved = np.moveaxis(got, 1, -1)
         rows = np.array(moved, self.dtype, order="C").reshape(-1, self.n_features)
         used = None if weights is None else channels.weights(weights, got.shape)
-        places = rows.shape[0] // got.shape[0]
+        positions = rows.shape[0] // got.shape[0]
         out = np.empty_like(rows)
         saved = []
         before = {name: values.copy() for name, values in self.buffers().items()}
         try:
             for part in self._parts(got.shape[0]):
-                chosen = slice(part.start * places, part.stop * places)
+                chosen = slice(part.start * positions, part.stop * positions)
                 saved.append(self._normalize(chosen, rows, used, out))
         except ValueError:
             for name, values in self.buffers().items():
@@ -257,7 +264,9 @@ class BatchNorm:
         ends = [-(-samples * k // count) for k in range(count + 1)]
         return [slice(start, stop) for start, stop in itertools.pairwise(ends)]
 
-    def _normalize(self, chosen: slice, rows: Array, weights: Array | None, out: Array) -> _Part:
+    def _normalize(
+        self, chosen: slice, rows: FloatArray, weights: Float64Array | None, out: FloatArray
+    ) -> _Part:
         """Normalize some rows together, and update the averages in training mode."""
         x, used = rows[chosen], None if weights is None else weights[chosen]
         gamma, beta = self._scale_and_shift()
@@ -287,7 +296,9 @@ class BatchNorm:
         self._average(mean, var, count)
         return _Part(chosen, x, used, mean, rstd, stretch, offset, False)
 
-    def _renormalize(self, mean: Array, rstd: Array) -> tuple[Array | float, Array | float]:
+    def _renormalize(
+        self, mean: Float64Array, rstd: Float64Array
+    ) -> tuple[Float64Array | float, Float64Array | float]:
         """Return r and d of batch renormalization."""
         bounds = self._renorm_bounds()
         if bounds is None:
@@ -297,7 +308,7 @@ class BatchNorm:
         stretch = np.clip(running_rstd / rstd, 1 / r_max, r_max)
         return stretch, np.clip((mean - self.running_mean) * running_rstd, -d_max, d_max)
 
-    def _scale_and_shift(self) -> tuple[Array, Array]:
+    def _scale_and_shift(self) -> tuple[FloatArray, FloatArray]:
         """Return both as kernels take them: the attributes are the user's to set."""
         if not self.affine:
             return np.ones(self.n_features, self.dtype), np.zeros(self.n_features, self.dtype)
@@ -307,10 +318,10 @@ class BatchNorm:
             for name in ("gamma", "beta")
         )
 
-    def _running_var(self) -> npt.NDArray[np.float64]:
+    def _running_var(self) -> Float64Array:
         return self.running_var.copy() if self.running == "var" else self.running_std**2
 
-    def _average(self, mean: Array, var: Array, count: float) -> None:
+    def _average(self, mean: Float64Array, var: Float64Array, count: float) -> None:
         """Move the averages towards the statistics of a batch of so many samples."""
         if self.unbiased:
             var = var * (count / (count - 1))
@@ -323,7 +334,7 @@ class BatchNorm:
         for average, new in zip(self.buffers().values(), (mean, second), strict=False):
             average[...] = decay * average + (1 - decay) * new
 
-    def backward(self, dout: npt.ArrayLike) -> Array:
+    def backward(self, dout: npt.ArrayLike) -> FloatArray:
         """Gradient with respect to the input of the last `forward`; sets `dgamma` and `dbeta`.
 
         After a forward pass in evaluation mode, or of a frozen layer, the statistics count as constants.
@@ -365,6 +376,6 @@ class BatchNorm:
                 _, slope, total = weighted_batch_norm_backward(*known, part.weights, out=out)
             dgamma += part.stretch * slope + part.offset * total
             dbeta += total
-        if self.affine:
-            self.dgamma[...], self.dbeta[...] = dgamma, dbeta
+        for name, values in self.gradients().items():
+            values[...] = dgamma if name == "gamma" else dbeta
         return channels.put_back(dx, dx if len(shape) == 2 else np.empty(shape, self.dtype))

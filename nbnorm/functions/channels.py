@@ -1,23 +1,21 @@
 """Mini-batches of images and the like, (n_samples, n_features, ...), as tables and back.
 
-Batch norm has one mean and one variance for each channel, over samples and places: a table with a row for
-each sample and place has the channels as its columns.
+Batch norm has one mean and one variance for each channel, over samples and positions: a table with a row for
+each sample and position has the channels as its columns.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Float64Array, FloatArray
 
-Array = npt.NDArray[Any]
 
-
-def batch(name: str, x: npt.ArrayLike) -> Array:
+def batch(name: str, x: npt.ArrayLike) -> FloatArray:
     """Check a mini-batch of shape (n_samples, n_features, ...), of which float32 stays float32.
 
     Examples
@@ -29,7 +27,7 @@ def batch(name: str, x: npt.ArrayLike) -> Array:
     return _check.floats(name, got, max(got.ndim, 2), expected="(n_samples, n_features, ...)")
 
 
-def table(x: Array) -> Array:
+def table(x: FloatArray) -> FloatArray:
     """Return a mini-batch as a table, which is itself where it has two dimensions.
 
     Examples
@@ -43,7 +41,7 @@ def table(x: Array) -> Array:
     return np.ascontiguousarray(np.moveaxis(x, 1, -1)).reshape(-1, x.shape[1])
 
 
-def table_for(out: Array) -> Array:
+def table_for(out: FloatArray) -> FloatArray:
     """Return a table to be computed, from which `put_back` fills `out`.
 
     Examples
@@ -56,7 +54,7 @@ def table_for(out: Array) -> Array:
     return np.empty((out.shape[0] * math.prod(out.shape[2:]), out.shape[1]), out.dtype)
 
 
-def put_back(rows: Array, out: Array) -> Array:
+def put_back(rows: FloatArray, out: FloatArray) -> FloatArray:
     """Write a table into the mini-batch whose `table` it is, and return that.
 
     Examples
@@ -71,10 +69,10 @@ def put_back(rows: Array, out: Array) -> Array:
     return out
 
 
-def weights(given: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def weights(given: npt.ArrayLike, shape: tuple[int, ...]) -> Float64Array:
     """Return one weight for each row of the table of a mini-batch of this shape.
 
-    They are given for each sample, or for each sample and place.
+    They are given for each sample, or for each sample and position.
 
     Examples
     --------
@@ -82,10 +80,10 @@ def weights(given: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.floa
     array([1., 1., 2., 2.])
     """
     got = _check.numeric("weights", given)
-    places = (shape[0], *shape[2:])
+    positions = (shape[0], *shape[2:])
     if got.shape == shape[:1]:
-        got = np.broadcast_to(got.reshape(-1, *[1] * len(shape[2:])), places)
-    if got.shape != places:
-        expected = f"{shape[:1]}" if len(shape) == 2 else f"{shape[:1]} or {places}"
+        got = np.broadcast_to(got.reshape(-1, *[1] * len(shape[2:])), positions)
+    if got.shape != positions:
+        expected = f"{shape[:1]}" if len(shape) == 2 else f"{shape[:1]} or {positions}"
         raise ValueError(f"weights must have shape {expected}, got shape {got.shape}")
     return _check.weights("weights", got.reshape(-1), got.size)

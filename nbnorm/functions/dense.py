@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import FloatArray
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
 
 # Rows and columns of one block of the column sums; fixed, they decide the order of summation.
@@ -45,9 +46,9 @@ def add_bias_kernel(z: Any, bias: Any) -> None:
 def column_sums_kernel(x: Any, out: Any, sums: Any) -> None:
     """Sum the rows of `x`; `sums` is a float64 workspace of shape ``(sums_rows(len(x)), width)``."""
     n, width = x.shape
-    blocks, across = sums_rows(n), (width + COLUMNS - 1) // COLUMNS
-    for tile in numba.prange(blocks * across):
-        block, left = tile // across, tile % across * COLUMNS
+    blocks, column_tiles = sums_rows(n), (width + COLUMNS - 1) // COLUMNS
+    for tile in numba.prange(blocks * column_tiles):
+        block, left = tile // column_tiles, tile % column_tiles * COLUMNS
         right = min(width, left + COLUMNS)
         total = sums[block, left:right]
         for j in range(total.size):
@@ -70,8 +71,8 @@ def dense_forward(
     weight: npt.ArrayLike,
     bias: npt.ArrayLike | None = None,
     *,
-    out: npt.NDArray[Any] | None = None,
-) -> npt.NDArray[Any]:
+    out: FloatArray | None = None,
+) -> FloatArray:
     """Affine map of every sample.
 
     ``z = x @ weight.T + bias``
@@ -126,7 +127,7 @@ def dense_forward(
 
 def dense_backward(
     dz: npt.ArrayLike, x: npt.ArrayLike, weight: npt.ArrayLike
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Gradients of `dense_forward`.
 
     ``dx = dz @ weight``, ``dweight = dz.T @ x`` and ``dbias = sum(dz)`` over the rows; the products are
@@ -176,9 +177,7 @@ def dense_backward(
     return dx, *parameter_gradients(dz, x)
 
 
-def parameter_gradients(
-    dz: npt.NDArray[Any], x: npt.NDArray[Any]
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+def parameter_gradients(dz: FloatArray, x: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the gradients of weight and bias alone, of arrays that `dense_backward` would not convert."""
     dbias = np.empty(dz.shape[1], x.dtype)
     column_sums_kernel(dz.size, dz, dbias, np.empty((sums_rows(len(dz)), dz.shape[1])))
@@ -198,7 +197,7 @@ class Dense:
     n_in, n_out : int
         Numbers of inputs and outputs.
     bias : bool, default True
-        Whether there is a bias; in front of a batch norm its beta takes the bias's place.
+        Whether there is a bias; in front of a batch norm its beta is used instead.
     init : {"he", "glorot"}, default "he"
         Normal weights of variance ``2 / n_in``, or ``2 / (n_in + n_out)``.
     dtype : {float32, float64}, default float32
@@ -237,7 +236,7 @@ class Dense:
         n_out: int,
         *,
         bias: bool = True,
-        init: str = "he",
+        init: Literal["he", "glorot"] = "he",
         dtype: npt.DTypeLike = np.float32,
         seed: int | None = None,
     ) -> None:
@@ -249,21 +248,21 @@ class Dense:
         if seed is not None:
             seed = _check.integer("seed", seed, least=0)
         draws = np.random.default_rng(seed).standard_normal((n_out, n_in))
-        self.weight = (draws * np.sqrt(2 / fan)).astype(self.dtype)
-        self.dweight = np.zeros_like(self.weight)
-        self.bias = np.zeros(n_out, self.dtype) if with_bias else None
-        self.dbias = np.zeros(n_out, self.dtype) if with_bias else None
-        self._x: npt.NDArray[Any] | None = None
+        self.weight: FloatArray = (draws * np.sqrt(2 / fan)).astype(self.dtype)
+        self.dweight: FloatArray = np.zeros_like(self.weight)
+        self.bias: FloatArray | None = np.zeros(n_out, self.dtype) if with_bias else None
+        self.dbias: FloatArray | None = np.zeros(n_out, self.dtype) if with_bias else None
+        self._x: FloatArray | None = None
 
-    def parameters(self) -> dict[str, npt.NDArray[Any]]:
+    def parameters(self) -> dict[str, FloatArray]:
         """Return the live arrays ``{"weight": ..., "bias": ...}``; no "bias" if there is none."""
         return {"weight": self.weight} | ({} if self.bias is None else {"bias": self.bias})
 
-    def gradients(self) -> dict[str, npt.NDArray[Any]]:
+    def gradients(self) -> dict[str, FloatArray]:
         """Return the gradients of the last `backward` under the parameters' names."""
         return {"weight": self.dweight} | ({} if self.dbias is None else {"bias": self.dbias})
 
-    def forward(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+    def forward(self, x: npt.ArrayLike) -> FloatArray:
         """Map a mini-batch.
 
         Parameters
@@ -288,7 +287,7 @@ class Dense:
         self._x = x.copy()
         return z
 
-    def backward(self, dz: npt.ArrayLike) -> npt.NDArray[Any]:
+    def backward(self, dz: npt.ArrayLike) -> FloatArray:
         """Gradient with respect to the input of the last `forward`; sets `dweight` and `dbias`.
 
         Parameters

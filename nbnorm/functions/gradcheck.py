@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Float64Array, FloatArray
 from nbnorm.functions.activations import CODES, activation_backward, activation_forward
 from nbnorm.functions.batch_norm import batch_norm_backward, batch_norm_forward
 from nbnorm.functions.batch_norm_layer import BatchNorm
@@ -33,11 +34,13 @@ from nbnorm.functions.losses import (
 from nbnorm.functions.optimizers import SGD, AdamW, Optimizer
 from nbnorm.functions.weighted_batch_norm import weighted_batch_norm_backward, weighted_batch_norm_forward
 
-Array = npt.NDArray[np.float64]
-
 # The differences start with this step, in float64: small enough to stay on one side of a relu's
 # corner, large enough for rounding to stay below 1e-12.
 STEP = 1e-3
+
+
+# What is differentiated: a function of one array, whose others are fixed.
+Output = Callable[[Float64Array], FloatArray]
 
 
 class Row(NamedTuple):
@@ -49,7 +52,7 @@ class Row(NamedTuple):
 
 
 def gradcheck(
-    function: Callable[[Array], float],
+    function: Callable[[Float64Array], float],
     x: npt.ArrayLike,
     gradient: npt.ArrayLike,
     *,
@@ -110,17 +113,19 @@ def gradcheck(
     _check.finite("x", np.atleast_1d(point))
     _check.finite("gradient", np.atleast_1d(got))
 
-    def along(points: Array) -> Array:
+    def values_at(points: Float64Array) -> Float64Array:
         flat = points.reshape(point.size, -1)
         values = [float(function(flat[:, k].reshape(point.shape))) for k in range(flat.shape[1])]
         return np.array(values).reshape(points.shape[1:])
 
-    expected = jacobian(along, point.reshape(-1), initial_step=step, order=8, maxiter=4).df.reshape(got.shape)
+    expected = jacobian(values_at, point.reshape(-1), initial_step=step, order=8, maxiter=4).df.reshape(
+        got.shape
+    )
     largest = max(np.abs(expected).max(), np.abs(got).max(), _check.number("least", least, least=0))
     return float(np.abs(got - expected).max() / largest) if largest > 0 else 0.0
 
 
-def _weighted(output: Callable[[Array], Array], weights: Array) -> Callable[[Array], float]:
+def _weighted(output: Output, weights: Float64Array) -> Callable[[Float64Array], float]:
     """Scalar function whose gradient is `weights` carried backward through `output`."""
     return lambda x: float(np.vdot(weights, output(x)))
 
@@ -131,20 +136,20 @@ def _function_rows() -> Iterator[Row]:
     # Keep corners of relu away from the differences' steps.
     x += np.sign(x) * 0.05
     weights = rng.normal(size=(7, 5))
-    for name in CODES:
-        y = activation_forward(x, name)
+    for activation in CODES:
+        y = activation_forward(x, activation)
         yield Row(
             "activation_backward",
-            name,
+            activation,
             gradcheck(
-                _weighted(lambda z, name=name: activation_forward(z, name), weights),  # type: ignore[misc]
+                _weighted(lambda z, f=activation: activation_forward(z, f), weights),  # type: ignore[misc]
                 x,
-                activation_backward(weights, y, name, z=x),
+                activation_backward(weights, y, activation, z=x),
             ),
         )
 
     weight, bias, dz = rng.normal(size=(4, 5)), rng.normal(size=4), rng.normal(size=(7, 4))
-    affine: tuple[tuple[str, Callable[[Array], Array], Array], ...] = (
+    affine: tuple[tuple[str, Output, Float64Array], ...] = (
         ("dx", lambda v: dense_forward(v, weight, bias), x),
         ("dweight", lambda v: dense_forward(x, v, bias), weight),
         ("dbias", lambda v: dense_forward(x, weight, v), bias),
@@ -158,7 +163,7 @@ def _function_rows() -> Iterator[Row]:
             data = x + offset
             _, mean, rstd = batch_norm_forward(data, gamma, beta, eps=eps)
             grads = batch_norm_backward(weights, data, gamma, mean, rstd)
-            calls: tuple[tuple[str, Callable[[Array], Array], Array], ...] = (
+            calls: tuple[tuple[str, Output, Float64Array], ...] = (
                 ("dx", lambda v, eps=eps: batch_norm_forward(v, gamma, beta, eps=eps)[0], data),  # type: ignore[misc]
                 ("dgamma", lambda v, d=data, eps=eps: batch_norm_forward(d, v, beta, eps=eps)[0], gamma),  # type: ignore[misc]
                 ("dbeta", lambda v, d=data, eps=eps: batch_norm_forward(d, gamma, v, eps=eps)[0], beta),  # type: ignore[misc]
@@ -203,7 +208,7 @@ def _optimizer_rows() -> Iterator[Row]:
     rng = np.random.default_rng(4)
     start, grads = rng.normal(size=5), rng.normal(size=(4, 5))
 
-    def row(function: str, options: Optimizer, got: Array, expected: Array) -> Row:
+    def row(function: str, options: Optimizer, got: Float64Array, expected: Float64Array) -> Row:
         values = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
         option = ", ".join(f"{key}={value:g}" for key, value in values.items())
         return Row(function, option, float(np.abs(got - expected).max() / np.abs(expected).max()))
@@ -220,8 +225,8 @@ def _optimizer_rows() -> Iterator[Row]:
         for grad in grads:
             sgd.step(param, grad, velocity)
             speed = sgd.momentum * speed + grad
-            ahead = grad + sgd.momentum * speed if sgd.nesterov else speed
-            expected = expected - sgd.lr * (sgd.weight_decay * expected + ahead)
+            direction = grad + sgd.momentum * speed if sgd.nesterov else speed
+            expected = expected - sgd.lr * (sgd.weight_decay * expected + direction)
         yield row("sgd_step", sgd, param, expected)
 
     for adamw in (AdamW(), AdamW(0.1, weight_decay=0.0), AdamW(0.1, beta1=0.5, beta2=0.8, eps=0.1)):
@@ -245,7 +250,8 @@ def _layer_rows() -> Iterator[Row]:
         for unbiased in (True, False):
             for mode in ("train", "eval"):
                 layer = BatchNorm(5, running=running, unbiased=unbiased, dtype=np.float64)
-                layer.gamma[...], layer.beta[...] = rng.normal(size=5), rng.normal(size=5)
+                for values in layer.parameters().values():
+                    values[...] = rng.normal(size=5)
                 layer.forward(x)
                 layer.training = mode == "train"
                 layer.forward(x)
@@ -257,10 +263,10 @@ def _layer_rows() -> Iterator[Row]:
                 )
     some = rng.integers(0, 3, 7) + (np.arange(7) < 2)
     images, image_weights = rng.normal(size=(4, 5, 3)), rng.normal(size=(4, 5, 3))
-    variants: tuple[tuple[str, dict[str, Any], Array, Array, Any], ...] = (
+    variants: tuple[tuple[str, dict[str, Any], Float64Array, Float64Array, Any], ...] = (
         ("weights", {}, x, weights, some),
         ("(n, C, d)", {}, images, image_weights, None),
-        ("(n, C, d), mask of places", {}, images, image_weights, rng.uniform(size=(4, 3)) < 0.6),
+        ("(n, C, d), mask of positions", {}, images, image_weights, rng.uniform(size=(4, 3)) < 0.6),
         ("affine=False", {"affine": False}, x, weights, None),
         ("ghost_size=4", {"ghost_size": 4}, x, weights, None),
         ("frozen", {"frozen": True}, x, weights, None),
@@ -279,7 +285,7 @@ def _other_rows() -> Iterator[Row]:
     x, weights, gamma, beta = rng.normal(size=(7, 5)), rng.normal(size=(7, 5)), *rng.normal(size=(2, 5))
     some = np.array([1.0, 2.0, 0.0, 0.5, 3.0, 1.0, 0.0])
     functions: tuple[
-        tuple[Callable[..., Any], Callable[..., Any], tuple[Array, ...], tuple[Array, ...]], ...
+        tuple[Callable[..., Any], Callable[..., Any], tuple[Float64Array, ...], tuple[Float64Array, ...]], ...
     ] = (
         (layer_norm_forward, layer_norm_backward, (x, gamma, beta), ()),
         (rms_norm_forward, rms_norm_backward, (x, gamma), ()),
@@ -291,7 +297,9 @@ def _other_rows() -> Iterator[Row]:
             grads = backward(weights, x, gamma, *statistics, *more)
             for k, (name, grad) in enumerate(zip(("dx", "dgamma", "dbeta"), grads, strict=False)):
 
-                def call(v: Array, k: int = k, forward: Any = forward, eps: float = eps) -> Array:
+                def call(
+                    v: Float64Array, k: int = k, forward: Any = forward, eps: float = eps
+                ) -> Float64Array:
                     changed = [*arguments[:k], v, *arguments[k + 1 :], *more]  # noqa: B023
                     return np.asarray(forward(*changed, eps=eps)[0])
 

@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import FloatArray
 from nbnorm.compile.kernels import inner_kernel, kernel
 from nbnorm.functions.batch_norm import _eps
-
-Array = npt.NDArray[Any]
 
 
 @inner_kernel
@@ -87,7 +86,7 @@ def rms_norm_backward_kernel(dout: Any, x: Any, gamma: Any, rrms: Any, dx: Any, 
             dx[i, j] = rrms[i] * (gamma[j] * np.float64(dout[i, j]) - x[i, j] * rrms[i] * mean_gx)
 
 
-def _samples(name: str, x: npt.ArrayLike) -> Array:
+def _samples(name: str, x: npt.ArrayLike) -> FloatArray:
     """Check samples of shape (..., n_features)."""
     got = _check.numeric(name, x)
     if got.ndim < 1 or got.size == 0:
@@ -95,17 +94,17 @@ def _samples(name: str, x: npt.ArrayLike) -> Array:
     return _check.floats(name, got, got.ndim, shape=got.shape)
 
 
-def _rows(x: Array) -> Array:
+def _rows(x: FloatArray) -> FloatArray:
     return x.reshape(-1, x.shape[-1])
 
 
-def _saved(name: str, values: npt.ArrayLike, x: Array) -> Array:
+def _saved(name: str, values: npt.ArrayLike, x: FloatArray) -> FloatArray:
     """Check statistics that a forward pass returned, one for each sample."""
     return _check.floats(name, values, 1, dtype=np.dtype(np.float64), shape=x.shape[:-1])
 
 
-def _refuse_range(x: Array, spread: Array) -> None:
-    if not (spread > 0.0).all() and np.isfinite(x).all():
+def _refuse_range(x: FloatArray, rstd: FloatArray) -> None:
+    if not (rstd > 0.0).all() and np.isfinite(x).all():
         raise ValueError("x must have a variance that float64 can hold")
 
 
@@ -115,8 +114,8 @@ def layer_norm_forward(
     beta: npt.ArrayLike,
     *,
     eps: float = 1e-5,
-    out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Normalize each sample over its features [1]_.
 
     ``out = gamma * (x - mean) * rstd + beta`` with the mean and the biased variance of the last axis and
@@ -181,8 +180,8 @@ def layer_norm_backward(
     mean: npt.ArrayLike,
     rstd: npt.ArrayLike,
     *,
-    out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Gradients of `layer_norm_forward`.
 
     With ``xhat = (x - mean) * rstd`` and ``g = gamma * dout``, means over the features of a sample and
@@ -243,8 +242,8 @@ def layer_norm_backward(
 
 
 def rms_norm_forward(
-    x: npt.ArrayLike, gamma: npt.ArrayLike, *, eps: float = 1e-5, out: Array | None = None
-) -> tuple[Array, Array]:
+    x: npt.ArrayLike, gamma: npt.ArrayLike, *, eps: float = 1e-5, out: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Divide each sample by the root mean square of its features [1]_.
 
     ``out = gamma * x * rrms`` with ``rrms = 1 / sqrt(mean(x**2) + eps)`` over the last axis
@@ -303,8 +302,8 @@ def rms_norm_backward(
     gamma: npt.ArrayLike,
     rrms: npt.ArrayLike,
     *,
-    out: Array | None = None,
-) -> tuple[Array, Array]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray]:
     """Gradients of `rms_norm_forward`.
 
     With ``xhat = x * rrms`` and ``g = gamma * dout``, means over the features of a sample and sums over the

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numba
 import numpy as np
@@ -127,7 +127,12 @@ def _quantile_slope(z: Any, t: Any, a: Any) -> Any:
     return simd.where(e > 0.0, 1.0 - a, simd.where(e < 0.0, -a, e))
 
 
-FORMULAS = {
+LossName: TypeAlias = Literal[
+    "cross_entropy", "binary_cross_entropy", "squared", "absolute", "huber", "poisson", "quantile"
+]
+
+# All losses but the cross-entropy of softmax, which couples the outputs of a sample.
+FORMULAS: dict[str, Formula] = {
     "binary_cross_entropy": Formula(_binary, _binary_slope, _binary_hit, work=10),
     "squared": Formula(_squared, _squared_slope),
     "absolute": Formula(_absolute, _absolute_slope),
@@ -162,28 +167,28 @@ def hit(code: Any, z: Any, t: Any) -> Any:
 
 @inner_kernel
 def cross_entropy(
-    z: Any, at: Any, g: Any, g_at: Any, stride: Any, classes: Any, label: Any, smoothing: Any, share: Any,
+    z: Any, at: Any, g: Any, g_at: Any, stride: Any, classes: Any, label: Any, smoothing: Any, scale: Any,
     top: Any, total: Any,
 ) -> Any:  # fmt: skip
     """Cross-entropy of one sample of softmax outputs, ``log(sum(exp(z))) - sum(t z)``.
 
     The targets t are ``(1 - smoothing) onehot + smoothing / classes``.  Output o stands `stride` elements
     behind output o - 1; `top` is the largest and `total` the sum of ``exp(z - top)``.  From the gradient,
-    which holds softmax times `share`, the targets times `share` are subtracted.
+    which holds softmax times `scale`, the targets times `scale` are subtracted.
     """
     kind = z.dtype.type
     own = np.float64(simd.get(z, at + label * stride))
     loss = math.log(total) + (np.float64(top) - own)
-    place = g_at + label * stride
-    simd.put(g, place, simd.get(g, place) - kind(share))
+    label_at = g_at + label * stride
+    simd.put(g, label_at, simd.get(g, label_at) - kind(scale))
     if smoothing > 0.0:
         part = smoothing / classes
-        every = kind(share * part)
+        every = kind(scale * part)
         apart = 0.0
         for o in range(classes):
             apart += own - np.float64(simd.get(z, at + o * stride))
             simd.put(g, g_at + o * stride, simd.get(g, g_at + o * stride) - every)
-        simd.put(g, place, simd.get(g, place) + kind(share * smoothing))
+        simd.put(g, label_at, simd.get(g, label_at) + kind(scale * smoothing))
         loss += part * apart
     return loss
 
@@ -220,8 +225,8 @@ def _total(weights: Any, n: Any) -> Any:
 
 
 @inner_kernel
-def _softmax_row(z: Any, i: Any, label: Any, smoothing: Any, share: Any, gradient: Any) -> Any:
-    """Loss of sample i of softmax outputs, and its gradient times `share`."""
+def _softmax_row(z: Any, i: Any, label: Any, smoothing: Any, scale: Any, gradient: Any) -> Any:
+    """Loss of sample i of softmax outputs, and its gradient times `scale`."""
     row, out, classes = z[i], gradient[i], z.shape[1]
     top = row[0]
     for o in range(1, classes):
@@ -231,10 +236,10 @@ def _softmax_row(z: Any, i: Any, label: Any, smoothing: Any, share: Any, gradien
     total = 0.0
     for o in range(classes):
         total += out[o]
-    factor = z.dtype.type(share / total)
+    factor = z.dtype.type(scale / total)
     for o in range(classes):
         out[o] *= factor
-    return cross_entropy(row, 0, out, 0, 1, classes, label, smoothing, share, top, total)
+    return cross_entropy(row, 0, out, 0, 1, classes, label, smoothing, scale, top, total)
 
 
 @parallel_kernel
@@ -269,10 +274,10 @@ def weighted_softmax_kernel(
 
 @simd.traced
 def _row(
-    code: Any, z: Any, targets: Any, options: Any, share: Any, gradient: Any, i: Any, outputs: Any,
+    code: Any, z: Any, targets: Any, options: Any, scale: Any, gradient: Any, i: Any, outputs: Any,
     columns: Any,
 ) -> Any:  # fmt: skip
-    """Loss of sample i, summed over its outputs, and its gradient times `share`.
+    """Loss of sample i, summed over its outputs, and its gradient times `scale`.
 
     `options` is one number, or an array with one for each of the outputs that share a target.
     """
@@ -299,7 +304,7 @@ def _row(
 
     def derive(o: Any, c: Any, a: Any) -> None:
         got = slope(code, simd.get(z, o), simd.get(targets, c), simd.convert(a, dtype))
-        simd.put(gradient, o, got * simd.convert(share, dtype))
+        simd.put(gradient, o, got * simd.convert(scale, dtype))
 
     def add(o: Any, c: Any, a: Any, total: Any) -> Any:
         y, t = simd.convert(simd.get(z, o), wide), simd.convert(simd.get(targets, c), wide)
@@ -324,7 +329,7 @@ def _kernels(code: int) -> Kernels:
     def block_sum(
         block: Any, z: Any, targets: Any, option: Any, inverse: Any, weights: Any, gradient: Any
     ) -> Any:
-        """Weighted loss of a block of samples, and their gradient times their share of the whole weight."""
+        """Weighted loss of a block of samples, and its gradient over the total weight."""
         (n, outputs), columns, total = z.shape, targets.shape[1], 0.0
         for i in range(block * ROWS, min(n, (block + 1) * ROWS)):
             w = weights[i] if weights.size > 0 else 1.0

@@ -8,14 +8,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, Float64Array
 from nbnorm.compile.kernels import kernel
-from nbnorm.functions.loss_formulas import FORMULAS
+from nbnorm.functions.loss_formulas import FORMULAS, LossName
 from nbnorm.functions.losses import (
     COUNTS,
     PROBABILITIES,
@@ -26,12 +27,14 @@ from nbnorm.functions.losses import (
     check_targets,
 )
 
+Output: TypeAlias = Literal["softmax", "sigmoid", "identity"]
+
 # Outputs of a network, by the numbers that compiled code knows them by.
-OUTPUTS = {"softmax": 0, "sigmoid": 1, "identity": 2}
+OUTPUTS: dict[Output, int] = {"softmax": 0, "sigmoid": 1, "identity": 2}
 
 
 @functools.lru_cache(maxsize=64)
-def _custom_rows(function: Any) -> Any:
+def _custom_rows(function: Callable[[Any, Any, Any], float]) -> Callable[..., None]:
     """Make the kernel that writes a user's loss of every sample to `losses`."""
 
     @kernel(cache=False)
@@ -39,7 +42,7 @@ def _custom_rows(function: Any) -> Any:
         for i in range(logits.shape[0]):
             losses[i] = function(logits[i], targets[i], gradient)
 
-    return custom_rows
+    return cast(Callable[..., None], custom_rows)
 
 
 class Loss:
@@ -54,9 +57,9 @@ class Loss:
     """
 
     name: str
-    outputs: ClassVar[tuple[str, ...]]
+    outputs: ClassVar[tuple[Output, ...]]
 
-    def options(self) -> npt.NDArray[np.float64]:
+    def options(self) -> Float64Array:
         """Return the numbers that the formula takes, one for each of the outputs that share a target."""
         return np.zeros(1)
 
@@ -89,7 +92,7 @@ class Loss:
         """Return the options as a file names them."""
         return {} if isinstance(self, CustomLoss) else dict(vars(self))
 
-    def check(self, targets: npt.NDArray[Any]) -> None:
+    def check(self, targets: Array) -> None:
         """Raise ValueError if a target lies outside the loss's range.
 
         Parameters
@@ -131,21 +134,21 @@ class Loss:
         )
         z = z.reshape(len(z), -1)
         with np.errstate(all="ignore"):
-            losses = self._losses(z, targets)
+            losses = self._losses(cast(Float64Array, z), targets)
             if weights is None:
                 return float(losses.mean())
             w = _check.weights("weights", weights, len(z))
             # samples of weight 0 do not exist, whatever their loss
             return float((w[w > 0] * losses[w > 0]).sum() / w.sum())
 
-    def _losses(self, z: npt.NDArray[np.float64], targets: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def _losses(self, z: Float64Array, targets: npt.ArrayLike) -> Float64Array:
         """Loss of every sample."""
         options, t = self.options(), self._targets(z, targets)
         z = z.reshape(*t.shape, -1)
         arrays = np.broadcast_arrays(z, t[:, :, None], options)
         return np.asarray(FORMULAS[self.name].value(*arrays).sum(axis=(1, 2)))
 
-    def _targets(self, z: npt.NDArray[np.float64], targets: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def _targets(self, z: Float64Array, targets: npt.ArrayLike) -> Float64Array:
         """Check targets and give them the shape (n_samples, n_targets)."""
         t = _check.numeric("targets", targets)
         shape = (len(z), self.targets(z.shape[1]))
@@ -187,16 +190,16 @@ class CrossEntropy(Loss):
 
     label_smoothing: float = 0.0
     name = "cross_entropy"
-    outputs: ClassVar[tuple[str, ...]] = ("softmax",)
+    outputs: ClassVar[tuple[Output, ...]] = ("softmax",)
 
     def __post_init__(self) -> None:
         _keep(self, label_smoothing=check_smoothing(self.label_smoothing))
 
-    def options(self) -> npt.NDArray[np.float64]:
+    def options(self) -> Float64Array:
         """Return the label smoothing."""
         return np.array([self.label_smoothing])
 
-    def _losses(self, z: npt.NDArray[np.float64], targets: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def _losses(self, z: Float64Array, targets: npt.ArrayLike) -> Float64Array:
         labels = check_labels(targets, *z.shape)
         top = z.max(axis=1)
         own = z[np.arange(len(z)), labels]
@@ -231,16 +234,16 @@ class BinaryCrossEntropy(Loss):
 
     label_smoothing: float = 0.0
     name = "binary_cross_entropy"
-    outputs: ClassVar[tuple[str, ...]] = ("sigmoid",)
+    outputs: ClassVar[tuple[Output, ...]] = ("sigmoid",)
 
     def __post_init__(self) -> None:
         _keep(self, label_smoothing=check_smoothing(self.label_smoothing))
 
-    def options(self) -> npt.NDArray[np.float64]:
+    def options(self) -> Float64Array:
         """Return the label smoothing."""
         return np.array([self.label_smoothing])
 
-    def check(self, targets: npt.NDArray[Any]) -> None:
+    def check(self, targets: Array) -> None:
         """Raise ValueError if a target is not between 0 and 1.
 
         Parameters
@@ -263,7 +266,7 @@ class SquaredError(Loss):
     """
 
     name = "squared"
-    outputs: ClassVar[tuple[str, ...]] = ("identity",)
+    outputs: ClassVar[tuple[Output, ...]] = ("identity",)
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ class AbsoluteError(Loss):
     """
 
     name = "absolute"
-    outputs: ClassVar[tuple[str, ...]] = ("identity",)
+    outputs: ClassVar[tuple[Output, ...]] = ("identity",)
 
 
 @dataclass(frozen=True)
@@ -306,12 +309,12 @@ class Huber(Loss):
 
     delta: float = 1.0
     name = "huber"
-    outputs: ClassVar[tuple[str, ...]] = ("identity",)
+    outputs: ClassVar[tuple[Output, ...]] = ("identity",)
 
     def __post_init__(self) -> None:
         _keep(self, delta=_check.number("delta", self.delta, above=0))
 
-    def options(self) -> npt.NDArray[np.float64]:
+    def options(self) -> Float64Array:
         """Return delta."""
         return np.array([self.delta])
 
@@ -328,9 +331,9 @@ class Poisson(Loss):
     """
 
     name = "poisson"
-    outputs: ClassVar[tuple[str, ...]] = ("identity",)
+    outputs: ClassVar[tuple[Output, ...]] = ("identity",)
 
-    def check(self, targets: npt.NDArray[Any]) -> None:
+    def check(self, targets: Array) -> None:
         """Raise ValueError if a target is negative.
 
         Parameters
@@ -369,12 +372,12 @@ class Quantile(Loss):
 
     levels: tuple[float, ...] = (0.1, 0.5, 0.9)
     name = "quantile"
-    outputs: ClassVar[tuple[str, ...]] = ("identity",)
+    outputs: ClassVar[tuple[Output, ...]] = ("identity",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", check_levels(self.levels))
 
-    def options(self) -> npt.NDArray[np.float64]:
+    def options(self) -> Float64Array:
         """Return the levels."""
         return np.array(self.levels)
 
@@ -414,11 +417,11 @@ class CustomLoss(Loss):
     16.0
     """
 
-    function: Callable[..., Any]
+    function: Callable[[Any, Any, Any], float]
     name: str = ""
-    outputs: ClassVar[tuple[str, ...]] = ("softmax", "sigmoid", "identity")
+    outputs: ClassVar[tuple[Output, ...]] = ("softmax", "sigmoid", "identity")
     # Set by `resolve`: decides what counts as a hit, and that softmax has labels.
-    _output: str = field(default="identity", init=False, repr=False)
+    _output: Output = field(default="identity", init=False, repr=False)
 
     def __post_init__(self) -> None:
         _check.compiled("function", self.function, 3)
@@ -426,11 +429,11 @@ class CustomLoss(Loss):
             raise TypeError(f"name must be a string, got {type(self.name).__name__}")
         object.__setattr__(self, "name", self.name or self.function.__name__)
 
-    def options(self) -> npt.NDArray[np.float64]:
+    def options(self) -> Float64Array:
         """Return the code of the output that the loss is used for."""
         return np.array([float(OUTPUTS[self._output])])
 
-    def _losses(self, z: npt.NDArray[np.float64], targets: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def _losses(self, z: Float64Array, targets: npt.ArrayLike) -> Float64Array:
         t = _check.numeric("targets", targets)
         if self._output == "softmax" or (t.ndim == 1 and z.shape[1] > 1):
             labels = check_labels(targets, *z.shape)
@@ -442,6 +445,10 @@ class CustomLoss(Loss):
         gradient = np.zeros(z.shape[1])
         _custom_rows(self.function)(z, t, gradient, losses)
         return losses
+
+
+# A loss as a network is given it.
+LossLike: TypeAlias = LossName | Loss
 
 
 _KINDS: tuple[type[Loss], ...] = (
@@ -467,7 +474,7 @@ def _of_formula(name: str) -> type[Loss]:
 LOSSES |= {name: _of_formula(name) for name in FORMULAS if name not in LOSSES}
 
 
-def resolve(loss: Any, output: str) -> Loss:
+def resolve(loss: LossLike | None, output: Output) -> Loss:
     """Return the loss of a network.
 
     Parameters
@@ -502,8 +509,9 @@ def resolve(loss: Any, output: str) -> Loss:
         return LOSSES[fitting[0]]()
     if isinstance(loss, str):
         loss = LOSSES[_check.choice("loss", loss, tuple(LOSSES))]()
-    if not isinstance(loss, Loss):
-        got = f"the class {loss.__name__}" if isinstance(loss, type) else type(loss).__name__
+    found: object = loss
+    if not isinstance(found, Loss):
+        got = f"the class {found.__name__}" if isinstance(found, type) else type(found).__name__
         raise TypeError(f"loss must be None, a string or an nbnorm.Loss, got {got}")
     if output not in loss.outputs:
         known = ", ".join(repr(name) for name in fitting)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Array, Float64Array, FloatArray
 from nbnorm.functions.loss_formulas import (
     FORMULAS,
     KERNELS,
@@ -27,7 +27,7 @@ COUNTS = (0.0, math.inf, "at least 0")
 SHAPES = "(n_samples,) or (n_samples, n_outputs)"
 
 
-def check_targets(targets: npt.NDArray[Any], least: float, most: float, expected: str) -> None:
+def check_targets(targets: Array, least: float, most: float, expected: str) -> None:
     """Refuse targets that are not between `least` and `most`, which is what was `expected`."""
     good = (targets >= least) & (targets <= most)
     if not good.all():
@@ -67,8 +67,8 @@ def check_labels(labels: npt.ArrayLike, n: int, classes: int) -> npt.NDArray[np.
 
 
 def _pair(
-    name: str, first: npt.ArrayLike, targets: npt.ArrayLike, out: npt.NDArray[Any] | None
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    name: str, first: npt.ArrayLike, targets: npt.ArrayLike, out: FloatArray | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Check predictions and targets of shape (n_samples,) or (n_samples, n_outputs)."""
     got = _check.numeric(name, first)
     x = _check.floats(name, got, 1 if got.ndim == 1 else 2, expected=SHAPES)
@@ -80,12 +80,12 @@ def _pair(
 
 def _call(
     name: str,
-    x: npt.NDArray[Any],
-    y: npt.NDArray[Any],
-    options: float | npt.NDArray[np.float64] | None,
+    x: FloatArray,
+    y: FloatArray,
+    options: float | Float64Array | None,
     sample_weight: npt.ArrayLike | None,
-    gradient: npt.NDArray[Any],
-) -> tuple[float, npt.NDArray[Any]]:
+    gradient: FloatArray,
+) -> tuple[float, FloatArray]:
     """Return the loss that `FORMULAS` knows by `name`, and its gradient."""
     kernels, n = KERNELS[name], len(x)
     work, partial = FORMULAS[name].work * x.size, np.empty(partial_size(n))
@@ -104,8 +104,8 @@ def softmax_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Mean cross-entropy of softmax outputs and its gradient with respect to the logits.
 
     ``loss = mean(log(sum(exp(z))) - z[label])`` and ``gradient = (softmax(z) - onehot(label)) / n``;
@@ -168,8 +168,8 @@ def binary_cross_entropy(
     *,
     label_smoothing: float = 0.0,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Mean cross-entropy of sigmoid outputs and its gradient with respect to the logits.
 
     ``loss = mean(sum(max(z, 0) - z t + log(1 + exp(-|z|))))``, summed over outputs, and
@@ -223,8 +223,8 @@ def mean_squared_error(
     targets: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Half the mean squared distance and its gradient with respect to the predictions.
 
     ``loss = mean(sum((pred - target)**2) / 2)``, summed over outputs, and
@@ -271,8 +271,8 @@ def mean_absolute_error(
     targets: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Mean absolute distance and its gradient with respect to the predictions.
 
     ``loss = mean(sum(|pred - target|))``, summed over outputs, and
@@ -320,8 +320,8 @@ def huber_loss(
     *,
     delta: float = 1.0,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Huber's loss [1]_ and its gradient with respect to the predictions.
 
     With ``e = pred - target`` the loss of an output is ``e**2 / 2`` where ``|e| <= delta`` and
@@ -378,8 +378,8 @@ def poisson_loss(
     targets: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Negative log-likelihood of Poisson counts and its gradient with respect to the logits.
 
     The expected count is ``exp(z)``.  ``loss = mean(sum(exp(z) - t z))``, summed over outputs and
@@ -429,8 +429,8 @@ def quantile_loss(
     levels: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    out: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
+    out: FloatArray | None = None,
+) -> tuple[float, FloatArray]:
     """Pinball loss of predicted quantiles [1]_ and its gradient with respect to the predictions.
 
     With ``e = pred - target`` the loss of the quantile of level q is ``(1 - q) e`` where e is positive and

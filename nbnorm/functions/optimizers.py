@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import FloatArray
 from nbnorm.compile.kernels import ParallelKernel, parallel_kernel
 from nbnorm.functions.updates import BLOCK, CODES, RULES, Rule, update_block
 
@@ -51,9 +52,7 @@ def _kernel(code: int) -> ParallelKernel:
 KERNELS = {name: _kernel(code) for name, code in CODES.items()}
 
 
-def _in_place(
-    name: str, x: Any, shape: tuple[int, ...] | None, dtype: np.dtype[Any] | None
-) -> npt.NDArray[Any]:
+def _in_place(name: str, x: object, shape: tuple[int, ...] | None, dtype: np.dtype[Any] | None) -> FloatArray:
     """Return an array that is changed in place, after checking that it can be."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"{name} must be a NumPy array, got {type(x).__name__}")
@@ -65,9 +64,9 @@ def _in_place(
 
 
 def sgd_step(
-    param: npt.NDArray[Any],
+    param: FloatArray,
     grad: npt.ArrayLike,
-    velocity: npt.NDArray[Any],
+    velocity: FloatArray,
     *,
     lr: float,
     momentum: float = 0.0,
@@ -93,7 +92,7 @@ def sgd_step(
     momentum : float, default 0.0
         In [0, 1).
     nesterov : bool, default False
-        Whether the gradient is taken ahead; needs a positive `momentum`.
+        Whether to use Nesterov's form of momentum; needs a positive `momentum`.
     weight_decay : float, default 0.0
         Decoupled weight decay, at least 0 and below ``1 / lr``.
 
@@ -156,7 +155,7 @@ class Optimizer:
             object.__setattr__(self, option, _CHECKS[option](option, getattr(self, option)))
         if self.lr * self.weight_decay >= 1.0:
             raise ValueError(
-                "lr * weight_decay must be below 1, the share of a weight that a step takes, "
+                "lr * weight_decay must be below 1, the fraction of a weight that a step subtracts, "
                 f"got lr={self.lr:g} and weight_decay={self.weight_decay:g}"
             )
 
@@ -170,7 +169,7 @@ class Optimizer:
         """Options as numbers, in the order of the rule."""
         return tuple(float(getattr(self, option)) for option in self.rule.options)
 
-    def step(self, param: npt.NDArray[Any], grad: npt.ArrayLike, *state: Any) -> None:
+    def step(self, param: FloatArray, grad: npt.ArrayLike, *state: FloatArray | int) -> None:
         """Update `param` and the arrays of `state` in place with these options.
 
         Parameters
@@ -221,7 +220,7 @@ class SGD(Optimizer):
     momentum : float, default 0.0
         In [0, 1).
     nesterov : bool, default False
-        Whether the gradient is taken ahead; needs a positive `momentum`.
+        Whether to use Nesterov's form of momentum; needs a positive `momentum`.
     weight_decay : float, default 0.0
         Decoupled weight decay, at least 0 and below ``1 / lr``.
 
@@ -252,10 +251,10 @@ class SGD(Optimizer):
 
 
 def adamw_step(
-    param: npt.NDArray[Any],
+    param: FloatArray,
     grad: npt.ArrayLike,
-    mean: npt.NDArray[Any],
-    square: npt.NDArray[Any],
+    mean: FloatArray,
+    square: FloatArray,
     step: int,
     *,
     lr: float = 1e-3,
@@ -403,7 +402,7 @@ class Lion(Optimizer):
 OPTIMIZERS: dict[str, type[Any]] = {kind.name: kind for kind in Optimizer.__subclasses__()}
 
 
-def resolve(optimizer: Any) -> Optimizer:
+def resolve(optimizer: object) -> Optimizer:
     """Return an optimizer, after checking that it is one.
 
     Parameters

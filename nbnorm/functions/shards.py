@@ -1,4 +1,4 @@
-"""Batch normalization of a mini-batch that several processes share: each has some of its shards.
+"""Batch normalization of a mini-batch in shards, of which each of several processes has some.
 
 The statistics of a shard are small; they are merged in a fixed order, and every process normalizes its
 shards with the same ones.  So do the sums of the backward pass.  All of them are float64.
@@ -10,11 +10,9 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
+from nbnorm._types import Float64Array, FloatArray
 from nbnorm.compile.kernels import parallel_kernel
-
-Array = npt.NDArray[Any]
 
 # Columns that a thread works on together; their sums stay in the first-level cache.
 _COLUMNS = 64
@@ -74,14 +72,14 @@ def _sums_kernel(dout: Any, u: Any, out: Any) -> None:
 
 
 @parallel_kernel
-def _gradient_kernel(dout: Any, u: Any, scale: Any, share: Any, sums: Any, out: Any) -> None:
-    """Write ``scale (dout - share (sums[0] + u sums[1]))``."""
+def _gradient_kernel(dout: Any, u: Any, scale: Any, fraction: Any, sums: Any, out: Any) -> None:
+    """Write ``scale (dout - fraction (sums[0] + u sums[1]))``."""
     n, width = u.shape
     for block in numba.prange((width + _COLUMNS - 1) // _COLUMNS):
         first, last = block * _COLUMNS, min((block + 1) * _COLUMNS, width)
         factor, of_dout, of_product = scale[first:last], sums[0, first:last], sums[1, first:last]
         for i in range(n):
-            w, g, v, result = share[i], dout[i, first:last], u[i, first:last], out[i, first:last]
+            w, g, v, result = fraction[i], dout[i, first:last], u[i, first:last], out[i, first:last]
             for j in range(g.size):
                 result[j] = factor[j] * (g[j] - w * (of_dout[j] + v[j] * of_product[j]))
 
@@ -91,7 +89,7 @@ def _gradient_kernel(dout: Any, u: Any, scale: Any, share: Any, sums: Any, out: 
 # ----------------------------------------------------------------------------------------------
 
 
-def shard_statistics(x: Array, weights: Array | None) -> npt.NDArray[np.float64]:
+def shard_statistics(x: FloatArray, weights: FloatArray | None) -> Float64Array:
     """Return mean and sum of squared deviations of each feature of a shard.
 
     Parameters
@@ -118,9 +116,7 @@ def shard_statistics(x: Array, weights: Array | None) -> npt.NDArray[np.float64]
     return out
 
 
-def merged_statistics(
-    tables: npt.NDArray[np.float64], masses: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def merged_statistics(tables: Float64Array, masses: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Return mean and variance of all shards, merged in their order [1]_.
 
     With n = n_a + n_b and d = mean_b - mean_a,
@@ -160,7 +156,13 @@ def merged_statistics(
     return mean, squares / count
 
 
-def normalized(x: Array, mean: Array, rstd: Array, mean_low: Array | None = None, dtype: Any = None) -> Array:
+def normalized(
+    x: FloatArray,
+    mean: Float64Array,
+    rstd: Float64Array,
+    mean_low: Float64Array | None = None,
+    dtype: np.dtype[Any] | None = None,
+) -> FloatArray:
     """Return u = (x - mean) rstd of a shard.
 
     Parameters
@@ -188,8 +190,8 @@ def normalized(x: Array, mean: Array, rstd: Array, mean_low: Array | None = None
     return out
 
 
-def shard_sums(dout: Array, u: Array) -> npt.NDArray[np.float64]:
-    """Return the sums of dout and of dout u over a shard: its share of dbeta and dgamma.
+def shard_sums(dout: FloatArray, u: FloatArray) -> Float64Array:
+    """Return the sums of dout and of dout u over a shard: its terms of dbeta and dgamma.
 
     Parameters
     ----------
@@ -214,12 +216,12 @@ def shard_sums(dout: Array, u: Array) -> npt.NDArray[np.float64]:
 
 
 def input_gradient(
-    dout: Array, u: Array, scale: Array, share: npt.NDArray[np.float64] | float, sums: Array
-) -> Array:
+    dout: FloatArray, u: FloatArray, scale: FloatArray, fraction: Float64Array | float, sums: FloatArray
+) -> FloatArray:
     """Return the gradient with respect to what batch norm has read, of one shard.
 
     ``dx_i = gamma rstd (dout_i - w_i / W (sum(dout) + u_i sum(dout u)))``, with the sums over all samples
-    whose statistics they share.
+    that were normalized together.
 
     Parameters
     ----------
@@ -227,7 +229,7 @@ def input_gradient(
         As for `shard_sums`.
     scale : ndarray of float64, shape (n_features,)
         gamma rstd.
-    share : ndarray of float64, shape (n_samples,), or float
+    fraction : ndarray of float64, shape (n_samples,), or float
         w_i / W.
     sums : ndarray of float64, shape (2, n_features)
         Sums of dout and of dout u over all shards.
@@ -245,5 +247,5 @@ def input_gradient(
            [0.]])
     """
     out = np.empty_like(u)
-    _gradient_kernel(u.size, dout, u, scale, np.broadcast_to(share, len(u)).astype(np.float64), sums, out)
+    _gradient_kernel(u.size, dout, u, scale, np.broadcast_to(fraction, len(u)).astype(np.float64), sums, out)
     return out

@@ -8,7 +8,7 @@ needs, and a line in `RULES`; the class of its options stands in `nbnorm.functio
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,24 +53,24 @@ class Rule(NamedTuple):
         """How many numbers a step takes."""
         return len(inspect.signature(self.step).parameters) - 2 - len(self.state)
 
-    def all_numbers(self, step: Any, options: Any) -> tuple[Any, ...]:
+    def all_numbers(self, step: Any, options: Iterable[Any]) -> tuple[Any, ...]:
         """Return `numbers` of a step for the options in their order."""
         return self.numbers(*((step,) if self.counts_steps else ()), *options)
 
 
 @simd.elementwise
-def sgd(w: Any, v: Any, g: Any, momentum: Any, shrink: Any, rate: Any, ahead: Any) -> tuple[Any, Any]:
+def sgd(w: Any, v: Any, g: Any, momentum: Any, shrink: Any, rate: Any, gradient_rate: Any) -> tuple[Any, Any]:
     """Return weight and velocity after a step of stochastic gradient descent.
 
-    ``v = momentum v + g;  w = shrink w - rate v - ahead g``, with the numbers of `sgd_numbers`.
+    ``v = momentum v + g;  w = shrink w - rate v - gradient_rate g``, with the numbers of `sgd_numbers`.
     """
     v = simd.fma(momentum, v, g)
-    return shrink * w - simd.fma(rate, v, ahead * g), v
+    return shrink * w - simd.fma(rate, v, gradient_rate * g), v
 
 
 @simd.traced
 def sgd_numbers(lr: Any, momentum: Any, nesterov: Any, weight_decay: Any) -> tuple[Any, ...]:
-    """Return momentum, shrink, rate and ahead; Nesterov's momentum takes the gradient ahead."""
+    """Return the numbers of `sgd`; with Nesterov's momentum the gradient has a rate of its own."""
     rate = simd.where(nesterov > 0.0, lr * momentum, lr)
     return momentum, 1.0 - lr * weight_decay, rate, simd.where(nesterov > 0.0, lr, 0.0)
 

@@ -8,29 +8,28 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
+from nbnorm._types import Float64Array, FloatArray
 from nbnorm.compile.kernels import kernel
 from nbnorm.functions import channels
 from nbnorm.functions.batch_norm import _eps, _refuse_range
 
-Array = npt.NDArray[Any]
-
 
 @kernel
-def weighted_statistics_kernel(x: Any, shares: Any, mean: Any, var: Any) -> None:
-    """Weighted mean and biased variance of the columns, in float64; `shares` are weights whose sum is 1."""
+def weighted_statistics_kernel(x: Any, fractions: Any, mean: Any, var: Any) -> None:
+    """Weighted mean and biased variance of the columns, in float64; the sum of `fractions` is 1."""
     n, width = x.shape
-    first = np.argmax(shares > 0.0)
+    first = np.argmax(fractions > 0.0)
     mean[:], var[:] = 0.0, 0.0
     for i in range(n):
-        if shares[i] > 0.0:  # what is masked may be anything, even NaN
+        if fractions[i] > 0.0:  # what is masked may be anything, even NaN
             for j in range(width):
-                mean[j] += shares[i] * (np.float64(x[i, j]) - x[first, j])
+                mean[j] += fractions[i] * (np.float64(x[i, j]) - x[first, j])
     for j in range(width):
         mean[j] += x[first, j]
     for i in range(n):
-        if shares[i] > 0.0:
+        if fractions[i] > 0.0:
             for j in range(width):
-                var[j] += shares[i] * (x[i, j] - mean[j]) ** 2
+                var[j] += fractions[i] * (x[i, j] - mean[j]) ** 2
 
 
 @kernel
@@ -43,11 +42,11 @@ def weighted_forward_kernel(x: Any, gamma: Any, beta: Any, mean: Any, rstd: Any,
 
 @kernel
 def weighted_backward_kernel(
-    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, shares: Any, dx: Any, dgamma: Any, dbeta: Any
+    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, fractions: Any, dx: Any, dgamma: Any, dbeta: Any
 ) -> None:
-    """``dx = rstd * (g - share * (sum(g) + xhat * sum(g * xhat)))``; `dgamma` and `dbeta` are float64.
+    """``dx = rstd * (g - fraction * (sum(g) + xhat * sum(g * xhat)))``; `dgamma` and `dbeta` are float64.
 
-    Samples without a weight take no part in the statistics; a gradient of 0 leaves them out of the sums.
+    Samples without a weight do not count in the statistics; a gradient of 0 leaves them out of the sums.
     """
     n, width = x.shape
     dgamma[:], dbeta[:] = 0.0, 0.0
@@ -60,12 +59,12 @@ def weighted_backward_kernel(
         for j in range(width):
             slope = gamma[j] * rstd[j]
             dx[i, j] = slope * dout[i, j]
-            if shares[i] > 0.0:
+            if fractions[i] > 0.0:
                 xhat = (x[i, j] - mean[j]) * rstd[j]
-                dx[i, j] = slope * (dout[i, j] - shares[i] * (dbeta[j] + xhat * dgamma[j]))
+                dx[i, j] = slope * (dout[i, j] - fractions[i] * (dbeta[j] + xhat * dgamma[j]))
 
 
-def statistics(x: Array, weights: npt.NDArray[np.float64]) -> tuple[Array, Array]:
+def statistics(x: FloatArray, weights: Float64Array) -> tuple[Float64Array, Float64Array]:
     """Return weighted mean and biased variance of checked rows."""
     mean, var = np.empty(x.shape[1]), np.empty(x.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):  # callers refuse it; only interpreted kernels warn
@@ -80,8 +79,8 @@ def weighted_batch_norm_forward(
     weights: npt.ArrayLike,
     *,
     eps: float = 1e-5,
-    out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Normalize a mini-batch with weighted statistics.
 
     ``out = gamma * (x - mean) * rstd + beta`` with ``mean = sum(w * x) / sum(w)``,
@@ -97,7 +96,7 @@ def weighted_batch_norm_forward(
         Scale and shift.
     weights : array_like, shape (n_samples,) or (n_samples, ...)
         Weights, not negative, or a mask: True for samples that count.  One for each sample, or for each
-        sample and place.
+        sample and position.
     eps : float, default 1e-5
         Positive number added to the variance.
     out : ndarray, optional
@@ -151,12 +150,12 @@ def weighted_batch_norm_backward(
     rstd: npt.ArrayLike,
     weights: npt.ArrayLike,
     *,
-    out: Array | None = None,
-) -> tuple[Array, Array, Array]:
+    out: FloatArray | None = None,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Gradients of `weighted_batch_norm_forward`.
 
     As d mean / d x_t = w_t / W and d var / d x_t = 2 w_t (x_t - mean) / W with W the sum of the weights,
-    the shares w / W stand where 1 / n stands without weights; with ``xhat = (x - mean) * rstd`` and
+    the fractions w / W stand where 1 / n stands without weights; with ``xhat = (x - mean) * rstd`` and
     ``g = gamma * dout``::
 
         dgamma = sum(dout * xhat)

@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
-from nbnorm.functions.activations import Activation
-from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.activations import Activation, ActivationLike
+from nbnorm.functions.loss_options import LossLike
 from nbnorm.model.network import FNN
-from nbnorm.model.options import ActivationName
 
 Array = npt.NDArray[Any]
 
@@ -78,8 +77,8 @@ def rebuilt(
     arrays: Mapping[str, Array],
     name: str,
     *,
-    activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
-    loss: str | Loss | None = None,
+    activation: ActivationLike | Sequence[ActivationLike] | None = None,
+    loss: LossLike | None = None,
 ) -> FNN:
     """Return the network of which `described` returned description and arrays.
 

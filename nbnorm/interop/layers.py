@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.loss_options import LossLike
 from nbnorm.interop.extras import described, rebuilt
 from nbnorm.model.network import FNN
 from nbnorm.model.options import NORMS, NormKind, Place, norm_named, norm_place
@@ -457,7 +457,7 @@ def network(
     dtype: npt.DTypeLike = np.float32,
     output: str | None = None,
     decay: float | None = None,
-    loss: str | Loss | None = None,
+    loss: LossLike | None = None,
     known: Mapping[str, Any] | None = None,
 ) -> FNN:
     """Return the FNN that computes what a row of layers does in evaluation.
@@ -503,7 +503,7 @@ def _network(
     dtype: np.dtype[Any],
     output: str | None,
     decay: float | None,
-    loss: str | Loss | None,
+    loss: LossLike | None,
     config: dict[str, Any],
 ) -> FNN:
     """Build the network of a plan; see `network`."""

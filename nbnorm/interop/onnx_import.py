@@ -20,7 +20,7 @@ import numpy.typing as npt
 from nbnorm import _check, _files
 from nbnorm.functions.activations import CODES, activation_forward
 from nbnorm.functions.layer_norm import layer_norm_forward, rms_norm_forward
-from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.loss_options import LossLike
 from nbnorm.interop import layers
 from nbnorm.interop.extras import needed
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
@@ -455,7 +455,7 @@ def from_onnx(
     *,
     output: str | None = None,
     decay: float | None = None,
-    loss: str | Loss | None = None,
+    loss: LossLike | None = None,
 ) -> FNN:
     """Read an ONNX model of a fully connected network.
 

@@ -10,11 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
-from nbnorm.functions.activations import Activation
-from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.activations import ActivationLike
+from nbnorm.functions.loss_options import LossLike
 from nbnorm.interop.extras import described, needed, rebuilt
 from nbnorm.model.network import FNN
-from nbnorm.model.options import ActivationName
 
 # The entry of the file's metadata that holds the description, and its version.
 _ENTRY = "nbnorm"
@@ -101,8 +100,8 @@ def _config(data: bytes) -> dict[str, Any]:
 def load_safetensors(
     path: _files.Target,
     *,
-    activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
-    loss: str | Loss | None = None,
+    activation: ActivationLike | Sequence[ActivationLike] | None = None,
+    loss: LossLike | None = None,
 ) -> FNN:
     """Read a network that `save_safetensors` has written.
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.loss_options import LossLike
 from nbnorm.interop import layers
 from nbnorm.interop.extras import activation_names, described, needed, normalisation
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
@@ -285,7 +285,7 @@ def from_torch(
     *,
     output: str | None = None,
     decay: float | None = None,
-    loss: str | Loss | None = None,
+    loss: LossLike | None = None,
 ) -> FNN:
     """Return an FNN that computes what a torch module does.
 

@@ -16,7 +16,7 @@ from nbnorm.engine.epilogues import activate_row as call_activation
 from nbnorm.engine.epilogues import custom_row_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile_width
 from nbnorm.engine.table import AFTER, BEFORE, NO_NORM, NORMS
-from nbnorm.functions.activations import CODES, Activation, activate_row
+from nbnorm.functions.activations import CODES, Activation, ActivationLike, activate_row
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.model.folding import folded
 from nbnorm.model.sample_norm import scale_and_shift
@@ -349,7 +349,7 @@ class Predictor(CallableArrays):
     def __init__(
         self,
         kind: Literal["Predictor", "ScalarPredictor"],
-        activations: Sequence[str | Activation] = (),
+        activations: Sequence[ActivationLike] = (),
         **arrays: Array,
     ) -> None:
         super().__init__(kind, **arrays)
@@ -407,12 +407,12 @@ _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 def _restored(
     kind: Literal["Predictor", "ScalarPredictor"],
     arrays: dict[str, Array],
-    activations: Sequence[str | Activation],
+    activations: Sequence[ActivationLike],
 ) -> Predictor:
     return Predictor(kind, activations, **arrays)
 
 
-def _code(activation: str | Activation, dtype: np.dtype[Any]) -> int:
+def _code(activation: ActivationLike, dtype: np.dtype[Any]) -> int:
     """Return the code of an activation, or the address of a user's own."""
     if isinstance(activation, Activation):
         return custom_row_kernel("activate", dtype, activation)

@@ -14,8 +14,8 @@ from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from nbnorm._types import Array, FloatArray
 from nbnorm.engine.steps import permutation
 from nbnorm.engine.table import CONTROL, CORRECT, LOSS, PROGRESSES, SEEN, records
 from nbnorm.functions import losses
@@ -48,7 +48,6 @@ from nbnorm.simd import round_to_bfloat16
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
 
-Array = npt.NDArray[Any]
 
 # Learning rate in place of 0, which the functions of a step refuse: it is 0 in both dtypes.
 _LEAST_RATE = 5e-324
@@ -118,7 +117,7 @@ class _Shard:
         self.u: list[Array] = []  # what batch norm gives before gamma and beta
         self.rstd: list[Array] = []  # 1 / sqrt(var + eps) of the statistics that it has used
         self.masks: list[Array | None] = []  # factors of dropout
-        self.gradient = np.empty(0)
+        self.gradient: FloatArray = np.empty(0)
 
 
 class ParallelRun:

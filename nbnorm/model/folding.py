@@ -31,8 +31,8 @@ def folded(net: FNN, *, standardizers: bool) -> list[tuple[Array, Array]]:
     layers = []
     factor, shift = np.ones(net.widths[0]), np.zeros(net.widths[0])  # what is applied in front of a layer
     for l in range(1, last + 1):
-        weight = parameters[f"dense{l}.weight"]
-        bias = parameters.get(f"dense{l}.bias", np.zeros(len(weight)))
+        weight: Array = parameters[f"dense{l}.weight"]
+        bias: Array = parameters.get(f"dense{l}.bias", np.zeros(len(weight)))
         if l == 1 and standardizers and net.standardizer is not None:
             weight, bias = net.standardizer.fold(weight, bias)
         bias = bias + weight @ shift

@@ -9,17 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm.functions import gradcheck
+from nbnorm.functions.activations import ActivationName
 from nbnorm.functions.gradcheck import Row
 from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
     CrossEntropy,
     Huber,
+    Output,
     Poisson,
     Quantile,
 )
 from nbnorm.model.network import FNN
-from nbnorm.model.options import NORMS, ActivationName, Norm, Output
+from nbnorm.model.options import NORMS, Norm
 
 # Small, because each parameter takes some dozens of evaluations; no size is a multiple of a register tile.
 _SIZES = (3, 4, 3, 3)

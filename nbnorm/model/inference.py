@@ -57,8 +57,8 @@ def forward(net: FNN, X: Table, *, training: bool) -> Array:
 def _sparse_logits(net: FNN, X: SparseMatrix) -> Array:
     """Logits of a SciPy sparse matrix, which stays sparse: the standardizer goes into the first layer."""
     samples = inputs.sparse_table(net, "X", X)
-    weight = net.arrays.parameters["dense1.weight"].astype(np.float64)
-    bias = net.arrays.parameters.get("dense1.bias", np.zeros(len(weight))).astype(np.float64)
+    weight: Array = net.arrays.parameters["dense1.weight"].astype(np.float64)
+    bias: Array = net.arrays.parameters.get("dense1.bias", np.zeros(len(weight))).astype(np.float64)
     if net.standardizer is not None:
         weight, bias = net.standardizer.fold(weight, bias)
     out = np.empty((samples.shape[0], net.sizes[-1]), net.dtype)
@@ -206,6 +206,6 @@ def score(net: FNN, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.Arra
     if sample_weight is not None:
         weights = _check.weights("sample_weight", sample_weight, x.shape[0])
     inputs.encoded(net, "y", truth)  # refuses targets beyond the network's dtype
-    name = "r2" if net.output == "identity" else "accuracy"
+    name: metrics.MetricName = "r2" if net.output == "identity" else "accuracy"
     outcome = metrics.Outcome(net.output, inputs.in_units(net, logits(net, x)), truth, weights)
     return metrics.NAMED[name][0](outcome)

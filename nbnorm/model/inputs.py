@@ -153,9 +153,9 @@ def in_units(net: FNN, logits: Array) -> Array:
         return np.asarray(np.exp(logits))
     if net.target_standardizer is None:
         return logits
-    # the outputs that share a target, such as its quantiles, below each other
+    # the outputs of one target, such as its quantiles, below each other
     together = (len(logits), net.loss.targets(net.sizes[-1]), -1)
-    values = logits.astype(np.float64).reshape(together).swapaxes(1, 2)
+    values: Array = logits.astype(np.float64).reshape(together).swapaxes(1, 2)
     values = net.target_standardizer.inverse_transform(values.reshape(-1, together[1])).reshape(values.shape)
     return np.ascontiguousarray(values.swapaxes(1, 2)).reshape(logits.shape)
 

@@ -7,9 +7,9 @@ import dataclasses
 import functools
 import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,11 @@ from nbnorm.engine.concurrency import side_by_side
 from nbnorm.model import clients, inputs, plan, training
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.network import FNN
+from nbnorm.model.plan import FitManyOptions, FitOptions
 from nbnorm.model.progress import SharedProgress
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,12 +79,12 @@ def cross_validate(
     y: npt.ArrayLike,
     *,
     folds: int = 5,
-    grid: Mapping[str, Sequence[Any]] | None = None,
+    grid: Mapping[str, Iterable[object]] | None = None,
     seed: int = 0,
     sample_weight: npt.ArrayLike | None = None,
     client: DaskClient | None = None,
     progress: bool | None = None,
-    **options: Any,
+    **options: Unpack[FitOptions],
 ) -> CrossValidation:
     """Train copies of a network on all folds but one and score them on that one, side by side.
 
@@ -99,7 +103,7 @@ def cross_validate(
     folds : int, default 5
         Parts of the data, each held out once.  Their sizes differ by at most one; of classes each part has
         as many, but for one.
-    grid : mapping of str to sequence, optional
+    grid : mapping of str to iterable, optional
         Options of `FNN.fit` and their values; all combinations are tried.
     seed : int, default 0
         Seed of the order in which samples are dealt to the folds.
@@ -212,7 +216,7 @@ def fit_many(
     checkpoint: _files.PathLike | None = None,
     client: DaskClient | None = None,
     progress: bool | None = None,
-    **options: Any,
+    **options: Unpack[FitManyOptions],
 ) -> list[History]:
     """Train several networks on the same data, each on one thread, side by side on all threads.
 
@@ -268,9 +272,9 @@ def fit_many(
             raise TypeError(f"networks[{k}] must be an FNN, got {type(net).__name__}")
     if len({id(net) for net in networks}) < len(networks):
         raise ValueError("networks must not hold a network twice")
-    options = _alone(options)
+    shared = _alone({**options})
     each = [
-        {**options, "checkpoint": None if checkpoint is None else numbered(checkpoint, k)}
+        {**shared, "checkpoint": None if checkpoint is None else numbered(checkpoint, k)}
         for k in range(len(networks))
     ]
     workers = clients.workers(client)

@@ -201,7 +201,7 @@ def _hits(truth: Array, decision: Array, weights: Array) -> tuple[float, float, 
     return both, decided, true
 
 
-def _share(part: float, whole: float, counted: float) -> float:
+def _ratio(part: float, whole: float, counted: float) -> float:
     """Return part / whole: 0 where only the whole is 0, nan where nothing is counted."""
     if counted == 0.0:
         return math.nan
@@ -210,17 +210,17 @@ def _share(part: float, whole: float, counted: float) -> float:
 
 def _f1_of_one(truth: Array, decision: Array, _: Array, weights: Array) -> float:
     both, decided, true = _hits(truth, decision, weights)
-    return _share(2.0 * both, decided + true, decided + true)
+    return _ratio(2.0 * both, decided + true, decided + true)
 
 
 def _precision_of_one(truth: Array, decision: Array, _: Array, weights: Array) -> float:
     both, decided, true = _hits(truth, decision, weights)
-    return _share(both, decided, decided + true)
+    return _ratio(both, decided, decided + true)
 
 
 def _recall_of_one(truth: Array, decision: Array, _: Array, weights: Array) -> float:
     both, decided, true = _hits(truth, decision, weights)
-    return _share(both, true, decided + true)
+    return _ratio(both, true, decided + true)
 
 
 def _macro(value: Callable[[Array, Array, Array, Array], float]) -> Callable[[Outcome], float]:
@@ -229,7 +229,11 @@ def _macro(value: Callable[[Array, Array, Array, Array], float]) -> Callable[[Ou
 
 # Each metric with a name: what computes it, the outputs that it suits, and whether more is better.
 _CLASSES, _VALUES = ("softmax", "sigmoid"), ("identity",)
-NAMED: dict[str, tuple[Callable[[Outcome], float], tuple[str, ...], bool]] = {
+MetricName: TypeAlias = Literal[
+    "accuracy", "balanced_accuracy", "log_loss", "roc_auc", "average_precision", "f1", "precision", "recall",
+    "r2", "mean_squared_error", "root_mean_squared_error", "mean_absolute_error", "mse", "rmse", "mae",
+]  # fmt: skip
+NAMED: dict[MetricName, tuple[Callable[[Outcome], float], tuple[str, ...], bool]] = {
     "accuracy": (_accuracy, _CLASSES, True),
     "balanced_accuracy": (_balanced_accuracy, _CLASSES, True),
     "log_loss": (_log_loss, _CLASSES, False),
@@ -246,6 +250,10 @@ NAMED: dict[str, tuple[Callable[[Outcome], float], tuple[str, ...], bool]] = {
     "rmse": (_root_mean_squared_error, _VALUES, False),
     "mae": (_mean_absolute_error, _VALUES, False),
 }
+
+# Whether less or more of a value is better; "auto" where that is known of it.
+Direction: TypeAlias = Literal["min", "max"]
+Mode: TypeAlias = Literal["auto", "min", "max"]
 
 Wants: TypeAlias = Literal["predictions", "probabilities", "logits"]
 _WANTS: tuple[Wants, ...] = ("predictions", "probabilities", "logits")
@@ -301,7 +309,7 @@ class Metric:
     function: Callable[..., float]
     name: str | None = None
     wants: Wants | None = None
-    mode: Literal["min", "max"] | None = None
+    mode: Direction | None = None
 
     def __post_init__(self) -> None:
         if not callable(self.function):
@@ -310,6 +318,10 @@ class Metric:
             raise TypeError(f"name must be a text that is not empty, got {self.name!r}")
         _check.choice("wants", self.wants, (*_WANTS, None))
         _check.choice("mode", self.mode, ("min", "max", None))
+
+
+# A metric as `FNN.fit` is given it.
+MetricLike: TypeAlias = MetricName | Metric | Callable[..., float]
 
 
 @dataclass(frozen=True)
@@ -434,7 +446,7 @@ def own(metric: Metric | Callable[..., float], output: str, classes: Array | Non
     return Measure(name, compute, larger)
 
 
-def suited(output: str, outputs: int) -> list[str]:
+def suited(output: str, outputs: int) -> list[MetricName]:
     """Return the names of the metrics that suit an output."""
     names = [name for name, (_, kinds, _) in NAMED.items() if output in kinds]
     if output == "sigmoid" and outputs > 1:
@@ -442,15 +454,13 @@ def suited(output: str, outputs: int) -> list[str]:
     return names
 
 
-def named(name: str) -> Measure:
+def named(name: MetricName) -> Measure:
     """Return the metric of a known name."""
     function, _, larger = NAMED[name]
     return Measure(name, function, larger)
 
 
-def resolve(
-    metrics: Iterable[str | Metric | Measure | Callable[..., float]], output: str, outputs: int
-) -> list[Measure]:
+def resolve(metrics: Iterable[MetricLike | Measure], output: str, outputs: int) -> list[Measure]:
     """Return the metrics that names and functions stand for.
 
     Parameters
@@ -538,7 +548,7 @@ class Watch:
         return value - than if self.larger else than - value
 
 
-def watch(name: str, mode: str, min_delta: float) -> Watch:
+def watch(name: str, mode: Mode, min_delta: float) -> Watch:
     """Return the watch of a value; mode "auto" knows whether more is better of the package's names."""
     return Watch(_larger(name, mode), min_delta)
 
@@ -547,10 +557,10 @@ def watch(name: str, mode: str, min_delta: float) -> Watch:
 _HISTORY = {"loss": False, "accuracy": True, "val_loss": False, "val_accuracy": True}
 
 
-def _larger(name: str, mode: str, metrics: Iterable[Measure] = ()) -> bool:
+def _larger(name: str, mode: Mode, metrics: Iterable[Measure] = ()) -> bool:
     if mode != "auto":
         return mode == "max"
-    known: dict[str, bool | None] = {one: larger for one, (_, _, larger) in NAMED.items()}
+    known: dict[str, bool | None] = {str(one): larger for one, (_, _, larger) in NAMED.items()}
     known |= {metric.name: metric.larger for metric in metrics}
     larger = _HISTORY[name] if name in _HISTORY else known.get(name.removeprefix("val_"))
     if larger is None:
@@ -562,7 +572,7 @@ def _larger(name: str, mode: str, metrics: Iterable[Measure] = ()) -> bool:
     return larger
 
 
-def direction(monitor: str, mode: str, known: Sequence[str], metrics: Iterable[Measure] = ()) -> str:
+def direction(monitor: str, mode: Mode, known: Sequence[str], metrics: Iterable[Measure] = ()) -> Direction:
     """Return "min" or "max" for a monitored value.
 
     Refuse the name of a value that this training does not record, and one that needs a mode.

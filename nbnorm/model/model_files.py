@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nbnorm import _check, _files
 from nbnorm.functions import activations
 from nbnorm.functions import loss_options as losses
-from nbnorm.functions.activations import Activation
+from nbnorm.functions.activations import ActivationLike
 from nbnorm.model import inputs
 from nbnorm.statistics.encoding import ColumnEncoder
 
@@ -40,8 +40,8 @@ def save(net: FNN, path: _files.Target) -> None:
 def load(
     kind: type[FNN],
     path: _files.Target,
-    activation: str | Activation | Sequence[str | Activation] | None,
-    loss: str | losses.Loss | None,
+    activation: ActivationLike | Sequence[ActivationLike] | None,
+    loss: losses.LossLike | None,
 ) -> FNN:
     """Return the network, of class `kind`, that a file holds. See `FNN.load`."""
     config, arrays = _files.read(path, "network")

@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
-from nbnorm._types import Array, Communicator, Table
+from nbnorm._types import Array, Communicator, FloatArray, Table
 from nbnorm.data.row_groups import OnDisk
-from nbnorm.functions.activations import Activation
+from nbnorm.functions.activations import ActivationLike
+from nbnorm.functions.batch_norm_layer import Running
 from nbnorm.functions.gradcheck import STEP
-from nbnorm.functions.loss_options import Loss
+from nbnorm.functions.loss_options import LossLike, Output
 from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import (
     arrays,
@@ -28,9 +29,11 @@ from nbnorm.model import (
 )
 from nbnorm.model.compiled import Predictor
 from nbnorm.model.history import History
-from nbnorm.model.options import ActivationName, Encoding, Init, Norm, Options, Output, Precision, Running
+from nbnorm.model.metrics import MetricLike
+from nbnorm.model.options import Encoding, Init, Norm, Options, Precision
 from nbnorm.model.ranks import DataParallel
 from nbnorm.model.sample_weights import ClassWeight
+from nbnorm.model.samples import ValidationTuple
 from nbnorm.model.schedules import LearningRates, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.moments import Moments
@@ -152,10 +155,10 @@ class FNN(Options):
         self,
         sizes: Sequence[int],
         *,
-        activation: ActivationName | Activation | Sequence[ActivationName | Activation] = "relu",
+        activation: ActivationLike | Sequence[ActivationLike] = "relu",
         norm: Norm | None = "after",
         output: Output = "softmax",
-        loss: str | Loss | None = None,
+        loss: LossLike | None = None,
         dropout: float | Sequence[float] | npt.NDArray[np.floating[Any]] = 0.0,
         standardize: bool = True,
         encoding: Encoding | None = None,
@@ -212,7 +215,7 @@ class FNN(Options):
         self.training = False
         return self
 
-    def parameters(self) -> dict[str, Array]:
+    def parameters(self) -> dict[str, FloatArray]:
         """Return the trainable arrays by name; writing to them changes the network.
 
         Returns
@@ -241,7 +244,7 @@ class FNN(Options):
         """
         return dict(self.arrays.writable().buffers)
 
-    def forward(self, X: Table) -> Array:
+    def forward(self, X: Table) -> FloatArray:
         """Return the logits in the current mode.
 
         In training mode `X` is one mini-batch: its own statistics are used, and they move the
@@ -280,7 +283,7 @@ class FNN(Options):
         *,
         sample_weight: npt.ArrayLike | None = None,
         update_statistics: bool = False,
-    ) -> tuple[float, dict[str, Array]]:
+    ) -> tuple[float, dict[str, FloatArray]]:
         """Return the loss of one batch and its gradient, in the current mode.
 
         By default nothing is changed, not even in training mode the moving averages, without whose update a
@@ -391,8 +394,8 @@ class FNN(Options):
         l2: float = 0.0,
         frozen: Iterable[str] = (),
         rates: Mapping[str, float] | None = None,
-        validation_data: tuple[npt.ArrayLike, ...] | None = None,
-        metrics: Iterable[str | Callable[..., float]] = (),
+        validation_data: ValidationTuple | None = None,
+        metrics: Iterable[MetricLike] = (),
         early_stopping: EarlyStopping | bool | None = None,
         checkpoint: _files.PathLike | None = None,
         checkpoint_every: float = 30.0,
@@ -660,7 +663,7 @@ class FNN(Options):
         """
         return inference.predict(self, X)
 
-    def predict_proba(self, X: Table | OnDisk) -> Array:
+    def predict_proba(self, X: Table | OnDisk) -> FloatArray:
         """Predict probabilities, with the moving averages whatever the mode.
 
         Parameters
@@ -861,8 +864,8 @@ class FNN(Options):
         cls,
         path: _files.Target,
         *,
-        activation: ActivationName | Activation | Sequence[ActivationName | Activation] | None = None,
-        loss: str | Loss | None = None,
+        activation: ActivationLike | Sequence[ActivationLike] | None = None,
+        loss: LossLike | None = None,
     ) -> FNN:
         """Read a network written by `save`.
 

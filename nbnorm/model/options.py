@@ -11,22 +11,19 @@ import numpy.typing as npt
 from nbnorm import _check
 from nbnorm.functions import activations
 from nbnorm.functions import loss_options as losses
-from nbnorm.functions.activations import Activation
+from nbnorm.functions.activations import ActivationLike
+from nbnorm.functions.batch_norm_layer import Running
+from nbnorm.functions.loss_options import Output
 
 if TYPE_CHECKING:
     from nbnorm.model.arrays import Arrays
     from nbnorm.statistics.encoding import ColumnEncoder
 
-ActivationName: TypeAlias = Literal[
-    "relu", "sigmoid", "tanh", "identity", "leaky_relu", "elu", "gelu", "silu", "softplus"
-]
 Norm: TypeAlias = Literal["after", "before", "layer", "layer_after", "rms", "rms_after"]
 NormKind: TypeAlias = Literal["batch", "layer", "rms"]
 Place: TypeAlias = Literal["after", "before"]
-Output: TypeAlias = Literal["softmax", "sigmoid", "identity"]
 Init: TypeAlias = Literal["he", "glorot", "lecun", "orthogonal"]
 Encoding: TypeAlias = Literal["piecewise"]
-Running: TypeAlias = Literal["var", "std"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 # What each value of `norm` normalizes by, and where it stands relative to the activation.
@@ -40,7 +37,6 @@ _NORMS: dict[Norm | None, tuple[NormKind | None, Place | None]] = {
     None: (None, None),
 }
 NORMS: tuple[Norm | None, ...] = tuple(_NORMS)
-OUTPUTS: tuple[Output, ...] = ("softmax", "sigmoid", "identity")
 INITS: tuple[Init, ...] = ("he", "glorot", "lecun", "orthogonal")
 ENCODINGS: tuple[Encoding | None, ...] = (None, "piecewise")
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
@@ -50,8 +46,8 @@ class Options:
     """The checked options of a network, as attributes of it."""
 
     sizes: tuple[int, ...]
-    activation: str | Activation | tuple[str | Activation, ...]
-    activations: tuple[str | Activation, ...]  # one for each hidden layer
+    activation: ActivationLike | tuple[ActivationLike, ...]
+    activations: tuple[ActivationLike, ...]  # one for each hidden layer
     norm: Norm | None
     output: Output
     loss: losses.Loss
@@ -128,10 +124,10 @@ def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def checked(
     sizes: Sequence[int],
-    activation: ActivationName | Activation | Sequence[ActivationName | Activation],
+    activation: ActivationLike | Sequence[ActivationLike],
     norm: Norm | None,
     output: Output,
-    loss: str | losses.Loss | None,
+    loss: losses.LossLike | None,
     dropout: float | Sequence[float] | npt.NDArray[np.floating[Any]],
     standardize: bool,
     encoding: Encoding | None,
@@ -170,7 +166,7 @@ def checked(
     elif isinstance(activation, (list, tuple)):
         shown = each
     _check.choice("norm", norm, NORMS)
-    output = _check.choice("output", output, OUTPUTS)
+    output = _check.choice("output", output, tuple(losses.OUTPUTS))
     if output == "softmax" and sizes[-1] < 2:
         raise ValueError(
             'sizes must end with 2 or more classes for output="softmax", got 1; see output="sigmoid"'
@@ -220,9 +216,7 @@ def checked(
     }
 
 
-def _activations(
-    given: ActivationName | Activation | Sequence[ActivationName | Activation], hidden: int
-) -> tuple[str | Activation, ...]:
+def _activations(given: ActivationLike | Sequence[ActivationLike], hidden: int) -> tuple[ActivationLike, ...]:
     """Return the activation of each hidden layer."""
     if not isinstance(given, (list, tuple)):
         return (activations.resolve(given, argument="activation"),) * hidden

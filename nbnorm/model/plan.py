@@ -1,11 +1,11 @@
-"""A training as `FNN.fit` was asked for it: its checked options and data."""
+"""A training as the arguments of `FNN.fit` describe it: its checked options and data."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +17,47 @@ from nbnorm.engine.microkernels import tile
 from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model import checkpoints, inputs, metrics, parameter_rates, sample_weights, schedules, stopping
 from nbnorm.model.history import DivergenceError, History
+from nbnorm.model.metrics import MetricLike
 from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
 from nbnorm.model.ranks import DataParallel, Ranks, SharedCheckpoint, data_parallel
 from nbnorm.model.sample_weights import ClassWeight, Shares
-from nbnorm.model.samples import Samples, ValidationData
+from nbnorm.model.samples import Samples, ValidationData, ValidationTuple
 from nbnorm.model.schedules import Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.model.streaming import Stream, StreamedValidation
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
+
+
+class FitOptions(TypedDict, total=False):
+    """Options of `FNN.fit` that `cross_validate` and `fit_many` pass on."""
+
+    epochs: int
+    batch_size: int
+    optimizer: Optimizer | None
+    schedule: ScheduleName | Schedule | Callable[[int], float]
+    class_weight: ClassWeight | None
+    clip_norm: float | None
+    clip_value: float | None
+    l2: float
+    frozen: Iterable[str]
+    rates: Mapping[str, float] | None
+    metrics: Iterable[MetricLike]
+    early_stopping: EarlyStopping | bool | None
+    checkpoint_every: float
+    shuffle: bool
+    callbacks: Iterable[Callable[[FNN, History], object]]
+    shuffle_buffer: int | None
+    comm: Communicator | DataParallel | None
+
+
+class FitManyOptions(FitOptions, total=False):
+    """Options of `FNN.fit` that `fit_many` passes on."""
+
+    sample_weight: npt.ArrayLike | None
+    validation_data: ValidationTuple | None
+    seed: int | None
 
 
 # What a checkpoint calls some options, and those that may differ where a training is resumed: the data are
@@ -99,8 +130,8 @@ def checked(
     batch_size: int,
     sample_weight: npt.ArrayLike | None,
     class_weight: ClassWeight | Shares | None,
-    validation_data: tuple[Any, ...] | None,
-    metrics: Iterable[str | Callable[..., float]],
+    validation_data: ValidationTuple | None,
+    metrics: Iterable[MetricLike],
     shuffle_buffer: int | None,
     comm: Communicator | DataParallel | None,
     **options: Any,
@@ -289,8 +320,8 @@ def _stream(
 
 def _validation(
     net: FNN,
-    data: tuple[Any, ...] | None,
-    measured: Iterable[str | Callable[..., float]],
+    data: ValidationTuple | None,
+    measured: Iterable[MetricLike],
     samples: Samples | Stream | ParallelSamples,
 ) -> ValidationData | StreamedValidation | SharedValidation | None:
     """Check the validation data and metrics."""

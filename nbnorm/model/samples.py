@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeAlias
 
-from nbnorm._types import Array, CheckedTable
+import numpy.typing as npt
+
+from nbnorm._types import Array, CheckedTable, Table
+from nbnorm.data.row_groups import OnDisk
 from nbnorm.model import checkpoints
 from nbnorm.model.metrics import Measure
 from nbnorm.model.sample_weights import Weights
+
+# Validation data as `FNN.fit` is given them: (X, y) or (X, y, weights).
+ValidationTuple: TypeAlias = (
+    tuple[Table | OnDisk, npt.ArrayLike] | tuple[Table | OnDisk, npt.ArrayLike, npt.ArrayLike | None]
+)
 
 
 class Samples:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
-from nbnorm.model.metrics import Watch, watch
+from nbnorm.model.metrics import Mode, Watch, watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -342,7 +342,7 @@ class Plateau(Schedule):
     patience: int = 5
     min_delta: float = 0.0
     least: float = 0.0
-    mode: str = "auto"
+    mode: Mode = "auto"
 
     def __post_init__(self) -> None:
         if self.monitor is not None and not isinstance(self.monitor, str):

@@ -6,6 +6,7 @@ import dataclasses
 import math
 
 from nbnorm import _check
+from nbnorm.model.metrics import Mode
 from nbnorm.model.schedules import Schedule
 
 # Epochs that early stopping waits where it is not told how long.
@@ -55,7 +56,7 @@ class EarlyStopping:
     monitor: str = "val_loss"
     patience: int | None = None
     min_delta: float = 0.0
-    mode: str = "auto"
+    mode: Mode = "auto"
     restore_best: bool = True
 
     def __post_init__(self) -> None:

@@ -179,10 +179,10 @@ def dot_bfloat16(total: Any, x: Any, y: Any) -> Any:
         form = ir.VectorType(BFloat(), 2 * _LANES)
         sums = []
         for first in range(0, total.lanes, _LANES):
-            held, *pairs = (part(v, first, _LANES) for v in (total, x, y))
+            start, *pairs = (part(v, first, _LANES) for v in (total, x, y))
             operands = [emission()[1].bitcast(v.value, form) for v in pairs]
             name = "llvm.x86.avx512bf16.dpbf16ps.512"
-            sums.append(held.with_value(intrinsic(name, held.value.type, [held.value, *operands])))
+            sums.append(start.with_value(intrinsic(name, start.value.type, [start.value, *operands])))
         return concatenate(*sums)
     x_even, y_even = (bitcast(v << 16, np.float32) for v in (x, y))
     x_odd, y_odd = (bitcast(v & 0xFFFF0000, np.float32) for v in (x, y))

@@ -485,7 +485,7 @@ def normal(z: Any) -> tuple[Any, Any]:
     c = _constants(z)
     x = min(abs(z), c.tail_most)
     square = x * x
-    # What rounding took from the square would be multiplied by the square in the exponential.
+    # The rounding error of the square would be multiplied by the square in the exponential.
     lost = fma(x, x, -square)
     bell = exp_below_0(square * -0.5)
     bell = fma(bell * -0.5, lost, bell)

@@ -318,8 +318,8 @@ def first(count: Any, lanes: int) -> Any:
     number = builder.trunc(number, I32)
     if lanes == 1:
         return builder.icmp_signed(">", number, I32(0))
-    places = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
-    return builder.icmp_signed("<", places, splatted(number, lanes))
+    numbers = ir.Constant(ir.VectorType(I32, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, splatted(number, lanes))
 
 
 def address(x: Any, i: Any) -> Any:
@@ -375,7 +375,7 @@ def _unpacked(kind: Any, value: Any) -> Any:
         return tuple(_unpacked(part, builder.extract_value(value, k)) for k, part in enumerate(kind.types))
     if isinstance(kind, _VALUES):
         return Emitted(kind, value)
-    raise TypeError(f"a value of type {kind} has no place in vector code")
+    raise TypeError(f"a value of type {kind} cannot be used in vector code")
 
 
 def _packed(context: Any, builder: Any, result: Any) -> tuple[Any, Any]:

@@ -1,6 +1,6 @@
 """Traced functions that are compiled once, each by itself, and called by their address.
 
-What is inlined shares its registers with the caller, and a loop that needs all of them spills.  A function
+Inlined code uses the same registers as its caller, and a loop that needs all of them spills.  A function
 that stands by itself has them all, and is compiled once however many callers it has.
 """
 

@@ -53,12 +53,12 @@ def _emit_fold(v: Any, groups: Any, combine: Callable[[Any, Any], Any]) -> Emitt
     kind = v.kind
 
     def pick(x: Any, lanes: list[int], other: Any = None, chosen: Any = None) -> Any:
-        places = (
+        chosen = (
             lanes
             if chosen is None
             else [k if c else len(lanes) + k for k, c in zip(lanes, chosen, strict=True)]
         )
-        value = _emitted.shuffled(x.value, x.value if other is None else other.value, places)
+        value = _emitted.shuffled(x.value, x.value if other is None else other.value, chosen)
         return Emitted(Vector(kind.dtype, len(lanes)), value)
 
     got = _fold(v, v.lanes, _check_groups(v.lanes, count), pick, combine)
@@ -253,10 +253,10 @@ def shuffle(v: Any, *lanes: Any) -> Any:
     >>> simd.shuffle(simd.iota(np.int32, 4), 3, 1, 1)
     NumpyVector(array([3, 1, 1], dtype=int32))
     """
-    places = [static("lanes", k) for k in lanes]
-    if not builtins.all(0 <= k < v.lanes for k in places):
+    chosen = [static("lanes", k) for k in lanes]
+    if not builtins.all(0 <= k < v.lanes for k in chosen):
         raise TypeError(f"lanes must lie in 0 to {v.lanes - 1}, got {lanes}")
-    return choose(v, v, places)
+    return choose(v, v, chosen)
 
 
 @traced

@@ -228,7 +228,7 @@ def _emit_prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = F
 
 @operation(_emit_prefetch)
 def prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = False) -> None:
-    """Ask for memory that will be needed soon; it never faults, wherever it leads.
+    """Prefetch memory that will be needed soon; it never faults, whatever the address.
 
     Parameters
     ----------

@@ -118,7 +118,7 @@ def _known(triple: str, name: str, features: str) -> Target:
 def _assembly(triple: str, name: str, features: str) -> str:
     """Return what LLVM makes of a multiply-add of 64 bytes and of rounding to bfloat16.
 
-    It has no table that could be asked.
+    The instructions of a processor are read from it, because LLVM offers no table of them.
     """
     module = ir.Module()
     module.triple = triple

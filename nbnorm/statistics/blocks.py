@@ -13,9 +13,9 @@ d^2 by U S, where U = u (n/2 + 16): two chains of additions, and the rounding of
 
 How they stay fast
 ------------------
-A few rows at a time are added to sums that live in the first cache, while rows further on are already asked
-for. Several rows of a narrow array are read as one wide row, so that the vectors are full; the groups are
-joined at the end.  Panels of blocks are shared out to the threads by position alone: the same bits for any
+A few rows at a time are added to sums that live in the first cache, while later rows are prefetched.
+Several rows of a narrow array are read as one wide row, so that the vectors are full; the groups are
+joined at the end.  Panels of blocks are assigned to the threads by their number alone: the same bits for any
 number of threads.
 """
 
@@ -69,9 +69,9 @@ WHOLE = 2.0**44  # of weights below it, 512 have an exact sum if they are whole 
 # Rows that are added at once, for elements of 4 and of 8 bytes.
 _ROWS = {4: 4, 8: 2}
 
-# Bytes between what is read and what is asked for, in the order of reading, so in whole rows and at least
-# those that come next: the processor's own prefetching does not follow several rows.  From one strip of rows
-# to 128 kB any distance served alike.
+# In bytes, in the order of reading: whole rows, at least those that come next.  It is needed because the
+# processor's own prefetching does not follow several rows.  From one strip of rows to 128 kB any distance
+# served alike.
 PREFETCH_DISTANCE = 16 << 10
 
 # ----------------------------------------------------------------------------------------------
@@ -102,7 +102,7 @@ def _plus_product(total: Any, pair: tuple[Any, Any]) -> Any:
 
 @simd.traced
 def _add_rows(
-    x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, ahead: Any, weights: Any, omit: Any,
+    x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, distance: Any, weights: Any, omit: Any,
     extremes: Any, one: Any, sums: Any, ends: Any,
 ) -> None:  # fmt: skip
     """Add the rows [begin, end) of the columns [first, last) to the sums of a block.
@@ -151,7 +151,7 @@ def _add_rows(
         def rows(i: Any, several: int) -> None:
             def columns(j: Any, lanes: int) -> None:
                 for k in range(several if lanes > 1 else 0):
-                    simd.prefetch(x, (i + k) * width + j + ahead, lanes * size, level=2)
+                    simd.prefetch(x, (i + k) * width + j + distance, lanes * size, level=2)
                 add(several, i, j, lanes, with_extremes)
 
             simd.loop_steps(first, last, (_lanes(), 1), columns)
@@ -200,22 +200,22 @@ def _closed(block: _Block, rows: Any, panel: Sums, before: Any) -> Sums:
     """Return the sums of a panel of `before` rows and a block: `joined`, where all counts are alike."""
     count = before + rows
     unit, join = (rows * 0.5 + STEPS) * UNIT, STEPS * UNIT  # relative errors of the sums, and of a join
-    share, rest = rows / count, before / count
+    fraction, rest = rows / count, before / count
     offset = block.total * (1.0 / rows)
     within = simd.max(block.squares - block.total * offset, 0.0)
     high, error = two_sum(block.shift, 0.0 - panel.mean)
     delta = high + ((error - panel.mean_low) + offset)
-    mean, mean_low = add_low(panel.mean, panel.mean_low, delta * share)
+    mean, mean_low = add_low(panel.mean, panel.mean_low, delta * fraction)
     # An infinite mean stays infinite; opposite infinities give NaN.
     finite = simd.abs(mean) < math.inf
     mean = simd.where(finite, mean, panel.mean + (block.shift + offset))
     mean_low = simd.where(finite, mean_low, 0.0)
-    between = delta * (delta * (before * share))
+    between = delta * (delta * (before * fraction))
     m2, m2_low = add_low(*add_low(panel.m2, panel.m2_low, within), between)
 
     lost = unit * simd.sqrt(rows * block.squares)  # of the sum of the block's deviations
     moved = simd.abs(delta)
-    pull = 2.0 * (moved * (lost * rest + panel.sum_error * share))
+    pull = 2.0 * (moved * (lost * rest + panel.sum_error * fraction))
     return Sums(
         simd.full_like(mean, count),
         mean,
@@ -304,7 +304,7 @@ def _panel(
 ) -> None:  # fmt: skip
     """Gather the moments of the rows [begin, end) of the columns [first, last)."""
     width = x.shape[1]
-    ahead = max(4, PREFETCH_DISTANCE // ((last - first) * x.itemsize)) * width
+    distance = max(4, PREFETCH_DISTANCE // ((last - first) * x.itemsize)) * width
     for j in range(first, last):
         ends[0, j] = math.inf
         ends[1, j] = -math.inf
@@ -317,7 +317,7 @@ def _panel(
                     state[MEAN, j] = sums[SHIFT, j]
         else:
             _open_weighted_block(x, weights, row, stop, first, last, sums)
-        _add_rows(x, width, row, stop, first, last, ahead, weights, omit, extremes, one, sums, ends)
+        _add_rows(x, width, row, stop, first, last, distance, weights, omit, extremes, one, sums, ends)
         if weights is None:
             _close_block(sums, state, width, float(row - begin), float(stop - row), first, last)
         else:

@@ -1,4 +1,4 @@
-"""Encoding of the columns of a table: numbers in pieces, categories as indicators, gaps as such.
+"""Encoding of the columns of a table: piecewise linear, and indicators of categories and missing values.
 
 Beside a column x of numbers stand its positions in the bins between its quantiles b_0 < ... < b_T [1]_:
 
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm._types import Array, CheckedTable, Table
+from nbnorm._types import Array, CheckedTable, Float64Array, Table
 from nbnorm.compile.kernels import kernel, parallel_kernel
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
@@ -87,7 +87,7 @@ def encode_kernel(x: Any, table: Any, out: Any) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-def quantile_edges(column: Array, bins: int, weights: Array | None = None) -> Array:
+def quantile_edges(column: Array, bins: int, weights: Array | None = None) -> Float64Array:
     """Return the edges of a column's bins, or none where the column stays as it is.
 
     Parameters
@@ -196,7 +196,7 @@ class ColumnEncoder:
         self._table = np.empty((ROWS, 0))
 
     @property
-    def edges_(self) -> list[Array]:
+    def edges_(self) -> list[Float64Array]:
         """Edges of each column's bins, or levels."""
         self._fitted()
         return list(self._edges)
@@ -218,7 +218,7 @@ class ColumnEncoder:
         return int(self.table.shape[1])
 
     @property
-    def table(self) -> Array:
+    def table(self) -> Float64Array:
         """Description of the encoded columns for compiled code, shape (6, columns)."""
         self._fitted()
         return self._table
@@ -253,14 +253,14 @@ class ColumnEncoder:
         if self.categorical and max(self.categorical) >= count:
             raise ValueError(f"categorical must hold columns below {count}, got {list(self.categorical)}")
         used: Any = slice(None)
-        share = None
+        mass = None
         if weights is not None:
-            share = _check.weights("weights", weights, samples)
-            used = np.flatnonzero(share)
-            share = share[used]
-            samples = len(share)
+            mass = _check.weights("weights", weights, samples)
+            used = np.flatnonzero(mass)
+            mass = mass[used]
+            samples = len(mass)
         chosen = slice(None, None, -(-samples // MOST_ROWS))
-        held = None if share is None else share[chosen]
+        chosen_weights = None if mass is None else mass[chosen]
         edges, missing = [], []
         for j, whole in enumerate(_columns(x)):
             column = whole[used]
@@ -272,7 +272,7 @@ class ColumnEncoder:
             elif self.bins is None:
                 edges.append(np.empty(0))
             else:
-                edges.append(quantile_edges(column[chosen], self.bins, held))
+                edges.append(quantile_edges(column[chosen], self.bins, chosen_weights))
         self._take(edges, missing)
         return self
 
@@ -286,7 +286,7 @@ class ColumnEncoder:
         """
         self._take(self.edges_, (some.astype(np.int64) + whole).tolist())
 
-    def _take(self, edges: list[Array], missing: Sequence[int]) -> None:
+    def _take(self, edges: list[Float64Array], missing: Sequence[int]) -> None:
         rows: list[tuple[float, ...]] = []
         for j, bounds in enumerate(edges):
             if j in self.categorical:
@@ -302,7 +302,7 @@ class ColumnEncoder:
         self._table = np.ascontiguousarray(np.array(rows, np.float64).reshape(-1, ROWS).T)
         self._edges, self._missing = edges, np.array(missing, np.int64)
 
-    def transform(self, x: Table) -> Array:
+    def transform(self, x: Table) -> Float64Array:
         """Return the encoded table.
 
         Parameters
@@ -331,7 +331,7 @@ class ColumnEncoder:
         encode_kernel(out.size, _check.readable(values), self.table, out)
         return out
 
-    def chunks(self, x: CheckedTable) -> Iterator[tuple[slice, Array]]:
+    def chunks(self, x: CheckedTable) -> Iterator[tuple[slice, Float64Array]]:
         """Yield the rows of a long table that each part holds, and the part, encoded."""
         samples = x.shape[0]
         for start in range(0, samples, _CHUNK):
@@ -359,12 +359,12 @@ class ColumnEncoder:
         """
         result = Moments(nan="omit", extremes=False)
         table = x.tocsr() if is_sparse(x) else _check.plain("x", x)
-        share = None if weights is None else _check.weights("weights", weights, table.shape[0])
+        mass = None if weights is None else _check.weights("weights", weights, table.shape[0])
         for rows, part in self.chunks(table):
-            if share is None:
+            if mass is None:
                 result.update(part)
-            elif share[rows].any():
-                result.update(part, weights=share[rows])
+            elif mass[rows].any():
+                result.update(part, weights=mass[rows])
         return result
 
     def to_dict(self) -> dict[str, Any]:

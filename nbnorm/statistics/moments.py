@@ -1,7 +1,7 @@
 """Count, mean and sum of squared deviations of every feature, in one read of the data.
 
 Blocks of rows are read once, with float64 differences from a shift (`nbnorm.statistics.blocks`), and joined
-by the update of Chan, Golub and LeVeque [1]_, with every mean and every sum of squares held as an unevaluated
+by the update of Chan, Golub and LeVeque [1]_, with every mean and every sum of squares kept as an unevaluated
 sum of two doubles (`nbnorm.statistics.states`), so that neither the number nor the grouping of joins shows in
 the result.
 
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm._types import Array, Table
+from nbnorm._types import Array, Float64Array, Table
 from nbnorm.statistics.blocks import Options, assumed_errors, gather
 from nbnorm.statistics.reading import CHUNK, is_sparse
 from nbnorm.statistics.sparse import gather_sparse
@@ -60,7 +60,7 @@ _DIGITS = 1e-10  # relative error that a downdate may leave
 
 
 def _first_missing(x: Array, weights: Array | None) -> tuple[int, int] | None:
-    """Return the place of the first NaN in a row that counts."""
+    """Return the index of the first NaN in a row that counts."""
     if x.dtype.kind != "f":
         return None
     step = max(1, CHUNK // max(1, x.shape[1] * x.dtype.itemsize))
@@ -135,7 +135,7 @@ class Moments:
         self.feature_names: list[str] | None = None
 
     @property
-    def _known(self) -> Array:
+    def _known(self) -> Float64Array:
         if self._state is None:
             raise ValueError("there are no moments yet: call update with data first")
         return self._state
@@ -146,13 +146,13 @@ class Moments:
         return None if self._state is None else self._state.shape[1]
 
     @property
-    def counts(self) -> Array:
+    def counts(self) -> Float64Array:
         """Sum of the weights of the values present, per feature."""
-        counts: Array = self._known[COUNT].copy()
+        counts: Float64Array = self._known[COUNT].copy()
         return counts
 
     @property
-    def count(self) -> int | float | Array:
+    def count(self) -> int | float | Float64Array:
         """Sum of the weights: one number if it is the same for every feature."""
         if self._state is None:
             return 0
@@ -162,32 +162,32 @@ class Moments:
         return int(counts[0]) if counts[0] == np.floor(counts[0]) else float(counts[0])
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> Float64Array:
         """Mean of every feature."""
         state = self._known
         return np.where(state[COUNT] > 0.0, state[MEAN] + state[MEAN_LOW], math.nan)
 
     @property
-    def mean_low(self) -> Array:
+    def mean_low(self) -> Float64Array:
         """What `mean`, rounded to float64, lacks: mean + mean_low is good to twice the digits."""
         state = self._known
         return np.where(state[COUNT] > 0.0, state[MEAN_LOW], 0.0)
 
     @property
-    def min(self) -> Array:
+    def min(self) -> Float64Array:
         """Least value of every feature."""
         return self._extreme(MIN)
 
     @property
-    def max(self) -> Array:
+    def max(self) -> Float64Array:
         """Greatest value of every feature."""
         return self._extreme(MAX)
 
-    def _extreme(self, row: int) -> Array:
+    def _extreme(self, row: int) -> Float64Array:
         state = self._known
         return np.where(state[MIN] > state[MAX], math.nan, state[row])  # NaN is not greater
 
-    def var(self, ddof: float = 0) -> Array:
+    def var(self, ddof: float = 0) -> Float64Array:
         """Return the variance of every feature.
 
         Parameters
@@ -210,10 +210,10 @@ class Moments:
         ddof = _check.number("ddof", ddof, least=0.0)
         divisor = state[COUNT] - ddof
         divisor[divisor <= 0.0] = math.nan
-        result: Array = (state[M2] + state[M2_LOW]) / divisor
+        result: Float64Array = (state[M2] + state[M2_LOW]) / divisor
         return result
 
-    def std(self, ddof: float = 0) -> Array:
+    def std(self, ddof: float = 0) -> Float64Array:
         """Return the standard deviation of every feature, the root of `var`.
 
         Parameters
@@ -306,10 +306,10 @@ class Moments:
             state = empty_state(data.shape[1])
             gather(data, mass, Options(True, self._extremes), state)
         if self.nan == "raise" and np.isnan(state[M2]).any():
-            place = _first_missing(data, mass)
-            if place is not None:
+            index = _first_missing(data, mass)
+            if index is not None:
                 raise ValueError(
-                    f"{name} must not hold NaN (nan='raise'), got one at [{place[0]}, {place[1]}]"
+                    f"{name} must not hold NaN (nan='raise'), got one at [{index[0]}, {index[1]}]"
                 )
 
         def counted(j: int) -> Array:
@@ -456,9 +456,9 @@ class Moments:
         count = np.where(known, state[COUNT], 1.0)
         deviations = state[M2] + state[M2_LOW]
         size = np.fmax(np.abs(state[MEAN]), np.sqrt(np.fmax(deviations, 0.0) / count))
-        shares = state[COUNT_ERROR] / count
-        good = state[M2_ERROR] + shares * deviations <= _DIGITS * deviations
-        good &= (shares <= _DIGITS) & (state[SUM_ERROR] / count <= _DIGITS * size)
+        fractions = state[COUNT_ERROR] / count
+        good = state[M2_ERROR] + fractions * deviations <= _DIGITS * deviations
+        good &= (fractions <= _DIGITS) & (state[SUM_ERROR] / count <= _DIGITS * size)
         lost = known & ~good
         if lost.any():
             j = int(np.argmax(lost))

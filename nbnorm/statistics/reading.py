@@ -120,7 +120,7 @@ def converted(x: Array, dtype: np.dtype[Any]) -> Iterator[tuple[int, Array]]:
     first : int
         Number of the first row.
     rows : ndarray of shape (n_rows, n_features)
-        C-contiguous and writeable; the next rows take its place.
+        C-contiguous and writeable; the next rows overwrite it.
 
     Examples
     --------

@@ -10,20 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from numba import prange
 
 from nbnorm import _check, simd
+from nbnorm._types import Array, Float64Array, FloatArray
 from nbnorm.compile.kernels import parallel_kernel
 from nbnorm.statistics.reading import GROUP, converted, is_ready, result_dtype, rows_in_one, target_dtype
-
-Array = npt.NDArray[Any]
 
 # Rows of the table of parameters: the mean as a pair of doubles, the scale, and slope * x + offset.
 _MEAN, _MEAN_LOW, _SCALE, _SLOPE, _OFFSET = range(5)
 
 TASKS = 64
-PREFETCH_DISTANCE = 64 << 10  # bytes between what is read and what is asked for
+PREFETCH_DISTANCE = 64 << 10  # in bytes
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
 LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
 LARGE = 8 << 20  # bytes from which a result is written with non-temporal stores
@@ -111,16 +109,16 @@ def _scale_range(
 
 
 @parallel_kernel
-def _scale(x: Array, table: Array, inverse: bool, share: int, streamed: bool, out: Array) -> None:
-    """Standardize the flat `x` into the flat `out`, `share` elements to a task.
+def _scale(x: Array, table: Array, inverse: bool, chunk: int, streamed: bool, out: Array) -> None:
+    """Standardize the flat `x` into the flat `out`, `chunk` elements to a task.
 
     `table` has a row for each of the parameters, repeated as often as rows of a narrow array are taken for
     one, and its first 16 columns again at the end, so that vectors may run over it.
     """
     size, length = x.shape[0], table.shape[1]
-    for task in prange((size + share - 1) // share):
-        begin = np.int64(task) * share
-        end, column = min(size, begin + share), begin % (length - GROUP)
+    for task in prange((size + chunk - 1) // chunk):
+        begin = np.int64(task) * chunk
+        end, column = min(size, begin + chunk), begin % (length - GROUP)
         _scale_range(x, table, length, out, begin, end, column, inverse, streamed)
 
 
@@ -129,7 +127,7 @@ def _scale(x: Array, table: Array, inverse: bool, share: int, streamed: bool, ou
 # ----------------------------------------------------------------------------------------------
 
 
-def _scale_array(x: Array, params: Array, inverse: bool, out: Array) -> None:
+def _scale_array(x: Array, params: Float64Array, inverse: bool, out: Array) -> None:
     """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
     mean, low, scale = params
     size = np.abs(scale)
@@ -148,13 +146,13 @@ def _scale_array(x: Array, params: Array, inverse: bool, out: Array) -> None:
     several = max(rows_in_one(table.shape[1]), -(-GROUP // table.shape[1]))
     table = np.tile(table, (1, several))
     table = np.hstack([table, table[:, :GROUP]])
-    share = -(-x.size // TASKS)
-    share += -share % (64 * GROUP)
+    chunk = -(-x.size // TASKS)
+    chunk += -chunk % (64 * GROUP)
     streamed = out.nbytes >= LARGE and not np.may_share_memory(x, out)
-    _scale(x.size, x.reshape(-1), table, inverse, share, streamed, out.reshape(-1))
+    _scale(x.size, x.reshape(-1), table, inverse, chunk, streamed, out.reshape(-1))
 
 
-def _result(name: str, out: Any, x: Array) -> Array:
+def _result(name: str, out: FloatArray | None, x: Array) -> FloatArray:
     """Return `out` after checking that the standardized `x` can be written to it, or a new array."""
     if out is None:
         return np.empty(x.shape, result_dtype(x.dtype))
@@ -172,7 +170,7 @@ def _result(name: str, out: Any, x: Array) -> Array:
     return out
 
 
-def scale_dense(x: Array, params: Array, inverse: bool, out: Array | None) -> Array:
+def scale_dense(x: Array, params: Float64Array, inverse: bool, out: FloatArray | None) -> FloatArray:
     """Standardize a checked array of any type and layout, or undo it.
 
     Parameters

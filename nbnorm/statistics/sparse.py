@@ -71,7 +71,7 @@ def _sparse_sums(
 
 
 def _compressed(name: str, x: SparseMatrix) -> CompressedMatrix:
-    """Return `x` in compressed rows or columns, each place stored once."""
+    """Return `x` in compressed rows or columns, each element stored once."""
     if x.dtype.kind not in "fiub":
         raise TypeError(f"{name} must hold real numbers, got dtype {x.dtype}")
     result = x.tocsc() if x.format == "csc" else x.tocsr()
@@ -122,7 +122,7 @@ def gather_sparse(
     data = _check.readable(np.ascontiguousarray(matrix.data, dtype=result_dtype(matrix.dtype)))
     if data.dtype == np.float16:
         data = data.astype(np.float32)
-    places = _check.readable(matrix.indices), _check.readable(matrix.indptr)
+    structure = _check.readable(matrix.indices), _check.readable(matrix.indptr)
     by_row = matrix.format == "csr"
     if nan == "raise" and np.isnan(data).any():
         raise ValueError(f"{name} must not hold NaN (nan='raise'), got one among the stored values")
@@ -135,7 +135,7 @@ def gather_sparse(
     for _ in range(2):
         sums = np.zeros((9, features))
         sums[_LOW], sums[_HIGH] = math.inf, -math.inf
-        _sparse_sums(data, *places, by_row, weighted, mass, nan == "omit", shift, sums)
+        _sparse_sums(data, *structure, by_row, weighted, mass, nan == "omit", shift, sums)
         implied = np.where(sums[_STORED] == rows, 0.0, total - sums[_WEIGHT] - sums[_MISSING])
         count = implied + sums[_WEIGHT]
         with np.errstate(invalid="ignore", over="ignore"):
@@ -198,6 +198,6 @@ def scale_sparse(x: SparseMatrix, scale: Array, inverse: bool) -> CompressedMatr
     by_row = result.format == "csr"
     factors = scale[result.indices] if by_row else np.repeat(scale, np.diff(result.indptr))
     data = result.data * factors if inverse else result.data / factors
-    places = (data.astype(dtype), result.indices.copy(), result.indptr.copy())
-    made: CompressedMatrix = type(result)(places, shape=result.shape)  # type: ignore[call-arg]
+    structure = (data.astype(dtype), result.indices.copy(), result.indptr.copy())
+    made: CompressedMatrix = type(result)(structure, shape=result.shape)  # type: ignore[call-arg]
     return made

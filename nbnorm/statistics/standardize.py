@@ -15,6 +15,8 @@ from nbnorm._types import (
     CheckedTable,
     CompressedMatrix,
     DaskCollection,
+    Float64Array,
+    FloatArray,
     Source,
     SparseMatrix,
     Table,
@@ -26,7 +28,7 @@ from nbnorm.statistics.scaling import scale_dense
 from nbnorm.statistics.sparse import scale_sparse
 
 
-def _vector(name: str, value: npt.ArrayLike, width: int) -> Array:
+def _vector(name: str, value: npt.ArrayLike, width: int) -> Float64Array:
     """Return `value`, one number or one for each feature, as float64 (width,)."""
     got = _check.numeric(name, value)
     if got.shape not in ((), (width,)):
@@ -42,12 +44,12 @@ def standardize(
 
 @overload
 def standardize(
-    x: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: Array | None = None
-) -> Array: ...
+    x: npt.ArrayLike, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: FloatArray | None = None
+) -> FloatArray: ...
 
 
 def standardize(
-    x: Table, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: Array | None = None
+    x: Table, mean: npt.ArrayLike, std: npt.ArrayLike, *, out: FloatArray | None = None
 ) -> CheckedTable:
     """Return (x - mean) / std, row by row.
 
@@ -92,9 +94,9 @@ def standardize(
 
 
 def _apply_sparse(
-    x: SparseMatrix, params: Array, inverse: bool, out: Array | None, uncentred: str
+    x: SparseMatrix, params: Array, inverse: bool, out: FloatArray | None, uncentred: str
 ) -> CompressedMatrix:
-    """Scale a sparse matrix; `uncentred` says how to ask for no more than that."""
+    """Scale a sparse matrix; `uncentred` says in errors how to leave the mean out."""
     if params[0].any():
         raise ValueError(
             f"x must be dense to subtract the mean: use {uncentred}, or keep the data sparse and "
@@ -105,9 +107,9 @@ def _apply_sparse(
     return scale_sparse(x, params[2], inverse)
 
 
-def is_constant(mean: Array, var: Array) -> Array:
+def is_constant(mean: Float64Array, var: Float64Array) -> npt.NDArray[np.bool_]:
     """Return which features do not vary by more than the rounding unit of their mean."""
-    result: Array = np.sqrt(var) <= np.finfo(np.float64).eps * np.abs(mean)
+    result: npt.NDArray[np.bool_] = np.sqrt(var) <= np.finfo(np.float64).eps * np.abs(mean)
     return result
 
 
@@ -244,23 +246,23 @@ class Standardizer:
         return self._moments
 
     @property
-    def mean_(self) -> Array:
+    def mean_(self) -> Float64Array:
         """Mean of every feature."""
         return self.moments_.mean
 
     @property
-    def var_(self) -> Array:
+    def var_(self) -> Float64Array:
         """Variance of every feature."""
         return self.moments_.var(self.ddof)
 
     @property
-    def scale_(self) -> Array:
+    def scale_(self) -> Float64Array:
         """What every feature is divided by."""
-        scale: Array = self._fitted[2].copy()
+        scale: Float64Array = self._fitted[2].copy()
         return scale
 
     @property
-    def n_samples_seen_(self) -> int | float | Array:
+    def n_samples_seen_(self) -> int | float | Float64Array:
         """Sum of the weights of the samples."""
         return self.moments_.count
 
@@ -270,14 +272,14 @@ class Standardizer:
         return int(self._fitted.shape[1])
 
     @property
-    def constant_features_(self) -> Array:
+    def constant_features_(self) -> npt.NDArray[np.bool_]:
         """Features without variation."""
         self.moments_  # noqa: B018  raises if there are none
         assert self._constant is not None
         return self._constant.copy()
 
     @property
-    def _fitted(self) -> Array:
+    def _fitted(self) -> Float64Array:
         """Mean, what its rounding left, and scale: what `apply` takes."""
         self.moments_  # noqa: B018
         assert self._params is not None
@@ -414,12 +416,12 @@ class Standardizer:
     def transform(self, x: SparseMatrix, *, out: None = None) -> CompressedMatrix: ...
 
     @overload
-    def transform(self, x: npt.ArrayLike, *, out: Array | None = None) -> Array: ...
+    def transform(self, x: npt.ArrayLike, *, out: FloatArray | None = None) -> FloatArray: ...
 
     @overload
     def transform(self, x: DaskCollection, *, out: None = None) -> DaskCollection: ...
 
-    def transform(self, x: Table | DaskCollection, *, out: Array | None = None) -> Any:
+    def transform(self, x: Table | DaskCollection, *, out: FloatArray | None = None) -> Any:
         """Return (x - mean) / scale.
 
         Parameters
@@ -454,12 +456,12 @@ class Standardizer:
     def inverse_transform(self, x: SparseMatrix, *, out: None = None) -> CompressedMatrix: ...
 
     @overload
-    def inverse_transform(self, x: npt.ArrayLike, *, out: Array | None = None) -> Array: ...
+    def inverse_transform(self, x: npt.ArrayLike, *, out: FloatArray | None = None) -> FloatArray: ...
 
     @overload
     def inverse_transform(self, x: DaskCollection, *, out: None = None) -> DaskCollection: ...
 
-    def inverse_transform(self, x: Table | DaskCollection, *, out: Array | None = None) -> Any:
+    def inverse_transform(self, x: Table | DaskCollection, *, out: FloatArray | None = None) -> Any:
         """Return x * scale + mean.
 
         Parameters
@@ -491,8 +493,8 @@ class Standardizer:
 
     @overload
     def fit_transform(
-        self, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None, out: Array | None = None
-    ) -> Array: ...
+        self, x: npt.ArrayLike, *, weights: npt.ArrayLike | None = None, out: FloatArray | None = None
+    ) -> FloatArray: ...
 
     @overload
     def fit_transform(
@@ -500,7 +502,11 @@ class Standardizer:
     ) -> DaskCollection: ...
 
     def fit_transform(
-        self, x: Table | DaskCollection, *, weights: npt.ArrayLike | None = None, out: Array | None = None
+        self,
+        x: Table | DaskCollection,
+        *,
+        weights: npt.ArrayLike | None = None,
+        out: FloatArray | None = None,
     ) -> Any:
         """Fit to an array and transform it.
 
@@ -545,7 +551,9 @@ class Standardizer:
         for name, part in chunks.parts(source):
             yield self._apply(part, False, None, name)
 
-    def _apply(self, x: Table | DaskCollection, inverse: bool, out: Array | None, name: str = "x") -> Any:
+    def _apply(
+        self, x: Table | DaskCollection, inverse: bool, out: FloatArray | None, name: str = "x"
+    ) -> Any:
         params = self._fitted
         self._complete(self.moments_)
         if dask_arrays.is_dask(x):
@@ -584,7 +592,7 @@ class Standardizer:
         if width != self.n_features_in_:
             raise ValueError(f"{name} must have {self.n_features_in_} features as fitted, got {width}")
 
-    def fold(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> tuple[Array, Array]:
+    def fold(self, weight: npt.ArrayLike, bias: npt.ArrayLike | None = None) -> tuple[FloatArray, FloatArray]:
         """Return an affine layer that standardizes its input by itself.
 
         A layer W U(x) + b on standardized data is the layer W' x + b' on the data as they are, with

@@ -86,8 +86,8 @@ def joined(a: Sums, b: Sums) -> Sums:
     count, count_lost = two_sum(a.count, b.count)
     high, error = two_sum(b.mean, -a.mean)
     delta = two_sum(high, error + (b.mean_low - a.mean_low))
-    share = ratio(b.count, count)
-    step, step_low = times(*delta, *share)
+    fraction = ratio(b.count, count)
+    step, step_low = times(*delta, *fraction)
     mean, mean_low = add_low(a.mean, a.mean_low + step_low, step)
     # An infinite mean stays infinite; opposite infinities give NaN.
     finite = simd.abs(mean) < math.inf
@@ -99,7 +99,7 @@ def joined(a: Sums, b: Sums) -> Sums:
     # First order in the errors of both parts, and the rounding of the join itself.
     moved, size = simd.abs(delta[0]), simd.max(simd.abs(a.mean), simd.abs(b.mean))
     counts = a.count_error / a.count + b.count_error / b.count
-    pull = 2.0 * moved * (b.sum_error * (a.count / count) + a.sum_error * share[0])
+    pull = 2.0 * moved * (b.sum_error * (a.count / count) + a.sum_error * fraction[0])
     both = Sums(
         count,
         mean,
@@ -118,8 +118,8 @@ def remaining(a: Sums, b: Sums) -> Sums:
     count, count_lost = two_sum(a.count, -b.count)
     high, error = two_sum(b.mean, -a.mean)
     offset = two_sum(high, error + (b.mean_low - a.mean_low))
-    share = ratio(b.count, count)
-    step, step_low = times(*offset, *share)
+    fraction = ratio(b.count, count)
+    step, step_low = times(*offset, *fraction)
     mean, mean_low = add_low(a.mean, a.mean_low - step_low, -step)
     # The distance between the two parts' means is offset * n_a / n.
     between, between_low = times(*times(step, step_low, a.count, 0.0), *offset)
@@ -129,7 +129,7 @@ def remaining(a: Sums, b: Sums) -> Sums:
     moved, size = simd.abs(offset[0]), simd.abs(b.mean) + simd.abs(mean)
     count_error = a.count_error + b.count_error + simd.abs(count_lost)
     counts = a.count_error / a.count + b.count_error / b.count + count_error / count
-    pull = 2.0 * moved * (b.sum_error * (a.count / count) + a.sum_error * share[0])
+    pull = 2.0 * moved * (b.sum_error * (a.count / count) + a.sum_error * fraction[0])
     sum_error = a.sum_error + (b.sum_error + moved * b.count * counts + _PAIR * a.count * size)
     m2_error = a.m2_error + (b.m2_error + pull + counts * between + _PAIR * a.m2)
     # Where weights are whole numbers, one is one row, without deviation.
@@ -181,7 +181,7 @@ def _subtract(state: Any, features: Any, part: Any) -> None:
         a, b = Sums(*map(whole, SUMS)), Sums(*map(taken, SUMS))
         rest = remaining(a, b)
         none = (b.count != 0.0) & (rest.count == 0.0)
-        # An extreme that the part did not share is still there; otherwise it is unknown.
+        # An extreme that is not the part's is still there; otherwise it is unknown.
         kept = b.count == 0.0
         low = simd.where((taken(MIN) > whole(MIN)) | kept, whole(MIN), math.nan)
         high = simd.where((taken(MAX) < whole(MAX)) | kept, whole(MAX), math.nan)

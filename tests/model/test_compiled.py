@@ -12,7 +12,7 @@ from numba import config, njit, prange, typeof
 
 from nbnorm import FNN, Activation, Poisson, Quantile
 from nbnorm.compile import callables
-from nbnorm.model.options import ActivationName
+from nbnorm.functions.activations import ActivationName
 
 
 def network(sizes, *, epochs=0, seed=0, **options):
