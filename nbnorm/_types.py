@@ -5,7 +5,7 @@ None of these libraries is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -58,13 +58,13 @@ class CompressedMatrix(SparseMatrix, Protocol):
 
     @property
     def has_canonical_format(self) -> bool:
-        """Whether each place is stored once, in order."""
+        """Whether each element is stored once, in order."""
 
     def copy(self) -> CompressedMatrix:
         """Return a copy."""
 
     def sum_duplicates(self) -> None:
-        """Store each place once, in order."""
+        """Store each element once, in order."""
 
     def __getitem__(self, key: Any) -> Any:
         """Return some rows or columns."""
@@ -77,8 +77,213 @@ class ArrowData(Protocol):
     """An Arrow table, record batch, reader, dataset or Parquet file."""
 
     @property
-    def schema(self) -> Any:
+    def schema(self) -> ArrowSchema:
         """Names and types of the columns."""
+
+
+class ArrowField(Protocol):
+    """Name and type of a column of Arrow."""
+
+    @property
+    def name(self) -> str:
+        """Name."""
+
+    @property
+    def type(self) -> Any:
+        """A ``pyarrow.DataType``, which ``pyarrow.types`` tells apart."""
+
+
+class ArrowSchema(Protocol):
+    """A ``pyarrow.Schema``."""
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+
+    @property
+    def pandas_metadata(self) -> Mapping[str, Any] | None:
+        """What pandas has noted about its index."""
+
+    def remove_metadata(self) -> ArrowSchema:
+        """Return it without what is noted beside names and types."""
+
+    def field(self, i: Any, /) -> ArrowField:
+        """Return a column's name and type, by its number or name."""
+
+    def __len__(self) -> int:
+        """Return the number of columns."""
+
+    def __iter__(self) -> Iterator[ArrowField]:
+        """Yield name and type of each column."""
+
+
+class ArrowColumn(Protocol):
+    """A ``pyarrow.Array`` or ``pyarrow.ChunkedArray``."""
+
+    @property
+    def type(self) -> Any:
+        """A ``pyarrow.DataType``."""
+
+    @property
+    def null_count(self) -> int:
+        """Number of missing values."""
+
+    def __len__(self) -> int:
+        """Return the number of values."""
+
+    def cast(self, target_type: Any, /) -> ArrowColumn:
+        """Return it as another type."""
+
+    def to_numpy(self, *, zero_copy_only: bool = ...) -> Array:
+        """Return it as an array."""
+
+    def to_pylist(self) -> list[Any]:
+        """Return it as a list."""
+
+
+class ArrowChunks(ArrowColumn, Protocol):
+    """A ``pyarrow.ChunkedArray``."""
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of its chunks."""
+
+    def chunk(self, i: int, /) -> Any:
+        """Return one of them."""
+
+
+class ArrowRows(Protocol):
+    """A ``pyarrow.Table`` or ``pyarrow.RecordBatch``."""
+
+    @property
+    def schema(self) -> ArrowSchema:
+        """Names and types of the columns."""
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """Names of the columns."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def column(self, i: Any, /) -> Any:
+        """Return a column, by its number or name."""
+
+    def select(self, columns: Any, /) -> ArrowRows:
+        """Return some of the columns."""
+
+    def replace_schema_metadata(self) -> ArrowRows:
+        """Return it with a schema that has no metadata."""
+
+    def slice(self, offset: int, length: int, /) -> ArrowRows:
+        """Return some of the rows."""
+
+
+class OnnxEntry(Protocol):
+    """An ``onnx.StringStringEntryProto``."""
+
+    key: str
+    value: str
+
+
+class OnnxAttribute(Protocol):
+    """An ``onnx.AttributeProto``."""
+
+    name: str
+
+
+class OnnxTensor(Protocol):
+    """An ``onnx.TensorProto``."""
+
+    name: str
+    data_type: int
+    data_location: int
+    raw_data: bytes
+
+    @property
+    def dims(self) -> Sequence[int]:
+        """Shape."""
+
+    @property
+    def external_data(self) -> Sequence[OnnxEntry]:
+        """Where the numbers stand, if not in the model."""
+
+    def HasField(self, field_name: str, /) -> bool:
+        """Return whether a field is set."""
+
+
+class OnnxNode(Protocol):
+    """An ``onnx.NodeProto``."""
+
+    name: str
+    op_type: str
+    domain: str
+
+    @property
+    def input(self) -> Sequence[str]:
+        """Names of what it reads."""
+
+    @property
+    def output(self) -> Sequence[str]:
+        """Names of what it computes."""
+
+    @property
+    def attribute(self) -> Sequence[OnnxAttribute]:
+        """Attributes."""
+
+
+class OnnxValue(Protocol):
+    """An ``onnx.ValueInfoProto``, or a node of a graph's ends."""
+
+    name: str
+
+    @property
+    def type(self) -> Any:
+        """An ``onnx.TypeProto``."""
+
+
+class OnnxGraph(Protocol):
+    """An ``onnx.GraphProto``."""
+
+    @property
+    def node(self) -> Sequence[OnnxNode]:
+        """Nodes, in an order in which they can be computed."""
+
+    @property
+    def initializer(self) -> Sequence[OnnxTensor]:
+        """Constants."""
+
+    @property
+    def sparse_initializer(self) -> Sequence[Any]:
+        """Sparse constants."""
+
+    @property
+    def input(self) -> Sequence[OnnxValue]:
+        """Inputs."""
+
+    @property
+    def output(self) -> Sequence[OnnxValue]:
+        """Outputs."""
+
+
+class OnnxModel(Protocol):
+    """An ``onnx.ModelProto``."""
+
+    @property
+    def graph(self) -> OnnxGraph:
+        """The graph."""
+
+    @property
+    def opset_import(self) -> Sequence[Any]:
+        """Versions of the sets of operators."""
+
+    @property
+    def metadata_props(self) -> Sequence[OnnxEntry]:
+        """Notes of whoever wrote it."""
 
 
 class DaskCollection(Protocol):

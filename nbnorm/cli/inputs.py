@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nbnorm import ColumnEncoder
 from nbnorm.data import tables
-from nbnorm.data.columns import TableColumns, encoded_names
+from nbnorm.data.columns import Kind, TableColumns, encoded_names
 
 # How kinds of columns are called that have another name.
 _CALLED = {"empty": "empty column"}
@@ -77,7 +77,7 @@ class Inputs:
             return None if features is None else list(features)
         return encoded_names(features, self.encoder, None if self.columns is None else self.columns.columns_)
 
-    def kinds(self) -> dict[str, str]:
+    def kinds(self) -> dict[str, Kind]:
         """Return what each column holds."""
         return {} if self.columns is None else {one.name: one.kind for one in self.columns.columns_}
 

@@ -7,12 +7,14 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _files
+from nbnorm._types import ArrowColumn, ArrowRows, ArrowSchema
 from nbnorm.data import csv_files, row_groups
 
 # Rows of a record batch, as Parquet files are read.
@@ -21,7 +23,7 @@ PARQUET = (".parquet", ".pq")
 ENDINGS = (*PARQUET, ".feather", ".arrow", ".ipc")
 
 
-def pyarrow() -> Any:
+def pyarrow() -> ModuleType:
     """Return pyarrow, or raise an `ImportError` that names the extra."""
     try:
         import pyarrow
@@ -29,10 +31,10 @@ def pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError:
         raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
-    return pyarrow
+    return cast(ModuleType, pyarrow)
 
 
-def index_of(schema: Any) -> set[str]:
+def index_of(schema: ArrowSchema) -> set[str]:
     """Return the columns of an Arrow schema in which pandas has stored the index of a frame."""
     try:
         listed = (schema.pandas_metadata or {}).get("index_columns", [])
@@ -71,12 +73,12 @@ class ArrowFile:
         self._parquet = csv_files.suffix(path) in PARQUET
         self._what = "a Parquet file" if self._parquet else "an Arrow file"
         with _files.reading(path, self._what) as raw, self._open(raw) as file:
-            self.schema = file.schema_arrow if self._parquet else file.schema
+            self.schema: ArrowSchema = file.schema_arrow if self._parquet else file.schema
 
-    def _open(self, raw: Any) -> Any:
+    def _open(self, raw: IO[bytes]) -> Any:
         return self._pa.parquet.ParquetFile(raw) if self._parquet else self._pa.ipc.open_file(raw)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[ArrowRows]:
         """Yield the rows as record batches, with some columns or all."""
         with _files.reading(self._path, self._what) as raw, self._open(raw) as file:
             if self._parquet:
@@ -113,9 +115,9 @@ class ArrowFolder:
         self._pa = pyarrow()
         self.name = os.fspath(path)
         self._dataset = row_groups.dataset(self.name, Path(path))
-        self.schema = self._dataset.schema
+        self.schema: ArrowSchema = self._dataset.schema
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[Any]:
+    def batches(self, columns: Sequence[str] | None = None) -> Iterator[ArrowRows]:
         """Yield the rows as record batches, with some columns or all."""
         wanted = None if columns is None else list(columns)
         for fragment in self._dataset.get_fragments():
@@ -134,7 +136,7 @@ def _named(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: {error}") from None
 
 
-def as_array(name: str, label: str, column: Any) -> npt.NDArray[Any]:
+def as_array(name: str, label: str, column: ArrowColumn) -> npt.NDArray[Any]:
     """Return a column of Arrow as an array: text as objects, whole numbers with gaps as floats."""
     pa = pyarrow()
     kind, kinds = column.type, pa.types

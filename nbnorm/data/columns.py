@@ -93,7 +93,7 @@ def _number(values: Array) -> Values:
     return Values(kind, values, [])
 
 
-def _of_levels(codes: Array, levels: Iterable[Any]) -> Values:
+def _of_levels(codes: Array, levels: Iterable[object]) -> Values:
     """Return a column of categories from numbers of levels, -1 where there is none."""
     known = list(levels)
     numbers_of = np.array([*(np.nan if level is None else k for k, level in enumerate(known)), np.nan])

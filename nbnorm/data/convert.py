@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 
 from nbnorm import _files
+from nbnorm._types import ArrowColumn, ArrowRows, ArrowSchema
 from nbnorm.data import arrow_files, csv_files, tables
 from nbnorm.data.csv_columns import WRITTEN, csv_columns, typed
 from nbnorm.data.dates import duration_text
@@ -25,10 +26,10 @@ class _Batches:
     """A table that can be read through any number of times as Arrow record batches."""
 
     name: str
-    schema: Any
+    schema: ArrowSchema
     notes: Sequence[str] = ()
 
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[ArrowRows]:
         raise NotImplementedError
 
 
@@ -61,7 +62,7 @@ class _OfCsv(_Batches):
         numeric, text = ([self._reader.places[column] for column in group] for group in groups)
         yield from self._reader.rows(numeric, text, tables.CHUNK, gaps=True)
 
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[ArrowRows]:
         pa = arrow_files.pyarrow()
         for part in self._parts(with_text=True):
             columns = dict(zip(self._numeric, part.numbers.T, strict=True))
@@ -80,7 +81,7 @@ class _OfArrow(_Batches):
         pa = arrow_files.pyarrow()
         self.schema = pa.schema([file.schema.field(column) for column in columns])
 
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[ArrowRows]:
         pa = arrow_files.pyarrow()
         for batch in self._file.batches(self._columns):
             yield pa.record_batch([batch.column(column) for column in self._columns], schema=self.schema)
@@ -101,7 +102,7 @@ class _OfNpz(_Batches):
         self._table = pa.table(columns)
         self.schema = self._table.schema
 
-    def read(self) -> Iterator[Any]:
+    def read(self) -> Iterator[ArrowRows]:
         yield from self._table.to_batches(max_chunksize=1 << 16)
 
 
@@ -227,14 +228,14 @@ def _write_csv(file: IO[str], batches: _Batches, delimiter: str) -> int:
     file.write(csv_files.header(batches.name, names, delimiter))
     gap = "" if len(names) > 1 else "NaN"
 
-    def fields(name: str, column: Any) -> list[str]:
+    def fields(name: str, column: ArrowColumn) -> list[str]:
         if pa.types.is_integer(column.type):  # an array with gaps would be one of floats
             return [gap if value is None else str(value) for value in column.to_pylist()]
-        column = arrow_files.as_array(batches.name, name, pa.chunked_array([column]))
-        if column.dtype.kind == "M":
-            return [gap if text == "NaT" else text for text in np.datetime_as_string(column).tolist()]
-        if column.dtype.kind == "m":
-            spans = column.astype("timedelta64[us]").tolist()
+        values = arrow_files.as_array(batches.name, name, pa.chunked_array([column]))
+        if values.dtype.kind == "M":
+            return [gap if text == "NaT" else text for text in np.datetime_as_string(values).tolist()]
+        if values.dtype.kind == "m":
+            spans = values.astype("timedelta64[us]").tolist()
             return [gap if span is None else duration_text(span) for span in spans]
         return [
             gap
@@ -242,7 +243,7 @@ def _write_csv(file: IO[str], batches: _Batches, delimiter: str) -> int:
             else csv_files.field(csv_files.protected(value), delimiter)
             if isinstance(value, str)
             else repr(value)
-            for value in column.tolist()
+            for value in values.tolist()
         ]
 
     for batch in batches.read():

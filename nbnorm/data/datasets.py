@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,8 @@ from nbnorm.compile.folder import _user_cache
 
 Images = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
+Samples = TypeVar("Samples", bound=np.generic)
+Targets = TypeVar("Targets", bound=np.generic)
 
 # Public copies of the MNIST files, tried in this order.
 MNIST_MIRRORS = (
@@ -357,13 +359,13 @@ def folds(y: npt.NDArray[Any], count: int, *, seed: int = 0, stratify: bool = Fa
 
 
 def train_test_split(
-    X: npt.NDArray[Any],
-    y: npt.NDArray[Any],
+    X: npt.NDArray[Samples],
+    y: npt.NDArray[Targets],
     *,
     test_size: float = 0.2,
     seed: int = 0,
     stratify: bool | None = None,
-) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+) -> tuple[npt.NDArray[Samples], npt.NDArray[Samples], npt.NDArray[Targets], npt.NDArray[Targets]]:
     """Split samples and targets into a training set and a held-out test set.
 
     Parameters

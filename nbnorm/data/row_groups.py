@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files, simd
-from nbnorm._types import Array, ArrowData
+from nbnorm._types import Array, ArrowChunks, ArrowData, ArrowField, ArrowRows, ArrowSchema
 from nbnorm.compile.kernels import kernel
 
 if TYPE_CHECKING:
@@ -339,7 +339,7 @@ def _interleave(addresses: Any, rows: Any) -> None:
             rows[i, j] = simd.peek(addresses[j], i * rows.itemsize, rows.dtype)
 
 
-def copy_columns(name: str, columns: Sequence[Any], rows: Array) -> None:
+def copy_columns(name: str, columns: Sequence[ArrowChunks], rows: Array) -> None:
     """Copy columns of Arrow into the columns of an array.
 
     Parameters
@@ -422,7 +422,7 @@ class ArrowGroups(RowGroups):
     def __init__(
         self,
         name: str,
-        schema: Any,
+        schema: ArrowSchema,
         groups: Sequence[_RowGroup],
         target: npt.ArrayLike | None,
         weight: npt.ArrayLike | None,
@@ -477,7 +477,7 @@ class ArrowGroups(RowGroups):
             )
         return [], values
 
-    def _column_dtype(self, field: Any) -> np.dtype[Any]:
+    def _column_dtype(self, field: ArrowField) -> np.dtype[Any]:
         import pyarrow as pa
 
         empty = pa.table({field.name: pa.array([], field.type)})
@@ -497,25 +497,27 @@ class ArrowGroups(RowGroups):
         columns = [*self._targets, *self._weight]
         return self._answers(group, self._read(group, columns) if columns else None)
 
-    def _read(self, group: int, columns: list[str]) -> Any:
+    def _read(self, group: int, columns: list[str]) -> ArrowRows:
         source = self._groups[group]
-        table = source.read(columns)
+        table: ArrowRows = source.read(columns)
         if table.num_rows != source.rows:
             raise ValueError(f"{self._name} has changed: group {group} had {source.rows} rows")
         return table
 
-    def _answers(self, group: int, table: Any) -> tuple[Array, Array | None]:
+    def _answers(self, group: int, table: ArrowRows | None) -> tuple[Array, Array | None]:
         rows = slice(int(self._first[group]), int(self._first[group] + self.sizes[group]))
         truth = self._truth
         if truth is None and not self._targets:
             truth = _none(len(range(rows.start, rows.stop)))
         elif truth is None:
+            assert table is not None
             columns = [_values(table.column(label)) for label in self._targets]
             truth = columns[0] if self._single else np.stack(columns, axis=1)
         else:
             truth = truth[rows]
         weights = self._weights
         if self._weight:
+            assert table is not None
             weights = _check.numeric("sample_weight", table.column(self._weight[0]))
         elif weights is not None:
             weights = weights[rows]
@@ -543,7 +545,7 @@ class _ParquetFiles:
         Files with another one are not taken.
     """
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: ArrowSchema) -> None:
         self._schema = schema
         self._lock = threading.Lock()  # Arrow does not promise that threads can share a file
         self._sources: list[Callable[[], Any]] = []
@@ -565,10 +567,11 @@ class _ParquetFiles:
             for group in groups
         ]
 
-    def _read(self, file: int, group: int, columns: list[str]) -> Any:
+    def _read(self, file: int, group: int, columns: list[str]) -> ArrowRows:
         with self._lock:
             # One thread: the others train.
-            return self._opened(file).read_row_group(group, columns=columns, use_threads=False)
+            table: ArrowRows = self._opened(file).read_row_group(group, columns=columns, use_threads=False)
+            return table
 
     def _opened(self, file: int) -> Any:
         import pyarrow.parquet
@@ -586,14 +589,15 @@ class _ParquetFiles:
 def _of_parquet(file: Any) -> list[_RowGroup]:
     """Return the groups of an open Parquet file."""
 
-    def read(group: int, columns: list[str]) -> Any:
-        return file.read_row_group(group, columns=columns, use_threads=False)
+    def read(group: int, columns: list[str]) -> ArrowRows:
+        table: ArrowRows = file.read_row_group(group, columns=columns, use_threads=False)
+        return table
 
     sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
     return [_RowGroup(rows, functools.partial(read, group)) for group, rows in enumerate(sizes)]
 
 
-def _of_fragments(fragments: Sequence[Any], schema: Any) -> Iterator[_RowGroup]:
+def _of_fragments(fragments: Sequence[Any], schema: ArrowSchema) -> Iterator[_RowGroup]:
     """Yield the groups of the files of a dataset."""
     files = _ParquetFiles(schema)
     for fragment in fragments:
@@ -601,11 +605,11 @@ def _of_fragments(fragments: Sequence[Any], schema: Any) -> Iterator[_RowGroup]:
         yield from _of_fragment(fragment, schema) if groups is None else groups
 
 
-def _of_fragment(fragment: Any, schema: Any) -> Iterator[_RowGroup]:
+def _of_fragment(fragment: Any, schema: ArrowSchema) -> Iterator[_RowGroup]:
     """Yield the groups of a file of a dataset whose columns are partly those of its folder, or cast."""
     import pyarrow as pa
 
-    def reader(part: Any) -> Callable[[list[str]], Any]:
+    def reader(part: Any) -> Callable[[list[str]], ArrowRows]:
         return lambda columns: part.to_table(schema=schema, columns=columns, use_threads=False)
 
     if hasattr(fragment, "split_by_row_group"):
@@ -625,17 +629,18 @@ def _of_fragment(fragment: Any, schema: Any) -> Iterator[_RowGroup]:
     first = pa.ipc.open_file(fragment.open(), options=pa.ipc.IpcReadOptions(included_fields=[0]))
     for number in range(file.num_record_batches):
 
-        def read(columns: list[str], number: int = number) -> Any:
-            return pa.Table.from_batches([file.get_batch(number)]).select(columns)
+        def read(columns: list[str], number: int = number) -> ArrowRows:
+            table: ArrowRows = pa.Table.from_batches([file.get_batch(number)])
+            return table.select(columns)
 
         yield _RowGroup(first.get_batch(number).num_rows, read)
 
 
 def open_groups(
     name: str,
-    x: Any,
-    target: Any = None,
-    weight: Any = None,
+    x: OnDisk | Array,
+    target: npt.ArrayLike | None = None,
+    weight: npt.ArrayLike | None = None,
     *,
     features: Sequence[str] | None = None,
     others: bool = False,
@@ -672,7 +677,8 @@ def open_groups(
         If it is of another kind or damaged, has no rows, or does not have the columns.
     """
     if isinstance(x, RowGroups):
-        return x if target is None else _WithAnswers(x, np.asarray(target), weight)
+        weights = None if weight is None else np.asarray(weight)
+        return x if target is None else _WithAnswers(x, np.asarray(target), weights)
     if isinstance(x, np.ndarray):
         weights = None if weight is None else _check.plain("sample_weight", weight)
         return ArrayGroups(
@@ -692,16 +698,19 @@ def open_groups(
             _check.rank(name, _check.numeric(name, rows), 2)
             return open_groups(name, rows, target, weight)
         x = dataset(name, path)
+    source: Any = x
     groups: list[_RowGroup]
-    if hasattr(x, "get_fragments"):
+    if hasattr(source, "get_fragments"):
         try:
-            fragments = list(x.get_fragments())
+            fragments = list(source.get_fragments())
         except ValueError as error:
             raise ValueError(f"{name} must be a whole dataset: {error}") from None
-        groups = list(_of_fragments(fragments, x.schema))
-        return ArrowGroups(name, x.schema, groups, target, weight, features, others=others)
-    if hasattr(x, "iter_batches"):
-        return ArrowGroups(name, x.schema_arrow, _of_parquet(x), target, weight, features, others=others)
+        groups = list(_of_fragments(fragments, source.schema))
+        return ArrowGroups(name, source.schema, groups, target, weight, features, others=others)
+    if hasattr(source, "iter_batches"):
+        return ArrowGroups(
+            name, source.schema_arrow, _of_parquet(source), target, weight, features, others=others
+        )
     raise TypeError(
         f"{name} must be readable once for each epoch: a path, a pyarrow dataset or a ParquetFile, "
         f"got {type(x).__name__}"

@@ -15,34 +15,33 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from operator import itemgetter
-from typing import IO, Any, Literal, NamedTuple
+from types import ModuleType
+from typing import IO, Any, Literal, NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import Array, ArrowColumn, ArrowField, ArrowRows, ArrowSchema
 from nbnorm.data import arrow_files, csv_files, tables
 from nbnorm.statistics import chunks
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
 
-Array = npt.NDArray[Any]
 
-
-def _arrow() -> Any:
+def _arrow() -> ModuleType:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
-    return pyarrow
+    return cast(ModuleType, pyarrow)
 
 
 class _Chunk(NamedTuple):
     """Rows to standardize, and beside them the columns that are kept: lists of text, or Arrow arrays."""
 
     rows: Array
-    kept: list[Any]
+    kept: Sequence[list[str] | ArrowColumn]
 
 
 class _Source:
@@ -57,7 +56,7 @@ class _Source:
         self.gaps = gaps  # whether numbers may be missing
         self.path = path
         self.name = os.fspath(path)
-        self.kept: list[int] = []  # places of the columns that are not standardized, ascending
+        self.kept: list[int] = []  # positions of the columns that are not standardized, ascending
         self.features: list[str] | None = None  # names of those that are
 
     def keep(self, names: Sequence[str]) -> None:
@@ -88,10 +87,12 @@ class _Source:
         """Read through the file, with or without the columns that are kept."""
         raise NotImplementedError
 
-    def arrow_field(self, at: int) -> Any:
+    def arrow_field(self, at: int) -> ArrowField:
         """Return name and type of a kept column for Arrow."""
         pa = _arrow()
-        return pa.field(self.names[at], pa.string())  # type: ignore[index]
+        assert self.names is not None
+        field: ArrowField = pa.field(self.names[at], pa.string())
+        return field
 
     def _refuse_missing(self, rows: Array, before: int) -> None:
         good = np.isfinite(rows) if rows.dtype.kind == "f" else np.ones(1, bool)
@@ -202,13 +203,13 @@ class _ParquetSource(_Source):
         super().__init__(path, options, gaps)
         pa = _arrow()
         with _files.reading(path, "a Parquet file"), pa.parquet.ParquetFile(path) as file:
-            self._schema = file.schema_arrow
+            self._schema: ArrowSchema = file.schema_arrow
             self.rows = file.metadata.num_rows
             self._row_bytes = _row_bytes(file.metadata)
         self.names = list(self._schema.names)
         self.index = arrow_files.index_of(self._schema)
 
-    def _read(self, columns: list[str] | None) -> Iterator[Any]:
+    def _read(self, columns: list[str] | None) -> Iterator[ArrowRows]:
         step = chunks.rows_of(max(1, len(self._schema)))
         if self.kept and self._row_bytes:
             step = min(step, max(1, chunks.CHUNK // self._row_bytes))
@@ -220,7 +221,7 @@ class _ParquetSource(_Source):
         before = 0
         kept = {self._schema.names[at] for at in self.kept}
         for batch in self._read(None if with_kept or not kept else list(dict.fromkeys(self.features or []))):
-            # By place, because two columns may have one name.
+            # By position, because two columns may have one name.
             chosen = [at for at, name in enumerate(batch.schema.names) if name not in kept]
             rows = _check.numeric(self.name, batch.select(chosen))
             if len(rows):
@@ -228,7 +229,7 @@ class _ParquetSource(_Source):
                 before += len(rows)
                 yield _Chunk(rows, [batch.column(at) for at in self.kept] if with_kept else [])
 
-    def arrow_field(self, at: int) -> Any:
+    def arrow_field(self, at: int) -> ArrowField:
         return self._schema.field(at)
 
 
@@ -242,7 +243,7 @@ class _ArrowSource(_ParquetSource):
         self.names = list(self._schema.names)
         self.index = arrow_files.index_of(self._schema)
 
-    def _read(self, columns: list[str] | None) -> Iterator[Any]:
+    def _read(self, columns: list[str] | None) -> Iterator[ArrowRows]:
         return self._file.batches(columns)
 
 
@@ -270,14 +271,14 @@ _SOURCES: dict[str, Callable[[_files.PathLike, csv_files.CsvOptions | None, bool
 }
 
 
-def _texts(name: str, column: Any) -> list[str]:
+def _texts(name: str, column: list[str] | ArrowColumn) -> list[str]:
     """Return a kept column as fields of a CSV file; a null becomes an empty one."""
     if isinstance(column, list):
         return column
     pa = _arrow()
     try:
         if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
+            column = column.cast(column.type.value_type)
         return [csv_files.protected(text or "") for text in column.cast(pa.string()).to_pylist()]
     except pa.lib.ArrowException as error:
         raise ValueError(f"column {name!r} of {column.type} cannot be written as text: {error}") from None
@@ -344,7 +345,7 @@ def _write_npz(file: IO[bytes], source: _Source, parts: Iterator[_Chunk]) -> Non
                         member.write(content)
 
 
-def _arrow_texts(column: Any) -> Any:
+def _arrow_texts(column: list[str] | ArrowColumn) -> ArrowColumn:
     """Return a kept column for Arrow."""
     pa = _arrow()
     return pa.array(map(str, column), pa.string()) if isinstance(column, list) else column

@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import ArrowRows
 from nbnorm.data import arrow_files, csv_files
+from nbnorm.data.columns import Kind
 from nbnorm.data.csv_columns import csv_columns, typed
 from nbnorm.data.number_formats import PLAIN
 
@@ -313,7 +315,7 @@ def read_table(
     only: Sequence[str] = (),
     without: Sequence[str] = (),
     categories: Sequence[str] = (),
-    kinds: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     date_formats: Mapping[str, str] | None = None,
     options: csv_files.CsvOptions | None = None,
 ) -> Table:
@@ -387,7 +389,7 @@ def read_table(
 def open_table(
     path: _files.PathLike,
     *,
-    kinds: Mapping[str, str] | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     date_formats: Mapping[str, str] | None = None,
     options: csv_files.CsvOptions | None = None,
     **wanted: Any,
@@ -531,7 +533,7 @@ class _CsvParts(Parts):
         reader: csv_files.Reader,
         chosen: Chosen,
         categories: Sequence[str],
-        kinds: Mapping[str, str],
+        kinds: Mapping[str, Kind],
         date_formats: Mapping[str, str],
     ) -> None:
         self._reader, self.name = reader, reader.name
@@ -598,7 +600,7 @@ class _ArrowParts(Parts):
         if not first:
             raise ValueError(f"{self.name} has no rows")
 
-    def _part(self, batch: Any, first: int) -> Table:
+    def _part(self, batch: ArrowRows, first: int) -> Table:
         pa = arrow_files.pyarrow()
         columns = {
             name: arrow_files.as_array(self.name, name, pa.chunked_array([batch.column(name)]))

@@ -18,7 +18,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from nbnorm import _files
-from nbnorm._types import Array, CheckedTable, Table
+from nbnorm._types import Array, CheckedTable, FloatArray, Table
 from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups
 from nbnorm.estimators.inputs import Inputs
 from nbnorm.estimators.parameters import sequence
@@ -534,16 +534,16 @@ class Network(Inputs):
         return answers[0] if len(answers) == 1 else np.mean(answers, axis=0, dtype=answers[0].dtype)
 
     @property
-    def coefs_(self) -> list[Array]:
+    def coefs_(self) -> list[FloatArray]:
         """Weights of the equivalent plain network, float64, (n_in, n_out) each."""
         return self._folded()[0]
 
     @property
-    def intercepts_(self) -> list[Array]:
+    def intercepts_(self) -> list[FloatArray]:
         """Biases of the equivalent plain network, float64, (n_out,) each."""
         return self._folded()[1]
 
-    def _folded(self) -> tuple[list[Array], list[Array]]:
+    def _folded(self) -> tuple[list[FloatArray], list[FloatArray]]:
         check_is_fitted(self)
         if self.network_.norm_kind in ("layer", "rms"):
             raise AttributeError(

@@ -13,7 +13,7 @@ from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
 from nbnorm import _check
-from nbnorm._types import Array, CheckedTable, Table
+from nbnorm._types import Array, CheckedTable, FloatArray, Table
 from nbnorm.data.row_groups import OnDisk, RowGroups
 from nbnorm.estimators.base import Network
 from nbnorm.estimators.documentation import documented
@@ -318,7 +318,7 @@ class FNNClassifier(ClassifierMixin, Network):
             codes = np.zeros(len(codes), np.int64)
         return np.asarray(self.classes_[codes])
 
-    def predict_proba(self, X: Table | OnDisk) -> Array:
+    def predict_proba(self, X: Table | OnDisk) -> FloatArray:
         """Predict the probability of each class.
 
         Parameters
@@ -333,7 +333,7 @@ class FNNClassifier(ClassifierMixin, Network):
         """
         return np.exp(self.predict_log_proba(X))
 
-    def predict_log_proba(self, X: Table | OnDisk) -> Array:
+    def predict_log_proba(self, X: Table | OnDisk) -> FloatArray:
         """Predict the logarithm of the probability of each class.
 
         Parameters
@@ -604,7 +604,7 @@ class FNNRegressor(RegressorMixin, Network):
             values = np.clip(values, *limits)
         return np.asarray(values[:, 0] if levels > 1 and not self._width else values)
 
-    def _values(self, net: FNN, X: Any) -> Array:
+    def _values(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
         """Return what one network predicts, in the units of the targets."""
         backwards = _TRANSFORMS[self.target_transform][2]
         values = net.predict(X)

@@ -1,8 +1,9 @@
-"""StandardScaler in the place of scikit-learn's."""
+"""A StandardScaler that replaces scikit-learn's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import FLOAT_DTYPES, check_is_fitted, validate_data
 
 from nbnorm import _check
-from nbnorm._types import Array, CheckedTable, Table
+from nbnorm._types import Array, CheckedTable, CompressedMatrix, FloatArray, SparseMatrix, Table
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.scaling import scale_dense
 from nbnorm.statistics.sparse import scale_sparse
@@ -190,6 +191,12 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if self.with_std:
             self.scale_ = np.where(is_constant(moments.mean, var), 1.0, np.sqrt(var))
 
+    @overload
+    def transform(self, X: SparseMatrix, copy: bool | None = None) -> CompressedMatrix: ...
+
+    @overload
+    def transform(self, X: npt.ArrayLike, copy: bool | None = None) -> FloatArray: ...
+
     def transform(self, X: Table, copy: bool | None = None) -> CheckedTable:
         """Standardize `X`.
 
@@ -225,6 +232,12 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             reset=False,
         )
         return self._apply(x, False, self.copy if copy is None else copy)
+
+    @overload
+    def inverse_transform(self, X: SparseMatrix, copy: bool | None = None) -> CompressedMatrix: ...
+
+    @overload
+    def inverse_transform(self, X: npt.ArrayLike, copy: bool | None = None) -> FloatArray: ...
 
     def inverse_transform(self, X: Table, copy: bool | None = None) -> CheckedTable:
         """Turn standardized data back.

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.loss_options import LossLike
+from nbnorm.functions.loss_options import LossLike, Output
 from nbnorm.interop.extras import described, rebuilt
 from nbnorm.model.network import FNN
 from nbnorm.model.options import NORMS, NormKind, Place, norm_named, norm_place
@@ -418,7 +418,7 @@ def _standardizer(diagonal: Diagonal | None, inverse: bool = False) -> Standardi
     return found if same and np.array_equal(found.mean_, mean) else None
 
 
-def _of_targets(outputs: Diagonal | None, saved: Any) -> Standardizer | None:
+def _of_targets(outputs: Diagonal | None, saved: Mapping[str, Any] | None) -> Standardizer | None:
     """Return the standardizer of the targets; where the saved one has fewer, several outputs share each."""
     if outputs is None:
         return None
@@ -431,7 +431,7 @@ def _of_targets(outputs: Diagonal | None, saved: Any) -> Standardizer | None:
     return _standardizer(Diagonal(outputs.where, *(part[::each] for part in parts)), inverse=True)
 
 
-def _taken(found: Standardizer | None, saved: Any) -> Any:
+def _taken(found: Standardizer | None, saved: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Return a standardizer's description: the saved one with all statistics where it does the same."""
     if found is None:
         return None
@@ -455,7 +455,7 @@ def network(
     name: str,
     *,
     dtype: npt.DTypeLike = np.float32,
-    output: str | None = None,
+    output: Output | None = None,
     decay: float | None = None,
     loss: LossLike | None = None,
     known: Mapping[str, Any] | None = None,
@@ -501,7 +501,7 @@ def _network(
     plan: _Plan,
     name: str,
     dtype: np.dtype[Any],
-    output: str | None,
+    output: Output | None,
     decay: float | None,
     loss: LossLike | None,
     config: dict[str, Any],

@@ -352,7 +352,7 @@ def _feature_names(net: FNN) -> list[str] | None:
     return None if net.standardizer is None else net.standardizer.moments_.feature_names
 
 
-def _estimator(graph: Graph, model: Any, fold: bool) -> dict[str, Any]:
+def _estimator(graph: Graph, model: FNNClassifier | FNNRegressor, fold: bool) -> dict[str, Any]:
     nets: list[FNN] = model.networks_
     names = getattr(model, "classes_", None)
     notes: dict[str, Any] = {"metadata": nets[0].metadata}
@@ -380,7 +380,7 @@ def _write_standardized(graph: Graph, centre: Array, scale: Array) -> None:
     graph.output(x, "standardized", graph.type_of(graph.dtype), ["n_samples", len(scale)])
 
 
-def _scaler(graph: Graph, model: Any) -> dict[str, Any]:
+def _scaler(graph: Graph, model: Standardizer | StandardScaler) -> dict[str, Any]:
     width = model.n_features_in_
     centre, scale = np.zeros((2, width)), np.ones(width)
     if model.with_mean:
@@ -471,7 +471,9 @@ def to_onnx(
     graph.write(path, notes)
 
 
-def _of_scikit_learn(graph: Graph, model: Any, fold: bool) -> dict[str, Any]:
+def _of_scikit_learn(
+    graph: Graph, model: FNNClassifier | FNNRegressor | StandardScaler, fold: bool
+) -> dict[str, Any]:
     """Write an estimator or a scaler; return what the file says of it."""
     if "nbnorm.estimators" in sys.modules:  # otherwise nobody can have made one
         from sklearn.utils.validation import check_is_fitted

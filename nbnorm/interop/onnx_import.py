@@ -12,22 +12,21 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import Array, OnnxEntry, OnnxModel, OnnxNode, OnnxTensor
 from nbnorm.functions.activations import CODES, activation_forward
 from nbnorm.functions.layer_norm import layer_norm_forward, rms_norm_forward
-from nbnorm.functions.loss_options import LossLike
+from nbnorm.functions.loss_options import LossLike, Output
 from nbnorm.interop import layers
 from nbnorm.interop.extras import needed
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
 from nbnorm.model.network import FNN
 from nbnorm.model.options import NormKind
-
-Array = npt.NDArray[Any]
 
 # Nodes of one input and constants that act on each element alone.
 _ELEMENTWISE = {
@@ -52,7 +51,7 @@ _SAME_FUNCTION = 2e-5
 class _Reader:
     """A graph, its constants, and the way from its input to its output."""
 
-    def __init__(self, onnx: Any, model: Any, folder: str | None) -> None:
+    def __init__(self, onnx: ModuleType, model: OnnxModel, folder: str | None) -> None:
         self.onnx, self.model, self.graph = onnx, model, model.graph
         self.folder = folder
         self.constants: dict[str, Array] = {}
@@ -69,7 +68,7 @@ class _Reader:
             raise ValueError(f"it has {len(inputs)} inputs ({', '.join(inputs)}), expected one")
         self.input = inputs[0]
 
-    def array(self, tensor: Any, where: str) -> Array:
+    def array(self, tensor: OnnxTensor, where: str) -> Array:
         """Return the numbers of a tensor; its size is checked before memory is allocated."""
         shape = tuple(tensor.dims)
         if any(length < 0 for length in shape):
@@ -96,7 +95,7 @@ class _Reader:
                 raise ValueError(f"{where} has {len(getattr(tensor, field))} numbers, expected {count}")
         return np.asarray(self.onnx.numpy_helper.to_array(tensor))
 
-    def external(self, tensor: Any, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
+    def external(self, tensor: OnnxTensor, shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> Array:
         """Read a tensor that stands in a file beside the model."""
         said = {entry.key: entry.value for entry in tensor.external_data}
         file = said.get("location", "")
@@ -124,7 +123,7 @@ class _Reader:
             raise ValueError(f"{where} is kept in {file!r}: {error.strerror}") from None
         return array.astype(dtype).reshape(shape)
 
-    def kind(self, node: Any, name: str, default: Any = None) -> Any:
+    def kind(self, node: OnnxNode, name: str, default: Any = None) -> Any:
         """Return an attribute of a node."""
         for attribute in node.attribute:
             if attribute.name == name:
@@ -133,9 +132,9 @@ class _Reader:
 
     # The way through the graph.
 
-    def way(self) -> list[Any]:
+    def way(self) -> list[OnnxNode]:
         """Return the nodes between input and output, in the order in which they compute."""
-        makers: dict[str, Any] = {}
+        makers: dict[str, OnnxNode] = {}
         for node in self.graph.node:
             if node.domain not in ("", "ai.onnx"):
                 continue  # what matters is refused below
@@ -170,7 +169,7 @@ class _Reader:
             raise ValueError(f"it has the outputs {', '.join(known)}: one of them must be of floats")
         return real[0]
 
-    def folded(self, node: Any) -> bool:
+    def folded(self, node: OnnxNode) -> bool:
         """Whether a node is a constant; if so, note its value."""
         inputs = [name for name in node.input if name]
         if node.op_type == "Constant":
@@ -193,7 +192,7 @@ class _Reader:
         self.constants[node.output[0]] = values
         return True
 
-    def run(self, nodes: Sequence[Any], given: dict[str, Array]) -> Array:
+    def run(self, nodes: Sequence[OnnxNode], given: dict[str, Array]) -> Array:
         """Compute a few nodes by ONNX's own reference."""
         helper = self.onnx.helper
         values = [
@@ -211,7 +210,7 @@ class _Reader:
     def layers(self) -> list[Layer]:
         """Return the layers of the network."""
         found: list[Layer] = []
-        part: list[Any] = []  # nodes of a function that is not complete yet
+        part: list[OnnxNode] = []  # nodes of a function that is not complete yet
         begin, live = self.input, {self.input}
         nodes = [node for node in self.way() if not self.folded(node)]
         uses: dict[str, int] = {}
@@ -241,13 +240,13 @@ class _Reader:
                 begin = node.output[0]
         return found
 
-    def waits(self, node: Any, uses: dict[str, int]) -> bool:
+    def waits(self, node: OnnxNode, uses: dict[str, int]) -> bool:
         """Whether what a node reads is read again by a later one."""
         return any(uses[name] > 1 for name in node.input if name not in self.constants)
 
     # Single nodes.
 
-    def single(self, node: Any, x: str) -> list[Layer]:
+    def single(self, node: OnnxNode, x: str) -> list[Layer]:
         """Return what a node by itself does."""
         where, kind = _where(node), node.op_type
         if kind in _SAME or (kind == "Reshape" and self.flattens(node)):
@@ -270,14 +269,14 @@ class _Reader:
             return self.function([node], x)
         raise ValueError(f"{where} is a {kind}, which is no part of a fully connected network")
 
-    def flattens(self, node: Any) -> bool:
+    def flattens(self, node: OnnxNode) -> bool:
         """Whether a reshape keeps the samples apart: to a table, or one value for each sample."""
         shape = self.constants.get(node.input[1])
         if shape is None or shape.ndim != 1 or shape.dtype.kind != "i":
             return False
         return shape.tolist() == [-1] or (len(shape) == 2 and int(shape[0]) in (-1, 0))
 
-    def cast(self, node: Any) -> list[Layer]:
+    def cast(self, node: OnnxNode) -> list[Layer]:
         """Return what a change of the dtype means."""
         dtype = self.onnx.helper.tensor_dtype_to_np_dtype(self.kind(node, "to", 0))
         if dtype.name not in _REALS:
@@ -291,7 +290,7 @@ class _Reader:
             raise ValueError(f"{where} computes with {name!r} of dtype {array.dtype}")
         return array.astype(np.float64)
 
-    def affine(self, node: Any, x: str, where: str) -> Affine:
+    def affine(self, node: OnnxNode, x: str, where: str) -> Affine:
         """Return the affine map of a matrix product with a constant."""
         if node.input[0] != x or node.input[1] not in self.constants:
             raise ValueError(f"{where} does not multiply the features by a constant matrix from the right")
@@ -313,7 +312,7 @@ class _Reader:
                 bias = bias + shift.reshape(-1) * self.kind(node, "beta", 1.0)
         return Affine(where, weight, bias)
 
-    def batch_norm(self, node: Any, where: str) -> BatchNorm:
+    def batch_norm(self, node: OnnxNode, where: str) -> BatchNorm:
         if self.kind(node, "training_mode", 0):
             raise ValueError(f"{where} is in training mode: export the model in evaluation mode")
         if len(node.input) != 5 or any(name not in self.constants for name in node.input[1:]):
@@ -322,7 +321,7 @@ class _Reader:
         momentum = 1.0 - float(np.float64(str(np.float32(self.kind(node, "momentum", 0.9)))))
         return BatchNorm(where, gamma, beta, mean, var, float(self.kind(node, "epsilon", 1e-5)), momentum)
 
-    def layer_norm(self, node: Any, where: str) -> SampleNorm:
+    def layer_norm(self, node: OnnxNode, where: str) -> SampleNorm:
         if self.kind(node, "axis", -1) not in (-1, 1):
             raise ValueError(f"{where} normalizes over the samples")
         given = [name for name in node.input[1:] if name]
@@ -334,7 +333,7 @@ class _Reader:
 
     # Layer norm and RMS norm that are written with several nodes.
 
-    def over_features(self, node: Any) -> bool:
+    def over_features(self, node: OnnxNode) -> bool:
         """Whether a node is the mean over the features of each sample."""
         if node.op_type != "ReduceMean" or not self.kind(node, "keepdims", 1):
             return False
@@ -343,7 +342,7 @@ class _Reader:
             axes = self.constants.get(node.input[1], np.empty(0)).tolist()
         return axes is not None and list(axes) in ([-1], [1])
 
-    def sample_norm(self, nodes: Sequence[Any], x: str) -> list[Layer]:
+    def sample_norm(self, nodes: Sequence[OnnxNode], x: str) -> list[Layer]:
         """Return the layer norm or RMS norm, without scale and shift, that some nodes compute."""
         where = _where(nodes[-1])
         given = {
@@ -371,7 +370,7 @@ class _Reader:
             f"{where} ({kinds}) is neither layer norm nor RMS norm, which are written apart from scales"
         )
 
-    def diagonal(self, node: Any, x: str, where: str) -> Diagonal:
+    def diagonal(self, node: OnnxNode, x: str, where: str) -> Diagonal:
         """Return what adding, subtracting, multiplying or dividing by constants does."""
         given = [name for name in node.input if name != x]
         if len(given) != 1 or given[0] not in self.constants:
@@ -395,7 +394,7 @@ class _Reader:
 
     # Functions of one number.
 
-    def function(self, nodes: Sequence[Any], x: str) -> list[Layer]:
+    def function(self, nodes: Sequence[OnnxNode], x: str) -> list[Layer]:
         """Return the activation that some nodes compute."""
         where = _where(nodes[-1])
         kinds = " ".join(node.op_type for node in nodes)
@@ -428,17 +427,17 @@ class _Reader:
         raise ValueError(f"{where} ({kinds}) is none of the activations {', '.join(CODES)}")
 
 
-def _exact(number: Any) -> float:
+def _exact(number: Array | np.floating[Any]) -> float:
     """Return a number of NumPy's as a float: of float32 the short decimal number that it was written for."""
     return float(str(number)) if number.dtype == np.float32 else float(number)
 
 
-def _where(node: Any) -> str:
+def _where(node: OnnxNode) -> str:
     """Return what messages call a node."""
     return f"node {node.name or node.output[0]!r}" if node.output else f"node {node.op_type}"
 
 
-def _notes(properties: Iterable[Any]) -> dict[str, Any]:
+def _notes(properties: Iterable[OnnxEntry]) -> dict[str, Any]:
     """Return the metadata of a network that `to_onnx` has kept."""
     texts = {entry.key: entry.value for entry in properties}
     if "metadata" not in texts:
@@ -453,7 +452,7 @@ def _notes(properties: Iterable[Any]) -> dict[str, Any]:
 def from_onnx(
     path: _files.Target,
     *,
-    output: str | None = None,
+    output: Output | None = None,
     decay: float | None = None,
     loss: LossLike | None = None,
 ) -> FNN:
@@ -525,7 +524,7 @@ def from_onnx(
             raise _files.MalformedError(text, "an ONNX model that an FNN can be") from None
 
 
-def _is_double(onnx: Any, model: Any, name: str) -> bool:
+def _is_double(onnx: ModuleType, model: OnnxModel, name: str) -> bool:
     """Whether the input of a model is float64."""
     kinds = [value.type.tensor_type.elem_type for value in model.graph.input if value.name == name]
     return kinds == [onnx.TensorProto.DOUBLE]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.functions.loss_options import LossLike
+from nbnorm._types import Array
+from nbnorm.functions.loss_options import LossLike, Output
 from nbnorm.interop import layers
 from nbnorm.interop.extras import activation_names, described, needed, normalisation
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
@@ -21,13 +22,11 @@ from nbnorm.model.sample_norm import scale_and_shift
 if TYPE_CHECKING:
     import torch
 
-Array = npt.NDArray[Any]
-
 # Under this name a module made here keeps the description of its network, for `from_torch`.
 _DESCRIPTION = "nbnorm_network"
 
 
-def _activation(nn: Any, name: str) -> Any:
+def _activation(nn: ModuleType, name: str) -> torch.nn.Module:
     """Return torch's module of an activation."""
     made = {
         "relu": nn.ReLU,
@@ -144,12 +143,12 @@ def to_torch(net: FNN) -> torch.nn.Sequential:
     return module  # type: ignore[no-any-return, unused-ignore]
 
 
-def _copy(torch: Any, target: Any, values: Array) -> None:
+def _copy(torch: ModuleType, target: torch.Tensor, values: Array) -> None:
     with torch.no_grad():
         target.copy_(torch.from_numpy(np.array(values)))
 
 
-def _batch_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
+def _batch_norm(torch: ModuleType, net: FNN, l: int, dtype: torch.dtype) -> torch.nn.Module:
     gamma, beta, mean, var = normalisation(net, l)
     momentum = None if net.decay is None else 1.0 - net.decay
     norm = torch.nn.BatchNorm1d(len(gamma), eps=net.eps, momentum=momentum, dtype=dtype)
@@ -165,7 +164,7 @@ def _batch_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
     return norm
 
 
-def _sample_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
+def _sample_norm(torch: ModuleType, net: FNN, l: int, dtype: torch.dtype) -> torch.nn.Module:
     """Return torch's layer norm or RMS norm."""
     name = "RMSNorm" if net.norm_kind == "rms" else "LayerNorm"
     if not hasattr(torch.nn, name):
@@ -186,7 +185,7 @@ def _sample_norm(torch: Any, net: FNN, l: int, dtype: Any) -> Any:
 # ----------------------------------------------------------------------------------------------
 
 
-def _flat(module: Any, name: str, nn: Any) -> Iterator[tuple[str, Any]]:
+def _flat(module: torch.nn.Module, name: str, nn: ModuleType) -> Iterator[tuple[str, torch.nn.Module]]:
     """Yield the modules of nested sequences, with their names."""
     if isinstance(module, nn.Sequential):
         for part, child in module.named_children():
@@ -195,12 +194,12 @@ def _flat(module: Any, name: str, nn: Any) -> Iterator[tuple[str, Any]]:
         yield name, module
 
 
-def _numbers(tensor: Any) -> Array:
+def _numbers(tensor: torch.Tensor) -> Array:
     """Return the numbers of a tensor, float64."""
     return np.array(tensor.detach().cpu().double().numpy())
 
 
-def _layer(name: str, module: Any, nn: Any, modules: Any) -> list[Layer]:
+def _layer(name: str, module: torch.nn.Module, nn: ModuleType, modules: ModuleType) -> list[Layer]:
     """Return the layers that a module is."""
     kind = type(module).__name__
     where = f"module {name!r} ({kind})" if name else f"the module ({kind})"
@@ -239,7 +238,7 @@ def _layer(name: str, module: Any, nn: Any, modules: Any) -> list[Layer]:
     return [layers.Activation(where, _activation_name(where, module, nn))]
 
 
-def _sample_norm_of(where: str, module: Any, nn: Any) -> SampleNorm | None:
+def _sample_norm_of(where: str, module: torch.nn.Module, nn: ModuleType) -> SampleNorm | None:
     """Return the layer norm or RMS norm that a module is."""
     kind: NormKind | None = None
     if isinstance(module, nn.LayerNorm):
@@ -260,7 +259,7 @@ def _sample_norm_of(where: str, module: Any, nn: Any) -> SampleNorm | None:
     return SampleNorm(where, kind, gamma, beta, float(eps))
 
 
-def _activation_name(where: str, module: Any, nn: Any) -> str:
+def _activation_name(where: str, module: torch.nn.Module, nn: ModuleType) -> str:
     """Return the package's name of an activation module."""
     plain = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu"}
     if type(module) in plain:
@@ -283,7 +282,7 @@ def _activation_name(where: str, module: Any, nn: Any) -> str:
 def from_torch(
     module: torch.nn.Module,
     *,
-    output: str | None = None,
+    output: Output | None = None,
     decay: float | None = None,
     loss: LossLike | None = None,
 ) -> FNN:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files, plots
-from nbnorm._types import CheckedTable, Table
+from nbnorm._types import Array, CheckedTable, Float64Array, Table
 from nbnorm.functions.dense import dense_forward
 from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model.dataset_statistics import columns, hidden_layers, inputs, moving_averages, table
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from nbnorm.model.network import FNN
 
-Array = npt.NDArray[Any]
 
 # Most features whose second moment is computed: its eigenvalues take the cube of their number.
 _WIDEST = 2048
@@ -61,7 +60,7 @@ class _Spread:
     def constant(self) -> Array:
         return np.asarray(self.low == self.high)
 
-    def std(self) -> Array:
+    def std(self) -> Float64Array:
         squares = np.diagonal(self.products) if self.products.ndim == 2 else self.products
         return np.where(self.constant, 0.0, np.sqrt(squares / self.count))
 
@@ -132,8 +131,8 @@ class LayerInspection:
     """
 
     name: str
-    mean: Array
-    std: Array
+    mean: Float64Array
+    std: Float64Array
     dead: int
     rank: int
     condition: float

@@ -12,15 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm._types import Float64Array
 from nbnorm.model.metrics import Mode, Watch, watch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Array = npt.NDArray[Any]
 
 
 def _set(schedule: Schedule, **values: object) -> None:
@@ -38,10 +36,10 @@ class Rates:
         Takes step numbers (float64 array, from 0) and returns their rates.
     """
 
-    def __init__(self, function: Callable[[Array], Array]) -> None:
+    def __init__(self, function: Callable[[Float64Array], Float64Array]) -> None:
         self._function = function
 
-    def fill(self, first: int, out: Array) -> None:
+    def fill(self, first: int, out: Float64Array) -> None:
         """Write the rates of the steps from `first` on into `out`."""
         out[:] = self._function(np.arange(first, first + len(out), dtype=np.float64))
 
@@ -81,7 +79,7 @@ class Schedule:
         """
         raise NotImplementedError
 
-    def rates(self, lr: float, *, epochs: int, steps: int) -> Array:
+    def rates(self, lr: float, *, epochs: int, steps: int) -> Float64Array:
         """Return the rates of all steps, for a look at them.
 
         Parameters
@@ -226,7 +224,7 @@ class Cosine(Schedule):
         total = epochs * steps
         rising = _rising(self.warmup, total)
 
-        def function(at: Array) -> Array:
+        def function(at: Float64Array) -> Float64Array:
             # at least 0: the cosine of what comes before is not used
             turn = np.pi * np.maximum(at - rising, 0.0) / (total - rising)
             falling = self.final * lr + 0.5 * lr * (1.0 - self.final) * (1.0 + np.cos(turn))
@@ -292,10 +290,10 @@ class OneCycle(Schedule):
         total = epochs * steps
         rising = _rising(self.warmup, total)
 
-        def part(begin: float, end: float, done: Array) -> Array:
+        def part(begin: float, end: float, done: Float64Array) -> Float64Array:
             return np.asarray(lr * (end + (begin - end) * 0.5 * (1.0 + np.cos(np.pi * done))))
 
-        def function(at: Array) -> Array:
+        def function(at: Float64Array) -> Float64Array:
             up = part(self.start, 1.0, np.minimum(at / max(rising, 1), 1.0))
             down = part(1.0, self.final, np.maximum(at - rising, 0.0) / (total - rising))
             return np.where(at < rising, up, down)
@@ -496,11 +494,11 @@ class LearningRates:
     0.01
     """
 
-    rates: Array
-    losses: Array
+    rates: Float64Array
+    losses: Float64Array
 
     @property
-    def smoothed(self) -> Array:
+    def smoothed(self) -> Float64Array:
         """Losses averaged over their neighbours on both sides, with the weights of a normal distribution."""
         at = np.arange(len(self.losses))
         window = np.exp(-0.5 * ((at[:, None] - at) / (_WINDOW * len(at))) ** 2)
