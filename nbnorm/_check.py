@@ -281,7 +281,7 @@ def _enumerated(names: Sequence[str]) -> str:
     return f"[{shown}{', ...' if len(names) > 10 else ''}]"
 
 
-def places(name: str, got: Sequence[str], expected: Sequence[str]) -> list[int] | None:
+def positions(name: str, got: Sequence[str], expected: Sequence[str]) -> list[int] | None:
     """Return where each of the expected columns stands among those that were got.
 
     This is the one rule for names, wherever data have them and statistics know them: columns are taken
@@ -325,7 +325,7 @@ def distinct(name: str, labels: Sequence[Any]) -> None:
 
 
 def header(name: str, x: object, expected: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None]:
-    """Return the names of the columns of `x` as they will stand, and their places if they stand otherwise.
+    """Return the names of the columns of `x` as they will stand, and their positions if they stand otherwise.
 
     Labels that only number the columns are no names: column 1 is the second one.
 
@@ -344,7 +344,7 @@ def header(name: str, x: object, expected: Sequence[str] | None) -> tuple[list[s
     distinct(name, names)
     if expected is None:
         return names, None
-    return list(expected), places(name, names, expected)
+    return list(expected), positions(name, names, expected)
 
 
 def table(name: str, x: object, expected: Sequence[str] | None = None) -> tuple[Array, list[str] | None]:
@@ -422,7 +422,7 @@ def floats(
 
 
 def finite(name: str, x: Array, *, missing: bool = False) -> None:
-    """Refuse infinity and, unless they stand for what is `missing`, NaN, naming the first place."""
+    """Refuse infinity and, unless they stand for what is `missing`, NaN, naming the first position."""
     if x.dtype.kind != "f":
         return
     # in parts, so that a large table costs no large array of flags
@@ -432,8 +432,8 @@ def finite(name: str, x: Array, *, missing: bool = False) -> None:
         good = ~np.isinf(part) if missing else np.isfinite(part)
         if not good.all():
             at = tuple(int(i) for i in np.unravel_index(int(np.argmin(good)), part.shape))
-            place = ", ".join(str(i) for i in (start + at[0], *at[1:]))
-            raise ValueError(f"{name} must be finite, got {part[at]} at [{place}]")
+            where = ", ".join(str(i) for i in (start + at[0], *at[1:]))
+            raise ValueError(f"{name} must be finite, got {part[at]} at [{where}]")
 
 
 def weights(name: str, x: object, n: int, *, some: bool = True) -> Float64Array:

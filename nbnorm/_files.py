@@ -4,7 +4,7 @@ A stored file is an uncompressed ZIP archive.  Its first member, ``nbnorm.json``
 version, the kind of object, its configuration and the names of the arrays; each array follows as
 one ``.npy`` member, so that `numpy.load` opens the file too.  Equal contents give equal bytes.
 
-NPY and NPZ files of others are read here too: the sizes that they claim are checked before memory is
+NPY and NPZ files of others are read here too: the sizes that they state are checked before memory is
 allocated, and whatever is wrong with them is a `ValueError` with the file's name.
 """
 
@@ -203,7 +203,7 @@ def reading(path: Target, what: str) -> Iterator[IO[bytes]]:
     Raises
     ------
     ValueError
-        In place of any exception that comes from damaged content.
+        Instead of any exception that comes from damaged content.
     OSError
         If the file cannot be opened or read.
     MemoryError
@@ -389,7 +389,7 @@ def replace(path: Target, mode: str = "wb", *, newline: str | None = None) -> It
     ------
     file object
         A temporary file in the same directory.  When the block ends it is flushed to the disk and
-        takes the place of `path`; when the block raises, it is removed and `path` is untouched.
+        replaces `path`; when the block raises, it is removed and `path` is untouched.
         What a killed process could not remove is removed by the next one that writes to the directory.
 
     Raises
@@ -513,7 +513,7 @@ def read_layout(file: Any, name: str, size: int) -> Layout:
     name : str
         What messages call it.
     size : int
-        Bytes of the whole file: a header that claims more or fewer is refused.
+        Bytes of the whole file: a header that states more or fewer is refused.
 
     Returns
     -------
@@ -541,7 +541,7 @@ def read_layout(file: Any, name: str, size: int) -> Layout:
 
 @contextlib.contextmanager
 def open_npz(path: PathLike) -> Iterator[zipfile.ZipFile]:
-    """Open an NPZ file that anybody may have written, after checking the sizes that it claims.
+    """Open an NPZ file that anybody may have written, after checking the sizes that it states.
 
     Parameters
     ----------
@@ -642,7 +642,7 @@ def write(path: Target, kind: str, config: Mapping[str, Any], arrays: Mapping[st
     path : str, path or file object
         The file, replaced if it exists.  No suffix is added.
     kind : str
-        What is stored, such as ``"network"``; `read` asks for it.
+        What is stored, such as ``"network"``; `read` expects it.
     config : dict
         Anything that JSON can hold; no NaN and no infinity.
     arrays : dict of str to ndarray
@@ -710,7 +710,7 @@ def _check_members(archive: zipfile.ZipFile, size: int) -> None:
     """Refuse members whose declared sizes need not be true.
 
     Only uncompressed members are accepted, and together they are no larger than the file, so no
-    small file can ask for much memory.
+    small file can need much memory.
     """
     members = archive.infolist()
     if HEADER not in archive.namelist():

@@ -65,7 +65,7 @@ def check_format(path: _files.PathLike) -> None:
 
 
 def _style(axes: Axes) -> None:
-    """Give axes the look that all figures share."""
+    """Give axes the look of all figures."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -230,8 +230,8 @@ def _draw_confusions(scores: Mapping[str, Any], axes: Axes) -> None:
     matrix = np.asarray(scores["confusion_matrix"], np.float64)
     names = [_label(one["class"]) for one in scores["classes"]]
     rows = [*names, "(unseen)"][: len(matrix)]
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
-    axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
+    fraction = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
+    axes.imshow(fraction, cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     if len(rows) > _MOST_NAMES:
@@ -242,7 +242,7 @@ def _draw_confusions(scores: Mapping[str, Any], axes: Axes) -> None:
     axes.set_yticks(range(len(rows)), rows)
     for (row, column), count in np.ndenumerate(matrix):
         if count:
-            colour = "white" if share[row, column] > 0.5 else "black"
+            colour = "white" if fraction[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count:.0f}", ha="center", va="center", color=colour, fontsize=7)
 
 
@@ -258,7 +258,7 @@ def _draw_calibration(calibration: Mapping[str, Any], axes: Axes) -> None:
     confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
     axes.plot(confidence, accuracy, color=_HELD_OUT, marker="o", markersize=4)
     axes.set_xlabel("confidence")
-    axes.set_ylabel("share that is right")
+    axes.set_ylabel("fraction that is right")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     _style(axes)
@@ -339,7 +339,7 @@ def learning_rates(
 def inspection(
     layers: Sequence[Mapping[str, Any]], path: _files.PathLike | None = None, *, title: str | None = None
 ) -> Figure:
-    """Draw means and spreads of features, condition numbers and gradients over the layers.
+    """Draw means and standard deviations of features, condition numbers and gradients over the layers.
 
     Parameters
     ----------
@@ -384,9 +384,9 @@ def inspection(
     size = (1 + len(panels)) * max(3.2, 0.6 * len(layers)), 3.6
     figure = _figure_class()(figsize=size, layout="constrained")
     subplots = figure.subplots(1, 1 + len(panels), squeeze=False)[0]
-    places = np.arange(len(layers))
+    positions = np.arange(len(layers))
     for key, shift, colour in (("mean", -0.14, _HELD_OUT), ("std", 0.14, _TRAINING)):
-        for at, layer in zip(places, layers, strict=True):
+        for at, layer in zip(positions, layers, strict=True):
             low, middle, high = np.quantile(layer[key], [0.0, 0.5, 1.0])
             subplots[0].plot([at + shift] * 2, [low, high], color=colour, linewidth=2)
             label = key if at == 0 else None
@@ -398,11 +398,11 @@ def inspection(
             values = [layer.get(key) for layer in layers]
             if any(value is not None for value in values):
                 heights = [np.nan if value is None else value for value in values]
-                axes.plot(places, heights, marker=marker, linestyle=":", color=colour, label=name)
+                axes.plot(positions, heights, marker=marker, linestyle=":", color=colour, label=name)
         axes.set_yscale("log")
         axes.set_ylabel(label)
     for axes in subplots:
-        axes.set_xticks(places, [layer["name"] for layer in layers], rotation=30, ha="right")
+        axes.set_xticks(positions, [layer["name"] for layer in layers], rotation=30, ha="right")
         axes.set_xlim(-0.5, len(layers) - 0.5)
         _style(axes)
         axes.legend(frameon=False)

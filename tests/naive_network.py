@@ -83,10 +83,10 @@ class Network:
             if self.net.norm != "before":
                 z = z + self.p[f"dense{l}.bias"]
             norm = None
-            if self.net.norm_place == "before":
+            if self.net.norm_placement == "before":
                 z, norm = self.normalize(l, z, training, move)
             y = function(z)
-            if self.net.norm_place == "after":
+            if self.net.norm_placement == "after":
                 y, norm = self.normalize(l, y, training, move)
             kept.append((x, z, norm))
             x = y
@@ -114,10 +114,10 @@ class Network:
         for l in range(self.layers, 0, -1):
             x, z, norm = kept[l - 1]
             if l < self.layers:
-                if self.net.norm_place == "after":
+                if self.net.norm_placement == "after":
                     g = self.normalize_backward(l, g, norm, training, grads)
                 g = g * derivative(z)
-                if self.net.norm_place == "before":
+                if self.net.norm_placement == "before":
                     g = self.normalize_backward(l, g, norm, training, grads)
             grads[f"dense{l}.weight"] = self.product(l, g.T, x)
             if f"dense{l}.bias" in self.p:

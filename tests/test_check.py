@@ -152,16 +152,16 @@ def test_numeric_takes_categories_that_are_numbers():
 
 
 def test_places():
-    assert _check.places("x", ["a", "b"], ["a", "b"]) is None
-    assert _check.places("x", ["c", "a", "b"], ["a", "b", "c"]) == [1, 2, 0]
-    assert _check.places("x", ["a", "a"], ["a", "a"]) is None
+    assert _check.positions("x", ["a", "b"], ["a", "b"]) is None
+    assert _check.positions("x", ["c", "a", "b"], ["a", "b", "c"]) == [1, 2, 0]
+    assert _check.positions("x", ["a", "a"], ["a", "a"]) is None
     refuses(
-        ValueError, r"^x must have the features .*: \['b'\] missing", _check.places, "x", ["a"], ["a", "b"]
+        ValueError, r"^x must have the features .*: \['b'\] missing", _check.positions, "x", ["a"], ["a", "b"]
     )
-    refuses(ValueError, r"'a' 2 times", _check.places, "x", ["a", "b", "a"], ["b", "a"])
+    refuses(ValueError, r"'a' 2 times", _check.positions, "x", ["a", "b", "a"], ["b", "a"])
     many = [f"f{j}" for j in range(10_000)]
     with pytest.raises(ValueError, match="missing") as caught:
-        _check.places("x", many[1:], many)
+        _check.positions("x", many[1:], many)
     assert len(str(caught.value)) < 400
 
 
@@ -213,7 +213,7 @@ def test_weights():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_finite_names_the_place(bad, order):
+def test_finite_names_the_position(bad, order):
     x = np.ones((700, 500), order=order)  # more than one piece
     _check.finite("x", x)
     x[650, 7] = bad

@@ -84,7 +84,7 @@ def test_answers():
         "calibration": calibration,
     }
     figure = plots.answers(scores, history={"loss": [0.9, 0.4]})
-    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "truth", "share that is right"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "truth", "fraction that is right"]
     assert [text.get_text() for text in figure.axes[1].texts] == ["3", "1", "2"]
     figure.canvas.draw()
     with pytest.raises(ValueError, match="must hold a confusion matrix"):

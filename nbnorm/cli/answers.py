@@ -62,10 +62,10 @@ def of_classes(
     """
     n = len(classes)
     matrix = np.bincount(truth * n + decision, minlength=(n + 1) * n).reshape(n + 1, n)
-    right, asked, said = matrix.diagonal(), matrix[:n].sum(axis=1), matrix.sum(axis=0)
-    recall, precision = _ratio(right, asked), _ratio(right, said)
+    right, support, said = matrix.diagonal(), matrix[:n].sum(axis=1), matrix.sum(axis=0)
+    recall, precision = _ratio(right, support), _ratio(right, said)
     defined = [one for one in recall if one is not None]
-    most = int(np.argmax(asked if counts is None else counts))
+    most = int(np.argmax(support if counts is None else counts))
     known = truth < n
     scores: dict[str, Any] = {
         "samples": len(truth),
@@ -74,7 +74,7 @@ def of_classes(
         "baseline": {
             "class": classes[most],
             "of": "these samples" if counts is None else "training",
-            "accuracy": float(asked[most] / len(truth)),
+            "accuracy": float(support[most] / len(truth)),
         },
         "balanced_accuracy": float(np.mean(defined)) if defined else None,
         "roc_auc": None,
@@ -86,8 +86,8 @@ def of_classes(
                 "class": classes[k],
                 "precision": precision[k],
                 "recall": recall[k],
-                "f1": float(2 * right[k] / (asked[k] + said[k])) if asked[k] + said[k] else None,
-                "samples": int(asked[k]),
+                "f1": float(2 * right[k] / (support[k] + said[k])) if support[k] + said[k] else None,
+                "samples": int(support[k]),
             }
             for k in range(n)
         ],
@@ -213,9 +213,9 @@ def _of_output(got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> 
 
 def _line(got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, float | None]:
     """Return the line truth = intercept + slope * prediction of least squares, and the mean error."""
-    spread = got - got.mean()
-    square = float(spread @ spread)
-    slope = float(spread @ (truth - truth.mean())) / square if square > 0.0 else None
+    centred = got - got.mean()
+    square = float(centred @ centred)
+    slope = float(centred @ (truth - truth.mean())) / square if square > 0.0 else None
     intercept = None if slope is None else float(truth.mean() - slope * got.mean())
     return {"slope": slope, "intercept": intercept, "mean_error": float((got - truth).mean())}
 
@@ -230,7 +230,7 @@ def _number(value: float | None, digits: str = ".4f") -> str:
 
 
 def headline(scores: Mapping[str, Any]) -> str:
-    """Return the score that everybody asks for, in one line."""
+    """Return the main score, in one line."""
     if "accuracy" in scores:
         return f"accuracy {scores['accuracy']:.4f} ({scores['right']:,} of {scores['samples']:,} right)"
     r2 = "" if scores["r2"] is None else f"R2 {scores['r2']:.4f}, "

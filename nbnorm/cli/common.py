@@ -1,4 +1,4 @@
-"""What the commands share: output, errors, exit status and the types of options."""
+"""What several commands need: output, errors, exit status and the types of options."""
 
 from __future__ import annotations
 

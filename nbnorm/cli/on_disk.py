@@ -16,9 +16,9 @@ from nbnorm._types import Communicator
 from nbnorm.cli.common import BAD_INPUT, csv_options, refuse_options
 from nbnorm.data import arrow_files, csv_files, row_groups, tables
 
-# A table is read in row groups if its numbers, as float64, take more than this share of the memory; training
-# on a table that is read whole needs about three times what its numbers take.
-SHARE = 8
+# A table is read in row groups if its numbers, as float64, take more than the memory over this;
+# training on a table that is read whole needs about three times what its numbers take.
+MEMORY_DIVISOR = 8
 
 # What limits the memory of a container on Linux.
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -58,7 +58,7 @@ def wanted(args: argparse.Namespace) -> bool:
         return False
     table = row_groups.dataset(args.data, Path(args.data))
     size: int = 8 * len(table.schema) * table.count_rows()
-    return size > available // SHARE
+    return size > available // MEMORY_DIVISOR
 
 
 def read(args: argparse.Namespace) -> tuple[row_groups.RowGroups, tables.Table]:

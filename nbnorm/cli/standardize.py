@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 _MORE = """\
-(x - mean) / standard deviation for each column. A file of any size is read piece by
-piece. Standardize new data with the statistics of the training data; name columns of
+(x - mean) / standard deviation for each column. A file of any size is read in
+chunks. Standardize new data with the statistics of the training data; name columns of
 text and a numeric target with --except, the same ones every time:
 
 examples:

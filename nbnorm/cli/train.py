@@ -108,10 +108,10 @@ def _load(args: argparse.Namespace) -> Data:
         if args.target is None and table.features is not None:
             note += " (the last column; --target names another)"
     _check_classes(args, table, target)
-    share = TEST_SIZE if args.test_size is None else args.test_size
+    test_size = TEST_SIZE if args.test_size is None else args.test_size
     seed = SPLIT_SEED if args.split_seed is None else args.split_seed
     stratify = target.task == "classification"
-    train, test = datasets.split_rows(target.y, test_size=share, seed=seed, stratify=stratify)
+    train, test = datasets.split_rows(target.y, test_size=test_size, seed=seed, stratify=stratify)
     inputs = Inputs.fit(table, train) if groups is None else Inputs(None, None, None)
     X: Any = inputs.transform(table) if groups is None else groups
     metadata.update(
@@ -119,7 +119,7 @@ def _load(args: argparse.Namespace) -> Data:
         classes=None if target.classes is None else list(target.classes),
         inputs=inputs.to_dict(),
         date_formats=dict(table.date_formats) or None,
-        test_size=share,
+        test_size=test_size,
         split_seed=seed,
     )
     columns = inputs.described()
@@ -249,7 +249,7 @@ def _describe(args: argparse.Namespace, net: FNN) -> None:
         norm = "no normalization"
         if net.norm_kind is not None:
             kind = {"batch": "batch norm", "layer": "layer norm", "rms": "RMS norm"}[net.norm_kind]
-            norm = f"{kind} {net.norm_place} the activation"
+            norm = f"{kind} {net.norm_placement} the activation"
         layers = f"{args.activation}, {norm}" + (f", dropout {args.dropout:g}" if args.dropout else "")
     sizes = "-".join(str(size) for size in net.sizes)
     say(f"Network: {sizes}, {layers}, {plural(net.n_parameters, 'parameter')}")
@@ -278,7 +278,7 @@ def _with_validation(args: argparse.Namespace, data: Data) -> Data:
 
 
 def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
-    """Return a callback that prints a line for each epoch, or for each second of many, in place of a bar."""
+    """Return a callback that prints a line for each epoch, or for each second of many, instead of a bar."""
     from nbnorm.model.progress import brief
 
     last = -math.inf
@@ -395,12 +395,12 @@ def _folds(args: argparse.Namespace, data: Data) -> tuple[dict[str, Any] | None,
         say("Interrupted: no cross-validation")
         return None, True
     name = "accuracy" if data.task == "classification" else "R2"
-    mean, spread = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    mean, std = float(np.mean(scores)), float(np.std(scores, ddof=1))
     say(
         f"Cross-validation of these settings, {args.cv} folds of all samples: {name} {mean:.4f} "
-        f"+- {spread:.4f} (standard deviation), from {min(scores):.4f} to {max(scores):.4f}"
+        f"+- {std:.4f} (standard deviation), from {min(scores):.4f} to {max(scores):.4f}"
     )
-    return {"folds": args.cv, "scores": scores, "mean": mean, "std": spread}, False
+    return {"folds": args.cv, "scores": scores, "mean": mean, "std": std}, False
 
 
 def _settings(args: argparse.Namespace, data: Data, net: FNN) -> dict[str, Any]:
@@ -534,7 +534,7 @@ def add(commands: Commands) -> None:
     data.add_argument("--target", metavar="COLUMN", help="target column (default: the last)")
     data.add_argument("--task", choices=tables.TASKS[1:], help="what the target is (default: see below)")
     data.add_argument(
-        "--test-size", metavar="X", type=real(above=0, below=1), help="share held out (default: 0.2)"
+        "--test-size", metavar="X", type=real(above=0, below=1), help="fraction held out (default: 0.2)"
     )
     data.add_argument(
         "--split-seed", metavar="N", type=integer(0), help="which samples are held out (default: 0)"
@@ -545,7 +545,7 @@ def add(commands: Commands) -> None:
         "--row-groups",
         action=argparse.BooleanOptionalAction,
         help="read row groups in each epoch, not the whole table at once (default: for a folder, and for a "
-        f"table whose numbers, as float64, take more than 1/{on_disk.SHARE} of the memory)",
+        f"table whose numbers, as float64, take more than 1/{on_disk.MEMORY_DIVISOR} of the memory)",
     )
     stored.add_argument(
         "--shuffle-buffer",
@@ -557,7 +557,7 @@ def add(commands: Commands) -> None:
         "--mpi",
         action="store_true",
         default=None,
-        help="train as one of the processes that mpiexec has started; each reads its share of the row groups",
+        help="train as one of the processes that mpiexec has started; each reads its part of the row groups",
     )
     network = train.add_argument_group("network")
     network.add_argument(
@@ -584,7 +584,7 @@ def add(commands: Commands) -> None:
         "--dropout",
         metavar="X",
         type=real(least=0, below=1),
-        help="share of each hidden layer's units that a step leaves out (default: 0)",
+        help="probability with which a step drops a unit of a hidden layer (default: 0)",
     )
     network.add_argument(
         "--precision",
@@ -617,7 +617,7 @@ def add(commands: Commands) -> None:
         "--label-smoothing",
         metavar="X",
         type=real(least=0, below=1),
-        help="share of the targets that is spread over all classes (default: 0)",
+        help="fraction of the targets that is distributed over all classes (default: 0)",
     )
     training.add_argument(
         "--optimizer", choices=("sgd", "adamw"), help="(default: adamw for tables, otherwise sgd)"
@@ -676,7 +676,8 @@ def add(commands: Commands) -> None:
         "--cv",
         metavar="K",
         type=integer(2),
-        help="cross-validate the settings as well, in K folds of all samples: mean and spread of the test",
+        help="cross-validate the settings as well, in K folds of all samples: mean and standard deviation of "
+        "the test",
     )
     save = results.add_mutually_exclusive_group()
     save.add_argument("--save", metavar="MODEL", help="the model (default: nbnorm-DATA.npz)")

@@ -147,7 +147,7 @@ class Assessment:
 class Assessor:
     """Collects the answers of a network to samples whose truth is known.
 
-    Probabilities of classes or values, and the truth, are all that is held of a table that is read in parts.
+    Probabilities of classes or values, and the truth, are all that is kept of a table that is read in parts.
     """
 
     def __init__(self, net: FNN, notes: Notes, threshold: float | None) -> None:
@@ -267,8 +267,10 @@ class Samples:
             return X
         row, column = (int(k) for k in np.argwhere(gaps)[0])
         if standardizer is None:
-            raise ValueError(f"{table.place(row, column)}: missing value, and the model knows no mean for it")
-        self._first_gap = self._first_gap or table.place(row, column)
+            raise ValueError(
+                f"{table.location(row, column)}: missing value, and the model knows no mean for it"
+            )
+        self._first_gap = self._first_gap or table.location(row, column)
         self._gaps += int(gaps.any(axis=1).sum())
         return np.where(gaps, standardizer.mean_, X)
 
@@ -289,7 +291,7 @@ def _parts(args: argparse.Namespace, notes: Notes) -> tuple[Iterable[tables.Tabl
         _, test = datasets.split_rows(y, test_size=notes.test_size, seed=notes.split_seed, stratify=True)
         what = f"the {len(test):,} digits held out from training"
         return [tables.Table("digits", X[test], None, "y", y[test])], what
-    # A column that is asked for has to be there; the one of the training may be missing.
+    # A target that the command line names has to be there; that of the training may be missing.
     named = args.target is not None
     kinds = notes.inputs.kinds()
     return tables.open_table(
@@ -315,8 +317,8 @@ def explained(net: FNN, notes: Notes, part: Part) -> Iterator[None]:
             X = (X - net.standardizer.mean_) / net.standardizer.scale_
         row, column = (int(i) for i in np.unravel_index(np.argmax(np.abs(X)), X.shape))
         named = replace(part.table, features=_names(notes, part.table))
-        place = named.place(row, column)
-        far = f"the value farthest from the training data is {part.X[row, column]:g} in {place}"
+        location = named.location(row, column)
+        far = f"the value farthest from the training data is {part.X[row, column]:g} in {location}"
         raise ValueError(f"{error}; {far}") from None
 
 

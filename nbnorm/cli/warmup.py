@@ -19,10 +19,10 @@ def run(args: argparse.Namespace) -> int:
         return fail("no folder for compiled code can be written: set NUMBA_CACHE_DIR to one", FAILED)
     say(f"Compiling into {whole(folder)}")
     steps: list[dict[str, Any]] = []
-    with announced(lambda kept: None):  # each line below says how long it took
+    with announced(lambda kept: None):  # each line below says how long that was
         for step in warm_up(args.dtype, args.only):
-            took = f"{step.compiled:6.1f} s" if step.compiled else "  cached"
-            say(f"{step.number:3} of {step.total}  {took}  {step.name}")
+            seconds = f"{step.compiled:6.1f} s" if step.compiled else "  cached"
+            say(f"{step.number:3} of {step.total}  {seconds}  {step.name}")
             steps.append({"name": step.name, "compile_seconds": step.compiled, "seconds": step.seconds})
     files = sorted(folder.glob("*.nbc"))
     size = sum(file.stat().st_size for file in files)

@@ -45,8 +45,8 @@ _UNITS = {
     "ns": 86_400 * 10**9,
 }
 
-# Rows that a level needs at most, and the share of the rows that suffices.
-_MOST_FREQUENCY, _SHARE = 10, 100
+# Rows that a level needs at most, and the fraction of the rows that suffices.
+_MOST_FREQUENCY, _FREQUENCY_DIVISOR = 10, 100
 
 # The number of a level that was not there in training; gaps are NaN.
 UNSEEN = -1.0
@@ -559,7 +559,7 @@ class TableColumns:
         known = ~np.isnan(column.numbers)
         codes = column.numbers[known].astype(np.int64)
         counts = np.bincount(codes, counted[known], minlength=len(column.levels))
-        least: float = min(_MOST_FREQUENCY, counted.sum() / _SHARE)
+        least: float = min(_MOST_FREQUENCY, counted.sum() / _FREQUENCY_DIVISOR)
         if not isinstance(self.min_frequency, str):
             least = self.min_frequency
         order = sorted(range(len(column.levels)), key=lambda k: _sort_key(column.levels[k]))
@@ -596,8 +596,8 @@ class TableColumns:
             raise RuntimeError("the columns need a call of fit first")
         names, columns = read_columns(name, table)
         if names is not None and self.named_:
-            places = _check.places(name, names, [column.name for column in self.columns_])
-            columns = columns if places is None else [columns[place] for place in places]
+            positions = _check.positions(name, names, [column.name for column in self.columns_])
+            columns = columns if positions is None else [columns[at] for at in positions]
         if len(columns) != len(self.columns_):
             raise ValueError(f"{name} must have {len(self.columns_)} columns, got {len(columns)}")
         out = np.empty((len(columns[0].numbers), len(columns)), self.dtype_)

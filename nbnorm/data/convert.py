@@ -59,7 +59,7 @@ class _OfCsv(_Batches):
 
     def _parts(self, *, with_text: bool) -> Iterator[csv_files.Rows]:
         groups = (self._numeric, self._others if with_text else [])
-        numeric, text = ([self._reader.places[column] for column in group] for group in groups)
+        numeric, text = ([self._reader.positions[column] for column in group] for group in groups)
         yield from self._reader.rows(numeric, text, tables.CHUNK, gaps=True)
 
     def read(self) -> Iterator[ArrowRows]:

@@ -96,7 +96,7 @@ def csv_columns(
     records = [record for _, record in itertools.islice(reader.records(), _LOOKED_AT)]
     kinds, date_formats, found = kinds or {}, date_formats or {}, {}
     for column in columns:
-        at, form = reader.places[column], ""
+        at, form = reader.positions[column], ""
         fields = [record[at] for record in records if at < len(record)]
         there = [field for field in fields if not csv_files.is_missing(field)]
         kind = kinds.get(column) or kind_of(there, reader.date_format, reader.numbers)
@@ -122,7 +122,7 @@ def _date_format(reader: csv_files.Reader, column: str, fields: list[str], known
             return form
     forms = formats_of(fields)
     if len(forms) > 1:
-        at = reader.places[column]
+        at = reader.positions[column]
         others = (record[at] for _, record in reader.records() if at < len(record))
         there = {field.strip() for field in others if not csv_files.is_missing(field)}
         forms = [form for form in forms if _are_dates(there, form)]
@@ -159,7 +159,7 @@ def typed(
     for row, field in enumerate(fields):
         found[row] = None if csv_files.is_missing(field) else written.parse(field)
         if found[row] is None and not csv_files.is_missing(field):
-            where = csv_files.place(file, lines[row], name)
+            where = csv_files.location(file, lines[row], name)
             raise ValueError(f"{where}: expected a {expected}, got {csv_files.shown(field)}")
     if written.array == "bool" and None in found:
         return np.array([math.nan if value is None else float(value) for value in found])

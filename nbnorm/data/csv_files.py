@@ -156,7 +156,7 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
-def place(name: str, line: int, column: str) -> str:
+def location(name: str, line: int, column: str) -> str:
     """Return where a field stands, for a message."""
     return f"{name}, line {line}, column {shown(column)}"
 
@@ -247,10 +247,10 @@ class Reader:
         The file, for messages.
     columns : list of str
         The name of an index is empty.
-    places : dict of str to int
+    positions : dict of str to int
         Where each column stands.
     index : int or None
-        Place of a first column without a name, or called ``Unnamed: 0``: the index of a frame of pandas.
+        Position of a first column without a name, or called ``Unnamed: 0``: the index of a frame of pandas.
     numbers : NumberFormat
         How numbers are written.
     date_format : str or None
@@ -291,7 +291,7 @@ class Reader:
             self.index = 0
             self.notes.append("The first column has no name: it is an index")
         check_names(self.name, self.columns)
-        self.places = {column: at for at, column in enumerate(self.columns)}
+        self.positions = {column: at for at, column in enumerate(self.columns)}
 
     def _has_header(self, fields: list[str]) -> bool:
         """Return whether the first line names the columns: numbers do if they count them, from 0 on."""
@@ -309,10 +309,10 @@ class Reader:
 
     def place_of(self, wanted: str, role: str) -> int:
         """Return where a column stands; `role` is what the error calls it."""
-        if wanted not in self.places:
+        if wanted not in self.positions:
             listed = ", ".join(self.columns[:12]) + (", ..." if len(self.columns) > 12 else "")
             raise ValueError(f"{self.name} has no {role} {wanted!r}; it has {listed}")
-        return self.places[wanted]
+        return self.positions[wanted]
 
     def rows(
         self, numeric: Sequence[int], text: Sequence[int], size: int, *, gaps: bool = False
@@ -386,7 +386,7 @@ class Reader:
         if at < 0:
             return np.array(found, np.float64).reshape(len(lines), len(numeric))
         row, column = divmod(at, len(numeric))
-        where = place(self.name, lines[row], self.columns[numeric[column]])
+        where = location(self.name, lines[row], self.columns[numeric[column]])
         if value is None:
             raise ValueError(f"{where}: expected a number, got {shown(texts[at])}")
         raise ValueError(
@@ -535,11 +535,11 @@ def _ends_empty(record: list[str]) -> bool:
     return type(record[-1]) is not Quoted and not record[-1].strip()
 
 
-def _picker(places: Sequence[int]) -> Callable[[list[str]], Iterable[str]]:
-    """Return a function that takes the fields at some places out of a record."""
-    if len(places) > 1:
-        return itemgetter(*places)
-    return lambda record: [record[at] for at in places]  # itemgetter of a single place gives no tuple
+def _picker(positions: Sequence[int]) -> Callable[[list[str]], Iterable[str]]:
+    """Return a function that takes the fields at some positions out of a record."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda record: [record[at] for at in positions]  # itemgetter of a single position gives no tuple
 
 
 def _are_numbers(columns: list[str]) -> bool:

@@ -256,11 +256,11 @@ def split_rows(
     y : array_like, shape (n_samples,) or (n_samples, n_outputs)
         Targets.
     test_size : float
-        Share of the rows to hold out, between 0 and 1; at least one row stays on either side.
+        Fraction of the rows to hold out, between 0 and 1; at least one row stays on either side.
     seed : int
         The same seed gives the same rows on every machine and with every version of NumPy.
     stratify : bool, optional
-        Whether each class gets its share of the test set, to the nearest row.  A class with a
+        Whether each class gets its part of the test set, to the nearest row.  A class with a
         single row is then never held out.  By default classes are what they look like: text and
         booleans, and integers that have no more different values than there are rows to hold out,
         unless more than half of the rows have a value of their own.
@@ -290,27 +290,27 @@ def split_rows(
         classes = classes.astype(np.str_)
     if classes.ndim == 0 or len(classes) < 2:
         raise ValueError(f"y must have at least two rows to split, got shape {classes.shape}")
-    share = _check.number("test_size", test_size, above=0, below=1)
+    fraction = _check.number("test_size", test_size, above=0, below=1)
     random = np.random.PCG64(_check.integer("seed", seed, least=0))
-    asked = stratify is not None and _check.flag("stratify", stratify)
+    required = stratify is not None and _check.flag("stratify", stratify)
     n = len(classes)
-    wanted = min(max(round(share * n), 1), n - 1)
+    wanted = min(max(round(fraction * n), 1), n - 1)
     order = _permutation(n, random)
     plain = np.sort(order[wanted:]), np.sort(order[:wanted])
-    if not asked and (stratify is not None or classes.ndim != 1 or classes.dtype.kind not in "biuUS"):
+    if not required and (stratify is not None or classes.ndim != 1 or classes.dtype.kind not in "biuUS"):
         return plain
     if classes.ndim != 1:
         raise ValueError(f"y must have shape (n,) to be stratified, got shape {classes.shape}")
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
     alone = np.count_nonzero(counts == 1)
-    if not asked and (2 * alone > n or (classes.dtype.kind in "iu" and len(counts) > wanted)):
+    if not required and (2 * alone > n or (classes.dtype.kind in "iu" and len(counts) > wanted)):
         return plain
     if 2 * alone > n:
         raise ValueError(
             f"y must hold classes to be stratified, but {alone} of {n} rows have a value of their own; "
             "stratify=False holds out any rows"
         )
-    # Largest remainders: each class gets its share rounded down, then the classes that lost most
+    # Largest remainders: each class gets its exact number rounded down, then the classes that lost most
     # by that get one row more, as long as one row of the class stays to be trained on.  Chance
     # decides between equals; the order of the classes would hold out small numbers rather than large.
     exact = counts * (wanted / n)
@@ -320,8 +320,8 @@ def split_rows(
             taken[code] += 1
     shuffled = order[np.argsort(codes[order], kind="stable")]  # class by class, random within
     starts = np.cumsum(counts) - counts
-    place = np.arange(n) - np.repeat(starts, counts)
-    chosen = place < np.repeat(taken, counts)
+    within = np.arange(n) - np.repeat(starts, counts)
+    chosen = within < np.repeat(taken, counts)
     return np.sort(shuffled[~chosen]), np.sort(shuffled[chosen])
 
 
@@ -337,7 +337,7 @@ def folds(y: npt.NDArray[Any], count: int, *, seed: int = 0, stratify: bool = Fa
     seed : int
         The same seed gives the same folds.
     stratify : bool
-        Whether each class is spread evenly over the folds.
+        Whether each class is distributed evenly over the folds.
 
     Returns
     -------

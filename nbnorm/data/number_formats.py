@@ -13,7 +13,7 @@ _NAMES = {",": "Commas", ".": "Points", "'": "Apostrophes", " ": "Spaces"}
 # What a number consists of, however it is written.
 _ANY = re.compile(r"[+-]?[\d.,'\u2019 \u00a0\u2009\u202f]*\d[\d.,]*([eE][+-]?\d+)?", re.ASCII)
 _BARE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-# Share of numbers in a column above which the others are taken for errors.
+# Fraction of numbers in a column above which the others are taken for errors.
 MOSTLY = 0.9
 
 

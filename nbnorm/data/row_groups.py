@@ -84,12 +84,12 @@ class RowGroups:
         of_order = self.files[order]
         chunks = np.bincount(self.files) * (self.width + 1)
         block = np.zeros(len(chunks), np.int64)
-        at = held = 0
+        at = described = 0
         for file in of_order[np.sort(np.unique(of_order, return_index=True)[1])].tolist():
-            if held and held + chunks[file] > _DESCRIBED:
-                at, held = at + 1, 0
+            if described and described + chunks[file] > _DESCRIBED:
+                at, described = at + 1, 0
             block[file] = at
-            held += int(chunks[file])
+            described += int(chunks[file])
         return order[np.argsort(block[of_order], kind="stable")]
 
     def __len__(self) -> int:
@@ -122,9 +122,9 @@ class RowGroups:
         """Return an array for so many rows of features."""
         return np.empty((rows, self.width), self.dtype)
 
-    def share(self, part: int, parts: int) -> Rows:
-        """Read the groups that are one of several shares of the table, with about as many groups each."""
-        own = range(part * len(self) // parts, (part + 1) * len(self) // parts)
+    def part(self, number: int, parts: int) -> Rows:
+        """Read the groups that are one of several parts of the table, with about as many groups each."""
+        own = range(number * len(self) // parts, (number + 1) * len(self) // parts)
         x = self.allocate(int(self.sizes[own.start : own.stop].sum()))
         truths, weights, at = [self.answers(0)[0][:0]], [np.zeros(0)], 0
         for group in own:
@@ -138,10 +138,10 @@ class RowGroups:
     def all(self) -> Iterator[Rows]:
         """Read all groups in order, the next one meanwhile; each is overwritten by the one after the next."""
         out = [self.allocate(int(self.sizes.max())) for _ in range(2)]
-        yield from ahead(lambda group: self.read(group, out[group % 2]), range(len(self)))
+        yield from prefetched(lambda group: self.read(group, out[group % 2]), range(len(self)))
 
 
-def ahead(function: Callable[[int], Result], numbers: range) -> Generator[Result, None, None]:
+def prefetched(function: Callable[[int], Result], numbers: range) -> Generator[Result, None, None]:
     """Yield what a function returns for each number; a thread calls it for the next one meanwhile.
 
     Parameters
@@ -155,7 +155,7 @@ def ahead(function: Callable[[int], Result], numbers: range) -> Generator[Result
 
     Examples
     --------
-    >>> list(ahead(lambda number: number**2, range(4)))
+    >>> list(prefetched(lambda number: number**2, range(4)))
     [0, 1, 4, 9]
     """
     with ThreadPoolExecutor(1, thread_name_prefix="nbnorm-read") as reader:
@@ -372,19 +372,19 @@ def copy_columns(name: str, columns: Sequence[ArrowChunks], rows: Array) -> None
             rows[:, j] = _check.numeric(name, column)
         return
     kind, item = pa.from_numpy_dtype(rows.dtype), rows.itemsize
-    held = []  # what stands at the addresses
+    kept = []  # what stands at the addresses
     addresses = np.empty(len(columns), np.int64)
     for j, column in enumerate(columns):
         chunk = column.chunk(0) if column.num_chunks == 1 else None
         if chunk is not None and chunk.type == kind and not chunk.null_count:
             addresses[j] = chunk.buffers()[1].address + chunk.offset * item
-            held.append(chunk)
+            kept.append(chunk)
         else:
             values = np.ascontiguousarray(_check.numeric(name, column), rows.dtype)
             addresses[j] = values.__array_interface__["data"][0]
-            held.append(values)
+            kept.append(values)
     _interleave(addresses, rows)
-    del held
+    del kept
 
 
 # ----------------------------------------------------------------------------------------------
@@ -447,7 +447,7 @@ class ArrowGroups(RowGroups):
         rest = [label for label in names if label not in apart]
         if features is not None:
             known = set(features)
-            _check.places(name, [label for label in rest if label in known] if others else rest, features)
+            _check.positions(name, [label for label in rest if label in known] if others else rest, features)
         self.features = list(rest if features is None else features)
         if not self.features:
             raise ValueError(f"{name} must have a column beside those of targets and weights, got {names}")
@@ -547,7 +547,7 @@ class _ParquetFiles:
 
     def __init__(self, schema: ArrowSchema) -> None:
         self._schema = schema
-        self._lock = threading.Lock()  # Arrow does not promise that threads can share a file
+        self._lock = threading.Lock()  # Arrow does not promise that several threads can read a file
         self._sources: list[Callable[[], Any]] = []
         self._open: collections.OrderedDict[int, Any] = collections.OrderedDict()
 

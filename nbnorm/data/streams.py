@@ -512,7 +512,7 @@ def standardize_file(
     inverse : bool, default: False
         Turn standardized data back; needs `stats`.
     keep : iterable of str, default: ()
-        Names of columns to copy unchanged, each in its place, and to leave out of the statistics: text, a
+        Names of columns to copy unchanged, each in its position, and to leave out of the statistics: text, a
         target, any type of Parquet.  Source and destination must be CSV or Parquet.  The text of a CSV file
         stays as it is; from Parquet to CSV a null becomes an empty field.  The index of a frame of pandas
         is always copied.
@@ -620,7 +620,7 @@ def standardize_file(
     standardizer = Standardizer.from_moments(moments)
     apply = standardizer.inverse_transform if inverse else standardizer.transform
     parts = _counted(given.chunks(with_kept=True), "writing", given.rows, progress)
-    # Both files are complete, on temporary ones, before either takes its place.
+    # Both files are complete, on temporary ones, before either replaces the old one.
     with contextlib.ExitStack() as files:
         if save_stats is not None:
             notes = files.enter_context(_files.replace(save_stats, "w"))

@@ -29,7 +29,7 @@ from nbnorm.data.number_formats import PLAIN
 # A numeric target is taken for classes when it has no more distinct values than this, all whole.
 MOST_CLASSES = 20
 TASKS = ("auto", "classification", "regression")
-# Bytes of a CSV file that are held as text at a time.
+# Bytes of a CSV file that are kept as text at a time.
 CHUNK = 8 << 20
 # Values whose squares, and sums of them, float64 holds without loss lie between this and its reciprocal.
 LARGEST = 1e145
@@ -145,11 +145,13 @@ class Table:
         numbers = csv_files.numbers(texts)
         if task == "regression" and numbers is None:
             row = next(i for i, text in enumerate(texts) if csv_files.number(text) is None)
-            raise ValueError(f"{self._place(row)}: expected a number, got {csv_files.shown(texts[row])}")
+            raise ValueError(
+                f"{self._target_location(row)}: expected a number, got {csv_files.shown(texts[row])}"
+            )
         # A missing number is no class, while in text "none" and the like may be one.
         for row, text in enumerate(texts):
             if not text or (numbers is not None and math.isnan(numbers[row])):
-                raise ValueError(f"{self._place(row)}: the target is missing")
+                raise ValueError(f"{self._target_location(row)}: the target is missing")
         labels = set(texts)
         few = len(labels) <= MOST_CLASSES
         if numbers is not None and (
@@ -157,7 +159,7 @@ class Table:
         ):
             if not np.isfinite(numbers).all():
                 row = int(np.argmin(np.isfinite(numbers)))
-                raise ValueError(f"{self._place(row)}: must be finite, got {numbers[row]}")
+                raise ValueError(f"{self._target_location(row)}: must be finite, got {numbers[row]}")
             return self._encode_array(numbers, "regression")
         classes = _sorted(labels)
         codes = {label: code for code, label in enumerate(classes)}
@@ -235,7 +237,7 @@ class Table:
         got = [csv_files.number(str(value)) for value in ([] if self.values is None else self.values)]
         return np.array([math.nan if value is None else value for value in got], dtype=np.float64)
 
-    def place(self, row: int, column: int) -> str:
+    def location(self, row: int, column: int) -> str:
         """Return where an element of `X` stands in the file, for a message.
 
         Parameters
@@ -250,12 +252,12 @@ class Table:
             return f"{self.path}: X[{row}, {column}]"
         if not self.lines:
             return f"{self.path}, row {self.first + row}, column {csv_files.shown(self.features[column])}"
-        return csv_files.place(self.path, self.lines[row], self.features[column])
+        return csv_files.location(self.path, self.lines[row], self.features[column])
 
-    def _place(self, row: int) -> str:
+    def _target_location(self, row: int) -> str:
         if not self.lines:
             return f"{self.path}, row {row}, column {csv_files.shown(str(self.target))}"
-        return csv_files.place(self.path, self.lines[row], str(self.target))
+        return csv_files.location(self.path, self.lines[row], str(self.target))
 
 
 def _are_whole(values: npt.NDArray[Any]) -> bool:
@@ -453,7 +455,7 @@ def choose_columns(
         for column in columns
         if (not only or column in only or column == target) and column not in without
     ]
-    # an index is there for who asks for it
+    # an index is read where it is named
     usual = [column for column in there if column not in index or column in only]
     if target is None and need_target and usual:
         target = usual[-1]
@@ -551,7 +553,7 @@ class _CsvParts(Parts):
         numeric = [name for name, column in columns.items() if column.kind in ("number", "empty")]
         others = [name for name in columns if name not in set(numeric)]
         text = [*others, *([] if self.target is None else [self.target])]
-        at_numbers, at_text = ([reader.places[column] for column in group] for group in (numeric, text))
+        at_numbers, at_text = ([reader.positions[column] for column in group] for group in (numeric, text))
         empty = True
         for part in reader.rows(at_numbers, at_text, CHUNK, gaps=True):
             empty = False

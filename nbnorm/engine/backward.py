@@ -22,15 +22,13 @@ from nbnorm.engine.microkernels import (
     vector_update,
 )
 from nbnorm.engine.table import AFTER, BEFORE, DEPTH, GROUP, NO_NORM
-from nbnorm.engine.thread_pool import (
-    thread_range,
-)
+from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, put
 
 
 @kernel(inline="always")
-def _transposed_place(layer: Any, padded: Any, i: Any, width: Any) -> Any:
-    """Place of the gradient of feature i, which stands with the outputs side by side."""
+def _transposed_offset(layer: Any, padded: Any, i: Any, width: Any) -> Any:
+    """Offset of the gradient of feature i, which stands with the outputs side by side."""
     return layer.transposed_gradient_offset + i // width * padded * width + i % width
 
 
@@ -70,7 +68,7 @@ def loss_part(
             weights, options, partial, 2 * j,
         )  # fmt: skip
         for o in range(size):
-            at = _transposed_place(layer, padded, o, width) + j * width * width
+            at = _transposed_offset(layer, padded, o, width) + j * width * width
             for b in range(valid):
                 put(act, at + b * width, get(act, g + o * width + b))
 
@@ -108,7 +106,7 @@ def backward_features(
         bias, gamma, beta = layer.bias_offset + i, layer.gamma_offset + i, layer.beta_offset + i
         at = layer.statistics_offset + i
         pairs = layer.gradient_pairs_offset + i // 2 * width
-        sample_pairs = _transposed_place(layer, control.padded_batch, i, width)
+        sample_pairs = _transposed_offset(layer, control.padded_batch, i, width)
         if layer.dropout_threshold > 0:
             call(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
         if norm == BEFORE and not fused:
@@ -175,7 +173,7 @@ def transpose_panel(control: Any, layer: Any, i: Any, first: Any, last: Any, act
     Rows beyond the last feature are zero: their weights are.
     """
     width, rows = tile_width(act), tile_rows(act)
-    at = _transposed_place(layer, control.padded_batch, i, width)
+    at = _transposed_offset(layer, control.padded_batch, i, width)
     for j in range(first, last):
         here = layer.gradient_offset + (j * layer.padded + i) * width
         for b in range(0, width, rows):

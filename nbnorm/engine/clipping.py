@@ -9,9 +9,7 @@ import numpy as np
 
 from nbnorm.compile.kernels import inner_kernel
 from nbnorm.engine.microkernels import PENALTY, tile_width, vector_update
-from nbnorm.engine.thread_pool import (
-    thread_range,
-)
+from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, put
 
 

@@ -59,7 +59,7 @@ class Turns:
                 self._free += 1
 
 
-class _Place(threading.local):
+class _ThreadState(threading.local):
     """What the present thread belongs to: nothing, or the jobs that run side by side."""
 
     turns: Turns | None = None
@@ -67,7 +67,7 @@ class _Place(threading.local):
     begun: float | None = None  # when its turn began, if it has one
 
 
-_place = _Place()
+_state = _ThreadState()
 
 
 @contextlib.contextmanager
@@ -79,27 +79,27 @@ def turn() -> Iterator[None]:
     KeyboardInterrupt
         If the jobs to which this thread belongs were told to stop.
     """
-    if _place.turns is None or _place.stop is None:
+    if _state.turns is None or _state.stop is None:
         yield
         return
-    if _place.begun is None:
-        _place.turns.__enter__()
-        _place.begun = time.perf_counter()
-    begun = _place.begun
+    if _state.begun is None:
+        _state.turns.__enter__()
+        _state.begun = time.perf_counter()
+    begun = _state.begun
     try:
         yield
     finally:
         if time.perf_counter() - begun >= _TURN:
             end_turn()
-    if _place.stop.is_set():
+    if _state.stop.is_set():
         raise KeyboardInterrupt
 
 
 def end_turn() -> None:
     """End the present thread's turn, if it has one: before code that may wait for another job."""
-    if _place.turns is not None and _place.begun is not None:
-        _place.begun = None
-        _place.turns.__exit__(None, None, None)
+    if _state.turns is not None and _state.begun is not None:
+        _state.begun = None
+        _state.turns.__exit__(None, None, None)
 
 
 def side_by_side(jobs: Sequence[Callable[[], Result]]) -> list[Result | BaseException | None]:
@@ -125,7 +125,7 @@ def side_by_side(jobs: Sequence[Callable[[], Result]]) -> list[Result | BaseExce
     ended = [threading.Event() for _ in jobs]
 
     def work(number: int) -> None:
-        _place.turns, _place.stop = turns, stop
+        _state.turns, _state.stop = turns, stop
         try:
             with thread_limit(1):
                 if not stop.is_set():

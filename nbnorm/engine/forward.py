@@ -23,9 +23,7 @@ from nbnorm.engine.microkernels import (
     tile_width,
 )
 from nbnorm.engine.table import BEFORE, DEPTH, GRADIENTS, GROUP, NO_NORM
-from nbnorm.engine.thread_pool import (
-    thread_range,
-)
+from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, put
 
 

@@ -209,13 +209,18 @@ class Engine:
         buffers: dict[str, npt.NDArray[Any]],
         *,
         encoder: ColumnEncoder | None = None,
-        spread: str,
+        variance_name: str,
         unbiased: bool,
         decay: float | None,
         eps: float,
         loss: Loss,
     ) -> None:
-        self.layout, self.parameters, self.buffers, self._spread = layout, parameters, buffers, spread
+        self.layout, self.parameters, self.buffers, self._variance_name = (
+            layout,
+            parameters,
+            buffers,
+            variance_name,
+        )
         dtype = layout.dtype
         self.weights = empty_aligned(layout.weight_size + layout.copies, dtype)
         self.weight = self.weights[: layout.weight_size]
@@ -225,7 +230,7 @@ class Engine:
         self.controls = table.records(table.CONTROL)
         control = self.controls[0]
         control.layers = len(layout.sizes) - 1
-        control.unbiased, control.standard_deviation = unbiased, spread == "running_std"
+        control.unbiased, control.standard_deviation = unbiased, variance_name == "running_std"
         control.padded_batch = layout.padded
         control.weight_size = layout.weight_size
         control.zeros_offset, control.weights_offset = layout.zeros, layout.weights
@@ -265,7 +270,7 @@ class Engine:
                 features = slice(start, start + self.layout.sizes[l])
                 half = self.running[:-1].reshape(2, -1)
                 yield self.buffers[f"norm{l}.running_mean"], half[0], features
-                yield self.buffers[f"norm{l}.{self._spread}"], half[1], features
+                yield self.buffers[f"norm{l}.{self._variance_name}"], half[1], features
             if f"norm{l}.n_batches" in self.buffers:
                 yield self.buffers[f"norm{l}.n_batches"].reshape(1), self.running, slice(-1, None)
 

@@ -31,7 +31,7 @@ from nbnorm.model.many import fit_many, numbered
 from nbnorm.model.metrics import Measure
 from nbnorm.model.network import FNN
 from nbnorm.model.options import Encoding, norm_kind
-from nbnorm.model.sample_weights import Shares, Weights, products
+from nbnorm.model.sample_weights import ClassFactors, Weights, products
 from nbnorm.model.samples import ValidationTuple
 from nbnorm.model.stopping import EarlyStopping
 from nbnorm.statistics.reading import is_sparse
@@ -82,7 +82,7 @@ class Network(Inputs):
         """Return what the network's classes are called, if it has some that exclude each other."""
         return None
 
-    def _shares(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+    def _class_factors(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
         """Return what the classes of the samples bring to their weights."""
         return None
 
@@ -112,7 +112,7 @@ class Network(Inputs):
             Weights, not negative.  They reach the loss and the standardization, and with
             `weighted_statistics` batch norm too: then an integer weight is the same as a repeated sample.
         validation_data : tuple (X, y) or (X, y, sample_weight), optional
-            Measured after each epoch, and used for early stopping in place of a part of the training data.
+            Measured after each epoch, and used for early stopping instead of a part of the training data.
             Weights of classes count here too.
         checkpoint : path-like, optional
             File from which a training that was killed goes on, see `FNN.fit`.  Where `random_state` is no
@@ -179,8 +179,8 @@ class Network(Inputs):
             self._learn_targets(y, classes)
         targets = self._targets(y)
         validation = None if validation_data is None else self._validation(validation_data)
-        shares, validation = self._class_weighted(y, weights, validation, incremental)
-        combined = products(weights, shares)
+        class_factors, validation = self._class_weighted(y, weights, validation, incremental)
+        combined = products(weights, class_factors)
         if combined is not None and not combined.any():
             raise ValueError("Sample weights must contain at least one non-zero number.")
         self._learn_range(y, combined)
@@ -195,7 +195,9 @@ class Network(Inputs):
             seed = seed if begun is None else begun[0]
             rng = np.random.RandomState(seed % 2**32)
         if first:
-            self._chosen_bins = self._choose_bins(X, targets, weights, shares, seed, compare=not incremental)
+            self._chosen_bins = self._choose_bins(
+                X, targets, weights, class_factors, seed, compare=not incremental
+            )
         nets = self._networks_for(X, seed, first)
         if self._watched() is not None and validation is None:
             train, test = self._split(targets, combined, rng)
@@ -204,12 +206,12 @@ class Network(Inputs):
             inside = [None if weights is None else weights[rows] for rows in (train, test)]
             validation = X[test], y[test], inside[1]
             X, targets, weights = X[train], targets[train], inside[0]
-            shares, validation = self._class_weighted(y[train], weights, validation, incremental)
+            class_factors, validation = self._class_weighted(y[train], weights, validation, incremental)
         if validation is not None:
             validation = validation[0], self._targets(validation[1]), validation[2]
         done = 0 if first or begun is None else nets[0].epochs_trained - begun[1]
         return self._train(
-            nets, X, targets, weights, shares, validation, first, incremental, checkpoint, done
+            nets, X, targets, weights, class_factors, validation, first, incremental, checkpoint, done
         )
 
     def _validation(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -240,19 +242,19 @@ class Network(Inputs):
             counted = np.concatenate(
                 [np.ones(len(y)) if weights is None else weights, np.zeros(len(validation[1]))]
             )
-        shares = self._shares(both, counted, incremental)
-        if shares is None:
+        class_factors = self._class_factors(both, counted, incremental)
+        if class_factors is None:
             return None, validation
         if validation is not None:
-            validation = validation[0], validation[1], products(validation[2], shares[len(y) :])
-        return shares[: len(y)], validation
+            validation = validation[0], validation[1], products(validation[2], class_factors[len(y) :])
+        return class_factors[: len(y)], validation
 
     def _choose_bins(
         self,
         X: CheckedTable | RowGroups,
         targets: Array,
         weights: Array | None,
-        shares: Array | None,
+        class_factors: Array | None,
         seed: int,
         *,
         compare: bool,
@@ -264,7 +266,7 @@ class Network(Inputs):
         """
         if self.encoding is None or self.bins != "auto":
             return None
-        most, combined = defaults.bins(*X.shape), products(weights, shares)
+        most, combined = defaults.bins(*X.shape), products(weights, class_factors)
         used = len(targets) if combined is None else np.count_nonzero(combined)
         if most is None or not compare or is_classifier(self) or is_sparse(X) or isinstance(X, RowGroups):
             return most
@@ -276,7 +278,7 @@ class Network(Inputs):
         trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
         trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
         train, test = trial._split(targets, combined, np.random.RandomState(seed % 2**32))
-        inside, own = (None if part is None else part[train] for part in (weights, shares))
+        inside, own = (None if part is None else part[train] for part in (weights, class_factors))
         validation = X[test], targets[test], None if combined is None else combined[test]
         losses = []
         for count in (most, None):
@@ -333,7 +335,7 @@ class Network(Inputs):
         X: CheckedTable | RowGroups,
         targets: Array,
         weights: Array | None,
-        shares: Array | None,
+        class_factors: Array | None,
         validation: tuple[Any, ...] | None,
         first: bool,
         incremental: bool,
@@ -342,11 +344,11 @@ class Network(Inputs):
     ) -> list[tuple[str, type[Warning]]]:
         net = nets[0]
         combined = Weights(
-            len(targets), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
+            len(targets), weights, class_factors, net.dtype, weighted_statistics=net.weighted_statistics
         )
         samples = combined.used
         total = samples if combined.products is None else float(combined.products.sum())
-        by_class: Any = None if shares is None else Shares(shares)
+        by_class: Any = None if class_factors is None else ClassFactors(class_factors)
         batch = self._batch(samples)
         steps = math.ceil(samples / batch)
         stopping = None if incremental else self._stopping()

@@ -1,4 +1,4 @@
-"""The text that the docstrings of FNNClassifier and FNNRegressor share."""
+"""The text that FNNClassifier and FNNRegressor have in common in their docstrings."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         so and those of text; none; or a mask, names or positions.  Levels that were not there in training
         have no indicator, missing ones their own.  Dates are days since 1970-01-01, booleans 0 and 1.
     min_frequency : int or "auto", default "auto"
-        Samples that a level needs to have its own indicator; rarer ones share one.  "auto" is 10, or a
-        hundredth of the samples where that is less.
+        Samples that a level needs to have its own indicator; rarer ones have one together.  "auto" is 10,
+        or a hundredth of the samples where that is less.
     solver : {"adamw", "adam", "sgd"}, default "adamw"
         Optimizer; "adam" is "adamw" without `weight_decay`.
     alpha : float, default 0.0
         Strength of the L2 penalty alpha / 2 ||W||^2 of the weights, divided by the samples of the batch.
     weight_decay : float or "auto", default "auto"
-        Decoupled weight decay: each step takes this share, times the learning rate, from the weights;
+        Decoupled weight decay: each step subtracts this fraction, times the learning rate, of the weights;
         the product with any learning rate must be below 1.  "auto" is 5 where ``norm="after"`` follows
         "relu", "leaky_relu" or "identity" and 0.2 elsewhere and with a constant rate, as in `partial_fit`;
         times the root of 1200 / samples beyond 1200 samples, and at most 0.025 / `learning_rate_init`; it is
@@ -98,7 +98,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         of these data, such as "@metric@", one of `metrics`, or a scorer of scikit-learn; only "loss" is that
         of the training data.
     validation_fraction : float, default 0.1
-        Share of the data that is held out, unless `fit` is given validation data.
+        Fraction of the data that is held out, unless `fit` is given validation data.
     metrics : sequence of str, callables, Metric and scorers, default ()
         What else to measure on the validation data after each epoch: what `FNN.fit` takes, where functions
         get the classes as y has them, and names of scikit-learn's scorers, such as "f1_macro" or
@@ -109,7 +109,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     decay : float or None, default 0.9
         Weight of the old value in batch norm's moving averages; None for the mean of all batches.
     dropout : float or sequence of float, default 0.0
-        Share of each hidden layer's units that a training step leaves out.
+        Probability with which a training step drops a unit of a hidden layer.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights.
     standardize : bool, default True
@@ -164,7 +164,7 @@ network_ : FNN
 
 
 def documented(**values: str) -> Callable[[type], type]:
-    """Put the text that the classes share into their docstrings, with what is their own."""
+    """Put the common text into their docstrings, with what is their own."""
 
     def fill(cls: type) -> type:
         text = cls.__doc__ or ""  # python -OO has none

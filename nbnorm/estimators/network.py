@@ -77,7 +77,7 @@ _TRANSFORMS: dict[Transform | None, tuple[float, Any, Any]] = {
 class FNNClassifier(ClassifierMixin, Network):
     """Fully connected network with batch normalization, for classification.
 
-    It takes the place of ``sklearn.neural_network.MLPClassifier`` and trains an `nbnorm.FNN`: two classes or
+    It replaces ``sklearn.neural_network.MLPClassifier`` and trains an `nbnorm.FNN`: two classes or
     several labels have sigmoid outputs, more classes softmax.
 
     Parameters
@@ -86,7 +86,7 @@ class FNNClassifier(ClassifierMixin, Network):
     loss : "log_loss" or CustomLoss, default "log_loss"
         Cross-entropy of the classes or labels, or a loss of one's own.
     label_smoothing : float, default 0.0
-        Share of the targets that is spread over all classes.
+        Fraction of the targets that is distributed over all classes.
     class_weight : dict, list of dict, "balanced" or None, default None
         Weights of the classes, which multiply those of the samples in the loss; "balanced" gives each class
         the same total weight, counting samples by theirs.  A dict that names all classes of `y` may name
@@ -222,7 +222,7 @@ class FNNClassifier(ClassifierMixin, Network):
     def _names(self) -> Array | None:
         return None if self._multilabel else self.classes_
 
-    def _shares(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
+    def _class_factors(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
         chosen = self.class_weight
         if chosen is None:
             return None
@@ -381,7 +381,7 @@ class FNNClassifier(ClassifierMixin, Network):
 class FNNRegressor(RegressorMixin, Network):
     """Fully connected network with batch normalization, for regression.
 
-    It takes the place of ``sklearn.neural_network.MLPRegressor`` and trains an `nbnorm.FNN`.
+    It replaces ``sklearn.neural_network.MLPRegressor`` and trains an `nbnorm.FNN`.
 
     Parameters
     ----------
@@ -399,7 +399,7 @@ class FNNRegressor(RegressorMixin, Network):
     target_transform : {None, "log", "log1p"}, default None
         Whether the network learns the logarithm of the targets, which must be above 0, or of 1 + y, which
         must be above 0.  Losses and metrics are those of the logarithms; `predict` answers in the units of
-        the targets, with what the loss asks for about the logarithm: the squared error gives the geometric
+        the targets, with what the loss makes of the logarithm: the squared error gives the geometric
         mean.  Not with the Poisson loss, which has a logarithm of its own.
     clip : bool, default True
         Whether predictions are clipped to the range of all targets that `fit` and `partial_fit` were given,
@@ -588,7 +588,7 @@ class FNNRegressor(RegressorMixin, Network):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
-            Values: the mean of all networks.  Several quantiles stand along an axis more.
+            Values: the mean of all networks.  Several quantiles have one more axis.
         """
         values = self._each(self._values, self._samples(X))
         levels = len(self.network_.loss.options())

@@ -70,7 +70,7 @@ NEVER = 2**62
 
 
 class Parameters(BaseEstimator):
-    """The parameters that the classifier and the regressor share."""
+    """The parameters of both the classifier and the regressor."""
 
     hidden_layer_sizes: int | Sequence[int]
     activation: ActivationChoice | Sequence[ActivationChoice]
@@ -202,10 +202,10 @@ class Parameters(BaseEstimator):
         return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
 
     def _dropout(self, layers: int) -> list[float]:
-        """Return the shares of dropout, where only one is given that of each layer."""
+        """Return the probability of dropout of each layer."""
         given = self.dropout.tolist() if isinstance(self.dropout, np.ndarray) else self.dropout
         if isinstance(given, (list, tuple)):
-            return [_check.number("dropout", share, least=0, below=1) for share in given]
+            return [_check.number("dropout", p, least=0, below=1) for p in given]
         return [_check.number("dropout", given, least=0, below=1)] * layers
 
     def _activations(self) -> ActivationLike | list[ActivationLike]:

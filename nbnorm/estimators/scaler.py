@@ -44,7 +44,7 @@ def numeric_dtype(X: object) -> str | Sequence[npt.DTypeLike]:
 
 
 class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Standardize features, in place of ``sklearn.preprocessing.StandardScaler``.
+    """Standardize features, instead of ``sklearn.preprocessing.StandardScaler``.
 
     Parameters, attributes and behaviour are those of scikit-learn's class: NaN are left out of the
     statistics and stay NaN, sparse matrices need ``with_mean=False``, float32 stays float32, ``set_output``

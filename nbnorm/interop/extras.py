@@ -1,4 +1,4 @@
-"""Optional packages, imported when a function needs them, and what the functions of this folder share."""
+"""Optional packages, imported when a function needs them, and what several modules of this folder need."""
 
 from __future__ import annotations
 

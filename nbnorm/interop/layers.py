@@ -17,7 +17,7 @@ from nbnorm import _check
 from nbnorm.functions.loss_options import LossLike, Output
 from nbnorm.interop.extras import described, rebuilt
 from nbnorm.model.network import FNN
-from nbnorm.model.options import NORMS, NormKind, Place, norm_named, norm_place
+from nbnorm.model.options import NORMS, NormKind, Placement, norm_named, norm_placement
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
@@ -95,9 +95,9 @@ class Activation(Layer):
 
 @dataclass(frozen=True)
 class Dropout(Layer):
-    """Leave out this share of the features while training."""
+    """Drop features with this probability while training."""
 
-    share: float
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -230,8 +230,8 @@ def _planned(layers: Sequence[Layer]) -> _Plan:
                 gap.activation = layer.name
         elif isinstance(layer, Dropout):
             if gap is not None:
-                gap.dropout += (1.0 - gap.dropout) * layer.share
-            elif layer.share > 0.0:
+                gap.dropout += (1.0 - gap.dropout) * layer.probability
+            elif layer.probability > 0.0:
                 raise ValueError(
                     f"{layer.where} leaves out inputs: an FNN has dropout behind hidden layers only"
                 )
@@ -255,13 +255,13 @@ def _put_sample_norm(plan: _Plan, layer: SampleNorm) -> None:
         raise ValueError(f"{layer.where} has a scale of shape {layer.gamma.shape} for {width} features")
     if not (np.isfinite(layer.gamma).all() and np.isfinite(layer.beta).all() and layer.eps > 0.0):
         raise ValueError(f"{layer.where} has numbers that are not finite, or no positive eps")
-    place: Place = "before" if gap.activation is None else "after"
-    there = getattr(gap, place)
-    if place == "before" and isinstance(there, BatchNorm):
+    placement: Placement = "before" if gap.activation is None else "after"
+    there = getattr(gap, placement)
+    if placement == "before" and isinstance(there, BatchNorm):
         plan.affine[-1] = _behind(plan.affine[-1], there.diagonal())
     elif there is not None:
         raise ValueError(f"{layer.where} follows another normalization, {there.where}, which no FNN has")
-    setattr(gap, place, layer)
+    setattr(gap, placement, layer)
 
 
 def _end(plan: _Plan, waiting: Diagonal | None) -> None:
@@ -323,7 +323,7 @@ def _checked(layer: Affine, last: Affine | None) -> Affine:
 # ----------------------------------------------------------------------------------------------
 
 
-def _place(plan: _Plan, known: Place | None) -> Place | None:
+def _placement(plan: _Plan, known: Placement | None) -> Placement | None:
     """Return where all hidden layers have normalization, or None if they do not have it alike."""
     gaps = plan.hidden
     decided = [gap for gap in gaps if gap.activation is not None]
@@ -331,10 +331,10 @@ def _place(plan: _Plan, known: Place | None) -> Place | None:
     for gap in gaps:  # without an activation between, behind is before
         if behind and gap.activation is None and gap.after is None:
             gap.before, gap.after = None, gap.before
-    places: tuple[tuple[Place, Place], ...] = (("before", "after"), ("after", "before"))
-    for place, other in places:
-        if gaps and all(getattr(gap, place) and not getattr(gap, other) for gap in gaps):
-            return place
+    placements: tuple[tuple[Placement, Placement], ...] = (("before", "after"), ("after", "before"))
+    for placement, other in placements:
+        if gaps and all(getattr(gap, placement) and not getattr(gap, other) for gap in gaps):
+            return placement
     return None
 
 
@@ -349,14 +349,14 @@ def _fold_norms(plan: _Plan) -> None:
             gap.after = None
 
 
-def _sample_norms(plan: _Plan, known: Place | None) -> tuple[Place, list[SampleNorm]] | None:
+def _sample_norms(plan: _Plan, known: Placement | None) -> tuple[Placement, list[SampleNorm]] | None:
     """Return where all hidden layers have layer norm or RMS norm, and these; None if none has."""
     found = [norm for gap in plan.hidden for norm in (gap.before, gap.after) if isinstance(norm, SampleNorm)]
     if not found:
         return None
     _fold_norms(plan)
-    first, place = found[0], _place(plan, known)
-    if place is None:
+    first, placement = found[0], _placement(plan, known)
+    if placement is None:
         raise ValueError(
             f"{first.where} and other hidden layers are not normalized alike, as those of an FNN are"
         )
@@ -367,7 +367,7 @@ def _sample_norms(plan: _Plan, known: Place | None) -> tuple[Place, list[SampleN
             )
         if norm.kind == "rms" and norm.beta.any():
             raise ValueError(f"{norm.where} is an RMS norm with a shift behind it, which no FNN has")
-    return place, found
+    return placement, found
 
 
 def _same_eps(norms: list[BatchNorm]) -> list[BatchNorm]:
@@ -419,7 +419,7 @@ def _standardizer(diagonal: Diagonal | None, inverse: bool = False) -> Standardi
 
 
 def _of_targets(outputs: Diagonal | None, saved: Mapping[str, Any] | None) -> Standardizer | None:
-    """Return the standardizer of the targets; where the saved one has fewer, several outputs share each."""
+    """Return the standardizer of the targets; where the saved one has fewer, each is for several outputs."""
     if outputs is None:
         return None
     parts = outputs.centre, outputs.factor, outputs.shift
@@ -478,8 +478,8 @@ def network(
     Returns
     -------
     FNN
-        In evaluation mode.  Batch norm stays what it is where all hidden layers have it in the same place,
-        and is folded into the affine layers otherwise.
+        In evaluation mode.  Batch norm stays what it is where all hidden layers have it in the same
+        placement, and is folded into the affine layers otherwise.
 
     Raises
     ------
@@ -507,20 +507,20 @@ def _network(
     config: dict[str, Any],
 ) -> FNN:
     """Build the network of a plan; see `network`."""
-    known = norm_place(config.get("norm") if config.get("norm") in NORMS else None)
+    known = norm_placement(config.get("norm") if config.get("norm") in NORMS else None)
     norms: list[BatchNorm] = []
-    place: Place | None
+    placement: Placement | None
     of_samples = _sample_norms(plan, known)
     if of_samples is not None:
-        place, alike = of_samples
-        norm, eps = norm_named(alike[0].kind, place), alike[0].eps
+        placement, alike = of_samples
+        norm, eps = norm_named(alike[0].kind, placement), alike[0].eps
     else:
-        place = _place(plan, known)
-        if place is None:
+        placement = _placement(plan, known)
+        if placement is None:
             _fold_norms(plan)
         else:
-            norms = _same_eps([getattr(gap, place) for gap in plan.hidden])
-        norm = norm_named(None if place is None else "batch", place)
+            norms = _same_eps([getattr(gap, placement) for gap in plan.hidden])
+        norm = norm_named(None if placement is None else "batch", placement)
         eps = norms[0].eps if norms else 1e-5
     standardizer = _standardizer(plan.inputs)
     if plan.inputs is not None and standardizer is None:
@@ -561,7 +561,7 @@ def _network(
     options["encoder"] = None if plan.encoder is None else plan.encoder.to_dict()
     options["standardizer"] = _taken(standardizer, config.get("standardizer"))
     options["target_standardizer"] = _taken(target, config.get("target_standardizer"))
-    _fill(arrays, plan, norms or (of_samples[1] if of_samples else []), place, str(options["running"]))
+    _fill(arrays, plan, norms or (of_samples[1] if of_samples else []), placement, str(options["running"]))
     return rebuilt(options, arrays, name, loss=loss)
 
 
@@ -591,19 +591,19 @@ def _fill(
     arrays: dict[str, Array],
     plan: _Plan,
     norms: Sequence[BatchNorm | SampleNorm],
-    place: Place | None,
+    placement: Placement | None,
     running: str,
 ) -> None:
     """Put the numbers of the layers into the arrays of the network."""
     last = len(plan.affine)
     for l, affine in enumerate(plan.affine, start=1):
         given = {f"dense{l}.weight": affine.weight}
-        if l < last and place is not None:
+        if l < last and placement is not None:
             norm = norms[l - 1]
             given |= {f"norm{l}.gamma": norm.gamma, f"norm{l}.beta": norm.beta}
             if isinstance(norm, BatchNorm):
                 mean = norm.mean
-                if place == "before":  # where a bias moves only the mean
+                if placement == "before":  # where a bias moves only the mean
                     mean = mean - affine.bias
                 averaged = np.sqrt(norm.var) if running == "std" else norm.var
                 given |= {f"norm{l}.running_mean": mean, f"norm{l}.running_{running}": averaged}

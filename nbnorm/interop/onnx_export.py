@@ -133,7 +133,7 @@ def _check_levels(graph: Graph, encoder: ColumnEncoder) -> None:
 
 
 def _inputs(graph: Graph, net: FNN) -> str:
-    """Return what the first layer reads; networks that were trained together share it."""
+    """Return what the first layer reads; it is the same for networks that were trained together."""
     key = (id(net.encoder), id(net.standardizer))
     if key not in graph.shared:
         x, missing = graph.table, None
@@ -183,11 +183,11 @@ def _logits(graph: Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] |
         )
         if normed and not fold and net.norm == "before":
             x = _batch_norm(graph, x, net, l)
-        if of_samples and net.norm_place == "before":
+        if of_samples and net.norm_placement == "before":
             x = _sample_norm(graph, x, net, l)
         if l < last:
             x = _activated(graph, names[l - 1], x)
-        if of_samples and net.norm_place == "after":
+        if of_samples and net.norm_placement == "after":
             x = _sample_norm(graph, x, net, l)
         if normed and net.norm == "after":
             if not fold:
@@ -203,9 +203,9 @@ def _logits(graph: Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] |
 def _batch_norm(graph: Graph, x: str, net: FNN, l: int) -> str:
     gamma, beta, mean, var = normalisation(net, l)
     given = {"gamma": gamma, "beta": beta, "running_mean": mean, "running_var": var}
-    held = [graph.named(f"norm{l}.{name}", values) for name, values in given.items()]
+    tensors = [graph.named(f"norm{l}.{name}", values) for name, values in given.items()]
     momentum = 0.9 if net.decay is None else net.decay  # only training would use it
-    return graph.node("BatchNormalization", x, *held, epsilon=net.eps, momentum=momentum)
+    return graph.node("BatchNormalization", x, *tensors, epsilon=net.eps, momentum=momentum)
 
 
 def _sample_norm(graph: Graph, x: str, net: FNN, l: int) -> str:
@@ -235,7 +235,7 @@ def _values(graph: Graph, net: FNN, fold: bool) -> str:
         return graph.node("Exp", z)
     if net.target_standardizer is None:
         return z
-    # outputs that share a target, such as its quantiles, stand beside each other
+    # outputs of one target, such as its quantiles, stand beside each other
     each = net.sizes[-1] // net.target_standardizer.n_features_in_
     centre, scale = (np.repeat(part, each, axis=-1) for part in _centre(net.target_standardizer))
     wide = z if graph.dtype == np.float64 else graph.cast(z, np.float64)

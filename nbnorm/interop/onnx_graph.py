@@ -126,9 +126,9 @@ class Graph:
 
     def sorted(self, x: str, count: int) -> str:
         """Put the `count` numbers of the last axis in growing order."""
-        values, places = (self._free(f"{part}{len(self.nodes)}") for part in ("sorted", "places"))
+        values, positions = (self._free(f"{part}{len(self.nodes)}") for part in ("sorted", "positions"))
         node = self.onnx.helper.make_node(
-            "TopK", [x, self.constant([count], np.int64)], [values, places], name=values, largest=0
+            "TopK", [x, self.constant([count], np.int64)], [values, positions], name=values, largest=0
         )
         self.nodes.append(node)
         return values

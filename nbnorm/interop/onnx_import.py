@@ -478,7 +478,8 @@ def from_onnx(
     -------
     FNN
         In evaluation mode, float64 where the model's input is, otherwise float32.  Batch norm can be trained
-        on where all hidden layers have it in the same place; otherwise it is folded into the affine layers.
+        on where all hidden layers have it in the same placement; otherwise it is folded into the affine
+        layers.
 
     Raises
     ------

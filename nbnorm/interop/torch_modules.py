@@ -101,7 +101,7 @@ class Encode(torch.nn.Module):
 
 
 class FillMissing(torch.nn.Module):
-    """Put the mean, which is 0 after standardization, in the place of missing numbers."""
+    """Replace missing numbers by the mean, which is 0 after standardization."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Replace NaN by 0."""

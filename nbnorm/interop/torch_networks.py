@@ -123,18 +123,18 @@ def to_torch(net: FNN) -> torch.nn.Sequential:
         if l == last:
             break
         activation = _activation(nn, names[l - 1])
-        if net.norm_place != "before":
+        if net.norm_placement != "before":
             modules[f"activation{l}"] = activation
         if net.norm_kind == "batch":
             modules[f"norm{l}"] = _batch_norm(torch, net, l, dtype)
         elif net.norm_kind is not None:
             modules[f"norm{l}"] = _sample_norm(torch, net, l, dtype)
-        if net.norm_place == "before":
+        if net.norm_placement == "before":
             modules[f"activation{l}"] = activation
         if net.dropout[l - 1] > 0.0:
             modules[f"dropout{l}"] = nn.Dropout(net.dropout[l - 1])
     if net.target_standardizer is not None:
-        # outputs that share a target, such as its quantiles, stand beside each other
+        # outputs of one target, such as its quantiles, stand beside each other
         each = net.sizes[-1] // net.target_standardizer.n_features_in_
         modules["target"] = torch_modules.Unstandardize(net.target_standardizer, dtype, each=each)
     module = nn.Sequential(modules)
@@ -306,8 +306,8 @@ def from_torch(
     -------
     FNN
         In evaluation mode, float64 if the module is, otherwise float32; it has copies.  Batch norm can be
-        trained on where all hidden layers have it in the same place, otherwise it is folded into the affine
-        layers.  Layer norm or RMS norm has to be alike in all hidden layers.
+        trained on where all hidden layers have it in the same placement, otherwise it is folded into the
+        affine layers.  Layer norm or RMS norm has to be alike in all hidden layers.
 
     Raises
     ------

@@ -35,7 +35,7 @@ LANES = 16
 _ROWS = 64
 
 # What a row of the table of layers holds: inputs, panels of outputs, where the weights and then the biases
-# of the layer begin, code of its activation; and of layer norm and RMS norm the place, whether a mean is
+# of the layer begin, code of its activation; and of layer norm and RMS norm the placement, whether a mean is
 # subtracted, features, and where gamma begins, with beta and eps behind it.
 _INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE, _NORM, _CENTRED, _OUTPUTS, _GAMMA = range(9)
 
@@ -43,7 +43,7 @@ _INPUTS, _PANELS, _WEIGHT, _BIAS, _CODE, _NORM, _CENTRED, _OUTPUTS, _GAMMA = ran
 _LAST_CODE = max(CODES.values())
 
 # What the row behind them holds: features of a sample, elements of the widest layer's padded row, and in the
-# place of the code what becomes of the last layer's outputs.
+# position of the code what becomes of the last layer's outputs.
 _FEATURES, _WIDEST, _LAST = 0, 1, 4
 
 _SOFTMAX, _SIGMOID, _VALUES, _COUNTS = range(4)
@@ -59,7 +59,7 @@ _MEAN, _MEAN_LOW, _INVERSE, _SOURCE, _KIND, _EDGE, _SLOPE, _FLOOR, _CEILING = ra
 
 
 def _vectors(dtype: Any, most: int) -> int:
-    """Return how many panels' vectors have room for their sums in the registers, at most `most`.
+    """Return for how many panels' vectors the sums fit into the registers, at most `most`.
 
     Twelve of sixteen registers leave four for weights and inputs.
     """

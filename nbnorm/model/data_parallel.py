@@ -1,4 +1,4 @@
-"""One network trained by several processes: each has its share of the samples, all have the parameters.
+"""One network trained by several processes: each has a part of the samples, all have the parameters.
 
 The samples of all ranks are divided into as many blocks of neighbouring ones as a mini-batch has shards,
 and each epoch puts those of each block in a new order.  Mini-batches deal from the blocks in turn.  A rank
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from nbnorm.model.network import FNN
 
 
-# Learning rate in place of 0, which the functions of a step refuse: it is 0 in both dtypes.
+# Learning rate instead of 0, which the functions of a step refuse: it is 0 in both dtypes.
 _LEAST_RATE = 5e-324
 
-# Bytes of gradients that are worth a message of their own; layers of fewer share one.
+# Bytes of gradients that are worth a message of their own; layers of fewer are sent together.
 _BUCKET = 1 << 20
 
 # Types of samples that are standardized as they are; others become float64 first.
@@ -121,7 +121,7 @@ class _Shard:
 
 
 class ParallelRun:
-    """The steps of a training over several ranks, in the place of `Run`.
+    """The steps of a training over several ranks, instead of `Run`.
 
     Between two calls of `steps` the parameters stand in `engine`, which validates and stores them.
 
@@ -276,8 +276,8 @@ class ParallelRun:
             self._take_deferred(whole[:, 2:], counted, step, gradients)
         self._update(gradients, float(self.rates[step]))
         loss, hits = (sum(column.tolist()) for column in whole[:, :2].T)
-        for place, value in ((LOSS, loss), (CORRECT, hits), (SEEN, total)):
-            self.progress[place] += value
+        for index, value in ((LOSS, loss), (CORRECT, hits), (SEEN, total)):
+            self.progress[index] += value
         if not math.isfinite(loss):
             self.control.diverged = 1
 
@@ -319,16 +319,16 @@ class ParallelRun:
             if l == layers:
                 return
             activation = net.activations[l - 1]
-            if net.norm_place == "before":
+            if net.norm_placement == "before":
                 self._normalize(l, step, shards, [shard.z[-1] for shard in shards], counted, deferred)
                 for shard in shards:
                     shard.z[-1] = self._scaled(l, shard)
             for shard in shards:
                 shard.a.append(activation_forward(shard.z[-1], activation))
-            if net.norm_place == "after":
+            if net.norm_placement == "after":
                 self._normalize(l, step, shards, [shard.a[-1] for shard in shards], counted, deferred)
             for shard in shards:
-                out = self._scaled(l, shard) if net.norm_place == "after" else shard.a[-1]
+                out = self._scaled(l, shard) if net.norm_placement == "after" else shard.a[-1]
                 mask = self._mask(step, l, shard.number, out.shape)
                 shard.masks.append(mask)
                 shard.y.append(out if mask is None else out * mask)
@@ -405,10 +405,10 @@ class ParallelRun:
             count += 1
         if net.weighted_statistics and self._samples.rounded is not None:
             samples = max(counted * self._samples.unit, samples)
-        spread = var * (samples / (samples - 1.0)) if net.unbiased else var
+        averaged = var * (samples / (samples - 1.0)) if net.unbiased else var
         if net.running == "std":
-            spread = np.sqrt(spread)
-        for name, value in (("mean", mean), (net.running, spread)):
+            averaged = np.sqrt(averaged)
+        for name, value in (("mean", mean), (net.running, averaged)):
             average = buffers[f"norm{l}.running_{name}"]
             average[:] = decay * average + (1.0 - decay) * value
 
@@ -422,21 +422,23 @@ class ParallelRun:
             of_layer = [name for name in (f"dense{l}.weight", f"dense{l}.bias") if name in parameters]
             names += of_layer
             waiting = {shard.number for shard in shards}
-            for number, held in zip(ranks.own or [-1], bucket, strict=True):
+            for number, collected in zip(ranks.own or [-1], bucket, strict=True):
                 if number not in waiting:
-                    held += [np.zeros(parameters[name].size, parameters[name].dtype) for name in of_layer]
+                    collected += [
+                        np.zeros(parameters[name].size, parameters[name].dtype) for name in of_layer
+                    ]
             for shard in shards:
-                held = bucket[shard.number - ranks.first]
+                collected = bucket[shard.number - ranks.first]
                 dz = self._operand(l, shard.gradient)
                 of_shard = list(parameter_gradients(dz, shard.y[l - 1]))
                 if dz is not shard.gradient:  # that of the bias is no product
                     of_shard[1] = shard.gradient.sum(axis=0)
-                held += [values.reshape(-1) for values in of_shard[: len(of_layer)]]
+                collected += [values.reshape(-1) for values in of_shard[: len(of_layer)]]
                 if l > 1:
                     weight = self._operand(l, parameters[f"dense{l}.weight"])
                     shard.gradient = np.dot(dz, weight)
             if l == 1 or sum(values.nbytes for values in bucket[0]) >= _BUCKET:
-                whole = ranks.sum([np.concatenate(held) for held in bucket])
+                whole = ranks.sum([np.concatenate(collected) for collected in bucket])
                 ends = np.cumsum([parameters[name].size for name in names])
                 for name, values in zip(names, np.split(whole, ends[:-1]), strict=True):
                     gradients[name] = values.reshape(parameters[name].shape)
@@ -459,13 +461,13 @@ class ParallelRun:
             mask = shard.masks[l - 1]
             if mask is not None:
                 shard.gradient = shard.gradient * mask
-        if net.norm_place == "after":
+        if net.norm_placement == "after":
             self._backward_norm(l, shards, counted, deferred, gradients)
         for shard in shards:
             shard.gradient = activation_backward(
                 shard.gradient, shard.a[l - 1], net.activations[l - 1], z=shard.z[l - 1]
             )
-        if net.norm_place == "before":
+        if net.norm_placement == "before":
             self._backward_norm(l, shards, counted, deferred, gradients)
 
     def _backward_norm(
@@ -500,11 +502,11 @@ class ParallelRun:
         for shard in shards:
             if not self._sync:
                 sums, total = own[shard.number - ranks.first], float(counted[shard.number])
-            share: Any = 1.0 / total
+            fraction: float | Array = 1.0 / total
             if net.weighted_statistics and shard.weights is not None:
-                share = shard.weights.astype(np.float64) / total
+                fraction = shard.weights.astype(np.float64) / total
             shard.gradient = input_gradient(
-                shard.gradient, shard.u[l - 1], gamma * shard.rstd[l - 1], share, sums
+                shard.gradient, shard.u[l - 1], gamma * shard.rstd[l - 1], fraction, sums
             )
 
     def _set_norm_gradients(self, l: int, sums: Array, gradients: dict[str, Array]) -> None:

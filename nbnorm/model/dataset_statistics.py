@@ -83,7 +83,7 @@ def hidden_layers(
             z = dense_forward(x, parameters[f"dense{l}.weight"], parameters.get(f"dense{l}.bias"))
         if not np.isfinite(z).all():
             raise ValueError(f"X must give finite features, got others in layer {l}, beyond {net.dtype}")
-        if net.norm_place == "before":
+        if net.norm_placement == "before":
             x = activation_forward(normalize(z), activation)
             yield Features(z, x, x)
         else:
@@ -125,5 +125,5 @@ def recalibrate(net: FNN, X: Table) -> None:
     buffers = net.buffers()
     for name, statistics in found.items():
         buffers[f"{name}.running_mean"][...] = statistics.mean
-        spread = statistics.var() if net.running == "var" else statistics.std()
-        buffers[f"{name}.running_{net.running}"][...] = spread
+        averaged = statistics.var() if net.running == "var" else statistics.std()
+        buffers[f"{name}.running_{net.running}"][...] = averaged

@@ -49,7 +49,7 @@ def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
     A relu of half the input is half the relu, which the normalization behind it doubles again.  Of tanh and
     other smooth functions small weights leave the straight part around 0 alone, and without normalization
     they leave too little to the output layer.  With ``norm="before"`` the hidden weights have no scale
-    either, but the measurements ask for little decay all the same.
+    either, but in the measurements little decay was best all the same.
 
     Examples
     --------
@@ -145,7 +145,7 @@ def batch_size(rows: int, *, values: bool = False) -> int:
     rows : int
         Training samples.
     values : bool, default False
-        Whether an estimator of values asks: it takes a twenty-fifth, but from 64 to 256.
+        Whether it is for regression, which takes a twenty-fifth, but from 64 to 256.
 
     Returns
     -------

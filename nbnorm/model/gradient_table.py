@@ -61,7 +61,7 @@ def _network_rows() -> Iterator[Row]:
             get_args(ActivationName) if output == "softmax" else ("tanh", "gelu")
         )
         for activation in names:
-            # Layer norm and RMS norm in all places with one activation of each kind.
+            # Layer norm and RMS norm in all placements with one activation of each kind.
             for norm in NORMS if activation in ("tanh", "gelu") else ("after", "before", "layer", None):
                 for mode in ("train", "eval"):
                     # with this seed no sample lies on the corner of a relu

@@ -46,7 +46,7 @@ class History:
     loss : list of float
         Mean training loss over the samples of the epoch, each measured before its step's update.
     accuracy : list of float or None
-        Share of training samples classified correctly, likewise; None for regression.
+        Fraction of the training samples classified correctly, likewise; None for regression.
     val_loss, val_accuracy : list of float or None
         The same for the validation data after the epoch, in evaluation mode; None without them.
     seconds : list of float
@@ -57,7 +57,7 @@ class History:
     stopped : str or None
         "interrupted" after Ctrl-C, "early" by early stopping, "callback" by a callback, otherwise None.
     metrics : dict of str to list of float
-        Each of the metrics that `fit` was asked for, of the validation data after the epoch.
+        Each of the metrics that `fit` was given, of the validation data after the epoch.
     rates : list of float
         Learning rate of the last step of each epoch.
     best_epoch : int or None

@@ -76,7 +76,7 @@ def _sparse_logits(net: FNN, X: SparseMatrix) -> Array:
 
 def _first_hidden(net: FNN, z: Array) -> Array:
     """Return what the second layer reads, from z of the first, with the moving averages."""
-    if net.norm_place == "before":
+    if net.norm_placement == "before":
         return activation_forward(_first_norm(net, z), net.activations[0])
     y = activation_forward(z, net.activations[0])
     return y if net.norm is None else _first_norm(net, y)

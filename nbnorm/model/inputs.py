@@ -146,7 +146,7 @@ def encoded(net: FNN, name: str, truth: Array) -> tuple[Array | None, Array]:
 def in_units(net: FNN, logits: Array) -> Array:
     """Return logits, or for the identity output the values that they stand for.
 
-    Those in the units of standardized targets stay float64: beside a large mean float32 has no room
+    Those in the units of standardized targets stay float64: beside a large mean float32 has too few digits
     for what the network has learned.
     """
     if isinstance(net.loss, Poisson):

@@ -32,7 +32,7 @@ _BATCHES = 32
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 
 
-class _Spread:
+class _LayerMoments:
     """Mean, extremes and centred second moments of features, merged chunk by chunk (Chan et al. 1979)."""
 
     def __init__(self) -> None:
@@ -347,17 +347,18 @@ def inspect(
     x = table(net, X)
     last = len(net.sizes) - 1
     parameters, averages = net.parameters(), moving_averages(net)
-    spreads = [_Spread() for _ in range(last + 1)]
-    normalized = [_Spread() for _ in range(last)]  # behind layer norm or RMS norm, which is no affine map
+    features_of = [_LayerMoments() for _ in range(last + 1)]
+    # behind layer norm or RMS norm, which is no affine map
+    normalized = [_LayerMoments() for _ in range(last)]
     for rows in columns(net, x):
-        spreads[0].add(rows)
+        features_of[0].add(rows)
         read = inputs(net, rows)
         for l, features in enumerate(hidden_layers(net, read, averages, last - 1), 1):
-            spreads[l].add(features.activated)
+            features_of[l].add(features.activated)
             if net.norm in ("layer_after", "rms_after"):
                 normalized[l].add(features.out)
             read = features.out
-        spreads[-1].add(
+        features_of[-1].add(
             dense_forward(read, parameters[f"dense{last}.weight"], parameters[f"dense{last}.bias"])
         )
 
@@ -365,19 +366,19 @@ def inspect(
     rate, effective = _rates(net, optimizer)
     adaptive = optimizer.rule.adaptive
     layers = []
-    for l, spread in enumerate(spreads):
+    for l, moments in enumerate(features_of):
         hidden = 0 < l < last
-        condition, rank = _condition(spread.second_moment()) if l < last else (math.nan, 0)
-        what_is_read = spread.second_moment()
+        condition, rank = _condition(moments.second_moment()) if l < last else (math.nan, 0)
+        what_is_read = moments.second_moment()
         if l == 0 and net.standardizer is not None:
             scale = 1 / net.standardizer.scale_
-            what_is_read = spread.second_moment(scale, (spread.mean - net.standardizer.mean_) * scale)
+            what_is_read = moments.second_moment(scale, (moments.mean - net.standardizer.mean_) * scale)
         elif hidden and net.norm == "after":
             mean, var = averages[f"norm{l}"]
             scale = parameters[f"norm{l}.gamma"] / np.sqrt(var + net.eps)
-            shifted = (spread.mean - mean) * scale + parameters[f"norm{l}.beta"]
-            what_is_read = spread.second_moment(scale, shifted)
-        elif hidden and net.norm_place == "after":
+            shifted = (moments.mean - mean) * scale + parameters[f"norm{l}.beta"]
+            what_is_read = moments.second_moment(scale, shifted)
+        elif hidden and net.norm_placement == "after":
             what_is_read = normalized[l].second_moment()
         weight, gradient = math.nan, norms.get(f"dense{l}.weight", math.nan)
         if l > 0:
@@ -385,12 +386,12 @@ def inspect(
         layers.append(
             LayerInspection(
                 name="input" if l == 0 else f"layer{l}" if hidden else "output",
-                mean=spread.mean,
-                std=spread.std(),
-                dead=int(spread.constant.sum()),
+                mean=moments.mean,
+                std=moments.std(),
+                dead=int(moments.constant.sum()),
                 rank=rank,
                 condition=condition,
-                condition_standardized=_condition(spread.standardized())[0] if l < last else math.nan,
+                condition_standardized=_condition(moments.standardized())[0] if l < last else math.nan,
                 condition_read=_condition(what_is_read)[0] if l < last else math.nan,
                 weight_norm=weight,
                 gradient_norm=gradient,

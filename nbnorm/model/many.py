@@ -203,8 +203,8 @@ def _score_fold(
     network, options, fold = job
     net = copy.deepcopy(network)
     rest = np.setdiff1d(np.arange(x.shape[0]), fold)
-    share = None if weights is None else weights[rest]
-    history = net.fit(x[rest], truth[rest], sample_weight=share, **options)
+    training_weights = None if weights is None else weights[rest]
+    history = net.fit(x[rest], truth[rest], sample_weight=training_weights, **options)
     return net.score(x[fold], truth[fold], None if weights is None else weights[fold]), history
 
 
@@ -235,7 +235,7 @@ def fit_many(
     client : dask.distributed.Client, optional
         Workers that train, each one network at a time on the threads that it has.  The data are sent to each
         once; a training whose worker dies begins again, or goes on from its checkpoint where that is on a
-        file system that all share.  The bits are the same.  Without a client, ``with
+        file system that all of them see.  The bits are the same.  Without a client, ``with
         joblib.parallel_config("loky", n_jobs=4)`` makes joblib's workers train.
     progress : bool, optional
         Whether to show one progress bar for all trainings (needs tqdm); by default on a terminal only.

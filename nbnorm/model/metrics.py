@@ -44,7 +44,7 @@ def decide(output: str, logits: Array) -> Array:
 
 @dataclass
 class Outcome:
-    """Predictions beside the truth, all that a metric may ask for.
+    """Predictions beside the truth, all that a metric may need.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ class Outcome:
     def errors(self) -> Array:
         """Return truth minus prediction, float64, shape (n_samples, n_targets).
 
-        Where several outputs share a target, its quantiles, the middle one is the prediction.
+        Where several outputs have one target, its quantiles, the middle one is the prediction.
         """
         samples = len(self.logits)
         truth = self.truth.reshape(samples, -1).astype(np.float64)
@@ -116,16 +116,16 @@ def _accuracy(outcome: Outcome) -> float:
 
 
 def _balanced_accuracy(outcome: Outcome) -> float:
-    """Mean over the classes of the share of their samples that are right."""
+    """Mean over the classes of the fraction of their samples that is right."""
     classes = outcome.truth if outcome.output == "softmax" else (outcome.truth.reshape(-1) > 0.5)
     hits = right(outcome).astype(np.float64)
     weights = outcome.total()
-    shares = [
+    recalls = [
         np.average(hits[members], weights=weights[members])
         for members in (classes == kind for kind in np.unique(classes))
         if weights[members].sum() > 0
     ]
-    return float(np.mean(shares))
+    return float(np.mean(recalls))
 
 
 def _log_loss(outcome: Outcome) -> float:
@@ -155,12 +155,12 @@ def _r2(outcome: Outcome) -> float:
     weights = outcome.total()
     truth = outcome.truth.reshape(len(outcome.logits), -1).astype(np.float64)
     mean = np.average(truth, axis=0, weights=weights)
-    spread, rest = weights @ (truth - mean) ** 2, weights @ outcome.errors() ** 2
-    # rounding of the mean would give a constant a spread
+    total, rest = weights @ (truth - mean) ** 2, weights @ outcome.errors() ** 2
+    # rounding of the mean would give a constant a variance
     counted = truth[weights > 0]
     varies = (counted != counted[0]).any(axis=0)
-    share = np.divide(rest, spread, out=(rest > 0.0).astype(np.float64), where=varies)
-    return float((1.0 - share).mean())
+    unexplained = np.divide(rest, total, out=(rest > 0.0).astype(np.float64), where=varies)
+    return float((1.0 - unexplained).mean())
 
 
 def _mean_over_problems(outcome: Outcome, value: Callable[[Array, Array, Array, Array], float]) -> float:

@@ -83,7 +83,7 @@ def _check_known(names: Sequence[str]) -> None:
 
 
 def _check_shapes(sizes: Sequence[int], encoder: Any, arrays: Mapping[str, Any]) -> None:
-    """Refuse weights of other shapes than the sizes, before anything of a claimed size is allocated."""
+    """Refuse weights of other shapes than the sizes, before memory is allocated by them."""
     inputs_ = sizes[0] if encoder is None else ColumnEncoder.from_dict(encoder).n_features_out_
     widths = [inputs_, *sizes[1:]]
     for l in range(1, len(sizes)):

@@ -46,7 +46,7 @@ class FNN(Options):
     The input is standardized, y_0 = U(x).  Each hidden layer computes z = W y + b and then
 
     * ``norm="after"``: y = f(z), out = BN(y);
-    * ``norm="before"``: out = f(BN(z)), without a bias, whose place beta takes [1]_;
+    * ``norm="before"``: out = f(BN(z)), without a bias, which beta replaces [1]_;
     * ``norm="layer"`` or ``"rms"``: out = f(LN(z)) with `layer_norm_forward` or `rms_norm_forward` of each
       sample, the same in both modes; ``"layer_after"`` or ``"rms_after"``: out = LN(f(z));
     * ``norm=None``: out = f(z).
@@ -456,7 +456,7 @@ class FNN(Options):
             Parameters that stay as they are, by name ("dense1.weight") or by layer ("dense1", "norm1").  The
             moving averages of frozen layers still move.
         rates : mapping of str to float, optional
-            Learning rates of single parameters or layers, by such names, in the place of the optimizer's; the
+            Learning rates of single parameters or layers, by such names, instead of the optimizer's; the
             schedule applies to them alike.  With these or frozen ones each step takes some microseconds more.
         validation_data : tuple (X, y) or (X, y, weights), optional
             Measured after each epoch.
@@ -486,10 +486,10 @@ class FNN(Options):
             Called after each epoch as ``callback(net, history)``.  What they write into the network
             counts; if one returns True, of Python's or NumPy's boolean type, the training ends.
         shuffle_buffer : int, optional
-            Rows that are held in memory and shuffled together where `X` is read from disk; at least a row
+            Rows that are kept in memory and shuffled together where `X` is read from disk; at least a row
             group, by default as many as 64 MiB hold.  A buffer of the next rows is filled meanwhile.
         comm : mpi4py.MPI.Comm or DataParallel, optional
-            Communicator whose ranks train this network together, each with its share of the samples and of
+            Communicator whose ranks train this network together, each with a part of the samples and of
             the validation data; see `DataParallel`.  The bits of the result do not depend on the number of
             ranks.  They are not those of a training without `comm`.
 
@@ -743,7 +743,7 @@ class FNN(Options):
         Returns
         -------
         float
-            Share of samples with all outputs right; or R^2 = 1 - sum (y - p)^2 / sum (y - mean)^2,
+            Fraction of samples with all outputs right; or R^2 = 1 - sum (y - p)^2 / sum (y - mean)^2,
             averaged over the outputs; of a constant target 1 where the prediction is exact, otherwise 0.
 
         Raises
@@ -874,7 +874,7 @@ class FNN(Options):
         path : path-like or binary file
             File to read; an open one from where it stands to its end.  Nothing in it is executed.
         activation, loss : optional
-            As for `FNN`, in the place of what the file names: functions of your own are not in it.
+            As for `FNN`, instead of what the file names: functions of your own are not in it.
 
         Returns
         -------

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 Norm: TypeAlias = Literal["after", "before", "layer", "layer_after", "rms", "rms_after"]
 NormKind: TypeAlias = Literal["batch", "layer", "rms"]
-Place: TypeAlias = Literal["after", "before"]
+Placement: TypeAlias = Literal["after", "before"]
 Init: TypeAlias = Literal["he", "glorot", "lecun", "orthogonal"]
 Encoding: TypeAlias = Literal["piecewise"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 # What each value of `norm` normalizes by, and where it stands relative to the activation.
-_NORMS: dict[Norm | None, tuple[NormKind | None, Place | None]] = {
+_NORMS: dict[Norm | None, tuple[NormKind | None, Placement | None]] = {
     "after": ("batch", "after"),
     "before": ("batch", "before"),
     "layer": ("layer", "before"),
@@ -97,9 +97,9 @@ class Options:
         return norm_kind(self.norm)
 
     @property
-    def norm_place(self) -> Place | None:
-        """Place of the normalization relative to the activation."""
-        return norm_place(self.norm)
+    def norm_placement(self) -> Placement | None:
+        """Placement of the normalization relative to the activation."""
+        return norm_placement(self.norm)
 
 
 def norm_kind(norm: Norm | None) -> NormKind | None:
@@ -107,14 +107,14 @@ def norm_kind(norm: Norm | None) -> NormKind | None:
     return _NORMS[norm][0]
 
 
-def norm_place(norm: Norm | None) -> Place | None:
-    """Return the place of the normalization that an option `norm` means."""
+def norm_placement(norm: Norm | None) -> Placement | None:
+    """Return the placement of the normalization that an option `norm` means."""
     return _NORMS[norm][1]
 
 
-def norm_named(kind: NormKind | None, place: Place | None) -> Norm | None:
-    """Return the option `norm` of a kind and a place."""
-    return next(norm for norm, found in _NORMS.items() if found == (kind, place))
+def norm_named(kind: NormKind | None, placement: Placement | None) -> Norm | None:
+    """Return the option `norm` of a kind and a placement."""
+    return next(norm for norm, found in _NORMS.items() if found == (kind, placement))
 
 
 def given(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def checked(
         )
     resolved = losses.resolve(loss, output)
     resolved.targets(sizes[-1])
-    shares = _dropout(dropout, hidden)
+    probabilities = _dropout(dropout, hidden)
     standardize_targets = _check.flag("standardize_targets", standardize_targets)
     if standardize_targets and output != "identity":
         raise ValueError(f"standardize_targets needs output='identity', got {output!r}")
@@ -196,7 +196,7 @@ def checked(
         "norm": norm,
         "output": output,
         "loss": resolved,
-        "dropout": shares,
+        "dropout": probabilities,
         "standardize": _check.flag("standardize", standardize),
         "encoding": _check.choice("encoding", encoding, ENCODINGS),
         "bins": None if bins is None else _check.integer("bins", bins, least=2),
@@ -233,9 +233,9 @@ def _dropout(
     """Return the probability of dropout of each hidden layer."""
     if isinstance(given, np.ndarray):
         given = given.tolist()
-    shares = given if isinstance(given, (list, tuple)) else [given] * hidden
-    if len(shares) != hidden:
-        raise ValueError(f"dropout must have one value for each of {hidden} hidden layers, got {len(shares)}")
-    return tuple(
-        _check.number(f"dropout[{l}]", share, least=0.0, below=1.0) for l, share in enumerate(shares)
-    )
+    probabilities = given if isinstance(given, (list, tuple)) else [given] * hidden
+    if len(probabilities) != hidden:
+        raise ValueError(
+            f"dropout must have one value for each of {hidden} hidden layers, got {len(probabilities)}"
+        )
+    return tuple(_check.number(f"dropout[{l}]", p, least=0.0, below=1.0) for l, p in enumerate(probabilities))

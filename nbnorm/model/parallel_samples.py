@@ -21,7 +21,7 @@ from nbnorm.functions.loss_options import CustomLoss
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.metrics import Measure
 from nbnorm.model.ranks import DataParallel, Ranks
-from nbnorm.model.sample_weights import ClassWeight, Shares
+from nbnorm.model.sample_weights import ClassFactors, ClassWeight
 from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from nbnorm.model.network import FNN
 
 
-def _share(
+def _part_of_rank(
     net: FNN,
     ranks: Ranks,
     name: str,
@@ -41,7 +41,7 @@ def _share(
     sample_weight: npt.ArrayLike | None,
     names: list[str] | None,
 ) -> tuple[Array, Array, Array | None, list[str] | None]:
-    """Check this rank's share of samples, targets and weights; of a file or dataset it reads its groups.
+    """Check this rank's part of samples, targets and weights; of a file or dataset it reads its groups.
 
     `name` is that of the argument which holds them, "" for those of `fit`.
     """
@@ -49,7 +49,7 @@ def _share(
     if is_row_groups(X):
         groups = open_groups(of_x, X, y, sample_weight, features=names)
         names = groups.features
-        X, y, sample_weight = groups.share(ranks.rank, ranks.size)
+        X, y, sample_weight = groups.part(ranks.rank, ranks.size)
         rows = X
     else:
         if is_sparse(X):
@@ -77,7 +77,7 @@ class ParallelSamples:
     how : DataParallel
     ranks : Ranks
     X, y, sample_weight, class_weight, batch_size
-        As for `FNN.fit`: this rank's share, which may be empty.
+        As for `FNN.fit`: this rank's part, which may be empty.
 
     Raises
     ------
@@ -95,21 +95,21 @@ class ParallelSamples:
         X: Table | OnDisk,
         y: npt.ArrayLike,
         sample_weight: npt.ArrayLike | None,
-        class_weight: ClassWeight | Shares | None,
+        class_weight: ClassWeight | ClassFactors | None,
         batch_size: int,
     ) -> None:
         self._net, self.how, self.ranks = net, how, ranks
         if isinstance(net.loss, CustomLoss):
             raise TypeError("loss must be one of the package with comm, got a CustomLoss")
         x, truth, weights, self.names = ranks.together(
-            lambda: _share(net, ranks, "", X, y, sample_weight, inputs.feature_names(net))
+            lambda: _part_of_rank(net, ranks, "", X, y, sample_weight, inputs.feature_names(net))
         )
         ranks.same(self._kinds(x, truth, weights))
         self._begin_alike()
-        shares = None
+        class_factors = None
         if class_weight is not None:
-            shares = self._class_weights(class_weight, truth, weights)
-        products = sample_weights.products(weights, shares)
+            class_factors = self._class_weights(class_weight, truth, weights)
+        products = sample_weights.products(weights, class_factors)
         of_standardizers = products if net.weighted_statistics else weights
         rounded = None
         self.unit = 1.0
@@ -159,9 +159,9 @@ class ParallelSamples:
         ranks.same({"seed": str(net.seed), "parameters": digest, "statistics of the inputs": learned})
 
     def _class_weights(
-        self, class_weight: ClassWeight | Shares, truth: Array, weights: Array | None
+        self, class_weight: ClassWeight | ClassFactors, truth: Array, weights: Array | None
     ) -> Array:
-        if isinstance(class_weight, Shares):
+        if isinstance(class_weight, ClassFactors):
             return class_weight.values
         of_rows = inputs.classes(self._net, truth)
         count = max(self._net.sizes[-1], 2)
@@ -258,10 +258,10 @@ class ParallelSamples:
         step = -(-self.used // MOST_ROWS)
         chosen = slice(-before % step, None, step)
         sample = ranks.concatenate(self.x[chosen])
-        share = None
+        chosen_weights = None
         if any(ranks.comm.allgather(weights is not None)):
-            share = ranks.concatenate(np.zeros(0) if weights is None else weights[chosen])
-        encoder = ColumnEncoder(self._net.bins).fit(sample, weights=share)
+            chosen_weights = ranks.concatenate(np.zeros(0) if weights is None else weights[chosen])
+        encoder = ColumnEncoder(self._net.bins).fit(sample, weights=chosen_weights)
         missing = np.isnan(self.x) if self.x.dtype.kind == "f" else np.zeros(self.x.shape, bool)
         found = ranks.comm.allgather((missing.any(axis=0), missing.all(axis=0)))
         encoder.see_missing(
@@ -288,14 +288,14 @@ class ParallelSamples:
 
 
 class SharedValidation:
-    """Validation data of which each rank has its share; logits and targets of all are on each.
+    """Validation data of which each rank has a part; logits and targets of all are on each.
 
     Parameters
     ----------
     net : FNN
     ranks : Ranks
     x, truth, weights
-        This rank's share, checked; it may be empty.
+        This rank's part, checked; it may be empty.
     metrics : list of Measure
     """
 
@@ -303,10 +303,12 @@ class SharedValidation:
     def of(
         cls, net: FNN, samples: ParallelSamples, data: Sequence[Any], metrics: list[Measure]
     ) -> SharedValidation:
-        """Check this rank's share of the validation data."""
+        """Check this rank's part of the validation data."""
         weights = data[2] if len(data) == 3 else None
         x, truth, weights, _ = samples.ranks.together(
-            lambda: _share(net, samples.ranks, "validation_data", data[0], data[1], weights, samples.names)
+            lambda: _part_of_rank(
+                net, samples.ranks, "validation_data", data[0], data[1], weights, samples.names
+            )
         )
         samples.ranks.same({"kind of the weights of validation_data": str(weights is not None)})
         return cls(net, samples.ranks, x, truth, weights, metrics)

@@ -20,7 +20,7 @@ from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import MetricLike
 from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
 from nbnorm.model.ranks import DataParallel, Ranks, SharedCheckpoint, data_parallel
-from nbnorm.model.sample_weights import ClassWeight, Shares
+from nbnorm.model.sample_weights import ClassFactors, ClassWeight
 from nbnorm.model.samples import Samples, ValidationData, ValidationTuple
 from nbnorm.model.schedules import Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
@@ -129,7 +129,7 @@ def checked(
     *,
     batch_size: int,
     sample_weight: npt.ArrayLike | None,
-    class_weight: ClassWeight | Shares | None,
+    class_weight: ClassWeight | ClassFactors | None,
     validation_data: ValidationTuple | None,
     metrics: Iterable[MetricLike],
     shuffle_buffer: int | None,
@@ -149,7 +149,7 @@ def checked(
     def check() -> dict[str, Any]:
         if comm is not None and shuffle_buffer is not None:
             raise ValueError(
-                "shuffle_buffer must be None with comm, whose ranks hold their shares in memory, "
+                "shuffle_buffer must be None with comm, whose ranks hold their parts in memory, "
                 f"got {shuffle_buffer}"
             )
         return _options(net, batch_size=batch_size, shuffle_buffer=shuffle_buffer, **options)
@@ -261,7 +261,7 @@ def training_samples(
     X: Table,
     y: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None,
-    class_weight: ClassWeight | Shares | None,
+    class_weight: ClassWeight | ClassFactors | None,
     batch_size: int,
 ) -> Samples:
     """Check the data of a training."""
@@ -270,14 +270,14 @@ def training_samples(
     weights = None
     if sample_weight is not None:
         weights = _check.weights("sample_weight", sample_weight, x.shape[0])
-    shares = None
-    if isinstance(class_weight, Shares):
-        shares = class_weight.values
+    class_factors = None
+    if isinstance(class_weight, ClassFactors):
+        class_factors = class_weight.values
     elif class_weight is not None:
         classes = inputs.classes(net, truth)
-        shares = sample_weights.class_weights(class_weight, classes, max(net.sizes[-1], 2), weights)
+        class_factors = sample_weights.class_weights(class_weight, classes, max(net.sizes[-1], 2), weights)
     combined = sample_weights.Weights(
-        len(truth), weights, shares, net.dtype, weighted_statistics=net.weighted_statistics
+        len(truth), weights, class_factors, net.dtype, weighted_statistics=net.weighted_statistics
     )
     names = _check.header("X", X, inputs.feature_names(net))[0]
     samples = Samples(x, truth, combined, batch_size, names)
@@ -302,7 +302,7 @@ def _stream(
     X: Table | OnDisk,
     y: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None,
-    class_weight: ClassWeight | Shares | None,
+    class_weight: ClassWeight | ClassFactors | None,
     batch_size: int,
     shuffle_buffer: int | None,
 ) -> Stream:

@@ -35,7 +35,7 @@ class DataParallel:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm
-        Communicator; each of its ranks calls `fit` with its share of the data.
+        Communicator; each of its ranks calls `fit` with its part of the data.
     shards : int, default 16
         Parts of a mini-batch over which sums are taken in a fixed order.  More ranks than shards are of no
         use.  Another number is another order of the samples and other rounding.
@@ -224,7 +224,7 @@ class Ranks:
         what : str
             For the message.
         *harmless : exception types
-            Those that all ranks meet at the same place.
+            Those that all ranks raise at the same point.
         """
         try:
             yield

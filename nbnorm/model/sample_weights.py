@@ -46,8 +46,8 @@ def class_weights(class_weight: ClassWeight, truth: Array, classes: int, weights
 
 
 @dataclasses.dataclass(frozen=True)
-class Shares:
-    """A `class_weight` that says for each sample what its class brings, where a dict cannot."""
+class ClassFactors:
+    """A `class_weight` that gives the factor of each sample's class, where a dict cannot."""
 
     values: Array
 
@@ -69,12 +69,12 @@ def used_weights(
     return rounded, math.ldexp(1.0, exponent), None if rounded.all() else np.flatnonzero(rounded)
 
 
-def products(of_samples: Array | None, shares: Array | None) -> Array | None:
-    """Return the weights of the samples times what their classes bring, or None where all are 1."""
-    if of_samples is None or shares is None:
-        return shares if of_samples is None else of_samples
+def products(of_samples: Array | None, factors: Array | None) -> Array | None:
+    """Return the weights of the samples times the factors of their classes, or None where all are 1."""
+    if of_samples is None or factors is None:
+        return factors if of_samples is None else of_samples
     with np.errstate(over="ignore"):  # `Weights` refuses it
-        return np.asarray(shares * of_samples)
+        return np.asarray(factors * of_samples)
 
 
 class Weights:
@@ -89,8 +89,8 @@ class Weights:
     ----------
     n : int
         Number of samples.
-    of_samples, shares : ndarray of float64, shape (n,), or None
-        Weights of the samples, and what their classes bring.
+    of_samples, factors : ndarray of float64, shape (n,), or None
+        Weights of the samples, and the factors of their classes.
     dtype : dtype
         Of the network: what is 0 in it, beside the largest weight, is left out.
     weighted_statistics : bool
@@ -100,12 +100,12 @@ class Weights:
         self,
         n: int,
         of_samples: Array | None,
-        shares: Array | None,
+        factors: Array | None,
         dtype: np.dtype[Any],
         *,
         weighted_statistics: bool,
     ) -> None:
-        self.products = products(of_samples, shares)
+        self.products = products(of_samples, factors)
         if self.products is not None:
             if not self.products.any():
                 raise ValueError("sample_weight and class_weight must not be zero for every sample together")

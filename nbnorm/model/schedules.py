@@ -184,7 +184,7 @@ class Cosine(Schedule):
     final : float, default 0.0
         From 0 to 1.
     warmup : float, default 0.0
-        Share of the steps, from 0 to below 1.
+        Fraction of the steps, from 0 to below 1.
 
     Raises
     ------
@@ -237,17 +237,17 @@ class Cosine(Schedule):
 class OneCycle(Schedule):
     """One cycle: from `start` times the optimizer's rate up to it, then down to `final` times it.
 
-    The rate peaks after a share `warmup` of the steps, rounded as by `Cosine`; rise and fall are half
+    The rate peaks after a fraction `warmup` of the steps, rounded as by `Cosine`; rise and fall are half
     cosines.  A large peak trains fast and regularizes [1]_ (there the two parts are straight lines).
 
     Parameters
     ----------
     start : float, default 0.04
-        Share of the rate at the first step, above 0 and at most 1.
+        Fraction of the rate at the first step, above 0 and at most 1.
     warmup : float, default 0.3
-        Share of the steps before the peak, from 0 to below 1.
+        Fraction of the steps before the peak, from 0 to below 1.
     final : float, default 1e-4
-        Share of the rate after the last step, from 0 to 1.
+        Fraction of the rate after the last step, from 0 to 1.
 
     Raises
     ------
@@ -470,8 +470,8 @@ def resolve(schedule: ScheduleName | Schedule | Callable[[int], float]) -> Sched
     )
 
 
-# Standard deviation of the window that smooths the losses of a range test, as a share of its steps, and the
-# share of their fall that is done at the suggested rate (docs/examples/learning_rates.py).
+# Standard deviation of the window that smooths the losses of a range test, as a fraction of its steps, and
+# the fraction of their fall that is done at the suggested rate (docs/examples/learning_rates.py).
 _WINDOW, _FALLEN = 0.08, 0.98
 
 

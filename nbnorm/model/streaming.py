@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm.data.row_groups import RowGroups, ahead
+from nbnorm.data.row_groups import RowGroups, prefetched
 from nbnorm.engine.gather import Data
 from nbnorm.engine.run import Run
 from nbnorm.engine.steps import permutation
@@ -31,7 +31,7 @@ from nbnorm.functions.optimizers import Optimizer
 from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.engines import engine_for
 from nbnorm.model.metrics import Measure
-from nbnorm.model.sample_weights import ClassWeight, Shares
+from nbnorm.model.sample_weights import ClassFactors, ClassWeight
 from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.standardize import Standardizer
@@ -101,16 +101,16 @@ class Stream:
         self,
         net: FNN,
         groups: RowGroups,
-        class_weight: ClassWeight | Shares | None,
+        class_weight: ClassWeight | ClassFactors | None,
         batch_size: int,
         buffer: int | None,
     ) -> None:
         if groups.width != net.sizes[0]:
             raise ValueError(f"X must have {net.sizes[0]} features (sizes[0]), got {groups.width} columns")
         self._net, self._groups, self.names = net, groups, groups.features
-        self._shares: Array | None = None  # what each class brings to the weights of its samples
+        self._class_factors: Array | None = None  # by which each class multiplies the weights of its samples
         self._of_rows: Array | None = None  # or each row
-        if isinstance(class_weight, Shares):
+        if isinstance(class_weight, ClassFactors):
             self._of_rows, class_weight = class_weight.values, None
         self._weighted_statistics = net.weighted_statistics
         self._unit, self.used_of = 1.0, groups.sizes
@@ -128,7 +128,7 @@ class Stream:
     @property
     def weighted(self) -> bool:
         """Whether the rows have weights in the loss."""
-        return any((self._groups.weighted, self._shares is not None, self._of_rows is not None))
+        return any((self._groups.weighted, self._class_factors is not None, self._of_rows is not None))
 
     @property
     def unit(self) -> float:
@@ -159,7 +159,7 @@ class Stream:
                 classes += np.bincount(of_rows, weights=weights, minlength=len(classes))
         if class_weight is not None:
             each = np.arange(len(classes))
-            self._shares = sample_weights.class_weights(class_weight, each, len(each), classes)
+            self._class_factors = sample_weights.class_weights(class_weight, each, len(each), classes)
         self._digest = digest.hexdigest()
         if not self.weighted:
             return
@@ -192,11 +192,13 @@ class Stream:
 
     def _weights(self, group: int, truth: Array, weights: Array | None) -> Array | None:
         """Return the weights in the loss, not rounded."""
-        shares = None if self._shares is None else self._shares[inputs.classes(self._net, truth)]
+        class_factors = (
+            None if self._class_factors is None else self._class_factors[inputs.classes(self._net, truth)]
+        )
         if self._of_rows is not None:
             end = int(self._groups.sizes[: group + 1].sum())
-            shares = self._of_rows[end - len(truth) : end]
-        return sample_weights.products(weights, shares)
+            class_factors = self._of_rows[end - len(truth) : end]
+        return sample_weights.products(weights, class_factors)
 
     def _rounded(self, products: Array) -> Array:
         dtype = self._net.dtype
@@ -247,7 +249,7 @@ class Stream:
     def _all(self) -> Iterator[tuple[Array, Answers]]:
         out = [self.allocate(int(self._groups.sizes.max())) for _ in range(2)]
         groups = np.flatnonzero(self.used_of).tolist()
-        yield from ahead(lambda number: self.load(groups[number], out[number % 2]), range(len(groups)))
+        yield from prefetched(lambda number: self.load(groups[number], out[number % 2]), range(len(groups)))
 
     # ------------------------------------------------------------------------------------------
     # Statistics of all data
@@ -318,8 +320,8 @@ class Stream:
         for rows in self._groups.all():
             found.update(checkpoints.digest([rows.x]).encode())
         shape = (self._groups.samples, self._groups.width)
-        shares = self._shares if self._of_rows is None else self._of_rows
-        weights = "None" if shares is None else checkpoints.digest([shares])
+        class_factors = self._class_factors if self._of_rows is None else self._of_rows
+        weights = "None" if class_factors is None else checkpoints.digest([class_factors])
         return {
             "X": f"{self.dtype} {shape} in {len(self._groups)} row groups {found.hexdigest()}",
             "y": self._digest,
@@ -493,7 +495,7 @@ class StreamedRun(Run):
         """Make the steps of the epoch ready, a window at a time."""
         start = self._ready = int(self._window[0])
         numbers = range(start, len(self._windows))
-        with contextlib.closing(ahead(self._fill, numbers)) as filled:
+        with contextlib.closing(prefetched(self._fill, numbers)) as filled:
             for number, _ in zip(numbers, filled, strict=True):
                 step = int(self.control.step) if number == start else 0
                 used = self._use_window(number, step)
@@ -507,7 +509,7 @@ class StreamedRun(Run):
     def threads(self, most: int) -> int:
         """Return how many threads the next call of `steps` has: one less while another thread reads.
 
-        On a core that two threads share all others would wait for these at every barrier.  When the thread
+        On a core with two threads all others would wait for these at every barrier.  When the thread
         that reads has finished, the steps are stopped, and go on with all.
         """
         with self._lock:
@@ -528,15 +530,15 @@ class StreamedRun(Run):
 
     def _read(self, number: int) -> None:
         """Read the groups of a window behind the rows that the one before leaves."""
-        window, place = self._windows[number], number % len(self._buffers)
+        window, slot = self._windows[number], number % len(self._buffers)
         at = window.carried
         for group in window.groups:
             end = at + int(self._stream.used_of[group])
-            answers = self._stream.load_used(group, self._buffers[place][at:end])
+            answers = self._stream.load_used(group, self._buffers[slot][at:end])
             labels, targets = inputs.encoded(self._net, "y", answers.truth)
-            truth = self._truths[place]
+            truth = self._truths[slot]
             truth[at:end] = targets.reshape(truth[at:end].shape) if labels is None else labels
-            weights = self._weights[place]
+            weights = self._weights[slot]
             if weights is not None and answers.rounded is not None:
                 weights[at:end] = answers.rounded
             at = end
@@ -544,8 +546,8 @@ class StreamedRun(Run):
 
     def _use_window(self, number: int, step: int) -> int:
         """Let the engine read a window; return how many rows its steps use."""
-        window, place = self._windows[number], number % len(self._buffers)
-        carried = self._carried_arrays(place)
+        window, slot = self._windows[number], number % len(self._buffers)
+        carried = self._carried_arrays(slot)
         for name, values in self._carried.items():
             carried[name][: len(values)] = values
         seed, epoch, shuffle = self._epoch
@@ -554,12 +556,12 @@ class StreamedRun(Run):
             permutation(np.uint64(seed), np.uint64(epoch + (number << 32)), shuffle, self.order)
         least, longer = divmod(self._stream.used, self._stream.steps)
         used = begin(window.first + window.steps, least, longer) - begin(window.first, least, longer)
-        self.data = inputs.reader(self._net, self._buffers[place])
+        self.data = inputs.reader(self._net, self._buffers[slot])
         if self._net.output == "softmax":
-            self.labels = self._truths[place]
+            self.labels = self._truths[slot]
         else:
-            self.targets = self._truths[place].reshape(-1)
-        weights = self._weights[place]
+            self.targets = self._truths[slot].reshape(-1)
+        weights = self._weights[slot]
         if weights is not None:
             self.weights = weights
         key = (self._key + window.first * _STRIDE) & (2**64 - 1)
@@ -609,7 +611,7 @@ class StreamedRun(Run):
 
 
 class StreamedValidation:
-    """Validation data on disk; their logits and targets are held in memory, their features are not.
+    """Validation data on disk; their logits and targets are kept in memory, their features are not.
 
     Parameters
     ----------

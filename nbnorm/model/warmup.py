@@ -59,8 +59,8 @@ def warm_up(
     dtypes : sequence of float32, float64, default both
         Types of the networks and arrays.
     groups : sequence of {"networks", "statistics", "functions"}, default all
-        What to compile: training and prediction with every activation, both places of batch norm, layer norm,
-        RMS norm, both optimizers and all outputs, on data of bytes, integers, float32 and float64;
+        What to compile: training and prediction with every activation, both placements of batch norm, layer
+        norm, RMS norm, both optimizers and all outputs, on data of bytes, integers, float32 and float64;
         `Standardizer` and `moments`; batch norm, affine layers and activations by themselves.
 
     Yields

@@ -402,7 +402,7 @@ class Moments:
             return None
         names, others = self.feature_names, other.feature_names
         if names is not None and others is not None:
-            order = _check.places(name, others, names)
+            order = _check.positions(name, others, names)
             if order is not None:
                 state = state[:, order]
         self.same_width(name, state.shape[1])

@@ -54,8 +54,8 @@ def test_row_groups_train_what_the_whole_table_does(run, stored, folder):
 def test_a_table_that_takes_much_memory_is_read_in_row_groups(run, stored, monkeypatch):
     size = 8 * 11 * 300
     for memory, expected in (
-        (on_disk.SHARE * (size - 1), True),
-        (on_disk.SHARE * size, False),
+        (on_disk.MEMORY_DIVISOR * (size - 1), True),
+        (on_disk.MEMORY_DIVISOR * size, False),
         (None, False),
     ):
         monkeypatch.setattr(on_disk, "memory", lambda memory=memory: memory)

@@ -78,7 +78,7 @@ def test_shares_are_all_rows_once(table, tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(table, path, row_group_size=9)
     groups = open_groups("X", path, "y")
-    parts = [groups.share(k, 4) for k in range(4)]
+    parts = [groups.part(k, 4) for k in range(4)]
     np.testing.assert_array_equal(np.concatenate([p.x for p in parts]), everything(groups)[0])
     assert sum(len(p.truth) for p in parts) == 50
 
