@@ -208,8 +208,8 @@ def add_columns(parser: argparse.ArgumentParser, *, categories: bool = True) -> 
     """Add what says which columns of a file are read, and how a CSV file is written."""
     group = parser.add_argument_group("columns", "Options with COLUMN may be repeated.")
     for option, dest, what in (
-        ("--only", "only", "of the file read this column only"),
-        ("--except", "without", "of the file leave this column out"),
+        ("--only", "only", "read only this column of the file"),
+        ("--except", "without", "leave this column of the file out"),
     ):
         group.add_argument(option, dest=dest, metavar="COLUMN", action="append", default=[], help=what)
     if categories:
@@ -219,32 +219,35 @@ def add_columns(parser: argparse.ArgumentParser, *, categories: bool = True) -> 
             metavar="COLUMN",
             action="append",
             default=[],
-            help="take the numbers of this column for names, as of postal codes",
+            help="treat the numbers of this column as names, such as postal codes",
         )
     add_csv(parser)
 
 
 def add_csv(parser: argparse.ArgumentParser) -> None:
     """Add what says how a CSV file is written."""
-    group = parser.add_argument_group("CSV files", "What is not said is guessed, and the guess printed.")
-    group.add_argument("--delimiter", metavar="C", type=_delimiter, help="between fields; tab is one")
-    group.add_argument("--decimal", metavar="C", choices=(".", ","), help="decimal sign, a point or a comma")
+    group = parser.add_argument_group("CSV files", "What is not given is guessed, and the guess is printed.")
+    group.add_argument("--delimiter", metavar="C", type=_delimiter, help="field separator, such as ; or tab")
+    group.add_argument("--decimal", metavar="C", choices=(".", ","), help="decimal sign: a point or a comma")
     group.add_argument(
         "--thousands",
         metavar="C",
         choices=(*number_formats.THOUSANDS, "space", "none"),
-        help="between thousands: a comma, a point, an apostrophe, space or none",
+        help="separator of thousands: a comma, a point, an apostrophe, space or none",
     )
     group.add_argument(
         "--date-format",
         metavar="FORMAT",
-        help="of dates that are not 2024-12-31 or 31.12.2024, such as %%d/%%m/%%Y or %%m/%%d/%%y",
+        help="format of dates other than 2024-12-31 and 31.12.2024, such as %%d/%%m/%%Y or %%m/%%d/%%y",
     )
-    group.add_argument("--encoding", metavar="NAME", help="such as cp1252 (default: UTF-8)")
-    group.add_argument("--comment", metavar="C", help="pass over lines that begin with it")
+    group.add_argument("--encoding", metavar="NAME", help="text encoding, such as cp1252 (default: UTF-8)")
+    group.add_argument("--comment", metavar="C", help="skip lines that begin with this character")
     header = group.add_mutually_exclusive_group()
     header.add_argument(
-        "--header", action="store_true", default=None, help="the first line names the columns, by numbers too"
+        "--header",
+        action="store_true",
+        default=None,
+        help="the first line names the columns, as numbers too",
     )
     header.add_argument(
         "--no-header",

@@ -68,6 +68,6 @@ Commands and options are completed, and names of files. To switch it on:
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = add_command(commands, "completion", run, "Print what makes a shell complete nbnorm", _MORE)
+    parser = add_command(commands, "completion", run, "Print the completion script of a shell", _MORE)
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
     parser.set_defaults(threads=None, commands=commands.choices)

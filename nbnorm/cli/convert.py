@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 _MORE = """\
 From .csv, .tsv or .txt (also with .gz behind it), .parquet, .feather, .arrow or .npz
 into .csv, .tsv (these too), .parquet, .feather, .arrow or .npz. A file of any size is
-read in parts, but for .npz, which is read whole. What a column of CSV holds is seen in its first 1,000
+read in parts, but for .npz, which is read whole. What a CSV column holds is decided by its first 1,000
 rows; columns of whole numbers become integers, gaps stay gaps.
 
 examples:
@@ -45,6 +45,6 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "convert", run, "Turn a table into another kind of file", _MORE)
     parser.add_argument("source", metavar="IN", help="the data")
     parser.add_argument("destination", metavar="OUT", help="the file to write")
-    parser.add_argument("--target", metavar="COLUMN", help="for .npz the column that becomes the array y")
+    parser.add_argument("--target", metavar="COLUMN", help="column that becomes the array y of an .npz file")
     add_columns(parser)
     parser.set_defaults(threads=None)

@@ -62,4 +62,4 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--plot", metavar="FILE", help="draw the confusion matrix, or predictions against truth"
     )
-    parser.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
+    parser.add_argument("--threads", metavar="N", type=integer(1), help="threads to use (default: all)")

@@ -180,6 +180,6 @@ examples:
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
-    parser = add_command(commands, "info", run, "Show what a model, statistics or a checkpoint is", _MORE)
+    parser = add_command(commands, "info", run, "Describe a model, statistics or a checkpoint", _MORE)
     parser.add_argument("model", metavar="MODEL", help="a file that nbnorm has written")
     parser.set_defaults(threads=None)

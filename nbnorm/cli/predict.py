@@ -112,8 +112,8 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "predict", run, "Predict with a trained model", _MORE)
     trained.add_samples(parser)
     parser.add_argument(
-        "--out", metavar="FILE", help="write the predictions as CSV, with tabs to .tsv, compressed to .gz"
+        "--out", metavar="FILE", help="write the predictions as CSV; .tsv has tabs, .gz is compressed"
     )
-    parser.add_argument("--proba", action="store_true", help="a column with the probability of each class")
+    parser.add_argument("--proba", action="store_true", help="add the probability of each class")
     trained.add_threshold(parser)
-    parser.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
+    parser.add_argument("--threads", metavar="N", type=integer(1), help="threads to use (default: all)")

@@ -80,7 +80,7 @@ def add(commands: Commands) -> None:
         "--missing",
         choices=("keep", "refuse"),
         default="keep",
-        help="whether gaps stay gaps, or are refused (default: keep)",
+        help="keep missing values or refuse them (default: keep)",
     )
     columns = parser.add_argument_group("columns", "Options with COLUMN may be repeated.")
     for option, dest, what in (
@@ -89,5 +89,5 @@ def add(commands: Commands) -> None:
     ):
         columns.add_argument(option, dest=dest, metavar="COLUMN", action="append", default=[], help=what)
     add_csv(parser)
-    parser.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
+    parser.add_argument("--threads", metavar="N", type=integer(1), help="threads to use (default: all)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

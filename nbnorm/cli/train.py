@@ -491,16 +491,16 @@ different labels, is classification; any other is regression; --task says which.
 Labels stay as they are written: 7, 07 and 7.0 differ. A fifth of the samples is held
 out, the same ones in every run, to test the network.
 
-A table of up to 5,000 training samples trains a network or a linear model, whichever
-cross-validation favours; name --hidden to have it your way. A training that
-diverges begins again at a tenth of the learning rate, three times at most.
+For a table of up to 5,000 training samples cross-validation chooses between a network
+and a linear model, unless --hidden is given. A training that diverges begins again at
+a tenth of the learning rate, three times at most.
 
 A folder of Parquet or of Arrow files, and a large one, is read in row groups during
 the training, in bounded memory; its columns have to hold numbers without gaps.
 
 Ctrl-C and SIGTERM end the training early and keep the epochs done so far. With
---checkpoint the same command goes on where it was stopped, even by a power cut, to
-the same bits.
+--checkpoint the same command resumes where it was stopped, even by a power cut, and
+ends with the same bits.
 
 examples:
   nbnorm train                                   the bundled digits
@@ -551,7 +551,7 @@ def add(commands: Commands) -> None:
         "--shuffle-buffer",
         metavar="N",
         type=integer(1),
-        help="rows of row groups that are held and shuffled together (default: 64 MiB of them)",
+        help="rows that are kept in memory and shuffled together (default: 64 MiB of them)",
     )
     stored.add_argument(
         "--mpi",
@@ -572,13 +572,13 @@ def add(commands: Commands) -> None:
         "--activation",
         choices=sorted(activations.CODES),
         metavar="NAME",
-        help=f"of the hidden layers: {', '.join(sorted(activations.CODES))} (default: relu)",
+        help=f"activation of the hidden layers: {', '.join(sorted(activations.CODES))} (default: relu)",
     )
     network.add_argument(
         "--norm",
         choices=("after", "before", "layer", "layer_after", "rms", "rms_after", "none"),
-        help="batch norm after the activation or before it, layer norm or RMS norm of each sample before it "
-        "or after it, or none (default: after)",
+        help="batch norm after or before the activation, layer norm or RMS norm of each sample before or "
+        "after it, or none (default: after)",
     )
     network.add_argument(
         "--dropout",
@@ -590,8 +590,7 @@ def add(commands: Commands) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the operands of hidden layers' products; bfloat16 is faster where the processor has such "
-        "products (default: float32)",
+        help="type to which the operands of the hidden layers' products are rounded (default: float32)",
     )
     training = train.add_argument_group("training")
     training.add_argument(
@@ -605,13 +604,13 @@ def add(commands: Commands) -> None:
         "--batch-size",
         metavar="N",
         type=integer(2),
-        help="most samples in a step (default: 128 for mnist, 64 for digits, for tables a fiftieth of them, "
-        "from 32 to 256)",
+        help="largest number of samples in a step (default: 128 for mnist, 64 for digits, for tables a "
+        "fiftieth of them, from 32 to 256)",
     )
     training.add_argument(
         "--loss",
         choices=("squared", "absolute", "huber", "poisson"),
-        help="for a numeric target; poisson is for counts (default: squared)",
+        help="loss of a numeric target; poisson is for counts (default: squared)",
     )
     training.add_argument(
         "--label-smoothing",
@@ -620,7 +619,9 @@ def add(commands: Commands) -> None:
         help="fraction of the targets that is distributed over all classes (default: 0)",
     )
     training.add_argument(
-        "--optimizer", choices=("sgd", "adamw"), help="(default: adamw for tables, otherwise sgd)"
+        "--optimizer",
+        choices=("sgd", "adamw"),
+        help="optimizer (default: adamw for tables, otherwise sgd)",
     )
     training.add_argument(
         "--lr",
@@ -632,32 +633,34 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--schedule",
         choices=("cosine", "constant", "step", "one_cycle", "plateau"),
-        help="of the learning rate: falling to 0 along half a cosine, constant, a tenth after each third of "
-        "the epochs, up and down, or a tenth where it helps no more (default: cosine)",
+        help="the learning rate falls to 0 as half a cosine, is constant, falls to a tenth after each third "
+        "of the epochs, rises and falls, or falls to a tenth where the loss no longer improves (default: "
+        "cosine)",
     )
     training.add_argument(
         "--early-stopping",
         metavar="N",
         type=integer(1),
-        help="stop after N epochs without a smaller loss on a tenth of the training samples, put aside",
+        help="stop after N epochs without a smaller loss on a tenth of the training samples that is set "
+        "aside",
     )
     training.add_argument(
         "--checkpoint",
         metavar="FILE",
-        help="keep the state of the training in FILE, and go on from it if it exists",
+        help="keep the state of the training in FILE, and resume from FILE if it exists",
     )
     training.add_argument(
         "--balanced", action="store_true", default=None, help="give every class the same total weight"
     )
     training.add_argument(
-        "--momentum", metavar="X", type=real(least=0, below=1), help=f"of sgd (default: {MOMENTUM})"
+        "--momentum", metavar="X", type=real(least=0, below=1), help=f"momentum of sgd (default: {MOMENTUM})"
     )
     training.add_argument(
         "--weight-decay",
         metavar="X",
         type=real(least=0),
-        help="decoupled, on weights only (default: for sgd 0.03 with digits, 0.01 with mnist, 0 with tables; "
-        "for adamw 5 with relu, 0.2 with others or without norm, less for many rows)",
+        help="decoupled weight decay, of weights only (default: for sgd 0.03 with digits, 0.01 with mnist, 0 "
+        "with tables; for adamw 5 with relu, 0.2 with others or without norm, less for many rows)",
     )
     training.add_argument(
         "--l2",
@@ -667,10 +670,14 @@ def add(commands: Commands) -> None:
         f"layer {LINEAR_L2[0]:g})",
     )
     training.add_argument(
-        "--seed", metavar="N", type=integer(0), default=0, help="of weights and order (default: 0)"
+        "--seed",
+        metavar="N",
+        type=integer(0),
+        default=0,
+        help="seed of weights and order (default: 0)",
     )
-    training.add_argument("--threads", metavar="N", type=integer(1), help="at most so many (default: all)")
-    training.add_argument("--quiet", action="store_true", help="no progress")
+    training.add_argument("--threads", metavar="N", type=integer(1), help="threads to use (default: all)")
+    training.add_argument("--quiet", action="store_true", help="show no progress")
     results = train.add_argument_group("results")
     results.add_argument(
         "--cv",
@@ -680,7 +687,7 @@ def add(commands: Commands) -> None:
         "the test",
     )
     save = results.add_mutually_exclusive_group()
-    save.add_argument("--save", metavar="MODEL", help="the model (default: nbnorm-DATA.npz)")
+    save.add_argument("--save", metavar="MODEL", help="file of the model (default: nbnorm-DATA.npz)")
     save.add_argument("--no-save", action="store_true", help="save no model")
     plot = results.add_mutually_exclusive_group()
     plot.add_argument(

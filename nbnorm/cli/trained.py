@@ -348,5 +348,5 @@ def add_threshold(parser: argparse.ArgumentParser) -> None:
         "--threshold",
         metavar="X",
         type=real(least=0, most=1),
-        help="of two classes take the second from this probability on (default: the likelier one)",
+        help="probability from which the second of two classes is predicted (default: the likelier class)",
     )
