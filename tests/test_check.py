@@ -214,7 +214,7 @@ def test_weights():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_finite_names_the_position(bad, order):
-    x = np.ones((700, 500), order=order)  # more than one piece
+    x = np.ones((700, 500), order=order)  # more than one block
     _check.finite("x", x)
     x[650, 7] = bad
     refuses(ValueError, rf"^x must be finite, got {bad} at \[650, 7\]", _check.finite, "x", x)

@@ -295,7 +295,7 @@ def test_replace_mode():
 
 
 # ----------------------------------------------------------------------------------------------
-# File objects in the place of paths
+# File objects instead of paths
 # ----------------------------------------------------------------------------------------------
 
 
@@ -442,7 +442,7 @@ def test_replace_waits_for_a_file_that_another_process_holds(path, monkeypatch, 
     assert names(path.parent) == ["model.npz"]
 
 
-full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a disk without room")
+full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full, a full disk")
 
 
 @full
@@ -497,7 +497,7 @@ def test_a_pipe_is_an_output_if_somebody_reads_it(tmp_path):
 # ----------------------------------------------------------------------------------------------
 
 
-def claiming(path, member, shape, content, size=None):
+def stating(path, member, shape, content, size=None):
     """Write an NPZ file with one compressed member; return the path."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr(member, npy_header("<f8", shape) + content)
@@ -526,7 +526,7 @@ def claiming(path, member, shape, content, size=None):
     ],
 )
 def test_claims_are_checked_before_memory_is_allocated(tmp_path, read, shape, content, size, expected):
-    path = claiming(tmp_path / "x.npz", "X.npy", shape, content, size)
+    path = stating(tmp_path / "x.npz", "X.npy", shape, content, size)
     with pytest.raises(ValueError, match=rf"x\.npz is not an NPZ file: .*{expected}"):
         read(path)
     assert names(tmp_path) == ["x.npz"]

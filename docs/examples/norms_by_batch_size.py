@@ -1,7 +1,7 @@
 """Batch norm, layer norm and RMS norm in FNN, batch renormalization and ghost batches, by batch size.
 
 Networks with two hidden layers of 64 relu units are trained for ten epochs on the bundled digits, with SGD
-and a rate that falls along half a cosine.  `FNN` has the first five methods; the last two are variants of
+and a rate that falls as half a cosine.  `FNN` has the first five methods; the last two are variants of
 `BatchNorm`, the layer, in a loop of their own.  For each method and size the learning rate is the better
 of two on a validation set; the table shows the mean test accuracy over three seeds.
 """

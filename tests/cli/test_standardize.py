@@ -54,7 +54,7 @@ def test_standardize_except(run, folder):
 @pytest.mark.parametrize("stats", ["missing/s.json", ".", "/dev/full"])
 def test_standardize_replaces_both_files_or_none(run, folder, stats):
     if stats == "/dev/full" and not os.path.exists(stats):
-        pytest.skip("needs /dev/full, a disk without room")
+        pytest.skip("needs /dev/full, a full disk")
     (folder / "a.csv").write_text("height\n0\n4\n")
     (folder / "b.csv").write_text("before")
     status, _, err = run("standardize", "a.csv", "b.csv", "--stats", stats)

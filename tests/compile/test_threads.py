@@ -40,8 +40,8 @@ def normalize(seed, shape=(3000, 50)):
     return out.tobytes() + mean.tobytes() + rstd.tobytes()
 
 
-def teams():
-    """Sizes of the teams that train while a callback looks."""
+def pool_sizes():
+    """Sizes of the thread pools that train while a callback looks."""
     names = [thread.name for thread in threading.enumerate()]
     return sum(name.startswith("nbnorm-") for name in names)
 
@@ -49,7 +49,7 @@ def teams():
 def team_in_fit():
     seen = []
     X, y = np.random.default_rng(0).normal(size=(20, 4)), np.arange(20) % 3
-    FNN([4, 5, 3], seed=0).fit(X, y, epochs=1, callbacks=[lambda *_: seen.append(teams())])
+    FNN([4, 5, 3], seed=0).fit(X, y, epochs=1, callbacks=[lambda *_: seen.append(pool_sizes())])
     return seen[0]
 
 

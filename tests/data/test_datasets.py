@@ -42,7 +42,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A mirror on this machine; `server.folder` is what it serves, `server.lines` what was asked."""
+    """A mirror on this machine; `server.folder` is what it serves, `server.lines` the requests."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "mirror"

@@ -10,22 +10,22 @@ SINGLE = np.dtype(np.float32)
 
 
 @kernel
-def product(place, a, b, out, length, stride, add):
-    microkernels.tile_product(place, a, 0, b, 0, out, 0, length, stride, add)
+def product(address, a, b, out, length, stride, add):
+    microkernels.tile_product(address, a, 0, b, 0, out, 0, length, stride, add)
 
 
 @kernel
-def pack(place, x, pairs, other, stride, n):
-    bfloat16.pack_panel(place, x, 0, pairs, other, stride, n)
+def pack(address, x, pairs, other, stride, n):
+    bfloat16.pack_panel(address, x, 0, pairs, other, stride, n)
 
 
 @kernel
-def round_tile(place, weight, pairs, other):
-    bfloat16.round_tile(place, weight, 0, pairs, other)
+def round_tile(address, weight, pairs, other):
+    bfloat16.round_tile(address, weight, 0, pairs, other)
 
 
 def pairs(x, axis):
-    """Pairs of neighbours along an axis of rounded numbers, in places of float32."""
+    """Pairs of neighbours along an axis of rounded numbers, in the memory of float32."""
     bits = round_to_bfloat16(np.ascontiguousarray(np.moveaxis(x, axis, -1))).view(np.uint32)
     both = bits[..., ::2] >> np.uint32(16) | bits[..., 1::2]
     return np.ascontiguousarray(np.moveaxis(both, -1, axis)).view(np.float32)
@@ -91,9 +91,9 @@ def test_pack(tile, rng):
     for kind in ("features", "gradients"):
         rows = np.full((2, pad // 2, tile.width), np.nan, SINGLE)
         other = np.full((2, pad, tile.width // 2) if kind == "features" else x.shape, np.nan, SINGLE)
-        place = bfloat16.pack_kernel(kind)
+        address = bfloat16.pack_kernel(kind)
         memory = np.concatenate([x.reshape(-1), rows.reshape(-1), other.reshape(-1)])
-        pack(place, memory, x.size, x.size + rows.size, pad * tile.width, n)
+        pack(address, memory, x.size, x.size + rows.size, pad * tile.width, n)
         got = memory[x.size : x.size + rows.size].reshape(rows.shape)[:, : tile.rows // 2]
         np.testing.assert_array_equal(got.view(np.uint32), pairs(known[:, : tile.rows], 1).view(np.uint32))
         got, expected = memory[x.size + rows.size :], pairs(known, 2)[:, : tile.rows]

@@ -17,7 +17,7 @@ def test_turns_are_taken_in_the_order_of_asking():
     with turns:
         for number, worker in enumerate(workers, 1):
             worker.start()
-            while len(turns._waiting) < number:  # nothing public tells that a thread has asked
+            while len(turns._waiting) < number:  # nothing public tells that a thread waits
                 time.sleep(0.001)
     for worker in workers:
         worker.join()

@@ -10,46 +10,46 @@ from nbnorm.functions.activations import CODES, activation_backward, activation_
 
 # The intrinsics exist inside compiled code only.
 @kernel
-def activate(place, x, i, z, stride, n, bias):
-    epilogues.activate_row(place, x, i, z, stride, n, bias)
+def activate(address, x, i, z, stride, n, bias):
+    epilogues.activate_row(address, x, i, z, stride, n, bias)
 
 
 @kernel
-def derive(place, x, i, j, stride, n):
-    return epilogues.derive_row(place, x, i, j, stride, n)
+def derive(address, x, i, j, stride, n):
+    return epilogues.derive_row(address, x, i, j, stride, n)
 
 
 @kernel
-def drop(place, x, i, j, stride, n, first, key, threshold, scale):
-    epilogues.drop_row(place, x, i, j, stride, n, first, key, threshold, scale)
+def drop(address, x, i, j, stride, n, first, key, threshold, scale):
+    epilogues.drop_row(address, x, i, j, stride, n, first, key, threshold, scale)
 
 
 @kernel
-def forward(places, x, y, w, a, numbers, saved, variance, stride, n, total, eps):
+def forward(addresses, x, y, w, a, numbers, saved, variance, stride, n, total, eps):
     """Bias, gamma and beta stand in `numbers`; shift, center and rstd go to `saved`."""
     size = len(variance)
     good = epilogues.panel_statistics(
-        places[0], x, y, w, numbers, 0, saved, 0, size, variance, 0, stride, n, total
+        addresses[0], x, y, w, numbers, 0, saved, 0, size, variance, 0, stride, n, total
     )
     for r in range(size):
         saved[2 * size + r] = 1 / np.sqrt(variance[r] + eps)
     epilogues.panel_normalize(
-        places[1], x, y, a, 0, 0, numbers, size, 2 * size, saved, 0, size, 2 * size, stride, n
+        addresses[1], x, y, a, 0, 0, numbers, size, 2 * size, saved, 0, size, 2 * size, stride, n
     )
     return good
 
 
 @kernel
-def backward(place, x, g, y, a, w, numbers, saved, out, stride, n, batch, total):
+def backward(address, x, g, y, a, w, numbers, saved, out, stride, n, batch, total):
     """`out` takes the gradients of bias, gamma and beta."""
     size = len(saved) // 3
     epilogues.panel_backward(
-        place, x, g, y, a, 0, 0, w, numbers, size, saved, 0, size, 2 * size, out, size, 2 * size, 0, stride,
+        address, x, g, y, a, 0, 0, w, numbers, size, saved, 0, size, 2 * size, out, size, 2 * size, 0, stride,
         n, batch, total,
     )  # fmt: skip
 
 
-def forward_places(dtype, inner, outer, weighted=False):
+def forward_addresses(dtype, inner, outer, weighted=False):
     statistics = epilogues.row_kernel("statistics", dtype, CODES[inner], weighted=weighted)
     return np.array([statistics, epilogues.row_kernel("normalize", dtype, CODES[outer])])
 
@@ -92,7 +92,7 @@ class Table:
     def at(self, i):
         return i * self.width
 
-    def place(self, k):
+    def offset(self, k):
         return k * self.rows * self.width
 
     def close(self, got, expected):
@@ -118,8 +118,8 @@ def table(request, dtype):
 @pytest.mark.parametrize("name", CODES)
 def test_activate_row(table, name):
     z = table.row(1) + 0.5
-    place = epilogues.row_kernel("activate", table.dtype, CODES[name])
-    activate(place, table.flat, table.at(1), table.at(2), table.stride, table.n, table.dtype(0.5))
+    address = epilogues.row_kernel("activate", table.dtype, CODES[name])
+    activate(address, table.flat, table.at(1), table.at(2), table.stride, table.n, table.dtype(0.5))
     table.close(table.row(1), activation_forward(z, name))
     np.testing.assert_array_equal(table.row(0), table.values[0])
     kept = table.values[2] if name in FUNCTIONS else z
@@ -130,17 +130,17 @@ def test_activate_row(table, name):
 def test_derive_row(table, name):
     g, z = table.row(0), table.row(1)  # row 1 stands for f(z) where f tells its slope
     slope = FUNCTIONS[name][1](z) if name in FUNCTIONS else activation_backward(np.ones_like(z), z, name, z=z)
-    place = epilogues.row_kernel("derive", table.dtype, CODES[name])
-    got = derive(place, table.flat, table.at(0), table.at(1), table.stride, table.n)
+    address = epilogues.row_kernel("derive", table.dtype, CODES[name])
+    got = derive(address, table.flat, table.at(0), table.at(1), table.stride, table.n)
     table.close(table.row(0), g * slope)
     table.close(got, (g * slope).sum())
 
 
 def test_drop_row(dtype):
     table = Table(dtype, 4 * tile(dtype).width + 3)
-    place, before, kept = epilogues.row_kernel("drop", dtype), table.row(0), []
+    address, before, kept = epilogues.row_kernel("drop", dtype), table.row(0), []
     for key in range(64):
-        drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, 0, key, 2**30, dtype(2))
+        drop(address, table.flat, table.at(0), table.at(1), table.stride, table.n, 0, key, 2**30, dtype(2))
         got = table.row(1)
         assert (got == np.where(got == 0, 0, 2 * before)).all()
         kept.append(got != 0)
@@ -152,9 +152,9 @@ def test_drop_row(dtype):
     # a row that begins with a later sample is the end of the whole row
     width, block = tile(dtype).width, table.stride
     second = (table.at(0) + block, table.at(1) + block, table.stride, table.n - width, width)
-    drop(place, table.flat, *second, 63, 2**30, dtype(2))
+    drop(address, table.flat, *second, 63, 2**30, dtype(2))
     np.testing.assert_array_equal(table.row(1) != 0, kept[-1])
-    drop(place, table.flat, table.at(0), table.at(1), table.stride, table.n, 0, 1, 0, dtype(1))
+    drop(address, table.flat, table.at(0), table.at(1), table.stride, table.n, 0, 1, 0, dtype(1))
     np.testing.assert_array_equal(table.row(1), before)
 
 
@@ -183,7 +183,7 @@ def test_panels(table, name, before, weighted):
     xhat, mean, spread = normalized(table, y, w, eps)
     out = FUNCTIONS[outer][0](table.number(1) * xhat + table.number(2))
     good = forward(
-        forward_places(table.dtype, inner, outer, weighted), flat, table.place(0), start, table.place(1),
+        forward_addresses(table.dtype, inner, outer, weighted), flat, table.offset(0), start, table.offset(1),
         table.numbers, saved, variance, table.stride, n, total, eps,
     )  # fmt: skip
     assert good == 1
@@ -199,8 +199,8 @@ def test_panels(table, name, before, weighted):
     dz = table.number(1) / np.sqrt(spread + eps) * rest * (1.0 if before else slope(y))
     kind = "before" if before else "backward"
     backward(
-        epilogues.row_kernel(kind, table.dtype, CODES[name], weighted=weighted), flat, table.place(2),
-        table.place(0), table.place(1), start, table.numbers, saved, gradients, table.stride, n,
+        epilogues.row_kernel(kind, table.dtype, CODES[name], weighted=weighted), flat, table.offset(2),
+        table.offset(0), table.offset(1), start, table.numbers, saved, gradients, table.stride, n,
         table.dtype(1), total,
     )  # fmt: skip
     table.close(table.panel(2), dz)
@@ -212,8 +212,8 @@ def test_panel_backward_with_constant_statistics(table):
     saved = np.concatenate([np.zeros(2 * size), np.full(size, 2.0)]).astype(table.dtype)
     expected = table.panel(2) * table.number(1) * 2.0
     backward(
-        epilogues.row_kernel("backward", table.dtype), table.flat, table.place(2), table.place(0),
-        table.place(1), 0, table.numbers, saved, np.zeros_like(saved), table.stride, table.n,
+        epilogues.row_kernel("backward", table.dtype), table.flat, table.offset(2), table.offset(0),
+        table.offset(1), 0, table.numbers, saved, np.zeros_like(saved), table.stride, table.n,
         table.dtype(0), table.dtype(table.n),
     )  # fmt: skip
     table.close(table.panel(2), expected)
@@ -223,7 +223,7 @@ def test_panel_backward_with_constant_statistics(table):
 def test_panel_statistics_say_when_float32_cannot_hold_the_squares(dtype):
     width, size = tile(dtype).width, tile(dtype).rows
     numbers = np.zeros(3 * size, dtype)
-    places = forward_places(dtype, "identity", "identity")
+    addresses = forward_addresses(dtype, "identity", "identity")
     got = []
     for magnitude in (1.0, 0.0, 1e25, 1e-25):
         x = np.zeros(2 * size * width, dtype)
@@ -231,7 +231,9 @@ def test_panel_statistics_say_when_float32_cannot_hold_the_squares(dtype):
         saved, variance = np.zeros(3 * size, dtype), np.zeros(size)
         stride = 2 * size * width
         got.append(
-            forward(places, x, 0, 0, size * width, numbers, saved, variance, stride, width, dtype(width), 1.0)
+            forward(
+                addresses, x, 0, 0, size * width, numbers, saved, variance, stride, width, dtype(width), 1.0
+            )
         )
     assert got == [1, 1, 0, 0]
 
@@ -241,6 +243,6 @@ def test_activate_row_lets_nan_pass(dtype, name):
     width = tile(dtype).width
     x = np.zeros(2 * width, dtype)
     x[1] = np.nan
-    place = epilogues.row_kernel("activate", dtype, CODES[name])
-    activate(place, x, 0, width, 2 * width, width, dtype(0))
+    address = epilogues.row_kernel("activate", dtype, CODES[name])
+    activate(address, x, 0, width, 2 * width, width, dtype(0))
     assert np.isnan(x[:width]).sum() == 1

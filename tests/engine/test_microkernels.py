@@ -17,23 +17,23 @@ FLOATS = (np.float32, np.float64)
 
 # The intrinsics exist inside compiled code only.
 @kernel
-def product(place, a, i, b, j, out, o, length, stride, add):
-    microkernels.tile_product(place, a, i, b, j, out, o, length, stride, add)
+def product(address, a, i, b, j, out, o, length, stride, add):
+    microkernels.tile_product(address, a, i, b, j, out, o, length, stride, add)
 
 
 @kernel
-def update(place, a, b, weight, state, numbers, length, stride, size):
-    microkernels.tile_update(place, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size)
+def update(address, a, b, weight, state, numbers, length, stride, size):
+    microkernels.tile_update(address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size)
 
 
 @kernel
-def update_vector(place, vector, state, gradient, numbers, size, count):
-    microkernels.vector_update(place, vector, 0, state, 0, gradient, 0, numbers, 0, size, count)
+def update_vector(address, vector, state, gradient, numbers, size, count):
+    microkernels.vector_update(address, vector, 0, state, 0, gradient, 0, numbers, 0, size, count)
 
 
 @kernel
-def write_numbers(place, numbers, options, rates, step, updates):
-    microkernels.step_numbers(place, numbers, 0, options, 0, rates, step, updates)
+def write_numbers(address, numbers, options, rates, step, updates):
+    microkernels.step_numbers(address, numbers, 0, options, 0, rates, step, updates)
 
 
 @kernel

@@ -77,7 +77,7 @@ def test_permutation():
 
 @pytest.mark.skipif(config.DISABLE_JIT, reason="too many permutations for the interpreter")
 def test_permutation_is_uniform():
-    # each element comes to each place equally often
+    # each element comes to each position equally often
     counts = np.zeros((6, 6))
     trials = 6000
     for epoch in range(trials):

@@ -9,7 +9,7 @@ from nbnorm.compile.atomics import atomic_add, atomic_load, pause
 from nbnorm.compile.kernels import kernel
 from nbnorm.engine.thread_pool import ThreadPool, barrier, new_sync, next_chunk
 
-compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted teams have one thread")
+compiled = pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted code has one thread")
 
 
 def nothing():

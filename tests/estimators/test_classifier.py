@@ -51,7 +51,7 @@ def _sine_slope(z):
 
 SMOOTH = Activation(_sine, _sine_slope)
 
-# One network does what the checks ask for as well as five.
+# One network passes the checks as well as five.
 CONFIGURATIONS = [
     FNNClassifier(n_estimators=2),
     FNNClassifier(

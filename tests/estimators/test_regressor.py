@@ -20,7 +20,7 @@ from nbnorm.estimators import FNNRegressor
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
 
-# One network does what the checks ask for as well as five.
+# One network passes the checks as well as five.
 CONFIGURATIONS = [
     FNNRegressor(n_estimators=2),
     FNNRegressor(

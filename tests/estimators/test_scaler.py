@@ -23,7 +23,7 @@ def expected_to_fail(scaler):
     """Return the checks that a release of scikit-learn runs by mistake, with the reason."""
     if release.startswith("1.6.") and scaler.with_mean:
         return {
-            "check_sample_weight_equivalence_on_sparse_data": "1.6 asks it of what refuses sparse data too"
+            "check_sample_weight_equivalence_on_sparse_data": "1.6 runs it on what refuses sparse data too"
         }
     return {}
 

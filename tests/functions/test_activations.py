@@ -120,11 +120,11 @@ def test_in_place_agrees_with_apart(name):
 
 @pytest.mark.parametrize("name", ["relu", "gelu"])
 def test_out_that_overlaps_is_refused(name):
-    room, other = np.linspace(-2, 2, 9), np.ones(8)
+    memory, other = np.linspace(-2, 2, 9), np.ones(8)
     with pytest.raises(ValueError, match=r"^out must be z itself or not share memory with it"):
-        activation_forward(room[:-1], name, out=room[1:])
+        activation_forward(memory[:-1], name, out=memory[1:])
     with pytest.raises(ValueError, match=r"^out must be dy itself or not share memory with it"):
-        activation_backward(room[:-1], other, name, z=other, out=room[1:])
+        activation_backward(memory[:-1], other, name, z=other, out=memory[1:])
     second = "y" if name == "relu" else "z"
     with pytest.raises(ValueError, match=f"^out must not share memory with {second}"):
         activation_backward(other.copy(), other, name, z=other, out=other)

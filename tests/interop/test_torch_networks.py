@@ -49,19 +49,21 @@ def test_to_torch_and_training_there_and_back(table, trained, activation, norm):
 
 
 @pytest.mark.parametrize("kind", ["LayerNorm", "RMSNorm"])
-@pytest.mark.parametrize("place", ["before", "after"])
-def test_from_torch_normalization_of_samples(kind, place):
+@pytest.mark.parametrize("placement", ["before", "after"])
+def test_from_torch_normalization_of_samples(kind, placement):
     X = np.random.default_rng(0).normal(3.0, 2.0, (20, 4)).astype(np.float32)
     torch.manual_seed(0)
     parts = []
     for n_in, n_out in ((4, 9), (9, 5)):
         norm = getattr(nn, kind)(n_out, eps=1e-3)
         norm.weight.data = torch.rand(n_out) + 0.5
-        norms = [nn.Tanh(), norm] if place == "after" else [norm, nn.Tanh()]
+        norms = [nn.Tanh(), norm] if placement == "after" else [norm, nn.Tanh()]
         parts += [nn.Linear(n_in, n_out), *norms]
     module = nn.Sequential(*parts, nn.Linear(5, 3))
     net = from_torch(module)
-    assert net.norm == ("layer" if kind == "LayerNorm" else "rms") + ("_after" if place == "after" else "")
+    assert net.norm == ("layer" if kind == "LayerNorm" else "rms") + (
+        "_after" if placement == "after" else ""
+    )
     assert net.eps == 1e-3
     assert_close(net.forward(X), given(module, X))
     # a batch norm in front of it and a scale behind it become parts of their neighbours

@@ -179,7 +179,7 @@ def test_updates_are_those_of_numpy(data, optimizer, bounds):
         np.testing.assert_allclose(values, expected[name], rtol=0, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted teams have one thread")
+@pytest.mark.skipif(config.DISABLE_JIT, reason="interpreted code has one thread")
 @pytest.mark.parametrize("norm", NORMS)
 def test_same_bits_for_any_number_of_threads(norm, monkeypatch):
     monkeypatch.setattr("nbnorm.model.engines.POOL_WORK", 0.0)

@@ -1,4 +1,4 @@
-"""Dask collections against the same data in one piece."""
+"""Dask collections against the same data as one array."""
 
 import numpy as np
 import pytest

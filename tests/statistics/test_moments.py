@@ -381,7 +381,7 @@ def test_columns_are_taken_by_name():
     assert got.feature_names == ["a", "b"]
     same(
         moments(frame.to_numpy()).update(frame), expected + expected, 1e-15
-    )  # by place, and named from then on
+    )  # by position, and named from then on
 
 
 @pytest.mark.parametrize(
