@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from nbnorm.functions.activations import ActivationLike
+
 # With these, batch normalization behind the activation takes the scale of a hidden layer's weights out again.
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")
 
@@ -30,7 +32,7 @@ _MANY = 600
 _BINS, _MOST_BINS, _ROWS_OF_A_BIN = 8, 2048, 25
 
 
-def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
+def scale_free(norm: str | None, activations: Sequence[ActivationLike]) -> bool:
     """Return whether the scale of the hidden weights is without effect, so that decay cannot do harm there.
 
     Parameters
@@ -61,7 +63,7 @@ def scale_free(norm: str | None, activations: Sequence[Any]) -> bool:
 
 
 def learning_rate(
-    solver: str, norm: str | None, activations: Sequence[Any], *, epochs: int = _EPOCHS
+    solver: str, norm: str | None, activations: Sequence[ActivationLike], *, epochs: int = _EPOCHS
 ) -> float:
     """Return the learning rate: 0.0075 for "adamw" on a scale-free network, 0.02 for "sgd", otherwise 0.03.
 
@@ -95,7 +97,7 @@ def learning_rate(
 def weight_decay(
     solver: str,
     norm: str | None,
-    activations: Sequence[Any],
+    activations: Sequence[ActivationLike],
     rows: int,
     rate: float,
     *,
@@ -183,7 +185,12 @@ def bins(rows: int, columns: int) -> int | None:
 
 
 def epochs(
-    solver: str, norm: str | None, activations: Sequence[Any], steps: int, *, constant: bool = False
+    solver: str,
+    norm: str | None,
+    activations: Sequence[ActivationLike],
+    steps: int,
+    *,
+    constant: bool = False,
 ) -> int:
     """Return the epochs of a training: 50, for "adamw" on a scale-free network fewer of many steps.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from nbnorm.model import checkpoints, inputs, sample_weights
 from nbnorm.model.metrics import Measure
 from nbnorm.model.ranks import DataParallel, Ranks
 from nbnorm.model.sample_weights import ClassFactors, ClassWeight
+from nbnorm.model.samples import ValidationTuple
 from nbnorm.statistics.encoding import MOST_ROWS, ColumnEncoder
 from nbnorm.statistics.moments import Moments
 from nbnorm.statistics.reading import is_sparse
@@ -301,7 +301,7 @@ class SharedValidation:
 
     @classmethod
     def of(
-        cls, net: FNN, samples: ParallelSamples, data: Sequence[Any], metrics: list[Measure]
+        cls, net: FNN, samples: ParallelSamples, data: ValidationTuple, metrics: list[Measure]
     ) -> SharedValidation:
         """Check this rank's part of the validation data."""
         weights = data[2] if len(data) == 3 else None

@@ -8,10 +8,11 @@ knows of it, not those of the processor at hand.
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import llvmlite.binding
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import config
 from numba.core.registry import cpu_target
@@ -75,7 +76,7 @@ def target() -> Target:
     return known._replace(bfloat16=known.bfloat16 and _known(triple, name, told).bfloat16)
 
 
-def native_lanes(dtype: Any) -> int:
+def native_lanes(dtype: npt.DTypeLike) -> int:
     """Return how many elements of a type a vector register holds.
 
     Parameters
