@@ -48,7 +48,7 @@ myst_heading_anchors = 3
 # Pages that are notebooks run when the documentation is built; a cell that fails ends the build.
 nb_execution_mode = "force"
 nb_execution_in_temp = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 os.environ["MATPLOTLIBRC"] = str(

@@ -460,7 +460,7 @@ def _write_results(
         batch_size = max(2, min(args.batch_size, len(data.X_train)))
         found = inspect(net, data.X_train, data.y_train, optimizer=optimizer(args), batch_size=batch_size)
         found.plot(files["inspect"], title=f"{data.name}: the layers after training")
-        say(f"{found}\nLayers: {whole(files['inspect'])}")
+        say(f"\n{found}\nLayers: {whole(files['inspect'])}")
     result = finite(
         {
             "data": data.name,

@@ -5,85 +5,278 @@ Both do the same in training and evaluation, for any batch, and have no moving a
 
 from __future__ import annotations
 
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm import _check
+from nbnorm import _check, simd
 from nbnorm._types import FloatArray
-from nbnorm.compile.kernels import inner_kernel, kernel
-from nbnorm.functions.batch_norm import _eps
+from nbnorm.compile.kernels import parallel_kernel
+from nbnorm.functions.batch_norm import (
+    _add,
+    _block_rows,
+    _Columns,
+    _eps,
+    _silence,
+    _sums_of,
+    add_deviation,
+    block_moments,
+    input_gradient,
+    normalized,
+    sums_size,
+)
+
+# Rows whose gradients are summed up together: gamma, dgamma and dbeta are read once for all of them.
+_GROUP = 2
+
+# Registers of partial sums of a row for each of its sums, which hide the latency of the additions.
+_PARTS = 4
 
 
-@inner_kernel
-def _row_moments(row: Any) -> Any:
-    """Return mean and biased variance of a row, in float64, by two passes."""
-    total = 0.0
-    for value in row:
-        total += np.float64(value) - row[0]
-    mean = row[0] + total / row.size
-    square = 0.0
-    for value in row:
-        square += (value - mean) ** 2
-    return mean, square / row.size
+# ----------------------------------------------------------------------------------------------
+# Rows: sums are float64, whatever the dtype of the data.  RMS norm is layer norm with mean 0 and without
+# beta: `centred` is known when the code is compiled.
+# ----------------------------------------------------------------------------------------------
 
 
-@kernel
+def _sum_of_parts(sums: Any, lanes: int) -> Any:
+    """Add the registers of a wide vector."""
+    return functools.reduce(
+        operator.add, (simd.part(sums, k, lanes) for k in range(0, _PARTS * lanes, lanes))
+    )
+
+
+def _row_statistics(x: Any, i: Any, width: Any, centred: bool) -> tuple[Any, Any]:
+    """Return the mean of row i (0 if not `centred`) and the mean squared deviation from it.
+
+    Deviations are taken from the first element.  Its squared distance from the mean is at most `width`
+    variances: the relative error is below `width` units in the last place of float64, wherever the data lie.
+    """
+    lanes, at = simd.native_lanes(np.float64), i * width
+    origin = simd.convert(simd.get(x, at), np.float64) if centred else 0.0
+
+    def add(columns: _Columns, total: Any, square: Any) -> Any:
+        d = columns.get(x, at)
+        if centred:
+            d = d - origin
+            if columns.left is not None:
+                d = simd.where(simd.first_lanes(columns.left, columns.lanes), d, 0.0)
+        return add_deviation(d, total, square)
+
+    wide = _PARTS * lanes
+    whole = width & -wide
+    zero = simd.zeros(np.float64, wide)
+    sums = simd.loop(0, whole, wide, lambda j, *sums: add(_Columns(j, wide, None), *sums), zero, zero)
+    sums = [_sum_of_parts(part, lanes) for part in sums]
+    sums = simd.loop(whole, width, lanes, lambda j, *sums: add(_Columns(j, lanes, width - j), *sums), *sums)
+    total, square = (simd.sum(part) for part in sums)
+    n = simd.convert(width, np.float64)
+    if not centred:
+        return 0.0, square / n
+    mean, deviations = block_moments(total, square, n, origin)
+    return mean, deviations / n
+
+
+def _two_parts(mean: Any, dtype: Any) -> tuple[Any, Any]:
+    """Return a mean in the dtype of the data, and what rounding has taken from it."""
+    center = simd.convert(mean, dtype)
+    return center, mean - simd.convert(center, np.float64)
+
+
+def _normalize_row(x: Any, i: Any, width: Any, mean: Any, rstd: Any, gamma: Any, beta: Any, out: Any) -> None:
+    """``out = gamma * (x - mean) * rstd + beta`` for row i; without `beta` if it is None."""
+    at = i * width
+    center, lost = _two_parts(mean, x.dtype)
+    scale, shift = (simd.convert(value, x.dtype) for value in (rstd, -lost * rstd))
+
+    def formula(x: Any, gamma: Any, *beta: Any) -> Any:
+        if beta:
+            return simd.fma(gamma, normalized(x, center, scale, shift), *beta)
+        return gamma * (x * scale)
+
+    _map_row(formula, width, at, (x,), (gamma,) if beta is None else (gamma, beta), out)
+
+
+def _map_row(
+    formula: Callable[..., Any],
+    width: Any,
+    at: Any,
+    arrays: tuple[Any, ...],
+    vectors: tuple[Any, ...],
+    out: Any,
+) -> None:
+    """Write ``formula(elements of arrays, elements of vectors)`` to the row of `out` that begins at `at`."""
+    lanes = simd.native_lanes(out.dtype)
+
+    def some(j: Any, lanes: int, *left: Any) -> None:
+        values = [simd.load(x, at + j, lanes, *left) for x in arrays]
+        values += [simd.load(vector, j, lanes, *left) for vector in vectors]
+        simd.store(out, at + j, formula(*values), *left)
+
+    whole = width & (-2 * lanes)
+    simd.loop(0, whole, 2 * lanes, lambda j: some(j, 2 * lanes))
+    simd.loop(whole, width, lanes, lambda j: some(j, lanes, width - j))
+
+
+def _backward_rows(
+    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, i: Any, rows: int, width: Any, centred: bool,
+    dx: Any, sums: Any,
+) -> None:  # fmt: skip
+    """Write dx of some rows from row i on, and add their part of dgamma and dbeta to `sums`."""
+    lanes = simd.native_lanes(np.float64)
+    inverses = [simd.get(rstd, i + r) for r in range(rows)]
+    means = [simd.get(mean, i + r) if centred else 0.0 for r in range(rows)]
+
+    def add(columns: _Columns, *so_far: Any) -> Any:
+        g, dgamma = columns.get(gamma), columns.get(sums)
+        dbeta = columns.get(sums, width) if centred else None
+        slopes, products = list(so_far[:rows]), list(so_far[rows:])
+        for r in range(rows):
+            slope, value = columns.get(dout, (i + r) * width), columns.get(x, (i + r) * width)
+            product = slope * (value - means[r] if centred else value)
+            dgamma = simd.fma(product, inverses[r], dgamma)
+            products[r] = simd.fma(g, product, products[r])
+            if centred:
+                dbeta = dbeta + slope
+                slopes[r] = simd.fma(g, slope, slopes[r])
+        columns.put(sums, 0, dgamma)
+        if centred:
+            columns.put(sums, width, dbeta)
+        return (*slopes, *products)
+
+    whole = width & -lanes
+    zeros = [simd.zeros(np.float64, lanes)] * (2 * rows)
+    found = simd.loop(0, whole, lanes, lambda j, *found: add(_Columns(j, lanes, None), *found), *zeros)
+    found = simd.loop(
+        whole, width, lanes, lambda j, *found: add(_Columns(j, lanes, width - j), *found), *found
+    )
+    n = simd.convert(width, np.float64)
+    for r in range(rows):
+        slope, product = simd.sum(found[r]), simd.sum(found[rows + r])
+        inverse = inverses[r]
+        factor = -inverse * (product * inverse / n)
+        center, lost = _two_parts(means[r], x.dtype) if centred else (0.0, 0.0)
+        shift = -inverse * (slope / n) - lost * inverse * factor
+        center, scale, factor, shift = (
+            simd.convert(value, x.dtype) for value in (center, inverse, factor, shift)
+        )
+
+        def formula(dout: Any, x: Any, gamma: Any, numbers: Any = (center, scale, shift, factor)) -> Any:
+            center, scale, shift, factor = numbers
+            return input_gradient(gamma * dout, x, center, scale, shift, scale, factor)
+
+        _map_row(formula, width, (i + r) * width, (dout, x), (gamma,), dx)
+
+
+@simd.traced
+def _layer_norm_row(
+    x: Any, i: Any, width: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: Any, rstd: Any
+) -> None:
+    center, var = _row_statistics(x, i, width, True)
+    inverse = 1.0 / simd.sqrt(var + eps)
+    simd.put(mean, i, center)
+    simd.put(rstd, i, inverse)
+    _normalize_row(x, i, width, center, inverse, gamma, beta, out)
+
+
+@simd.traced
+def _rms_norm_row(x: Any, i: Any, width: Any, gamma: Any, eps: Any, out: Any, rrms: Any) -> None:
+    inverse = 1.0 / simd.sqrt(_row_statistics(x, i, width, False)[1] + eps)
+    simd.put(rrms, i, inverse)
+    _normalize_row(x, i, width, 0.0, inverse, gamma, None, out)
+
+
+@simd.traced
+def _layer_norm_group(
+    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, start: Any, stop: Any, width: Any, dx: Any, sums: Any
+) -> None:
+    def some(i: Any, rows: int) -> None:
+        _backward_rows(dout, x, gamma, mean, rstd, i, rows, width, True, dx, sums)
+
+    simd.loop_steps(start, stop, (_GROUP, 1), some)
+
+
+@simd.traced
+def _rms_norm_group(
+    dout: Any, x: Any, gamma: Any, rrms: Any, start: Any, stop: Any, width: Any, dx: Any, sums: Any
+) -> None:
+    def some(i: Any, rows: int) -> None:
+        _backward_rows(dout, x, gamma, None, rrms, i, rows, width, False, dx, sums)
+
+    simd.loop_steps(start, stop, (_GROUP, 1), some)
+
+
+# ----------------------------------------------------------------------------------------------
+# Kernels
+# ----------------------------------------------------------------------------------------------
+
+
+@parallel_kernel
 def layer_norm_kernel(x: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: Any, rstd: Any) -> None:
     """``out = gamma * (x - mean) * rstd + beta``, row by row."""
-    for i in range(x.shape[0]):
-        mean[i], var = _row_moments(x[i])
-        rstd[i] = 1.0 / np.sqrt(var + eps)
-        for j in range(x.shape[1]):
-            out[i, j] = gamma[j] * ((x[i, j] - mean[i]) * rstd[i]) + beta[j]
-
-
-@kernel
-def layer_norm_backward_kernel(
-    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, dx: Any, dgamma: Any, dbeta: Any
-) -> None:
-    """``dx = rstd * (g - mean(g) - xhat * mean(g * xhat))`` over rows; `dgamma`, `dbeta` are float64."""
     n, width = x.shape
-    dgamma[:], dbeta[:] = 0.0, 0.0
-    for i in range(n):
-        mean_g = mean_gx = 0.0
-        for j in range(width):
-            g, xhat = gamma[j] * np.float64(dout[i, j]), (x[i, j] - mean[i]) * rstd[i]
-            mean_g += g / width
-            mean_gx += g * xhat / width
-            dgamma[j] += dout[i, j] * xhat
-            dbeta[j] += dout[i, j]
-        for j in range(width):
-            g, xhat = gamma[j] * np.float64(dout[i, j]), (x[i, j] - mean[i]) * rstd[i]
-            dx[i, j] = rstd[i] * (g - mean_g - xhat * mean_gx)
+    rows = _block_rows(n)
+    for block in numba.prange((n + rows - 1) // rows):
+        start = np.int64(block * rows)
+        for i in range(start, min(n, start + rows)):
+            _layer_norm_row(x, i, width, gamma, beta, eps, out, mean, rstd)
 
 
-@kernel
+@parallel_kernel
 def rms_norm_kernel(x: Any, gamma: Any, eps: Any, out: Any, rrms: Any) -> None:
     """``out = gamma * x * rrms`` with ``rrms = 1 / sqrt(mean(x**2) + eps)``, row by row."""
-    for i in range(x.shape[0]):
-        square = 0.0
-        for value in x[i]:
-            square += np.float64(value) ** 2
-        rrms[i] = 1.0 / np.sqrt(square / x.shape[1] + eps)
-        for j in range(x.shape[1]):
-            out[i, j] = gamma[j] * (x[i, j] * rrms[i])
-
-
-@kernel
-def rms_norm_backward_kernel(dout: Any, x: Any, gamma: Any, rrms: Any, dx: Any, dgamma: Any) -> None:
-    """``dx = rrms * (g - xhat * mean(g * xhat))`` over each row; `dgamma` is float64."""
     n, width = x.shape
-    dgamma[:] = 0.0
-    for i in range(n):
-        mean_gx = 0.0
-        for j in range(width):
-            xhat = x[i, j] * rrms[i]
-            mean_gx += gamma[j] * np.float64(dout[i, j]) * xhat / width
-            dgamma[j] += dout[i, j] * xhat
-        for j in range(width):
-            dx[i, j] = rrms[i] * (gamma[j] * np.float64(dout[i, j]) - x[i, j] * rrms[i] * mean_gx)
+    rows = _block_rows(n)
+    for block in numba.prange((n + rows - 1) // rows):
+        start = np.int64(block * rows)
+        for i in range(start, min(n, start + rows)):
+            _rms_norm_row(x, i, width, gamma, eps, out, rrms)
+
+
+@parallel_kernel
+def layer_norm_backward_kernel(
+    dout: Any, x: Any, gamma: Any, mean: Any, rstd: Any, dx: Any, dgamma: Any, dbeta: Any, sums: Any
+) -> None:
+    """``dx = rstd * (g - mean(g) - xhat * mean(g * xhat))`` over rows; workspace as `sums_size` says."""
+    n, width = x.shape
+    rows = _block_rows(n)
+    blocks = (n + rows - 1) // rows
+    for block in numba.prange(blocks):
+        start, own = np.int64(block * rows), _sums_of(block, width, sums)
+        own[:] = 0.0
+        _layer_norm_group(dout, x, gamma, mean, rstd, start, min(n, start + rows), width, dx, own)
+    for block in range(1, blocks):
+        _add(2 * width, sums, block * 2 * width)
+    for j in range(width):
+        dgamma[j], dbeta[j] = sums[j], sums[width + j]
+
+
+@parallel_kernel
+def rms_norm_backward_kernel(
+    dout: Any, x: Any, gamma: Any, rrms: Any, dx: Any, dgamma: Any, sums: Any
+) -> None:
+    """``dx = rrms * (g - xhat * mean(g * xhat))`` over each row; workspace as `sums_size` says."""
+    n, width = x.shape
+    rows = _block_rows(n)
+    blocks = (n + rows - 1) // rows
+    for block in numba.prange(blocks):
+        start, own = np.int64(block * rows), _sums_of(block, width, sums)
+        own[:] = 0.0
+        _rms_norm_group(dout, x, gamma, rrms, start, min(n, start + rows), width, dx, own)
+    for block in range(1, blocks):
+        _add(width, sums, block * 2 * width)
+    for j in range(width):
+        dgamma[j] = sums[j]
+
+
+# ----------------------------------------------------------------------------------------------
+# Public functions
+# ----------------------------------------------------------------------------------------------
 
 
 def _samples(name: str, x: npt.ArrayLike) -> FloatArray:
@@ -96,6 +289,10 @@ def _samples(name: str, x: npt.ArrayLike) -> FloatArray:
 
 def _rows(x: FloatArray) -> FloatArray:
     return x.reshape(-1, x.shape[-1])
+
+
+def _workspace(x: FloatArray) -> FloatArray:
+    return np.empty(sums_size(*_rows(x).shape))
 
 
 def _saved(name: str, values: npt.ArrayLike, x: FloatArray) -> FloatArray:
@@ -165,9 +362,16 @@ def layer_norm_forward(
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
     mean, rstd = np.empty(x.shape[:-1]), np.empty(x.shape[:-1])
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below; only interpreted kernels warn
+    with _silence():
         layer_norm_kernel(
-            _rows(x), gamma, beta, _eps(eps, x.dtype), _rows(out), mean.reshape(-1), rstd.reshape(-1)
+            2 * x.size,
+            _rows(x),
+            gamma,
+            beta,
+            _eps(eps, x.dtype),
+            _rows(out),
+            mean.reshape(-1),
+            rstd.reshape(-1),
         )
     _refuse_range(x, rstd)
     return out, mean, rstd
@@ -234,11 +438,21 @@ def layer_norm_backward(
     mean, rstd = _saved("mean", mean, x), _saved("rstd", rstd, x)
     dx = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", dx, dout=dout, x=x, gamma=gamma)
-    dgamma, dbeta = np.empty(x.shape[-1]), np.empty(x.shape[-1])
+    dgamma, dbeta = np.empty_like(gamma), np.empty_like(gamma)
+    sums = _workspace(x)
     layer_norm_backward_kernel(
-        _rows(dout), _rows(x), gamma, mean.reshape(-1), rstd.reshape(-1), _rows(dx), dgamma, dbeta
+        3 * x.size,
+        _rows(dout),
+        _rows(x),
+        gamma,
+        mean.reshape(-1),
+        rstd.reshape(-1),
+        _rows(dx),
+        dgamma,
+        dbeta,
+        sums,
     )
-    return dx, dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+    return dx, dgamma, dbeta
 
 
 def rms_norm_forward(
@@ -290,8 +504,8 @@ def rms_norm_forward(
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma)
     rrms = np.empty(x.shape[:-1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        rms_norm_kernel(_rows(x), gamma, _eps(eps, x.dtype), _rows(out), rrms.reshape(-1))
+    with _silence():
+        rms_norm_kernel(2 * x.size, _rows(x), gamma, _eps(eps, x.dtype), _rows(out), rrms.reshape(-1))
     _refuse_range(x, rrms)
     return out, rrms
 
@@ -355,6 +569,8 @@ def rms_norm_backward(
     rrms = _saved("rrms", rrms, x)
     dx = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", dx, dout=dout, x=x, gamma=gamma)
-    dgamma = np.empty(x.shape[-1])
-    rms_norm_backward_kernel(_rows(dout), _rows(x), gamma, rrms.reshape(-1), _rows(dx), dgamma)
-    return dx, dgamma.astype(x.dtype)
+    dgamma = np.empty_like(gamma)
+    rms_norm_backward_kernel(
+        3 * x.size, _rows(dout), _rows(x), gamma, rrms.reshape(-1), _rows(dx), dgamma, _workspace(x)
+    )
+    return dx, dgamma

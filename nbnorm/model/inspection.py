@@ -144,10 +144,16 @@ class LayerInspection:
     effective_lr: float
 
 
-_HEAD = (
-    "layer", "features", "mean", "std", "dead", "rank", "condition", "standardized", "read",
-    "weights", "gradient", "step", "effective lr",
-)  # fmt: skip
+# What the tables of an inspection say, and their columns behind the layer's name; they fit 80 characters.
+_TABLES = {
+    "Features, from the least to the largest; a dead one never varies": ("features", "mean", "std", "dead"),
+    "Condition number of their second moment, and of what the next layer reads": (
+        "rank", "condition", "standardized", "read",
+    ),
+    "Norms of weights and gradient, and the length of a step beside the weights": (
+        "weights", "gradient", "step", "effective lr",
+    ),
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,15 +185,20 @@ class Inspection:
     equilibrium_step: float
 
     def __str__(self) -> str:
-        rows = [_HEAD, *map(_row, self.layers)]
-        widths = [max(len(row[k]) for row in rows) for k in range(len(_HEAD))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
-            for row in rows
-        ]
+        cells, lines = [_row(layer) for layer in self.layers], []
+        first = 0
+        for title, head in _TABLES.items():
+            here = slice(first, first + len(head))
+            first += len(head)
+            known = [
+                (layer.name, *row[here])
+                for layer, row in zip(self.layers, cells, strict=True)
+                if any(row[here])
+            ]
+            lines += ["", f"{title}:", *_aligned([("layer", *head), *known])]
         if self.equilibrium_step > 0:
-            lines.append(f"weight decay holds the relative step at {self.equilibrium_step:.2g}")
-        return "\n".join(lines)
+            lines.append(f"Weight decay holds the step at {self.equilibrium_step:.2g}.")
+        return "\n".join(lines[1:])
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `json` can write; numbers that are not known are None."""
@@ -227,8 +238,17 @@ class Inspection:
         return plots.inspection(self.to_dict()["layers"], path, title=title)
 
 
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the lines of a table: names to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(["", row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in rows
+    ]
+
+
 def _row(layer: LayerInspection) -> tuple[str, ...]:
-    """Return the cells of a layer's row."""
+    """Return the cells of a layer's rows in all tables."""
 
     def number(value: float) -> str:
         return "" if math.isnan(value) else f"{value:.2g}"
@@ -239,7 +259,7 @@ def _row(layer: LayerInspection) -> tuple[str, ...]:
         )  # fmt: skip
 
     return (
-        layer.name, str(layer.mean.size), between(layer.mean), between(layer.std), str(layer.dead),
+        str(layer.mean.size), between(layer.mean), between(layer.std), str(layer.dead),
         str(layer.rank) if layer.rank else "", number(layer.condition), number(layer.condition_standardized),
         number(layer.condition_read), number(layer.weight_norm), number(layer.gradient_norm),
         number(layer.relative_step), number(layer.effective_lr),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import nbnorm
 from nbnorm import gradcheck, layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 
 RNG = np.random.default_rng(4)
@@ -48,6 +49,50 @@ def test_gradients(shape, eps):
     of["rms gamma"] = (GAMMA, dgamma, lambda v: rms_norm_forward(x, v, eps=eps)[0])
     for name, (at, gradient, output) in of.items():
         assert gradcheck(lambda v, output=output: np.vdot(dout, output(v)), at, gradient) < 1e-7, name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (4, 16), (9, 37), (700, 19)])
+def test_gradients_agree_with_numpy(shape, dtype):
+    x, dout = (1e3 + RNG.normal(size=shape)).astype(dtype), RNG.normal(size=shape).astype(dtype)
+    gamma, beta = RNG.normal(size=(2, shape[1])).astype(dtype)
+    _, mean, rstd = layer_norm_forward(x, gamma, beta)
+    _, rrms = rms_norm_forward(x, gamma)
+    wide, upstream = x.astype(np.longdouble), dout.astype(np.longdouble)
+    g = gamma * upstream
+
+    def rows(values):
+        return values.mean(axis=1, keepdims=True)
+
+    xhat = (wide - mean[:, None]) * rstd[:, None]
+    dx = rstd[:, None] * (g - rows(g) - xhat * rows(g * xhat))
+    of_layer = dx, (upstream * xhat).sum(axis=0), upstream.sum(axis=0)
+    xhat = wide * rrms[:, None]
+    of_rms = rrms[:, None] * (g - xhat * rows(g * xhat)), (upstream * xhat).sum(axis=0)
+    bound = 1e-6 if dtype == np.float32 else 1e-12
+    for got, expected in (
+        (layer_norm_backward(dout, x, gamma, mean, rstd), of_layer),
+        (rms_norm_backward(dout, x, gamma, rrms), of_rms),
+    ):
+        for mine, theirs in zip(got, expected, strict=True):
+            assert mine.dtype == dtype
+            largest = max(1.0, float(abs(theirs).max()))
+            np.testing.assert_allclose(mine, theirs.astype(float), rtol=bound, atol=bound * largest)
+
+
+def test_bits_do_not_depend_on_threads():
+    x, dout = RNG.normal(size=(2, 1100, 96)).astype(np.float32)  # several blocks, enough for two threads
+    gamma, beta = RNG.normal(size=(2, 96)).astype(np.float32)
+    found = []
+    for threads in (1, 2):
+        nbnorm.set_num_threads(threads)
+        out, mean, rstd = layer_norm_forward(x, gamma, beta)
+        scaled, rrms = rms_norm_forward(x, gamma)
+        gradients = layer_norm_backward(dout, x, gamma, mean, rstd)
+        found.append([out, scaled, *gradients, *rms_norm_backward(dout, x, gamma, rrms)])
+    nbnorm.set_num_threads(None)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
 
 
 def test_each_sample_is_normalized_by_itself():

@@ -126,9 +126,11 @@ def test_weight_decay_balances_at_the_equilibrium():
 def test_table_dict_and_figure(tmp_path):
     pytest.importorskip("matplotlib")
     found = nbnorm.inspect(trained(), X, Y, optimizer=SGD(lr=0.1, weight_decay=1e-3))
-    lines = str(found).splitlines()
-    assert [line.split()[0] for line in lines[:4]] == ["layer", "input", "layer1", "output"]
-    assert lines[4].startswith("weight decay holds")
+    features, condition, step = str(found).split("\n\n")
+    assert [line.split()[0] for line in features.splitlines()[1:]] == ["layer", "input", "layer1", "output"]
+    assert [line.split()[0] for line in condition.splitlines()[1:]] == ["layer", "input", "layer1"]
+    assert [line.split()[0] for line in step.splitlines()[1:]] == ["layer", "layer1", "output", "Weight"]
+    assert max(map(len, str(found).splitlines())) <= 80
     assert json.loads(json.dumps(found.to_dict()))["layers"][2]["condition"] is None
     figure = found.plot(tmp_path / "layers.svg")
     assert (tmp_path / "layers.svg").stat().st_size > 1000
