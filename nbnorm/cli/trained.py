@@ -184,10 +184,10 @@ class Assessor:
             self._answers.append(answers[there])
 
     def found(self) -> Assessment | None:
-        """Return what the network is worth, None where no sample had a target."""
+        """Return what the network is worth, None where no sample had a target; the answers are given up."""
         if not self._truth:
             return None
-        truth, got, notes = np.concatenate(self._truth), np.concatenate(self._answers), self._notes
+        truth, got, notes = _taken(self._truth), _taken(self._answers), self._notes
         if notes.labels:
             return Assessment(answers.of_labels(got, truth > 0.5, self._threshold), self._missing, None)
         if notes.classes is None:
@@ -199,6 +199,13 @@ class Assessor:
             got, decision, truth, notes.classes, counts=notes.class_counts, unseen=unseen
         )
         return Assessment(scores, self._missing, None)
+
+
+def _taken(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Return parts as one array, and leave none, so that they do not stand in memory twice for long."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
 
 
 def load(path: str) -> tuple[FNN, Notes]:

@@ -19,6 +19,8 @@ from nbnorm.data import csv_files, row_groups
 
 # Rows of a record batch, as Parquet files are read.
 ROWS = 1 << 16
+# Bytes of each column of a Parquet file that are read at a time.
+_BUFFER = 1 << 16
 PARQUET = (".parquet", ".pq")
 ENDINGS = (*PARQUET, ".feather", ".arrow", ".ipc")
 
@@ -32,6 +34,14 @@ def pyarrow() -> ModuleType:
     except ImportError:
         raise ImportError('Parquet and Arrow need pyarrow: pip install "nbnorm[arrow]"') from None
     return cast(ModuleType, pyarrow)
+
+
+def parquet_file(source: IO[bytes] | _files.PathLike) -> Any:
+    """Open a Parquet file that is read from its beginning to its end in bounded memory.
+
+    By itself pyarrow fetches the pages of all row groups in advance, which amounts to the whole file.
+    """
+    return pyarrow().parquet.ParquetFile(source, pre_buffer=False, buffer_size=_BUFFER)
 
 
 def index_of(schema: ArrowSchema) -> set[str]:
@@ -76,7 +86,7 @@ class ArrowFile:
             self.schema: ArrowSchema = file.schema_arrow if self._parquet else file.schema
 
     def _open(self, raw: IO[bytes]) -> Any:
-        return self._pa.parquet.ParquetFile(raw) if self._parquet else self._pa.ipc.open_file(raw)
+        return parquet_file(raw) if self._parquet else self._pa.ipc.open_file(raw)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[ArrowRows]:
         """Yield the rows as record batches, with some columns or all."""

@@ -201,8 +201,7 @@ def _check_layout(name: str, layout: _files.Layout) -> None:
 class _ParquetSource(_Source):
     def __init__(self, path: _files.PathLike, options: csv_files.CsvOptions | None, gaps: bool) -> None:
         super().__init__(path, options, gaps)
-        pa = _arrow()
-        with _files.reading(path, "a Parquet file"), pa.parquet.ParquetFile(path) as file:
+        with _files.reading(path, "a Parquet file"), arrow_files.parquet_file(path) as file:
             self._schema: ArrowSchema = file.schema_arrow
             self.rows = file.metadata.num_rows
             self._row_bytes = _row_bytes(file.metadata)
@@ -213,8 +212,7 @@ class _ParquetSource(_Source):
         step = chunks.rows_of(max(1, len(self._schema)))
         if self.kept and self._row_bytes:
             step = min(step, max(1, chunks.CHUNK // self._row_bytes))
-        pa = _arrow()
-        with _files.reading(self.path, "a Parquet file"), pa.parquet.ParquetFile(self.path) as file:
+        with _files.reading(self.path, "a Parquet file"), arrow_files.parquet_file(self.path) as file:
             yield from file.iter_batches(batch_size=step, columns=columns)
 
     def chunks(self, *, with_kept: bool) -> Iterator[_Chunk]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import is_classifier
@@ -19,6 +21,13 @@ from nbnorm.model.network import FNN
 from nbnorm.model.options import norm_kind
 from nbnorm.statistics.encoding import ColumnEncoder
 from nbnorm.statistics.reading import is_sparse
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+
+# Numbers that are looked at without a thought of memory or time.
+_FEW = 1 << 14
 
 
 class Inputs(Parameters):
@@ -67,6 +76,8 @@ class Inputs(Parameters):
 
     def _samples(self, X: Table | OnDisk) -> CheckedTable | RowGroups:
         """Return checked samples as a matrix."""
+        if self._are_plain(X):
+            return X
         check_is_fitted(self)
         if is_row_groups(X):
             return inference.table_on_disk(self.network_, X)
@@ -80,6 +91,24 @@ class Inputs(Parameters):
         if table is X:
             return self._bounded(validate_data(self, X, reset=False, **options))
         return self._bounded(check_array(table, estimator=self, **options))
+
+    def _are_plain(self, X: object) -> TypeGuard[CheckedTable]:
+        """Return whether samples are a few rows in an array for which no check has anything to say.
+
+        The checks of scikit-learn take longer than the networks for one row.
+        """
+        return (
+            type(X) is np.ndarray
+            and X.dtype in _check.FLOATS
+            and X.dtype.isnative
+            and X.ndim == 2
+            and 0 < X.size <= _FEW
+            and hasattr(self, "network_")
+            and X.shape[1] == self.n_features_in_
+            and self._columns is None
+            and not hasattr(self, "feature_names_in_")
+            and bool(np.isfinite(X).all())
+        )
 
     def _on_disk(
         self, name: str, X: OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None, reset: bool

@@ -308,9 +308,10 @@ class FNNClassifier(ClassifierMixin, Network):
         """
         X = self._samples(X)
         if len(self.networks_) == 1:
-            codes = self.network_.predict(X)
+            codes = inference.predict(self.network_, X, checked=True)
         else:
-            p = self._each(self._probabilities, X)
+            logs = self._log_probabilities(X)
+            p = np.exp(logs).mean(axis=0, dtype=logs.dtype)
             codes = (p > 0.5).astype(np.int64) if self._multilabel else p.argmax(axis=1)
         if self._multilabel:
             return codes
@@ -346,26 +347,22 @@ class FNNClassifier(ClassifierMixin, Network):
         ndarray of shape (n_samples, n_classes)
             In the order of `classes_`; finite also where a probability is rounded to 0.
         """
-        X = self._samples(X)
-        if len(self.networks_) == 1:
-            return self._log_probabilities(self.network_, X)
-        logs = np.stack([self._log_probabilities(net, X) for net in self.networks_])
+        logs = self._log_probabilities(self._samples(X))
+        if len(logs) == 1:
+            return np.asarray(logs[0])
         return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(logs.dtype.type(len(logs))))
 
-    def _probabilities(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
-        return np.exp(self._log_probabilities(net, X))
-
-    def _log_probabilities(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
-        """Return the logarithms of one network's probabilities of the classes."""
-        z = inference.logits(net, X)
+    def _log_probabilities(self, X: CheckedTable | RowGroups) -> Array:
+        """Return the logarithms of each network's probabilities, (n_networks, n_samples, n_classes)."""
+        z = np.stack([inference.logits(net, X, checked=True) for net in self.networks_])
         z = z.astype(np.result_type(z.dtype, X.dtype), copy=False)
         if len(self.classes_) == 1 and not self._multilabel:
-            return np.zeros((len(z), 1), z.dtype)
+            return np.zeros((*z.shape[:2], 1), z.dtype)
         if self.out_activation_ == "softmax":
-            z = z - z.max(axis=1, keepdims=True)
-            return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
+            z = z - z.max(axis=2, keepdims=True)
+            return np.asarray(z - np.log(np.exp(z).sum(axis=2, keepdims=True)))
         positive = -np.logaddexp(0, -z)
-        return positive if self._multilabel else np.hstack([-np.logaddexp(0, z), positive])
+        return positive if self._multilabel else np.concatenate([-np.logaddexp(0, z), positive], axis=2)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -607,7 +604,7 @@ class FNNRegressor(RegressorMixin, Network):
     def _values(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
         """Return what one network predicts, in the units of the targets."""
         backwards = _TRANSFORMS[self.target_transform][2]
-        values = net.predict(X)
+        values = inference.predict(net, X, checked=True)
         values = values.astype(np.result_type(values.dtype, X.dtype), copy=False)
         if backwards is None:
             return values

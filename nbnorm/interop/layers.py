@@ -382,6 +382,10 @@ def _decay(norms: list[BatchNorm]) -> float | None:
     for norm in norms:
         if norm.momentum != first.momentum:
             raise ValueError(f"{first.where} and {norm.where} have different momentum: give decay=")
+    if first.momentum is not None and not 0.0 < first.momentum <= 1.0:
+        raise ValueError(
+            f"{first.where} has averages that move by {first.momentum:g} of the new value: give decay="
+        )
     return None if first.momentum is None else 1.0 - float(first.momentum)
 
 

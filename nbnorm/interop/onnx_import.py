@@ -35,6 +35,9 @@ _ELEMENTWISE = {
     "Softsign", "Sqrt", "Sub", "Swish", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 
+# The node of scikit-learn's scalers, from another set of operators.
+_SCALER = ("ai.onnx.ml", "Scaler")
+
 # Nodes that give back what they are given, in a network of two dimensions in evaluation.
 _SAME = ("Identity", "Dropout", "Flatten")
 
@@ -136,7 +139,7 @@ class _Reader:
         """Return the nodes between input and output, in the order in which they compute."""
         makers: dict[str, OnnxNode] = {}
         for node in self.graph.node:
-            if node.domain not in ("", "ai.onnx"):
+            if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) != _SCALER:
                 continue  # what matters is refused below
             for output in node.output:
                 makers[output] = node
@@ -221,6 +224,9 @@ class _Reader:
             reads = [name for name in dict.fromkeys(node.input) if name and name not in self.constants]
             if not set(reads) <= live:
                 raise ValueError(f"{_where(node)} reads what no layer in front of it gives")
+            if self.is_pair(node, part, begin):
+                live, part, begin = {node.output[0]}, [], node.output[0]
+                continue
             if part or len(reads) > 1 or self.waits(node, uses):
                 if node.op_type not in _ELEMENTWISE and not self.over_features(node):
                     raise ValueError(
@@ -239,6 +245,17 @@ class _Reader:
             if not part:
                 begin = node.output[0]
         return found
+
+    def is_pair(self, node: OnnxNode, part: Sequence[OnnxNode], p: str) -> bool:
+        """Whether a last node puts 1 - p beside the probability p, as scikit-learn's classifiers do."""
+        if node.op_type != "Concat" or node.output[0] != self.output() or len(part) != 1:
+            return False
+        (other,) = part
+        one = self.constants.get(other.input[0])
+        rest_of_one = (
+            other.op_type == "Sub" and one is not None and one.size == 1 and bool((one == 1.0).all())
+        )
+        return rest_of_one and other.input[1] == p and list(node.input) == [other.output[0], p]
 
     def waits(self, node: OnnxNode, uses: dict[str, int]) -> bool:
         """Whether what a node reads is read again by a later one."""
@@ -261,6 +278,12 @@ class _Reader:
             if self.kind(node, "axis", -1) not in (-1, 1):
                 raise ValueError(f"{where} is a softmax over the samples")
             return [layers.Activation(where, "softmax")]
+        if (node.domain, kind) == _SCALER:
+            offset, factor = (
+                np.atleast_1d(np.asarray(self.kind(node, name, default), np.float64))
+                for name, default in (("offset", 0.0), ("scale", 1.0))
+            )
+            return [Diagonal(where, offset, factor, np.zeros(1))]
         if kind == "Cast":
             return self.cast(node)
         if kind in ("Add", "Sub", "Mul", "Div") and any(name in self.constants for name in node.input):

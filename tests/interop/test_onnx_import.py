@@ -69,6 +69,45 @@ def test_from_onnx_reads_what_to_onnx_writes(table, trained, activation, norm):
                 assert got.decay == 0.75
 
 
+def test_from_onnx_of_scikit_learn_models():
+    # what skl2onnx writes for a scaler and a classifier of two classes, labels left out
+    v, d = V[:, :1], c[:1]
+    nodes = [
+        ("Scaler", ["X"], "s", {"domain": "ai.onnx.ml", "offset": [1.0, 2.0, 3.0], "scale": [0.5, 2.0, 1.0]}),
+        ("Cast", ["s"], "x", {"to": FLOAT}),
+        ("MatMul", ["x", "W"], "p"),
+        ("Add", ["p", "b"], "z"),
+        ("Relu", ["z"], "f"),
+        ("MatMul", ["f", "v"], "q"),
+        ("Add", ["q", "d"], "l"),
+        ("Sigmoid", ["l"], "one"),
+        ("Sub", ["unit", "one"], "zero"),
+        ("Concat", ["zero", "one"], "y", {"axis": 1}),
+    ]
+    constants = {"W": W, "b": b, "v": v, "d": d, "unit": np.ones(1, np.float32)}
+    net = read(nodes, constants)
+    logit = relu((X - [1, 2, 3]) * [0.5, 2, 1] @ W + b) @ v + d
+    assert net.output == "sigmoid"
+    assert net.standardizer is not None
+    np.testing.assert_allclose(net.predict_proba(X).reshape(-1, 1), 1 / (1 + np.exp(-logit)), atol=1e-5)
+    nodes[-1] = ("Concat", ["one", "zero"], "y", {"axis": 1})
+    with pytest.raises(ValueError, match="Concat, is no function of one number"):
+        read(nodes, constants)
+
+
+def test_from_onnx_averages_that_never_move():
+    nodes = [
+        ("MatMul", ["X", "W"], "p"),
+        ("BatchNormalization", ["p", "g", "h", "m", "v"], "n", {"momentum": 1.0}),
+        ("Relu", ["n"], "f"),
+        ("MatMul", ["f", "V"], "y"),
+    ]
+    with pytest.raises(ValueError, match="averages that move by 0 of the new value: give decay="):
+        read(nodes, LAYERS | NORM)
+    net = from_onnx(io.BytesIO(written(nodes, LAYERS | NORM)), decay=0.5)
+    np.testing.assert_allclose(net.forward(X), relu(normed(X @ W)) @ V, atol=1e-4)
+
+
 def test_from_onnx_targets_and_metadata(table, trained):
     net = trained((6, 5, 1), y=table[0][:, 3] * 2.0 + 1e6, output="identity", standardize_targets=True)
     net.metadata = {"unit": "m"}
