@@ -1,6 +1,6 @@
 """Kill ranks of a training at random moments: every job ends, and the training goes on to the same bits.
 
-    python -m benchmarks.rank_faults [--kills 10] [--seed 0]
+    python -m benchmarks.rank_faults [--kills 10] [--seed 0] [--epochs 40] [--launcher mpiexec]
 
 It needs mpi4py and the `mpiexec` of an MPI.  A training on the bundled digits writes a checkpoint every
 twentieth of a second.  A random one of its ranks is killed after a random time; then the training goes on
@@ -22,10 +22,10 @@ from pathlib import Path
 
 from nbnorm import FNN, AdamW, load_digits
 
-EPOCHS, LONGEST = 40, 60.0  # seconds within which a job must have ended after a kill
+LONGEST = 60.0  # seconds within which a job must have ended after a kill
 
 
-def train(folder: Path, name: str) -> None:
+def train(folder: Path, name: str, epochs: int) -> None:
     """Train as one rank of a job, and let rank 0 write a digest of the parameters."""
     from mpi4py import MPI
 
@@ -36,7 +36,7 @@ def train(folder: Path, name: str) -> None:
     rows = slice(rank * len(X) // size, (rank + 1) * len(X) // size)
     net = FNN([64, 32, 32, 10], dropout=0.1, seed=0)
     net.fit(
-        X[rows], y[rows], comm=comm, epochs=EPOCHS, batch_size=128, optimizer=AdamW(0.003),
+        X[rows], y[rows], comm=comm, epochs=epochs, batch_size=128, optimizer=AdamW(0.003),
         checkpoint=folder / f"{name}.npz", checkpoint_every=0.05, progress=False,
     )  # fmt: skip
     if rank == 0:
@@ -44,13 +44,13 @@ def train(folder: Path, name: str) -> None:
         (folder / f"{name}.digest").write_text(hashlib.sha256(held).hexdigest(), "utf-8")
 
 
-def start(launcher: str, ranks: int, folder: Path, name: str) -> subprocess.Popen[str]:
+def start(launcher: str, ranks: int, folder: Path, name: str, epochs: int) -> subprocess.Popen[str]:
     """Start a job."""
     for path in folder.glob("*.pid"):
         path.unlink()
     command = [launcher, "-n", str(ranks), sys.executable, "-m", "benchmarks.rank_faults", "--train"]
     return subprocess.Popen(
-        [*command, str(folder), name],
+        [*command, str(folder), name, str(epochs)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -99,20 +99,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--epochs", type=int, default=40)
+    parser.add_argument("--launcher", help="what starts the ranks (default: mpiexec)")
+    parser.add_argument("--train", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.train:
-        train(Path(args.train[0]), args.train[1])
+        train(Path(args.train[0]), args.train[1], int(args.train[2]))
         return
     beside = Path(sys.executable).with_name("mpiexec")
-    launcher = str(beside) if beside.exists() else shutil.which("mpiexec")
+    launcher = args.launcher or (str(beside) if beside.exists() else shutil.which("mpiexec"))
     if launcher is None:
         raise SystemExit("mpiexec is missing: pip install mpich")
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begun = time.monotonic()
-        job = start(launcher, 1, folder, "whole")
+        job = start(launcher, 1, folder, "whole", args.epochs)
         said = job.communicate()[0]
         if job.returncode:
             raise SystemExit(said)
@@ -121,7 +123,7 @@ def main() -> None:
         kills = training = 0
         while kills < args.kills:
             ranks = rng.choice([2, 3, 4])
-            job = start(launcher, ranks, folder, f"training-{training}")
+            job = start(launcher, ranks, folder, f"training-{training}", args.epochs)
             victim = rng.randrange(ranks)
             seen = disturb(job, folder, ranks, rng.uniform(0.0, seconds), victim)
             if seen is not None:
@@ -135,7 +137,7 @@ def main() -> None:
             if not same:
                 raise SystemExit(1)
             training += 1
-        job = start(launcher, 2, folder, f"training-{training}")
+        job = start(launcher, 2, folder, f"training-{training}", args.epochs)
         said = job.communicate()[0]
         same = job.returncode == 0 and (folder / f"training-{training}.digest").read_text("utf-8") == expected
         print(f"training {training} has ended with 2 ranks, same bits: {same}")

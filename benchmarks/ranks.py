@@ -7,13 +7,15 @@ Under a launcher it prints that of several ranks, what of it they spend in messa
 
     mpiexec -n 2 python -m benchmarks.ranks
 
-With ``--predict`` it prints what the model of `step_seconds` says of clusters.
+With ``--check`` both take networks and batches to which the model was not fitted.  With ``--predict`` the
+first prints what the model of `step_seconds` says of clusters.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -23,12 +25,22 @@ import numpy as np
 from benchmarks.common import labels, normal
 from nbnorm import FNN, SGD, DataParallel, set_num_threads
 
-SIZES, SAMPLES, ROUNDS = (784, 512, 512, 10), 8192, 3
-CASES = ((128, 2), (1024, 2), (1024, 16), (4096, 2))  # batch and shards
+SAMPLES, ROUNDS = 8192, 3
+# Network, batch and shards, at least as many as ranks.
+FITTED = [
+    ((784, 512, 512, 10), batch, shards) for batch, shards in ((128, 2), (1024, 2), (1024, 16), (4096, 2))
+]
+OTHERS = [
+    ((100, 64, 64, 10), 256, 1),
+    ((100, 64, 64, 10), 4096, 1),
+    ((784, 256, 256, 256, 10), 512, 1),
+    ((784, 256, 256, 256, 10), 2048, 8),
+    ((784, 1024, 10), 1024, 1),
+]
 
 # Of the model: seconds of a multiply-add and of an element in the passes of batch norm and the like, of a
-# parameter in the sums and the update, and of the calls of a shard in a layer.
-MULTIPLY_ADD, ELEMENT, PARAMETER, CALLS = 1 / 50e9, 5e-9, 5e-9, 60e-6
+# parameter in the sums and the update, and of the calls of a layer, for each shard and once.
+MULTIPLY_ADD, ELEMENT, PARAMETER, OF_SHARD, OF_LAYER = 1 / 50e9, 20e-9, 2.8e-9, 190e-6, 460e-6
 INTERCONNECTS = {"10 Gbit Ethernet": (20e-6, 1.1e9), "100 Gbit InfiniBand": (1.5e-6, 11e9)}
 NETWORKS = ((100, 64, 64, 10), (784, 512, 512, 10), (784, 2048, 2048, 10))
 
@@ -39,7 +51,8 @@ def compute_seconds(sizes: tuple[int, ...], samples: float, shards: float) -> fl
     products = 3 * sum(a * b for a, b in pairs) - sizes[0] * sizes[1]
     parameters = sum(a * b for a, b in pairs)
     of_sample = products * MULTIPLY_ADD + (sizes[0] + sum(sizes[1:-1])) * ELEMENT
-    return samples * of_sample + (shards + 1) * parameters * PARAMETER + shards * len(pairs) * CALLS
+    calls = len(pairs) * (shards * OF_SHARD + OF_LAYER)
+    return samples * of_sample + (shards + 1) * parameters * PARAMETER + calls
 
 
 def message_seconds(sizes: tuple[int, ...], ranks: int, shards: int, latency: float, bytes_: float) -> float:
@@ -108,12 +121,12 @@ class Meter:
         self._timed(self._comm.Alltoallv, sent, received)
 
 
-def measure(batch: int, comm: DataParallel | None) -> float:
+def measure(sizes: tuple[int, ...], batch: int, comm: DataParallel | None) -> float:
     """Return the least time of an epoch, after one that compiles."""
     rank, size = (0, 1) if comm is None else (comm.comm.Get_rank(), comm.comm.Get_size())
     rows = slice(rank * SAMPLES // size, (rank + 1) * SAMPLES // size)
-    x, y = normal((SAMPLES, SIZES[0]), "float32")[rows], labels(SAMPLES, SIZES[-1])[rows]
-    net, best = FNN(SIZES, seed=0), float("inf")
+    x, y = normal((SAMPLES, sizes[0]), "float32")[rows], labels(SAMPLES, sizes[-1])[rows]
+    net, best = FNN(sizes, seed=0), float("inf")
     for turn in range(ROUNDS + 1):
         history = net.fit(
             x, y, epochs=1, batch_size=batch, optimizer=SGD(lr=0.01, momentum=0.9), progress=False, comm=comm
@@ -142,8 +155,10 @@ def constants(world: Any) -> tuple[float, float]:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="networks and batches that were not fitted")
     parser.add_argument("--predict", action="store_true", help="print what the model says of clusters")
-    if parser.parse_args().predict:
+    args = parser.parse_args()
+    if args.predict:
         predict()
         return
     from mpi4py import MPI
@@ -152,35 +167,35 @@ def main() -> None:
     size = world.Get_size()
     set_num_threads(1)
     if size == 1:
-        print("| batch | shards | without `comm`, 1 thread | 2 threads | with `comm`, 1 thread | model |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print("| network | batch | shards | one thread | 2 threads | `comm`, one thread | model |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
     elif world.Get_rank() == 0:
-        print(f"| batch | shards | {size} ranks | of it messages | a step's messages, bytes | model |")
-        print("| --- | --- | --- | --- | --- | --- |")
+        print(f"| network | batch | shards | {size} ranks | of it messages | messages of a step | model |")
+        print("| --- | --- | --- | --- | --- | --- | --- |")
     latency, bytes_ = constants(world) if size > 1 else (0.0, 1.0)
-    for batch, shards in CASES:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for sizes, batch, shards in OTHERS if args.check else FITTED:
         shards = max(shards, size)
         meter = Meter(world)
         steps = -(-SAMPLES // batch)
         us = 1e6 / SAMPLES
-        with_comm = us * measure(batch, DataParallel(meter, shards=shards))
-        model = compute_seconds(SIZES, batch / size, shards / size)
-        model += message_seconds(SIZES, size, shards, latency, bytes_)
+        with_comm = us * measure(sizes, batch, DataParallel(meter, shards=shards))
+        # more ranks than cores take turns
+        model = compute_seconds(sizes, batch / size, shards / size) * max(size / cores, 1.0)
+        model += message_seconds(sizes, size, shards, latency, bytes_)
         model *= 1e6 / batch
+        begin = f"| {'-'.join(map(str, sizes))} | {batch} | {shards} |"
         if size == 1:
-            one = us * measure(batch, None)
+            one = us * measure(sizes, batch, None)
             set_num_threads(2)
-            two = us * measure(batch, None)
+            two = us * measure(sizes, batch, None)
             set_num_threads(1)
-            print(
-                f"| {batch} | {shards} | {one:.0f} | {two:.0f} | {with_comm:.0f} | {model:.0f} |", flush=True
-            )
+            print(f"{begin} {one:.3g} | {two:.3g} | {with_comm:.3g} | {model:.3g} |", flush=True)
         elif world.Get_rank() == 0:
             each = steps * (ROUNDS + 1)
             part = us * meter.seconds / (ROUNDS + 1)
             counted = f"{meter.messages / each:.1f}, {meter.bytes / each / 1e6:.2f} MB"
-            row = f"| {batch} | {shards} | {with_comm:.0f} | {part:.1f} | {counted} | {model:.0f} |"
-            print(row, flush=True)
+            print(f"{begin} {with_comm:.3g} | {part:.1f} | {counted} | {model:.3g} |", flush=True)
     if size > 1 and world.Get_rank() == 0:
         print(f"latency {1e6 * latency:.1f} us, {bytes_ / 1e9:.1f} GB/s")
 
