@@ -41,7 +41,7 @@ GROUPS = {
     "reading the batch": ("nbnorm_gather_", "gather"),
     "loss": ("loss_part", "_block"),
     "biases, order of samples": ("bias_part", "permutation", "nbnorm_vector_"),
-    "waiting and order of work": ("epoch_part", "run_steps"),
+    "waiting and order of work": ("epoch_part",),
 }
 
 

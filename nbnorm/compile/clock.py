@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 import time
@@ -66,12 +67,25 @@ def compiling() -> Iterator[None]:
         return
     _compilation.begun, _compilation.fresh = time.perf_counter(), False
     try:
-        with _held_back():
+        with _held_back(), _uncollected():
             yield
     finally:
         if _compilation.fresh:
             _compilation.seconds += time.perf_counter() - _compilation.begun
         _compilation.begun = None
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Hold the garbage collector back: it takes a sixth of the time of a compilation and finds little."""
+    if not gc.isenabled():  # by the user, or by another thread that compiles
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 @contextlib.contextmanager

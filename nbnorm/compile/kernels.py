@@ -15,8 +15,17 @@ from nbnorm.compile.threads import _launch
 
 
 def _compile(
-    function: Callable[..., Any], parallel: bool, inline: str, cache: bool = True, **more: Any
+    function: Callable[..., Any],
+    *,
+    parallel: bool = False,
+    inline: str = "never",
+    cache: bool = True,
+    allocates: bool = False,
+    **more: Any,
 ) -> Any:
+    if not (parallel or allocates):
+        # References to arrays are not counted: the caller holds them, and counting is code to compile too.
+        more["_nrt"] = False
     options: dict[str, Any] = {
         # Kernels hold no Python objects; other Python threads go on while they run, unless they must not.
         "nogil": True,
@@ -57,25 +66,37 @@ def kernel(
     inline: str = "never",
     cache: bool = True,
     nogil: bool = True,
+    allocates: bool = False,
+    first_class: bool = True,
 ) -> Any:
     """Decorate a serial compiled function: lazily compiled, cached on disk, without the GIL.
 
     With ``nogil=False`` it keeps the GIL, which protects what it reads from other Python threads.
 
     A kernel that calls a user's function is made with ``cache=False``: its code is that of this
-    process alone.
+    process alone.  One that makes arrays, or returns any, says ``allocates=True``.  With
+    ``first_class=False`` compiled code cannot use it as a value, and has less to compile.
     """
     if function is None:
-        return functools.partial(kernel, inline=inline, cache=cache, nogil=nogil)
-    return _compile(function, False, inline, cache, nogil=nogil)
+        return functools.partial(
+            kernel, inline=inline, cache=cache, nogil=nogil, allocates=allocates, first_class=first_class
+        )
+    more: dict[str, Any] = {"nogil": nogil}
+    if not first_class:
+        more["no_cfunc_wrapper"] = True
+    # what a user's function does with arrays is not known
+    return _compile(function, inline=inline, cache=cache, allocates=allocates or not cache, **more)
 
 
-def inner_kernel(function: Callable[..., Any]) -> Any:
+def inner_kernel(function: Callable[..., Any] | None = None, *, allocates: bool = False) -> Any:
     """Decorate a kernel that only compiled code calls, directly or by its address.
 
-    It has no way in from Python: to unpack tens of arrays is code that takes time to compile as well.
+    It has no way in from Python: to unpack tens of arrays is code that takes time to compile as well.  One
+    that makes arrays, or returns any, says ``allocates=True``.
     """
-    dispatcher = _compile(function, False, "never", no_cpython_wrapper=True)
+    if function is None:
+        return functools.partial(inner_kernel, allocates=allocates)
+    dispatcher = _compile(function, allocates=allocates, no_cpython_wrapper=True, no_cfunc_wrapper=True)
     if not config.DISABLE_JIT:
 
         def add_overload(result: Any) -> None:
@@ -111,8 +132,8 @@ class ParallelKernel:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
-        self.serial = _compile(function, False, "never")
-        self.parallel = _compile(function, True, "never")
+        self.serial = _compile(function)
+        self.parallel = _compile(function, parallel=True)
 
     def __call__(self, work: int, *args: Any) -> Any:
         """Run on `args`; `work` is the number of array elements read or written."""

@@ -26,12 +26,11 @@ from nbnorm.engine import (
     gather,
     layer_norm,
     microkernels,
-    steps,
     table,
 )
 from nbnorm.engine.losses import block_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile
-from nbnorm.engine.steps import permutation, run_steps
+from nbnorm.engine.steps import epoch_part, permutation
 from nbnorm.engine.thread_pool import ThreadPool, new_sync
 from nbnorm.functions import activations
 from nbnorm.functions.activations import Activation, ActivationLike
@@ -317,7 +316,7 @@ class Engine:
 
 
 class Run:
-    """A pass of an engine over data: what `run_steps` needs beside the network.
+    """A pass of an engine over data: what `epoch_part` needs beside the network.
 
     Parameters
     ----------
@@ -463,11 +462,11 @@ class Run:
                 calls[f"{'tall_' * tall}{product}_product"] = microkernels.micro_kernel(
                     product, dtype, tall=tall
                 )
-        self.steps: Any = functools.partial(run_steps, _address(steps.epoch_part, "epoch", dtype))
+        self.steps: Any = epoch_part
         if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
-            self.steps = np.errstate(over="ignore")(self.steps)
+            self.steps = np.errstate(over="ignore")(epoch_part)
         else:  # now, and not in the first step
-            run_steps.compile((types.int64, *_signatures(dtype)["epoch"]))
+            epoch_part.compile(_signatures(dtype)["epoch"])
         kernels = _KERNELS
         if any(net["sample_norm"] != table.NO_NORM):
             kernels = _KERNELS | _SAMPLE_KERNELS
@@ -583,7 +582,7 @@ class Run:
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Make a running `run_steps` return before its next step."""
+        """Make a running `epoch_part` return before its next step."""
         self.control.stop = 1
 
     def all(self, threads: int) -> Run:
@@ -686,7 +685,7 @@ def _address(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
 
 @functools.cache
 def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
-    """Types of the kernels that `run_steps` calls by address."""
+    """Types of `epoch_part` and of the kernels that it calls by address."""
     whole, real = types.int64, types.float64
     indices, number = types.int64[::1], types.float64[::1]
     net = numba.from_dtype(table.LAYER)[::1]

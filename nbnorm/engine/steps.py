@@ -31,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm.compile.kernels import kernel
 from nbnorm.compile.pointers import call
 from nbnorm.engine.microkernels import NUMBERS, step_numbers, tile_rows, tile_width
 from nbnorm.engine.table import CORRECT, FORWARD, GRADIENTS, LOSS, SEEN
@@ -47,7 +47,7 @@ from nbnorm.simd import get, put
 FEATURE_TILES, WEIGHT_TILES, FIRST_WEIGHT_TILES = range(3)
 
 
-@inner_kernel
+@kernel(first_class=False)
 def epoch_part(
     tid: Any,
     threads: Any,
@@ -238,81 +238,7 @@ def epoch_part(
             control.step = step
 
 
-@kernel
-def run_steps(
-    address: Any,
-    tid: Any,
-    threads: Any,
-    sync: Any,
-    net: Any,
-    control: Any,
-    hyper: Any,
-    calls: Any,
-    rates: Any,
-    progress: Any,
-    order: Any,
-    labels: Any,
-    targets: Any,
-    weights: Any,
-    options: Any,
-    exact: Any,
-    single: Any,
-    optimizer: Any,
-    numbers: Any,
-    weight: Any,
-    weight_state: Any,
-    weight_gradient: Any,
-    vector: Any,
-    vector_state: Any,
-    vector_gradient: Any,
-    running: Any,
-    saved: Any,
-    variance: Any,
-    gradients: Any,
-    act: Any,
-    partial: Any,
-    norms: Any,
-    out: Any,
-) -> None:
-    """Call `epoch_part`, whose address is `address`, with arrays whose references are not counted."""
-    call(
-        address,
-        tid,
-        threads,
-        sync,
-        net,
-        control,
-        hyper,
-        calls,
-        rates,
-        progress,
-        order,
-        labels,
-        targets,
-        weights,
-        options,
-        exact,
-        single,
-        optimizer,
-        numbers,
-        weight,
-        weight_state,
-        weight_gradient,
-        vector,
-        vector_state,
-        vector_gradient,
-        running,
-        saved,
-        variance,
-        gradients,
-        act,
-        partial,
-        norms,
-        out,
-    )
-
-
-@kernel
+@kernel(first_class=False)
 def permutation(seed: Any, epoch: Any, shuffle: Any, out: Any) -> None:
     """Fill `out` with a permutation that depends on (seed, epoch) alone.
 

@@ -259,7 +259,7 @@ def _write(z: Any, rows: Any, stride: Any, last: Any, outputs: Any, first: Any, 
 _LOGISTIC = CODES["sigmoid"]
 
 
-@inner_kernel
+@inner_kernel(allocates=True)
 def _predict_rows(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any, out: Any) -> None:
     """Predict for all rows of `x`, some at a time."""
     whole = layers[len(layers) - 1]
@@ -277,7 +277,7 @@ def _predict_rows(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any, 
         _write(here, rows, stride, whole[_LAST], outputs, first, out)
 
 
-@kernel
+@kernel(allocates=True)
 def _predict_table(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any) -> Any:
     """Return the predictions, shape (n_samples, n_out)."""
     out = np.empty((len(x), outputs.shape[1]), outputs.dtype)
@@ -285,7 +285,7 @@ def _predict_table(x: Any, layers: Any, weights: Any, inputs: Any, outputs: Any)
     return out
 
 
-@inner_kernel
+@inner_kernel(allocates=True)
 def _predict(net: Any, x: Any) -> Any:
     """Return the predictions for one row or many, shape (n_samples, n_out), after checking the shape."""
     if x.shape[-1] != net.layers[len(net.layers) - 1, _FEATURES]:
@@ -298,7 +298,7 @@ _NAMES = ("layers", "weights", "inputs", "outputs")
 
 
 @register("Predictor", _NAMES)
-@inner_kernel
+@inner_kernel(allocates=True)
 def _predict_vectors(net: Any, x: Any) -> Any:
     """Return (n_samples, n_out) for a table, (n_out,) for a row."""
     out = _predict(net, x)
@@ -308,7 +308,7 @@ def _predict_vectors(net: Any, x: Any) -> Any:
 
 
 @register("ScalarPredictor", ())
-@inner_kernel
+@inner_kernel(allocates=True)
 def _predict_numbers(net: Any, x: Any) -> Any:
     """Return (n_samples,) for a table, a number for a row."""
     out = _predict(net, x)

@@ -7,7 +7,7 @@ import pytest
 from numba import config
 
 from nbnorm import FNN, SGD, load_mnist
-from nbnorm.engine.run import run_steps
+from nbnorm.engine.steps import epoch_part
 
 NORMS = ("after", "before", "layer", "layer_after", "rms", "rms_after", None)
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "identity")
@@ -345,13 +345,13 @@ def test_fit_any_memory_layout(kind, tmp_path):
 def test_fit_compiles_nothing_new_for_read_only_arrays(blobs):
     X, y = blobs
     FNN([5, 4, 3], seed=0).fit(X, y, epochs=1)
-    before = len(run_steps.signatures)
+    before = len(epoch_part.signatures)
     assert before <= 2  # one for each float type
     for array in (X, y):
         array.flags.writeable = False
     FNN([5, 4, 3], seed=0).fit(X, y, epochs=1)
     FNN([5, 4, 3], seed=0, output="identity").fit(X, np.eye(3)[y], epochs=1)
-    assert len(run_steps.signatures) == before
+    assert len(epoch_part.signatures) == before
 
 
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int32", "uint64", "bool"])
