@@ -3,8 +3,10 @@
 Numba promises nothing about these parts of it, so `pyproject.toml` allows only releases that have been tried:
 
 - in `cache`, ``numba.core.caching`` (`FunctionCache`, `CompileResultCacheImpl`, `_CacheLocator`) and
-  ``numba.core.serialize.dumps``, for a cache whose files are bound to the whole package;
-- in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``;
+  ``numba.core.serialize.dumps``, for a cache whose files are bound to the whole package, and the code
+  generator of ``numba.core.registry.cpu_target``, which their names contain;
+- in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``, and the options
+  ``_nrt``, ``no_cpython_wrapper`` and ``no_cfunc_wrapper``;
 - in `threads`, ``numba.np.ufunc.parallel._is_initialized``, which
   tells whether threads have been started;
 - in `signatures`, that a dispatcher's ``compile`` is called for every new signature, and

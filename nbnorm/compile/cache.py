@@ -12,6 +12,7 @@ from typing import Any
 
 from numba import config
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 
 from nbnorm.compile.clock import _compilation
@@ -96,6 +97,21 @@ class CodeFiles:
                 self.release()
         return data
 
+    def has(self, key: object) -> bool:
+        """Whether a file for `key` exists."""
+        path = self._path(key)
+        return path is not None and path.exists()
+
+    def is_compiled_elsewhere(self, key: object) -> bool:
+        """Whether another process compiles what belongs to `key`."""
+        path = self._path(key)
+        if path is None:
+            return False
+        free = locks.take_if_free(path.parent, _position(path))
+        if free:
+            locks.give_back(path.parent, _position(path))
+        return not free
+
     def release(self) -> None:
         """Let other processes compile what this one has not."""
         while self._taken:
@@ -168,6 +184,17 @@ class _Cache(FunctionCache):
     def release(self) -> None:
         """Let other processes compile what this one has not."""
         self._cache_file.release()
+
+    def lacks(self, types: tuple[Any, ...]) -> bool:
+        """Whether code for arguments of these types is missing."""
+        return not self._cache_file.has(self._key(types))
+
+    def is_compiled_elsewhere(self, types: tuple[Any, ...]) -> bool:
+        """Whether another process compiles for arguments of these types."""
+        return self._cache_file.is_compiled_elsewhere(self._key(types))
+
+    def _key(self, types: tuple[Any, ...]) -> Any:
+        return self._index_key(types, cpu_target.target_context.codegen())
 
     @property
     def cache_path(self) -> str:

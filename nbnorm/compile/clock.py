@@ -20,6 +20,7 @@ class _Compilation(threading.local):
     fresh = False  # whether that one had to compile, or has found all code in the cache
     interrupted = False  # whether a signal that ends the program waits for its end
     seconds = 0.0
+    missing: Callable[[], None] | None = None  # what to do when code is missing
 
     def begins(self, cached: bool = True) -> None:
         """Note that code is missing; the first time in a process, say so where somebody wants to know."""
@@ -29,6 +30,10 @@ class _Compilation(threading.local):
         if cached and call is not None:
             _announce = None
             call(cache_folder() is not None)
+        missing = self.missing
+        if cached and missing is not None:
+            self.missing = None
+            missing()
 
 
 _compilation = _Compilation()
@@ -47,6 +52,16 @@ def announced(call: Callable[[bool], None]) -> Iterator[None]:
         yield
     finally:
         _announce = before
+
+
+@contextlib.contextmanager
+def on_missing(call: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `call` once if this thread needs code that is not in the cache."""
+    before, _compilation.missing = _compilation.missing, call
+    try:
+        yield
+    finally:
+        _compilation.missing = before
 
 
 def compile_seconds() -> float:

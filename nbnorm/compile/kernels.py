@@ -25,6 +25,7 @@ def _compile(
 ) -> Any:
     if not (parallel or allocates):
         # References to arrays are not counted: the caller holds them, and counting is code to compile too.
+        # So no array can be returned either.
         more["_nrt"] = False
     options: dict[str, Any] = {
         # Kernels hold no Python objects; other Python threads go on while they run, unless they must not.

@@ -58,6 +58,14 @@ class Locks:
             pause = min(1.5 * pause, _LONGEST)
         return waited
 
+    def take_if_free(self, folder: Path, position: int) -> bool:
+        """Take the lock of a byte unless another process has it; return whether it was taken."""
+        try:
+            self._lock(folder, position, True)
+        except OSError:
+            return False
+        return True
+
     def give_back(self, folder: Path, position: int) -> None:
         """Let others have the lock of a byte, whether it was taken or not."""
         if folder in self._handles:

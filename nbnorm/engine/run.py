@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import config, types
 
+from nbnorm.compile.ahead import Kernel
 from nbnorm.compile.pointers import address
 from nbnorm.compile.threads import MOST_THREADS
 from nbnorm.engine import (
@@ -668,6 +669,46 @@ _SAMPLE_KERNELS = {
         layer_norm.backward_blocks,
     )
 }
+
+
+# What a training compiles beside the rest, the last first.
+_AHEAD = (
+    backward.backward_features,
+    backward.backward_layer,
+    backward.weight_layer,
+    backward.bias_part,
+    backward.loss_part,
+    forward.wide_statistics,
+    forward.forward_features,
+    forward.forward_layer,
+)
+
+
+def kernels_ahead(dtype: np.dtype[Any], hidden: bool, norm: str | None) -> list[Kernel]:
+    """Return kernels that a training compiles and their types, what it needs last first.
+
+    Parameters
+    ----------
+    dtype : dtype
+        That of the network.
+    hidden : bool
+        Whether it has hidden layers.
+    norm : str or None
+        Their normalization.
+    """
+    batch_norm, sample_norm, _ = table.NORMS[norm if hidden else None]
+    index = types.int64[::1]
+    found: list[Kernel] = [(permutation, (types.uint64, types.uint64, types.boolean, index))]
+    for function in _AHEAD:
+        name = function.__name__
+        if "backward" in name and not hidden:
+            continue
+        if function is forward.wide_statistics and batch_norm == table.NO_NORM:
+            continue
+        if sample_norm != table.NO_NORM:
+            function = _SAMPLE_KERNELS.get(name, function)
+        found.append((function, _signatures(dtype)[name]))
+    return found
 
 
 def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:

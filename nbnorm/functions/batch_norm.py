@@ -358,7 +358,7 @@ def factors_size(n_features: Any) -> Any:
     return (_period(n_features) + _WRAP) * FACTORS + _LINE // 4
 
 
-@inner_kernel
+@kernel(inline="always")
 def _table(factors: Any, out: Any) -> Any:
     """Return the workspace from where it lies in a cache line as `out` does.
 
@@ -382,7 +382,7 @@ def _prefetch_distance(x: Any) -> Any:
     return max(STRIP * x.shape[1], PREFETCH_DISTANCE // x.itemsize) if x.size * x.itemsize >= FAR else 0
 
 
-@inner_kernel
+@kernel(inline="always")
 def _sums_of(block: Any, width: Any, sums: Any) -> Any:
     """Return the two sums of each column of one block."""
     return sums[2 * block * width : 2 * (block + 1) * width]

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm._types import Table
+from nbnorm.compile.ahead import compile_ahead
 from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import end_turn, turn
-from nbnorm.engine.run import Run
+from nbnorm.engine.run import Run, kernels_ahead
 from nbnorm.engine.table import FORWARD, LOSS, SEEN, TRAIN
 from nbnorm.engine.thread_pool import ThreadPool
 from nbnorm.functions.loss_options import Poisson
@@ -143,7 +144,8 @@ def _run_of(net: FNN, plan: Plan) -> Run | ParallelRun:
     samples = plan.samples
     options: dict[str, Any] = {**plan.bounds, "factors": plan.factors}
     if isinstance(samples, Samples):
-        return training_run(net, samples, plan.optimizer, **options)
+        with compile_ahead(lambda: kernels_ahead(net.dtype, len(net.widths) > 2, net.norm)):
+            return training_run(net, samples, plan.optimizer, **options)
     net.arrays.check_finite()
     samples.learn()
     if isinstance(samples, Stream):
