@@ -77,7 +77,7 @@ def _start(stack: contextlib.ExitStack, kernels: Callable[[], Sequence[Kernel]])
     if not locks.take_if_free(folder, _POSITION):
         return
     stack.callback(locks.give_back, folder, _POSITION)
-    paths = [str(PACKAGE.parent), *sys.path]
+    paths = [str(path) for path in (PACKAGE.parent, *sys.path)]
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(config.CACHE_DIR)}
     with contextlib.suppress(OSError):
         process = subprocess.Popen(
