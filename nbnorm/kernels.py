@@ -260,14 +260,14 @@ for _name, _pair in _PAIRS.items():
     setattr(parallel, _name, _pair.parallel)
 
 
-@kernel
+@kernel(allocates=True)
 def dense_forward(x: Any, weight: Any, bias: Any, z: Any) -> None:
     """Affine map, by the matrix product that Numba compiles `numpy.dot` to."""
     np.dot(x, weight.T, z)
     _add_bias(z, bias)
 
 
-@kernel
+@kernel(allocates=True)
 def dense_backward(dz: Any, x: Any, weight: Any, dx: Any, dweight: Any, dbias: Any, rows: Any) -> None:
     """Gradients of `dense_forward`."""
     np.dot(dz, weight, dx)

@@ -324,7 +324,7 @@ def _copy_tile(addresses: Any, j: Any, i: Any, dtype: Any, rows: Any, width: Any
     simd.tile_store(rows, i * width + j, width, simd.transpose(tile))
 
 
-@kernel
+@kernel(allocates=True)
 def _interleave(addresses: Any, rows: Any) -> None:
     """Copy the columns that stand at `addresses` into the columns of `rows`, a block at a time."""
     n, width = rows.shape

@@ -14,7 +14,7 @@ from nbnorm.functions import channels
 from nbnorm.functions.batch_norm import _eps, _refuse_range
 
 
-@kernel
+@kernel(allocates=True)
 def weighted_statistics_kernel(x: Any, fractions: Any, mean: Any, var: Any) -> None:
     """Weighted mean and biased variance of the columns, in float64; the sum of `fractions` is 1."""
     n, width = x.shape
