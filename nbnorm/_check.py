@@ -408,8 +408,10 @@ def floats(
     Without `dtype`, float32 stays float32 and every other real type becomes float64.
     """
     # Most arrays need no conversion, whose steps would take as long as a small kernel.
-    ready = isinstance(x, np.ndarray) and type(x) is np.ndarray and x.dtype in FLOATS and x.flags.carray
-    got = cast(Array, x) if ready else numeric(name, x)
+    if isinstance(x, np.ndarray) and type(x) is np.ndarray and x.dtype in FLOATS and x.flags.carray:
+        got, ready = x, True
+    else:
+        got, ready = numeric(name, x), False
     if shape is None:
         rank(name, got, ndim, expected)
     elif got.shape != shape:

@@ -7,8 +7,8 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
   generator of ``numba.core.registry.cpu_target``, which their names contain;
 - in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``, and the options
   ``_nrt``, ``no_cpython_wrapper`` and ``no_cfunc_wrapper``;
-- in `threads`, ``numba.np.ufunc.parallel._is_initialized``, which
-  tells whether threads have been started;
+- in `threads`, ``numba.np.ufunc.parallel._is_initialized``, which tells whether threads have been started,
+  and ``_get_num_threads``, which tells how many;
 - in `signatures`, that a dispatcher's ``compile`` is called for every new signature, and
   ``numba.core.sigutils``;
 - in `pointers`, the code generator of ``numba.core.registry.cpu_target`` with its ``magic_tuple``, libraries

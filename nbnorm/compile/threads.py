@@ -51,7 +51,7 @@ def get_num_threads() -> int:
     >>> nbnorm.get_num_threads() >= 1
     True
     """
-    return min(_most(), int(numba.get_num_threads())) if _launched() else _most()
+    return min(_most(), _numba_threads()) if _launched() else _most()
 
 
 def _most() -> int:
@@ -123,6 +123,13 @@ def _launched() -> bool:
     return bool(getattr(parallel, "_is_initialized", False))
 
 
+def _numba_threads() -> int:
+    """Return Numba's number of threads; its threading layer is started the first time."""
+    if _launched():  # `numba.get_num_threads` looks for that under two locks, which takes 2 us
+        return int(sys.modules["numba.np.ufunc.parallel"]._get_num_threads())
+    return int(numba.get_num_threads())
+
+
 def _after_fork() -> None:
     # GNU OpenMP kills a forked child that enters a region; the other layers have lost their
     # workers.  Serial twins give the same bits.
@@ -139,7 +146,7 @@ def _launch(pair: Any, work: int, args: tuple[Any, ...]) -> Any:
     most = _most()
     if most == 1 or work < _WORK["omp"] or _forked:
         return pair.serial(*args)
-    before = int(numba.get_num_threads())  # starts the threading layer
+    before = _numba_threads()
     threads = min(most, before)
     layer = numba.threading_layer()
     if threads == 1 or work < _WORK[layer]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numba
@@ -200,6 +200,8 @@ class Engine:
         The network's own arrays, from which `load` copies and into which `store` copies.
     encoder : ColumnEncoder, optional
         How the columns of the data become the network's input.
+    statistics : tuple of arrays, optional
+        Of the input standardizer: the mean in two parts, and the scale.
     """
 
     def __init__(
@@ -209,6 +211,7 @@ class Engine:
         buffers: dict[str, npt.NDArray[Any]],
         *,
         encoder: ColumnEncoder | None = None,
+        statistics: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]] | None = None,
         variance_name: str,
         unbiased: bool,
         decay: float | None,
@@ -239,18 +242,16 @@ class Engine:
         control.cumulative = decay is None
         self.hyper.clip_norm = self.hyper.clip_value = np.inf
         inputs = layout.sizes[0]
-        self._encoding = np.empty((0, inputs)) if encoder is None else encoder.table
-        self.standardize(np.zeros(inputs), np.zeros(inputs), np.ones(inputs))
-        self.load()
-
-    def standardize(self, mean: npt.NDArray[Any], low: npt.NDArray[Any], scale: npt.NDArray[Any]) -> None:
-        """Set the statistics of the input standardizer; the mean is `mean` + `low`."""
-        dtype = self.layout.dtype
-        self.exact = np.vstack([mean, low, 1.0 / np.asarray(scale), self._encoding])
+        if statistics is None:
+            statistics = np.zeros(inputs), np.zeros(inputs), np.ones(inputs)
+        mean, low, scale = statistics
+        encoding = np.empty((0, inputs)) if encoder is None else encoder.table
+        self.exact = np.vstack([mean, low, 1.0 / scale, encoding])
         with np.errstate(over="ignore"):  # float64 data may lie beyond float32
             high = self.exact[0].astype(dtype)
             rest = (self.exact[0] - high) + self.exact[1]
             self.single = np.array([high, rest.astype(dtype), self.exact[2].astype(dtype)])
+        self.load()
 
     def _vectors(self) -> Iterator[tuple[npt.NDArray[Any], int, str]]:
         """Public vectors with the layer and the field that says where the engine keeps them."""
@@ -463,11 +464,7 @@ class Run:
                 calls[f"{'tall_' * tall}{product}_product"] = microkernels.micro_kernel(
                     product, dtype, tall=tall
                 )
-        self.steps: Any = epoch_part
-        if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
-            self.steps = np.errstate(over="ignore")(epoch_part)
-        else:  # now, and not in the first step
-            epoch_part.compile(_signatures(dtype)["epoch"])
+        self.steps: Any = _steps(dtype)
         kernels = _KERNELS
         if any(net["sample_norm"] != table.NO_NORM):
             kernels = _KERNELS | _SAMPLE_KERNELS
@@ -722,6 +719,16 @@ def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:
 def _address(kernel: Any, name: str, dtype: np.dtype[Any]) -> int:
     """Address of a kernel whose types `_signatures` knows by `name`."""
     return address(kernel, *_signatures(dtype)[name])
+
+
+@functools.cache
+def _steps(dtype: np.dtype[Any]) -> Callable[..., None]:
+    """Return `epoch_part`, compiled for networks of a dtype now and not in the first step."""
+    result: Callable[..., None] = epoch_part
+    if config.DISABLE_JIT:  # interpreted, NumPy warns that numbers wrap which are meant to
+        return np.errstate(over="ignore")(result)
+    epoch_part.compile(_signatures(dtype)["epoch"])
+    return result
 
 
 @functools.cache

@@ -20,21 +20,25 @@ from nbnorm import _check, simd
 from nbnorm._types import Float64Array, FloatArray
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
 from nbnorm.functions import channels
+from nbnorm.functions.scaled_columns import LINE, WRAP, write_columns
 
 # Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
 # the workspace small.  They are fixed because they decide the order of summation.
 _ROWS = ((512, 64), (8192, 256))
 _MOST_ROWS = 512
 
-# Rows that are added up before the sums go back to memory, of all arrays together.  Where a row is a power of
-# two long, their lines share a set of the first-level cache, which holds eight in most processors.
-STRIP = 8
+# Rows that are added up before the sums go back to memory.  Where a row is a power of two long, their lines
+# share a set of the first-level cache.
+STRIP = 4
 
 # In bytes.  The sums keep the processor so busy that its own prefetching falls behind.
 PREFETCH_DISTANCE = 32 << 10
 
 # Bytes of an array from which it is prefetched: what a cache holds already needs no prefetching.
 FAR = 2 << 20
+
+# Columns of a task where each task takes columns and not rows.
+TILE = 128
 
 # Bytes of all arrays of a pass from which the result is written with non-temporal stores, which saves reading
 # its lines first.
@@ -47,12 +51,6 @@ MEAN, SCALE, SHIFT, RSTD, SLOPE, FACTORS = range(6)
 # Bytes from which the last pass goes backwards, because what has been read last may still be in a cache.
 # Below, each core has what it has read itself.
 BACKWARDS = 2 << 20
-
-# The table repeats its first columns at the end, so that vectors may run over the end of a row.
-_WRAP = 16
-
-# Bytes of a cache line.
-_LINE = 64
 
 # ----------------------------------------------------------------------------------------------
 # Formulas
@@ -133,15 +131,13 @@ class _Columns(NamedTuple):
         simd.prefetch(array, offset + self.j, self.lanes * array.dtype.itemsize, level=2)
 
 
-def _for_columns(width: Any, vectors: Any, body: Callable[[_Columns], None]) -> None:
-    """Go through all columns, `vectors` registers of float64 at a time, then one."""
+def _for_columns(first: Any, last: Any, vectors: int, body: Callable[[_Columns], None]) -> None:
+    """Go through the columns [first, last), `vectors` registers of float64 at a time, then one."""
     lanes = simd.native_lanes(np.float64)
-    wide = lanes * vectors
-    most, whole = width & -wide, width & -lanes
-    simd.loop(0, most, wide, lambda j: body(_Columns(j, wide, None)))
-    if vectors > 1:
-        simd.loop(most, whole, lanes, lambda j: body(_Columns(j, lanes, None)))
-    simd.loop(whole, width, lanes, lambda j: body(_Columns(j, lanes, width - j)))
+    steps = (lanes * vectors, lanes) if vectors > 1 else (lanes,)
+    simd.loop_steps(first, last, steps, lambda j, lanes: body(_Columns(j, lanes, None)))
+    whole = first + ((last - first) & -lanes)
+    simd.loop(whole, last, lanes, lambda j: body(_Columns(j, lanes, last - j)))
 
 
 def _sum_vectors() -> int:
@@ -149,65 +145,68 @@ def _sum_vectors() -> int:
     return 8 if simd.target().registers == 32 and simd.target().register_bytes == 64 else 4
 
 
+def _add_rows(
+    arrays: tuple[Any, ...], add: Callable[..., Any], center: Callable[[_Columns], Any], start: Any,
+    stop: Any, distance: Any, width: Any, first: Any, last: Any, sums: Any,
+) -> None:  # fmt: skip
+    """Make ``add(*elements, center, *sums)`` the two sums of the columns [first, last), row by row.
+
+    What lies `distance` elements further on is prefetched; 0: nothing is.
+    """
+
+    def add_all(far: bool) -> None:
+        def rows(i: Any, several: int) -> None:
+            def some(columns: _Columns) -> None:
+                middle, totals = center(columns), (columns.get(sums), columns.get(sums, width))
+                for at in ((i + k) * width for k in range(several)):
+                    totals = add(*(columns.get(x, at) for x in arrays), middle, *totals)
+                    for x in arrays if far else ():
+                        columns.prefetch(x, at + distance)
+                columns.put(sums, 0, totals[0])
+                columns.put(sums, width, totals[1])
+
+            _for_columns(first, last, _sum_vectors(), some)
+
+        simd.loop_steps(start, stop, (STRIP, 1), rows)
+
+    simd.switch(distance > 0, [lambda: add_all(False), lambda: add_all(True)])
+
+
 @simd.traced
-def _add_statistics(x: Any, start: Any, stop: Any, first: Any, distance: Any, width: Any, sums: Any) -> None:
-    """Add the deviations of some rows from the row `first`, and their squares, to the sums."""
+def _add_statistics(x: Any, start: Any, *limits: Any) -> None:
+    """Add the deviations of rows from the first of them, and their squares, to the sums."""
 
-    def some(columns: _Columns) -> None:
-        origin = columns.get(x, first * width)
+    def add(value: Any, origin: Any, total: Any, square: Any) -> Any:
+        return add_deviation(value - origin, total, square)
 
-        def add(i: Any, total: Any, square: Any) -> Any:
-            result = add_deviation(columns.get(x, i * width) - origin, total, square)
-            columns.prefetch(x, i * width + distance)
-            return result
-
-        sums_so_far = columns.get(sums), columns.get(sums, width)
-        total, square = simd.loop(start, stop, 1, add, *sums_so_far)
-        columns.put(sums, 0, total)
-        columns.put(sums, width, square)
-
-    _for_columns(width, _sum_vectors(), some)
+    _add_rows((x,), add, lambda columns: columns.get(x, start * limits[2]), start, *limits)
 
 
 @simd.traced
-def _add_gradient_sums(
-    x: Any, dout: Any, mean: Any, start: Any, stop: Any, distance: Any, width: Any, sums: Any
-) -> None:
+def _add_gradient_sums(dout: Any, x: Any, mean: Any, *limits: Any) -> None:
     """Add dout and dout * (x - mean) of some rows to the sums."""
 
-    def some(columns: _Columns) -> None:
-        center = columns.get(mean)
+    def add(slope: Any, value: Any, center: Any, total: Any, product: Any) -> Any:
+        return total + slope, simd.fma(slope, value - center, product)
 
-        def add(i: Any, total: Any, product: Any) -> Any:
-            slope, value = columns.get(dout, i * width), columns.get(x, i * width)
-            result = total + slope, simd.fma(slope, value - center, product)
-            columns.prefetch(x, i * width + distance)
-            columns.prefetch(dout, i * width + distance)
-            return result
-
-        sums_so_far = columns.get(sums), columns.get(sums, width)
-        total, product = simd.loop(start, stop, 1, add, *sums_so_far)
-        columns.put(sums, 0, total)
-        columns.put(sums, width, product)
-
-    _for_columns(width, _sum_vectors(), some)
+    _add_rows((dout, x), add, lambda columns: columns.get(mean), *limits)
 
 
 @simd.traced
-def _finish_block(n: Any, x: Any, first: Any, width: Any, sums: Any) -> None:
-    """Make mean and sum of squared deviations of the sums of deviations from the row `first`."""
+def _finish_block(n: Any, x: Any, row: Any, width: Any, first: Any, last: Any, sums: Any) -> None:
+    """Make mean and sum of squared deviations of the sums of deviations from a row."""
 
     def some(columns: _Columns) -> None:
-        origin = columns.get(x, first * width)
+        origin = columns.get(x, row * width)
         mean, square = block_moments(columns.get(sums), columns.get(sums, width), n, origin)
         columns.put(sums, 0, mean)
         columns.put(sums, width, square)
 
-    _for_columns(width, 1, some)
+    _for_columns(first, last, 1, some)
 
 
 @simd.traced
-def _merge(fraction: Any, weight: Any, width: Any, sums: Any, added: Any) -> None:
+def _merge(fraction: Any, weight: Any, width: Any, first: Any, last: Any, sums: Any, added: Any) -> None:
     """Merge the statistics that begin at element `added` into the first ones."""
 
     def some(columns: _Columns) -> None:
@@ -216,17 +215,23 @@ def _merge(fraction: Any, weight: Any, width: Any, sums: Any, added: Any) -> Non
         columns.put(sums, 0, mean)
         columns.put(sums, width, square)
 
-    _for_columns(width, 1, some)
+    _for_columns(first, last, 1, some)
 
 
 @simd.traced
-def _add(width: Any, sums: Any, added: Any) -> None:
+def _add(first: Any, last: Any, sums: Any, added: Any) -> None:
     """Add the sums that begin at element `added` to the first ones."""
-    _for_columns(width, 1, lambda columns: columns.put(sums, 0, columns.get(sums) + columns.get(sums, added)))
+
+    def some(columns: _Columns) -> None:
+        columns.put(sums, 0, columns.get(sums) + columns.get(sums, added))
+
+    _for_columns(first, last, 1, some)
 
 
 @simd.traced
-def _scale(n: Any, eps: Any, gamma: Any, sums: Any, mean: Any, rstd: Any, width: Any) -> None:
+def _scale(
+    n: Any, eps: Any, gamma: Any, width: Any, first: Any, last: Any, sums: Any, mean: Any, rstd: Any
+) -> None:
     """Set mean and rstd, and make gamma * rstd and the variance of the merged statistics."""
 
     def some(columns: _Columns) -> None:
@@ -237,11 +242,11 @@ def _scale(n: Any, eps: Any, gamma: Any, sums: Any, mean: Any, rstd: Any, width:
         columns.put(sums, 0, columns.get(gamma) * inverse)
         columns.put(sums, width, var)
 
-    _for_columns(width, 1, some)
+    _for_columns(first, last, 1, some)
 
 
 @simd.traced
-def _forward_table(mean: Any, scale: Any, shift: Any, width: Any, row: Any, factors: Any) -> None:
+def _forward_table(mean: Any, scale: Any, shift: Any, row: Any, first: Any, last: Any, factors: Any) -> None:
     """Store a mean in two parts, so that x - mean is right although each part is rounded."""
 
     def some(columns: _Columns) -> None:
@@ -251,13 +256,13 @@ def _forward_table(mean: Any, scale: Any, shift: Any, width: Any, row: Any, fact
         columns.put(factors, SCALE * row, factor)
         columns.put(factors, SHIFT * row, columns.get(shift) - lost * factor)
 
-    _for_columns(width, 1, some)
+    _for_columns(first, last, 1, some)
 
 
 @simd.traced
 def _backward_table(
     n: Any, training: Any, gamma: Any, mean: Any, rstd: Any, sums: Any, dgamma: Any, dbeta: Any,
-    width: Any, row: Any, factors: Any,
+    width: Any, row: Any, first: Any, last: Any, factors: Any,
 ) -> None:  # fmt: skip
     """Set dgamma and dbeta, and what `input_gradient` needs."""
 
@@ -276,7 +281,7 @@ def _backward_table(
         columns.put(factors, SLOPE * row, slope)
         columns.put(factors, SHIFT * row, shift - lost * inverse * slope)
 
-    _for_columns(width, 1, some)
+    _for_columns(first, last, 1, some)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -284,54 +289,17 @@ def _backward_table(
 # ----------------------------------------------------------------------------------------------
 
 
-def _span(
-    formula: Callable[..., Any], arrays: tuple[Any, ...], table: tuple[int, ...], factors: Any, out: Any,
-    begin: Any, end: Any, column: Any, period: Any, streamed: Any,
-) -> None:  # fmt: skip
-    """Write ``formula(elements, factors)`` to ``out[begin:end]``; whole vectors begin at a cache line."""
-    item = out.dtype.itemsize
-    lanes = simd.native_lanes(out.dtype)
-
-    def elements(lanes: int, write: Callable[..., None], prefetch: bool = False) -> Callable[[Any, Any], Any]:
-        def some(i: Any, j: Any) -> Any:
-            values = [simd.load(x, i, lanes) for x in arrays]
-            values += [simd.load(factors, row * (period + _WRAP) + j, lanes) for row in table]
-            write(out, i, formula(*values))
-            if prefetch:
-                for x in arrays:
-                    simd.prefetch(x, i + PREFETCH_DISTANCE // item, lanes * item, level=2)
-            j = j + lanes
-            return simd.where(j < period, j, j - period)
-
-        return some
-
-    head = (-simd.address(out, begin) & (_LINE - 1)) >> (item.bit_length() - 1)
-    first = simd.min(begin + head, end)
-    last = first + ((end - first) & -lanes)
-
-    def plain(j: Any) -> Any:
-        return simd.loop(first, last, lanes, elements(lanes, simd.store), j)
-
-    def non_temporal(j: Any) -> Any:
-        j = simd.loop(first, last, lanes, elements(lanes, simd.stream, prefetch=True), j)
-        simd.fence()  # streamed stores must be seen before the task ends
-        return j
-
-    column = simd.loop(begin, first, 1, elements(1, simd.store), column)
-    column = simd.switch(streamed, [plain, non_temporal], column)
-    simd.loop(last, end, 1, elements(1, simd.store), column)
-
-
 @simd.traced
 def _forward_span(x: Any, factors: Any, out: Any, *limits: Any) -> None:
     """Write the normalised elements of a range."""
-    _span(normalized, (x,), (MEAN, SCALE, SHIFT), factors, out, *limits)
+    write_columns(normalized, (x,), factors, (MEAN, SCALE, SHIFT), out, *limits)
 
 
 @simd.traced
 def _backward_span(dout: Any, x: Any, factors: Any, out: Any, *limits: Any) -> None:
     """Write the gradient with respect to the elements of a range."""
-    _span(input_gradient, (dout, x), (MEAN, SCALE, SHIFT, RSTD, SLOPE), factors, out, *limits)
+    rows = (MEAN, SCALE, SHIFT, RSTD, SLOPE)
+    write_columns(input_gradient, (dout, x), factors, rows, out, *limits)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -342,7 +310,7 @@ def _backward_span(dout: Any, x: Any, factors: Any, out: Any, *limits: Any) -> N
 @inner_kernel
 def _period(n_features: Any) -> Any:
     """Return the columns of the table of factors: the features, repeated if they are few."""
-    return (_WRAP + n_features - 1) // n_features * n_features if n_features < _WRAP else n_features
+    return (WRAP + n_features - 1) // n_features * n_features if n_features < WRAP else n_features
 
 
 @kernel
@@ -355,7 +323,7 @@ def sums_size(n_samples: Any, n_features: Any) -> Any:
 @kernel
 def factors_size(n_features: Any) -> Any:
     """Return the number of elements, of the dtype of the data, of the workspace `factors`."""
-    return (_period(n_features) + _WRAP) * FACTORS + _LINE // 4
+    return (_period(n_features) + WRAP) * FACTORS + LINE // 4
 
 
 @kernel(inline="always")
@@ -364,7 +332,7 @@ def _table(factors: Any, out: Any) -> Any:
 
     The last pass writes whole lines, and its vectors of factors must not cross lines either.
     """
-    return factors[(out.ctypes.data - factors.ctypes.data) % _LINE // out.itemsize :]
+    return factors[(out.ctypes.data - factors.ctypes.data) % LINE // out.itemsize :]
 
 
 @inner_kernel
@@ -382,6 +350,20 @@ def _prefetch_distance(x: Any) -> Any:
     return max(STRIP * x.shape[1], PREFETCH_DISTANCE // x.itemsize) if x.size * x.itemsize >= FAR else 0
 
 
+@inner_kernel
+def _blocks(n_samples: Any) -> Any:
+    """Return the number of blocks."""
+    rows = _block_rows(n_samples)
+    return (n_samples + rows - 1) // rows
+
+
+@inner_kernel
+def _range(block: Any, n_samples: Any) -> Any:
+    """Return the rows of a block: the first, and the one behind the last."""
+    rows = _block_rows(n_samples)
+    return block * rows, min(n_samples, (block + 1) * rows)
+
+
 @kernel(inline="always")
 def _sums_of(block: Any, width: Any, sums: Any) -> Any:
     """Return the two sums of each column of one block."""
@@ -389,74 +371,99 @@ def _sums_of(block: Any, width: Any, sums: Any) -> Any:
 
 
 @inner_kernel
-def _block_statistics(x: Any, start: Any, stop: Any, sums: Any) -> None:
-    """Mean and sum of squared deviations of the columns of one block.
+def _tile(x: Any) -> Any:
+    """Return how many columns a task takes from the first row to the last; 0 if it takes a block of rows.
+
+    Tasks that own columns leave nothing to a single thread, and find in their cache what they have read.
+    But a large table is read best from one end to the other.
+    """
+    return TILE if x.shape[1] >= 2 * TILE and x.size * x.itemsize < FAR else 0
+
+
+@inner_kernel
+def _tasks(x: Any) -> Any:
+    """Return the number of tasks."""
+    tile = _tile(x)
+    return _blocks(x.shape[0]) if tile == 0 else (x.shape[1] + tile - 1) // tile
+
+
+@inner_kernel
+def _columns(task: Any, out: Any) -> Any:
+    """Return the columns of a task: the first, and the one behind the last; but for the ends, whole lines."""
+    tile, width = _tile(out), out.shape[1]
+    skip = -out.ctypes.data % LINE // out.itemsize
+    return min(width, task * tile + skip) if task > 0 else 0, min(width, (task + 1) * tile + skip)
+
+
+@inner_kernel
+def _block_statistics(x: Any, block: Any, first: Any, last: Any, sums: Any) -> None:
+    """Mean and sum of squared deviations of the columns [first, last) of one block.
 
     Deviations are taken from the block's first row, and the mean's own deviation is removed at the
     end.  As that row belongs to the data, its squared distance from the mean is at most n variances:
     the relative error is below n units in the last place of float64, n <= 512, wherever the data lie.
     """
-    n, width = stop - start, x.shape[1]
-    sums[:] = 0.0
-    distance = _prefetch_distance(x)
-    for i in range(start, stop, STRIP):
-        _add_statistics(x, i, min(i + STRIP, stop), start, distance, width, sums)
-    _finish_block(n, x, start, width, sums)
+    width, (start, stop) = x.shape[1], _range(block, x.shape[0])
+    here = _sums_of(block, width, sums)
+    here[first:last] = here[width + first : width + last] = 0.0
+    _add_statistics(x, start, stop, _prefetch_distance(x), width, first, last, here)
+    _finish_block(stop - start, x, start, width, first, last, here)
 
 
 @inner_kernel
-def _merge_statistics(n_samples: Any, rows: Any, width: Any, sums: Any) -> None:
+def _merge_statistics(n_samples: Any, first: Any, last: Any, width: Any, sums: Any) -> None:
     """Merge the statistics of the blocks in order (Chan, Golub and LeVeque 1979)."""
-    for block in range(1, (n_samples + rows - 1) // rows):
-        before = block * rows
-        added = min(n_samples, before + rows) - before
-        fraction = added / (before + added)
-        weight = before * fraction
-        at = block * 2 * width
-        _merge(fraction, weight, width, sums, at)
+    for block in range(1, _blocks(n_samples)):
+        before, stop = _range(block, n_samples)
+        added = stop - before
+        fraction = added / stop
+        _merge(fraction, before * fraction, width, first, last, sums, block * 2 * width)
 
 
 @inner_kernel
 def _repeat_factors(width: Any, factors: Any) -> None:
     """Fill the rest of each row of the table."""
-    length = _period(width) + _WRAP
+    length = _period(width) + WRAP
     for row in range(FACTORS):
         for j in range(width, length):
             factors[row * length + j] = factors[row * length + j - width]
-
-
-@inner_kernel
-def _forward_factors(mean: Any, scale: Any, shift: Any, factors: Any) -> None:
-    width = mean.size
-    row = _period(width) + _WRAP
-    _forward_table(mean, scale, shift, width, row, factors)
-    _repeat_factors(width, factors)
 
 
 @parallel_kernel
 def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factors: Any) -> None:
     """``out = (x - mean) * scale + shift``; `mean`, `scale` and `shift` are float64 vectors."""
     n, width = x.shape
-    rows, period, table = _block_rows(n), _period(width), _table(factors, out)
+    period, table = _period(width), _table(factors, out)
     streamed = 2 * out.size * out.itemsize >= LARGE
-    _forward_factors(mean, scale, shift, table)
-    for block in numba.prange((n + rows - 1) // rows):
-        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, table, out, begin, end, begin % period, period, streamed)
+    _forward_table(mean, scale, shift, period + WRAP, 0, width, table)
+    _repeat_factors(width, table)
+    for block in numba.prange(_blocks(n)):
+        start, stop = _range(block, n)
+        _forward_span(x, table, out, start * width, stop * width, start * width % period, period, streamed)
 
 
 @parallel_kernel
 def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
     """Mean and biased variance of the columns, in float64; workspace as `sums_size` says."""
     n, width = x.shape
-    rows = _block_rows(n)
-    for block in numba.prange((n + rows - 1) // rows):
-        start = block * rows
-        _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
-    _merge_statistics(n, rows, width, sums)
+    for block in numba.prange(_blocks(n)):
+        _block_statistics(x, block, 0, width, sums)
+    _merge_statistics(n, 0, width, width, sums)
     for j in range(width):
         mean[j] = sums[j]
         var[j] = sums[width + j] / n
+
+
+@inner_kernel
+def _finish_statistics(
+    n: Any, gamma: Any, beta: Any, eps: Any, first: Any, last: Any, mean: Any, rstd: Any, sums: Any,
+    table: Any,
+) -> None:  # fmt: skip
+    """Statistics and factors of the columns [first, last), of the sums of all blocks."""
+    width = mean.size
+    _merge_statistics(n, first, last, width, sums)
+    _scale(n, eps, gamma, width, first, last, sums, mean, rstd)
+    _forward_table(mean, sums, beta, _period(width) + WRAP, first, last, table)
 
 
 @parallel_kernel
@@ -468,38 +475,49 @@ def forward_kernel(
     ``sums[width:2 * width]`` is left with the biased variance.
     """
     n, width = x.shape
-    rows, period, table = _block_rows(n), _period(width), _table(factors, out)
-    blocks, size = (n + rows - 1) // rows, out.size * out.itemsize
-    for block in numba.prange(blocks):
-        start = block * rows
-        _block_statistics(x, start, min(n, start + rows), _sums_of(block, width, sums))
-    _merge_statistics(n, rows, width, sums)
-    _scale(n, eps, gamma, sums, mean, rstd, width)
-    _forward_factors(mean, sums, beta, table)
+    blocks, tile, period, table = _blocks(n), _tile(x), _period(width), _table(factors, out)
+    for task in numba.prange(_tasks(x)):
+        if tile == 0:
+            _block_statistics(x, task, 0, width, sums)
+        else:
+            first, last = _columns(task, out)
+            for block in range(blocks):
+                _block_statistics(x, block, first, last, sums)
+            _finish_statistics(n, gamma, beta, eps, first, last, mean, rstd, sums, table)
+            for i in range(n):
+                _forward_span(x, table, out, i * width + first, i * width + last, first, period, False)
+    if tile > 0:
+        return
+    _finish_statistics(n, gamma, beta, eps, 0, width, mean, rstd, sums, table)
+    _repeat_factors(width, table)
+    size = out.size * out.itemsize
     for turn in numba.prange(blocks):
-        block = np.int64(blocks - 1 - turn if size >= BACKWARDS else turn)
-        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _forward_span(x, table, out, begin, end, begin % period, period, 2 * size >= LARGE)
+        start, stop = _range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
+        begin, streamed = start * width, 2 * size >= LARGE
+        _forward_span(x, table, out, begin, stop * width, begin % period, period, streamed)
 
 
 @inner_kernel
-def _block_gradient_sums(dout: Any, x: Any, mean: Any, start: Any, stop: Any, sums: Any) -> None:
-    """Sum dout and dout * (x - mean) over the rows of one block."""
-    sums[:] = 0.0
-    distance = _prefetch_distance(x)
-    strip = STRIP // 2
-    for i in range(start, stop, strip):
-        _add_gradient_sums(x, dout, mean, i, min(i + strip, stop), distance, x.shape[1], sums)
+def _block_gradient_sums(dout: Any, x: Any, mean: Any, block: Any, first: Any, last: Any, sums: Any) -> None:
+    """Sum dout and dout * (x - mean) over the rows of the columns [first, last) of one block."""
+    width, (start, stop) = x.shape[1], _range(block, x.shape[0])
+    here = _sums_of(block, width, sums)
+    here[first:last] = here[width + first : width + last] = 0.0
+    _add_gradient_sums(dout, x, mean, start, stop, _prefetch_distance(x), width, first, last, here)
 
 
 @inner_kernel
-def _backward_factors(
-    n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, sums: Any, dgamma: Any, dbeta: Any, factors: Any
-) -> None:
+def _finish_gradient_sums(
+    n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, first: Any, last: Any, dgamma: Any, dbeta: Any,
+    sums: Any, table: Any,
+) -> None:  # fmt: skip
+    """Set dgamma, dbeta and factors of the columns [first, last), of the sums of all blocks."""
     width = mean.size
-    row = _period(width) + _WRAP
-    _backward_table(n, training, gamma, mean, rstd, sums, dgamma, dbeta, width, row, factors)
-    _repeat_factors(width, factors)
+    for block in range(1, _blocks(n)):
+        _add(first, last, sums, block * 2 * width)
+        _add(width + first, width + last, sums, block * 2 * width)
+    row = _period(width) + WRAP
+    _backward_table(n, training, gamma, mean, rstd, sums, dgamma, dbeta, width, row, first, last, table)
 
 
 @parallel_kernel
@@ -518,18 +536,26 @@ def backward_kernel(
 ) -> None:
     """Gradients of `forward_kernel`, or of inference (constant statistics) if not `training`."""
     n, width = x.shape
-    rows, period, table = _block_rows(n), _period(width), _table(factors, dx)
-    blocks, size = (n + rows - 1) // rows, dx.size * dx.itemsize
-    for block in numba.prange(blocks):
-        start = block * rows
-        _block_gradient_sums(dout, x, mean, start, min(n, start + rows), _sums_of(block, width, sums))
-    for block in range(1, blocks):
-        _add(2 * width, sums, block * 2 * width)
-    _backward_factors(n, gamma, mean, rstd, training, sums, dgamma, dbeta, table)
+    blocks, tile, period, table = _blocks(n), _tile(x), _period(width), _table(factors, dx)
+    for task in numba.prange(_tasks(x)):
+        if tile == 0:
+            _block_gradient_sums(dout, x, mean, task, 0, width, sums)
+        else:
+            first, last = _columns(task, dx)
+            for block in range(blocks):
+                _block_gradient_sums(dout, x, mean, block, first, last, sums)
+            _finish_gradient_sums(n, gamma, mean, rstd, training, first, last, dgamma, dbeta, sums, table)
+            for i in range(n):
+                _backward_span(dout, x, table, dx, i * width + first, i * width + last, first, period, False)
+    if tile > 0:
+        return
+    _finish_gradient_sums(n, gamma, mean, rstd, training, 0, width, dgamma, dbeta, sums, table)
+    _repeat_factors(width, table)
+    size = dx.size * dx.itemsize
     for turn in numba.prange(blocks):
-        block = np.int64(blocks - 1 - turn if size >= BACKWARDS else turn)
-        begin, end = block * rows * width, min(n, (block + 1) * rows) * width
-        _backward_span(dout, x, table, dx, begin, end, begin % period, period, 3 * size >= LARGE)
+        start, stop = _range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
+        begin, streamed = start * width, 3 * size >= LARGE
+        _backward_span(dout, x, table, dx, begin, stop * width, begin % period, period, streamed)
 
 
 # ----------------------------------------------------------------------------------------------

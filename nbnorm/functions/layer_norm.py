@@ -251,7 +251,7 @@ def layer_norm_backward_kernel(
         own[:] = 0.0
         _layer_norm_group(dout, x, gamma, mean, rstd, start, min(n, start + rows), width, dx, own)
     for block in range(1, blocks):
-        _add(2 * width, sums, block * 2 * width)
+        _add(0, 2 * width, sums, block * 2 * width)
     for j in range(width):
         dgamma[j], dbeta[j] = sums[j], sums[width + j]
 
@@ -269,7 +269,7 @@ def rms_norm_backward_kernel(
         own[:] = 0.0
         _rms_norm_group(dout, x, gamma, rrms, start, min(n, start + rows), width, dx, own)
     for block in range(1, blocks):
-        _add(width, sums, block * 2 * width)
+        _add(0, width, sums, block * 2 * width)
     for j in range(width):
         dgamma[j] = sums[j]
 

@@ -7,6 +7,7 @@ needs, and a line in `RULES`; the class of its options stands in `nbnorm.functio
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -14,6 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nbnorm import simd
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the names of a function's parameters."""
+    return tuple(inspect.signature(function).parameters)
 
 
 class Rule(NamedTuple):
@@ -41,17 +48,17 @@ class Rule(NamedTuple):
     @property
     def counts_steps(self) -> bool:
         """Whether the numbers depend on how many steps there have been."""
-        return next(iter(inspect.signature(self.numbers).parameters)) == "step"
+        return _parameters(self.numbers)[0] == "step"
 
     @property
     def options(self) -> tuple[str, ...]:
         """Names of the options, in the order in which `numbers` takes them."""
-        return tuple(name for name in inspect.signature(self.numbers).parameters if name != "step")
+        return tuple(name for name in _parameters(self.numbers) if name != "step")
 
     @property
     def number_count(self) -> int:
         """How many numbers a step takes."""
-        return len(inspect.signature(self.step).parameters) - 2 - len(self.state)
+        return len(_parameters(self.step)) - 2 - len(self.state)
 
     def all_numbers(self, step: Any, options: Iterable[Any]) -> tuple[Any, ...]:
         """Return `numbers` of a step for the options in their order."""

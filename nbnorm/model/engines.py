@@ -75,27 +75,26 @@ def engine_for(net: FNN, batch: int, *, gradients: bool, training: bool = False,
         dropout=net.dropout[first - 1 :],
         bfloat16_layers=bfloat16_layers(net) if training else (),
     )
-    engine = Engine(
+    return Engine(
         layout,
         _from_layer(first, net.arrays.parameters),
         _from_layer(first, net.arrays.buffers),
         encoder=net.encoder if whole else None,
+        statistics=_statistics(net) if whole else None,
         variance_name=f"running_{net.running}",
         unbiased=net.unbiased,
         decay=net.decay,
         eps=net.eps,
         loss=net.loss,
     )
-    if whole:
-        _standardize(net, engine)
-    return engine
 
 
-def _standardize(net: FNN, engine: Engine) -> None:
-    """Give an engine the network's input standardizer, if it has one."""
-    if net.standardizer is not None:
-        moments = net.standardizer.moments_
-        engine.standardize(moments.mean, moments.mean_low, net.standardizer.scale_)
+def _statistics(net: FNN) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]] | None:
+    """Return what an engine takes of the network's input standardizer, if it has one."""
+    if net.standardizer is None:
+        return None
+    moments = net.standardizer.moments_
+    return moments.mean, moments.mean_low, net.standardizer.scale_
 
 
 def _from_layer(first: int, arrays: dict[str, Any]) -> dict[str, Any]:

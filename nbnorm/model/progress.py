@@ -18,6 +18,11 @@ class _Bar:
 
     _bar: Any
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is a bar."""
+        return self._bar is not None
+
     def __enter__(self: _Self) -> _Self:
         return self
 

@@ -331,7 +331,8 @@ class _Training:
                 self._save(self.file, finished=False)
 
     def _show(self) -> None:
-        self.bar.show(self.history.epochs, self.run.epoch_step, **self.means())
+        if self.bar.shown:
+            self.bar.show(self.history.epochs, self.run.epoch_step, **self.means())
 
     def _poll(self) -> None:
         self._show()

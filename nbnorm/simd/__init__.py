@@ -30,7 +30,7 @@ Register tiles
 Products of bfloat16
     `round_to_bfloat16`, `to_bfloat16`, `to_bfloat16_pairs`, `dot_bfloat16`
 Elementary functions
-    `exp`, `exp_below`, `exp_below_0`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`,
+    `exp`, `exp_below_0`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`,
     `gelu_slope`, `softplus`
 Functions of your own
     `elementwise`, `traced`, `operation`, and in traced ones `loop`, `loop_steps`, `switch`, `map_elements`
@@ -82,7 +82,6 @@ from nbnorm.simd._bfloat16 import dot_bfloat16, round_to_bfloat16, to_bfloat16, 
 from nbnorm.simd._control import loop, loop_steps, map_elements, switch
 from nbnorm.simd._elementary import (
     exp,
-    exp_below,
     exp_below_0,
     expm1_below_0,
     gelu,
@@ -149,7 +148,6 @@ __all__ = [
     "dot_bfloat16",
     "elementwise",
     "exp",
-    "exp_below",
     "exp_below_0",
     "expm1_below_0",
     "extract",

@@ -257,33 +257,8 @@ def exp(x: Any) -> Any:
     >>> float(simd.exp(0.0))
     1.0
     """
-    return exp_below(min(x, _constants(x).most))
-
-
-@elementwise
-def exp_below(x: Any) -> Any:
-    """Exponential function of arguments that are known to be at most 88 (float32) or 709 (float64).
-
-    It saves a comparison, for example where the largest argument has been subtracted.
-
-    Parameters
-    ----------
-    x : vector or number
-        Argument, float32 or float64.
-
-    Returns
-    -------
-    vector or number
-        ``exp(x)``, of the type of `x`.
-
-    Examples
-    --------
-    >>> from nbnorm import simd
-    >>> float(simd.exp_below(0.0))
-    1.0
-    """
     c = _constants(x)
-    _, n, p = _reduced(c, max(x, c.least))
+    _, n, p = _reduced(c, max(min(x, c.most), c.least))
     # Two factors reach below the normal range and up to infinity.
     half = fma(n, 0.5, c.magic)
     rest = (n - (half - c.magic)) + c.magic

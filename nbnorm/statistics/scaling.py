@@ -15,17 +15,16 @@ from numba import prange
 from nbnorm import _check, simd
 from nbnorm._types import Array, Float64Array, FloatArray
 from nbnorm.compile.kernels import parallel_kernel
-from nbnorm.statistics.reading import GROUP, converted, is_ready, result_dtype, rows_in_one, target_dtype
+from nbnorm.functions.scaled_columns import LINE, WRAP, write_columns
+from nbnorm.statistics.reading import converted, is_ready, result_dtype, rows_in_one, target_dtype
 
 # Rows of the table of parameters: the mean as a pair of doubles, the scale, and slope * x + offset.
 _MEAN, _MEAN_LOW, _SCALE, _SLOPE, _OFFSET = range(5)
 
 TASKS = 64
-PREFETCH_DISTANCE = 64 << 10  # in bytes
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
 LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
 LARGE = 8 << 20  # bytes from which a result is written with non-temporal stores
-_LINE = 64  # bytes of a cache line
 
 # ----------------------------------------------------------------------------------------------
 # Formulas
@@ -66,46 +65,18 @@ def scaled(x: Any, slope: Any, offset: Any) -> Any:
 
 @simd.traced
 def _scale_range(
-    x: Any, table: Any, length: Any, out: Any, begin: Any, end: Any, column: Any, inverse: Any, streamed: Any
+    x: Any, table: Any, period: Any, out: Any, begin: Any, end: Any, column: Any, inverse: Any, streamed: Any
 ) -> None:
-    """Write the scaled elements of a range; whole vectors begin at a cache line."""
-    size = out.dtype.itemsize
-    line, period = _LINE // size, length - GROUP
+    """Write the scaled elements of a range."""
 
-    def scale(formula: Any, rows: tuple[int, ...]) -> None:
-        def elements(lanes: int, write: Any) -> Any:
-            def some(i: Any, j: Any) -> Any:
-                factors = [simd.load(table, row * length + j, lanes) for row in rows]
-                value = formula(simd.convert(simd.load(x, i, lanes), np.float64), *factors)
-                write(out, i, simd.convert(value, out.dtype))
-                if write is simd.stream:
-                    simd.prefetch(x, i + PREFETCH_DISTANCE // size, lanes * size, level=2)
-                j = j + lanes
-                return simd.where(j < period, j, j - period)
+    def write(formula: Any, rows: tuple[int, ...]) -> None:
+        write_columns(formula, (x,), table, rows, out, begin, end, column, period, streamed)
 
-            return some
-
-        head = (-simd.address(out, begin) & (_LINE - 1)) >> (size.bit_length() - 1)
-        first = simd.min(begin + head, end)
-        last = first + ((end - first) & -line)
-
-        def plain(j: Any) -> Any:
-            return simd.loop(first, last, line, elements(line, simd.store), j)
-
-        def non_temporal(j: Any) -> Any:
-            j = simd.loop(first, last, line, elements(line, simd.stream), j)
-            simd.fence()  # streamed stores must be seen before the task ends
-            return j
-
-        j = simd.loop(begin, first, 1, elements(1, simd.store), column)
-        j = simd.switch(streamed, [plain, non_temporal], j)
-        simd.loop(last, end, 1, elements(1, simd.store), j)
-
-    if size == 4:
-        scale(scaled, (_SLOPE, _OFFSET))
+    if out.dtype == np.float32:
+        write(scaled, (_SLOPE, _OFFSET))
     else:
         rows = (_MEAN, _MEAN_LOW, _SCALE, _SLOPE)
-        simd.switch(inverse, [lambda: scale(standardized, rows), lambda: scale(restored, rows[:3])])
+        simd.switch(inverse, [lambda: write(standardized, rows), lambda: write(restored, rows[:3])])
 
 
 @parallel_kernel
@@ -113,13 +84,13 @@ def _scale(x: Array, table: Array, inverse: bool, chunk: int, streamed: bool, ou
     """Standardize the flat `x` into the flat `out`, `chunk` elements to a task.
 
     `table` has a row for each of the parameters, repeated as often as rows of a narrow array are taken for
-    one, and its first 16 columns again at the end, so that vectors may run over it.
+    one, and its first columns again at the end, see `write_columns`.
     """
-    size, length = x.shape[0], table.shape[1]
+    size, period = x.shape[0], table.shape[1] - WRAP
     for task in prange((size + chunk - 1) // chunk):
         begin = np.int64(task) * chunk
-        end, column = min(size, begin + chunk), begin % (length - GROUP)
-        _scale_range(x, table, length, out, begin, end, column, inverse, streamed)
+        end, column = min(size, begin + chunk), begin % period
+        _scale_range(x, table, period, out, begin, end, column, inverse, streamed)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -143,11 +114,11 @@ def _scale_array(x: Array, params: Float64Array, inverse: bool, out: Array) -> N
                 out[begin : begin + len(rows)] = d / (scale * half)
         return
     table = np.vstack([params, slope, offset])
-    several = max(rows_in_one(table.shape[1]), -(-GROUP // table.shape[1]))
+    several = max(rows_in_one(table.shape[1]), -(-WRAP // table.shape[1]))
     table = np.tile(table, (1, several))
-    table = np.hstack([table, table[:, :GROUP]])
+    table = np.hstack([table, table[:, :WRAP]])
     chunk = -(-x.size // TASKS)
-    chunk += -chunk % (64 * GROUP)
+    chunk += -chunk % (16 * LINE)
     streamed = out.nbytes >= LARGE and not np.may_share_memory(x, out)
     _scale(x.size, x.reshape(-1), table, inverse, chunk, streamed, out.reshape(-1))
 
@@ -166,7 +137,7 @@ def _result(name: str, out: FloatArray | None, x: Array) -> FloatArray:
         raise ValueError(f"{name} must be writeable")
     same = out.ctypes.data == x.ctypes.data and out.strides == x.strides and out.dtype == x.dtype
     if not same and np.may_share_memory(out, x):
-        raise ValueError(f"{name} must be x itself or not share memory with it")
+        raise ValueError(f"{name} must be x itself or not chunk memory with it")
     return out
 
 
