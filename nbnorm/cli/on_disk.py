@@ -1,4 +1,4 @@
-"""Training over the row groups of Parquet and Arrow files by `nbnorm train`, on one rank or several."""
+"""What `nbnorm train` does with row groups of Parquet and Arrow files, and over ranks of MPI."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nbnorm._types import Communicator
 from nbnorm.cli.common import BAD_INPUT, csv_options, refuse_options
+from nbnorm.cli.settings import Samples
 from nbnorm.data import arrow_files, csv_files, row_groups, tables
 
 # A table is read in row groups if its numbers, as float64, take more than the memory over this;
@@ -22,6 +24,12 @@ MEMORY_DIVISOR = 8
 
 # What limits the memory of a container on Linux.
 _LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+# Errors that the command line says in one line.
+REFUSALS = (ValueError, TypeError, ImportError, OSError)
+
+# What MPICH, Intel MPI and Open MPI tell each process that they start: how many there are.
+_LAUNCHERS = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 
 Result = TypeVar("Result")
 
@@ -39,19 +47,16 @@ def memory() -> int | None:
 
 def wanted(args: argparse.Namespace) -> bool:
     """Whether the data are read in row groups: a folder, a large table, or where an option says so."""
-    option = "--mpi" if args.mpi else "--row-groups" if args.row_groups else None
-    if args.mpi and args.row_groups is False:
-        raise ValueError("--mpi reads row groups: --no-row-groups does not apply")
     folder = os.path.isdir(args.data)
     stored = folder or csv_files.suffix(args.data) in arrow_files.ENDINGS
     if not stored:
-        if option is None:
-            return False
-        raise ValueError(
-            f"{option} needs a Parquet or Arrow file, or a folder of these, got {args.data}: nbnorm convert "
-            "turns tables into Parquet"
-        )
-    if option is not None or folder:
+        if args.row_groups:
+            raise ValueError(
+                f"--row-groups needs a Parquet or Arrow file, or a folder of these, got {args.data}: nbnorm "
+                "convert turns tables into Parquet"
+            )
+        return False
+    if args.row_groups or folder or (args.mpi and args.row_groups is None):
         return True
     available = memory()
     if args.row_groups is False or available is None or not os.path.exists(args.data):
@@ -111,6 +116,11 @@ def _refuse_kinds(name: str, schema: Any, features: list[str]) -> None:
         )
 
 
+def launched() -> bool:
+    """Whether `mpiexec` has started this process beside others."""
+    return any(os.environ.get(name, "1").strip() not in ("", "0", "1") for name in _LAUNCHERS)
+
+
 def over_ranks(
     args: argparse.Namespace, run: Callable[[argparse.Namespace, Communicator | None], int]
 ) -> int:
@@ -118,13 +128,25 @@ def over_ranks(
     try:
         from mpi4py import MPI
     except ImportError:
-        raise ImportError('--mpi needs mpi4py: pip install "nbnorm[mpi]"') from None
+        raise ImportError('--mpi needs mpi4py: pip install "nbnorm[mpi]"; --no-mpi trains without') from None
+    from nbnorm.model.ranks import Ranks
+
     comm = MPI.COMM_WORLD
-    if comm.Get_rank() == 0:
+    args.quiet = args.quiet or comm.Get_rank() > 0
+    printed: contextlib.AbstractContextManager[object] = (
+        contextlib.redirect_stdout(io.StringIO()) if comm.Get_rank() else contextlib.nullcontext()
+    )
+    said = (*REFUSALS, MemoryError, SystemExit)  # by main, and on all ranks
+    with printed, Ranks(comm, 1).guarded("the command", *said):
         return run(args, comm)
-    args.quiet = True
-    with contextlib.redirect_stdout(io.StringIO()):
-        return run(args, comm)
+
+
+def own_rows(comm: Communicator | None, X: Samples, y: npt.NDArray[Any]) -> tuple[Samples, npt.NDArray[Any]]:
+    """Return a rank's part of samples that each rank has whole; `FNN.fit` divides those on disk."""
+    if comm is None or isinstance(X, row_groups.RowGroups):
+        return X, y
+    first, last = ((comm.Get_rank() + k) * len(y) // comm.Get_size() for k in (0, 1))
+    return X[first:last], y[first:last]
 
 
 def together(comm: Communicator | None, prepare: Callable[[], Result]) -> Result:
@@ -134,7 +156,7 @@ def together(comm: Communicator | None, prepare: Callable[[], Result]) -> Result
     failed: Exception | None = None
     try:
         found = prepare()
-    except (ValueError, TypeError, ImportError, OSError, MemoryError) as error:
+    except (*REFUSALS, MemoryError) as error:
         failed = error
     first = next((rank for rank, bad in enumerate(comm.allgather(failed is not None)) if bad), None)
     if first is None:

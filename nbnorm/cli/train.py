@@ -304,11 +304,12 @@ def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
     if args.data in ("digits", "mnist"):
-        refuse_options(args, args.data, "row_groups", "mpi", "shuffle_buffer")
+        refuse_options(args, args.data, "row_groups", "shuffle_buffer")
+    if args.mpi is None:
+        args.mpi = on_disk.launched()
     if not args.mpi:
         return _train(args, None)
     refuse_options(args, "--mpi", "shuffle_buffer")
-    on_disk.wanted(args)  # refuses what has no row groups
     return on_disk.over_ranks(args, _train)
 
 
@@ -319,12 +320,13 @@ def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
     compiled = compile_seconds()
     first = comm is None or comm.Get_rank() == 0
 
-    def prepare() -> tuple[dict[str, str | None], Data]:
-        return _outputs(args, name_of(args.data)) if first else {}, _with_validation(args, _load(args))
+    def prepare() -> tuple[dict[str, str | None], Data, argparse.Namespace, dict[str, Any]]:
+        files = _outputs(args, name_of(args.data)) if first else {}
+        data = _with_validation(args, _load(args))
+        _describe_data(data)
+        return files, data, *choose(candidates(args, data), data)
 
-    files, data = on_disk.together(comm, prepare)
-    _describe_data(data)
-    args, choice = choose(candidates(args, data), data)
+    files, data, args, choice = on_disk.together(comm, prepare)
     bar = sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None
     lines = _print_epoch(args.epochs, "held out" if data.validation is None else "validation")
     start, retries = clock(), 0
@@ -342,9 +344,8 @@ def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
             history = fit(
                 args,
                 net,
-                data.X_train,
-                data.y_train,
-                validation_data=data.validation or (data.X_test, data.y_test),
+                *on_disk.own_rows(comm, data.X_train, data.y_train),
+                validation_data=on_disk.own_rows(comm, *(data.validation or (data.X_test, data.y_test))),
                 checkpoint=checkpoint,
                 progress=bar and not args.quiet,
                 callbacks=() if bar or args.quiet else (lines,),
@@ -354,7 +355,7 @@ def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
             break
         except DivergenceError as error:
             if retries == RETRIES or error.row is not None:
-                return fail(str(error), FAILED)
+                return fail(str(error), FAILED) if first else FAILED
             retries += 1
             args.lr /= 10
             say(
@@ -362,10 +363,10 @@ def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
                 f"once more at a tenth of the learning rate, {args.lr:g}"
             )
     seconds, compiled = clock() - start, compile_seconds() - compiled
-    if history.epochs == 0:
-        return fail("interrupted before the end of the first epoch: nothing was saved", args.ending.status)
     if not first:
         return args.ending.status if history.stopped == "interrupted" else 0
+    if history.epochs == 0:
+        return fail("interrupted before the end of the first epoch: nothing was saved", args.ending.status)
     if history.stopped == "interrupted":
         say(f"Interrupted: the {plural(history.epochs, 'epoch')} done so far are kept")
     if solvable(args, data) and history.stopped is None:
@@ -508,7 +509,7 @@ examples:
   nbnorm train mnist --data-dir ~/mnist --hidden 512 512 --epochs 10
   nbnorm train wine.csv --target quality --save wine.npz --cv 5
   nbnorm train big.parquet --target price --row-groups
-  mpiexec -n 4 nbnorm train big.parquet --mpi
+  mpiexec -n 4 nbnorm train big.parquet          one network, four processes
 """
 
 
@@ -552,12 +553,6 @@ def add(commands: Commands) -> None:
         metavar="N",
         type=integer(1),
         help="rows that are kept in memory and shuffled together (default: 64 MiB of them)",
-    )
-    stored.add_argument(
-        "--mpi",
-        action="store_true",
-        default=None,
-        help="train as one of the processes that mpiexec has started; each reads its part of the row groups",
     )
     network = train.add_argument_group("network")
     network.add_argument(
@@ -677,6 +672,12 @@ def add(commands: Commands) -> None:
         help="seed of weights and order (default: 0)",
     )
     training.add_argument("--threads", metavar="N", type=integer(1), help="threads to use (default: all)")
+    training.add_argument(
+        "--mpi",
+        action=argparse.BooleanOptionalAction,
+        help="train one network with all processes of an MPI program: each reads its row groups of a Parquet "
+        "or Arrow file, and other data whole (default: where mpiexec has started several; srun needs --mpi)",
+    )
     training.add_argument("--quiet", action="store_true", help="show no progress")
     results = train.add_argument_group("results")
     results.add_argument(

@@ -133,19 +133,15 @@ class ParallelSamples:
 
     def _kinds(self, x: Array, truth: Array, weights: Array | None) -> dict[str, str]:
         """Return what has to be the same on all ranks."""
-        from nbnorm import __version__
-
         return {
-            "version of nbnorm": __version__,
-            "version of NumPy": np.__version__,
             "dtype of X": str(x.dtype),
             "dtype of y": str(truth.dtype),
             "names of the features": str(self.names),
             "kind of sample_weight": str(weights is not None),
             "shards": str(self.how.shards),
             "sync": str(self.how.sync),
-            "processor's tile": str(tile(self._net.dtype)),
             **checkpoints.options_of(self._net),
+            "processor's tile": str(tile(self._net.dtype)),
         }
 
     def _begin_alike(self) -> None:
@@ -310,7 +306,12 @@ class SharedValidation:
                 net, samples.ranks, "validation_data", data[0], data[1], weights, samples.names
             )
         )
-        samples.ranks.same({"kind of the weights of validation_data": str(weights is not None)})
+        samples.ranks.same(
+            {
+                "dtype of validation_data": str(x.dtype),
+                "kind of the weights of validation_data": str(weights is not None),
+            }
+        )
         return cls(net, samples.ranks, x, truth, weights, metrics)
 
     def __init__(

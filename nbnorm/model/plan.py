@@ -19,7 +19,7 @@ from nbnorm.model import checkpoints, inputs, metrics, parameter_rates, sample_w
 from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.metrics import MetricLike
 from nbnorm.model.parallel_samples import ParallelSamples, SharedValidation
-from nbnorm.model.ranks import DataParallel, Ranks, SharedCheckpoint, data_parallel
+from nbnorm.model.ranks import DataParallel, Ranks, SharedCheckpoint, data_parallel, versions
 from nbnorm.model.sample_weights import ClassFactors, ClassWeight
 from nbnorm.model.samples import Samples, ValidationData, ValidationTuple
 from nbnorm.model.schedules import Plateau, Schedule, ScheduleName
@@ -115,6 +115,11 @@ class Plan:
             return SharedCheckpoint(self.checkpoint, self.checkpoint_every, settings, self.samples.ranks)
         return checkpoints.Checkpoint(self.checkpoint, self.checkpoint_every, settings)
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other rank waits for this process."""
+        return not isinstance(self.samples, ParallelSamples) or self.samples.ranks.size == 1
+
     def guarded(self) -> contextlib.AbstractContextManager[None]:
         """Return what ends all ranks when this one fails where the others wait for it."""
         if isinstance(self.samples, ParallelSamples):
@@ -158,6 +163,7 @@ def checked(
     if comm is not None:
         how = data_parallel(comm)
         ranks = Ranks(how.comm, how.shards)
+        ranks.same(versions())
         fields = ranks.together(check)
         texts = {name: checkpoints.plain(value) for name, value in fields.items() if name != "callbacks"}
         texts["class_weight"] = checkpoints.plain(class_weight)

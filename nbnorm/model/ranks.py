@@ -15,11 +15,13 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
 from nbnorm._types import Array, Communicator
+from nbnorm.compile.folder import package_digest
 from nbnorm.model.checkpoints import Checkpoint, Saved
 
 Result = TypeVar("Result")
@@ -70,6 +72,19 @@ class DataParallel:
             raise TypeError(f"comm must be a communicator of mpi4py, got {type(self.comm).__name__}")
         object.__setattr__(self, "shards", _check.integer("shards", self.shards, least=1))
         object.__setattr__(self, "sync", _check.flag("sync", self.sync))
+
+
+def versions() -> dict[str, str]:
+    """Return what computes, which has to be the same on all ranks before they say anything else."""
+    from nbnorm import __version__
+
+    return {
+        "version of nbnorm": __version__,
+        "version of Python": sys.version,
+        "version of NumPy": np.__version__,
+        "version of Numba": numba.__version__,
+        "source files of nbnorm, by their digest": package_digest(),
+    }
 
 
 def data_parallel(comm: Communicator | DataParallel) -> DataParallel:

@@ -77,7 +77,7 @@ def fit(net: FNN, plan: Plan) -> History:
             net.optimizer_state = run.optimizer_state()
         return history
     except KeyboardInterrupt:
-        if run is not None:  # one more while the epochs done were kept
+        if run is not None or not plan.alone:  # one more while the epochs done were kept, or others wait
             raise
         return _interrupted(net, saved, plan.samples.steps)
     finally:
@@ -232,6 +232,8 @@ def train(
                     break
                 state.begun = clock()  # callbacks and the checkpoint belong to no epoch
         except KeyboardInterrupt:
+            if not plan.alone:
+                raise
             state.interrupt()
         finally:
             _to_the_end(state.restore_best)

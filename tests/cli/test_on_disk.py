@@ -109,14 +109,12 @@ def test_values_and_a_checkpoint(run, folder):
         (["digits.parquet", "--row-groups", "--category", "x21"], "--category does not apply to"),
         (["digits.parquet", "--row-groups", "--decimal", ","], "options of CSV files do not apply"),
         (["digits.parquet", "--shuffle-buffer", "9"], "--shuffle-buffer does not apply to a table that is"),
-        (["digits.parquet", "--mpi", "--no-row-groups"], "--mpi reads row groups"),
         (["digits.parquet", "--mpi", "--shuffle-buffer", "9"], "--shuffle-buffer does not apply to --mpi"),
         (["digits.parquet", "--row-groups", "--target", "none"], "has no target column 'none'"),
         (
             ["flowers.csv", "--row-groups"],
             "needs a Parquet or Arrow file, or a folder of these, got flowers.csv",
         ),
-        (["digits", "--mpi"], "--mpi does not apply to digits"),
         (["digits", "--row-groups"], "--row-groups does not apply to digits"),
         (["nothing.parquet", "--row-groups"], "nothing.parquet"),
     ],
@@ -151,16 +149,46 @@ def test_a_failure_on_one_rank_ends_all_and_is_said_once():
     assert together(2, lambda comm: on_disk.together(comm, comm.Get_rank)) == [0, 1]
 
 
+def test_ranks_divide_what_each_has_whole():
+    X, y = np.arange(14).reshape(7, 2), np.arange(7)
+    parts = together(3, lambda comm: on_disk.own_rows(comm, X, y))
+    for number, whole in enumerate((X, y)):
+        np.testing.assert_array_equal(np.concatenate([part[number] for part in parts]), whole)
+    assert on_disk.own_rows(None, X, y)[0] is X
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({"PMI_SIZE": "4"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"PMI_SIZE": "1"}, False),
+        ({"PMI_SIZE": ""}, False),
+        ({}, False),
+    ],
+)
+def test_whether_a_launcher_has_started_several(environment, several, monkeypatch):
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert on_disk.launched() == several
+
+
 @pytest.mark.posix("mpiexec")
-def test_two_ranks_train_one_network(stored, folder):
+@pytest.mark.parametrize(
+    ("data", "option", "sizes"),
+    [("digits.parquet", "--row-groups", (10, 8, 10)), ("digits", "--mpi", (64, 8, 10))],
+)
+def test_two_ranks_train_one_network(stored, folder, data, option, sizes):
     pytest.importorskip("mpi4py")
     launcher = os.path.join(os.path.dirname(sys.executable), "mpiexec")
     if not os.path.exists(launcher):
         pytest.skip("needs mpiexec beside Python")
-    command = [launcher, "-n", "2", sys.executable, "-m", "nbnorm", "train", stored, "--mpi"]
+    command = [launcher, "-n", "2", sys.executable, "-m", "nbnorm", "train", data, option]
     options = ["--hidden", "8", "--epochs", "1", "--no-plot", "--save", "two.npz"]
     environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Model: two.npz") == done.stdout.count("Test: accuracy") == 1
-    assert FNN.load("two.npz").sizes == (10, 8, 10)
+    assert FNN.load("two.npz").sizes == sizes

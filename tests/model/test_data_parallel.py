@@ -3,10 +3,13 @@
 import functools
 import itertools
 import os
+import re
 import subprocess
 import sys
+import threading
 
 import numpy as np
+import pandas as pd
 import pytest
 from thread_ranks import together
 
@@ -19,8 +22,8 @@ from nbnorm.functions.shards import (
     shard_statistics,
     shard_sums,
 )
-from nbnorm.model import checkpoints
-from nbnorm.model.ranks import Ranks
+from nbnorm.model import checkpoints, plan
+from nbnorm.model.ranks import Ranks, versions
 
 X, Y = (values[:150] for values in load_digits())
 WEIGHTS = np.random.default_rng(0).integers(0, 3, 150).astype(np.float64)
@@ -226,34 +229,57 @@ def refused(action, ranks=2):
     return [f"{type(error).__name__}: {error}" for error in together(ranks, action)]
 
 
-def test_ranks_that_differ_are_refused():
-    def action(change, comm):
-        odd = comm.Get_rank() == 1
-        x, y = shared(comm, X, Y)
-        options, network = {}, {}
-        if odd and change == "dtype":
-            x = x.astype(np.float32)
-        if odd and change == "network":
-            network = {"norm": "before"}
-        if odd and change == "seed":
-            network = {"seed": 1}
-        if odd and change == "option":
-            options = {"epochs": 3}
-        if odd and change == "batch":
-            options = {"batch_size": 7}
-        net = FNN([64, 12, 10], **{"seed": 0, **network})
-        return net.fit(x, y, comm=comm, **{"epochs": 2, **options})
+# What one of two ranks has otherwise: arguments of `fit`, of the network and of `DataParallel`.
+DIFFERENT = {
+    "dtype of X": {"X": X[40:].astype(np.float32)},
+    "names of the features": {"X": pd.DataFrame(X[40:], columns=[f"x{j}" for j in range(64)])},
+    "kind of sample_weight": {"sample_weight": np.ones(110)},
+    "kind of the weights of validation_data": {"validation_data": (X, Y, WEIGHTS)},
+    "validation_data": {"validation_data": None},
+    "dtype of validation_data": {"validation_data": (X.astype(np.float32), Y)},
+    "epochs": {"epochs": 3},
+    "batch_size": {"batch_size": 7},
+    "optimizer": {"optimizer": AdamW(0.1)},
+    "class_weight": {"class_weight": "balanced"},
+    "norm": {"network": {"norm": "before"}},
+    "dtype": {"network": {"dtype": np.float64}},
+    "seed": {"network": {"seed": 1}},
+    "parameters": {"changed": True},
+    "shards": {"how": {"shards": 4}},
+    "sync": {"how": {"sync": False}},
+}
 
-    for change, name in (
-        ("dtype", "dtype of X"),
-        ("network", "norm"),
-        ("seed", "seed"),
-        ("option", "epochs"),
-        ("batch", "batch_size"),
-    ):
-        errors = refused(functools.partial(action, change))
-        assert len(set(errors)) == 1
-        assert errors[0].startswith(f"ValueError: all ranks must have the same {name}: rank 0 has ")
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_ranks_that_differ_are_refused(name):
+    def action(comm):
+        x, y = shared(comm, X, Y)
+        options = {"X": x, "y": y, "epochs": 2, "batch_size": 60, "validation_data": (X, Y)}
+        other = dict(DIFFERENT[name]) if comm.Get_rank() else {}
+        net = FNN([64, 12, 10], **{"seed": 0, **other.pop("network", {})})
+        if other.pop("changed", False):
+            net.parameters()["dense2.bias"][3] = 1e-3
+        how = DataParallel(comm, **{"shards": 8, **other.pop("how", {})})
+        return net.fit(comm=how, **{**options, **other})
+
+    errors = refused(action)
+    assert len(set(errors)) == 1
+    assert errors[0].startswith(f"ValueError: all ranks must have the same {name}: rank 0 has ")
+
+
+@pytest.mark.parametrize("name", ["version of nbnorm", "version of NumPy", "source files of nbnorm"])
+def test_ranks_of_different_versions_are_refused(name, monkeypatch):
+    def action(comm):
+        # an option that only one version has must not be what is said
+        return FNN([64, 12, 10]).fit(*shared(comm, X, Y), comm=comm, epochs=1 + comm.Get_rank())
+
+    numbers, found = itertools.count(), versions()
+    (field,) = (one for one in found if one.startswith(name))
+    monkeypatch.setattr(plan, "versions", lambda: {**found, field: f"1.{next(numbers)}"})
+    errors = refused(action)
+    assert len(set(errors)) == 1
+    words = rf"ValueError: all ranks must have the same {field}: rank 0 has 1.\d, rank 1 has 1.\d"
+    assert re.fullmatch(words, errors[0])
 
 
 def test_an_error_on_one_rank_is_one_on_all():
@@ -319,6 +345,21 @@ def test_a_training_goes_on_with_another_number_of_ranks(tmp_path, monkeypatch):
     got, again = outcome(3, checkpoint=tmp_path / "cut.npz", **options)
     assert again.loss == history.loss
     assert got == expected
+
+
+def test_an_interrupt_of_one_rank_ends_all():
+    def trained(comm):
+        def metric(truth, prediction):  # between two steps
+            if comm.Get_rank() == 1:
+                raise KeyboardInterrupt
+            return 0.0
+
+        data = shared(comm, X, Y)
+        return FNN([64, 10], seed=0).fit(*data, epochs=2, comm=comm, validation_data=data, metrics=[metric])
+
+    of_first, of_second = together(2, trained)
+    assert isinstance(of_second, KeyboardInterrupt)
+    assert isinstance(of_first, threading.BrokenBarrierError)
 
 
 KILLED = """
