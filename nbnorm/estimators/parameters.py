@@ -106,7 +106,7 @@ class Parameters(BaseEstimator):
     metrics: Sequence[MetricChoice]
     callbacks: Sequence[Callable[..., object]]
     decay: float | None
-    dropout: float | Sequence[float] | Array
+    dropout: float | Sequence[float] | Array | Literal["auto"]
     init: Init
     standardize: bool
     weighted_statistics: bool
@@ -201,8 +201,16 @@ class Parameters(BaseEstimator):
         given = [given] if isinstance(given, Integral) else sequence("hidden_layer_sizes", given)
         return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
 
-    def _dropout(self, layers: int) -> list[float]:
-        """Return the probability of dropout of each layer."""
+    def _dropout(self, layers: int, rows: float = math.inf) -> list[float]:
+        """Return the probability of dropout of each layer.
+
+        With `weighted_statistics` an integer weight is the same as a repeated sample, but dropout draws anew
+        for each: there it has to be asked for.
+        """
+        if isinstance(self.dropout, str) and self.dropout == "auto":
+            if self.weighted_statistics or not self._planned():
+                return [0.0] * layers
+            return [defaults.dropout(self.solver, self.norm, self._resolved("activation"), rows)] * layers
         given = self.dropout.tolist() if isinstance(self.dropout, np.ndarray) else self.dropout
         if isinstance(given, (list, tuple)):
             return [_check.number("dropout", p, least=0, below=1) for p in given]
@@ -226,7 +234,7 @@ class Parameters(BaseEstimator):
         if name == "activation":
             each = self._activations()
             return each if isinstance(each, list) else [each] * len(self._hidden())
-        if name == "dropout":
+        if name == "dropout" and not (isinstance(value, str) and value == "auto"):
             return self._dropout(len(self._hidden()))
         if name == "dtype" and not (isinstance(value, str) and value == "auto"):
             return _check.float_dtype(name, value).name

@@ -1,5 +1,7 @@
 """Estimators of several networks, and with encoded columns."""
 
+import warnings
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -9,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 pytest.importorskip("sklearn")
 
 from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
 
 from nbnorm import set_num_threads
 from nbnorm.estimators import FNNClassifier, FNNRegressor
@@ -38,16 +41,47 @@ def test_probabilities_are_averaged():
     assert model.network_ is model.networks_[0]
 
 
-def test_every_second_network_of_a_classifier_has_fewer_bins():
-    X, y = data()
-    model = small(n_estimators=3, encoding="piecewise").fit(X, y)
+def test_bins_of_the_networks():
+    X, y = data(900)
+    model = small(n_estimators=3, encoding="piecewise", max_iter=1).fit(X, y)
     assert [net.bins for net in model.networks_] == [8, 3, 8]
     assert [net.widths[0] for net in model.networks_] == [36, 16, 36]
     assert len(model.get_feature_names_out()) == 36
-    alike = small(n_estimators=2, encoding="piecewise", bins=4).fit(X, y)
+    alike = small(n_estimators=2, encoding="piecewise", bins=4, max_iter=1).fit(X, y)
     assert [net.bins for net in alike.networks_] == [4, 4]
-    values = small(FNNRegressor, n_estimators=2, encoding="piecewise").fit(X, np.abs(X[:, 0]))
-    assert [net.bins for net in values.networks_] == [8, 8]
+    values = small(FNNRegressor, n_estimators=2, encoding="piecewise", max_iter=2).fit(X, np.abs(X[:, 0]))
+    assert values.networks_[0].bins == values.networks_[1].bins
+
+
+def test_with_few_samples_every_second_network_has_bins():
+    X, y = data(300)
+    for kind, targets in ((FNNClassifier, y), (FNNRegressor, X[:, 0])):
+        model = small(kind, n_estimators=3, encoding="piecewise", max_iter=1).fit(X, targets)
+        assert [net.bins for net in model.networks_] == [None, 8, None]
+        model.fit(scipy.sparse.csr_array(X), targets)
+        assert [net.bins for net in model.networks_] == [None, 8, None]
+    in_parts = small(n_estimators=2, encoding="piecewise").partial_fit(X, y, classes=np.unique(y))
+    assert [net.bins for net in in_parts.networks_] == [None, 8]
+
+
+def test_dropout_of_few_samples():
+    X, y = data(300)
+    assert small(max_iter=1).fit(X, y).network_.dropout == (0.3,)
+    more = data(800)
+    assert small(max_iter=1).fit(*more).network_.dropout == (0.0,)
+    for options in (
+        {"dropout": 0.0},
+        {"weighted_statistics": True},
+        {"learning_rate": "constant"},
+        {"activation": "tanh"},
+        {"solver": "sgd"},
+        {"norm": None},
+    ):
+        model = small(max_iter=1, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            assert model.fit(X, y).network_.dropout == (0.0,), options
+    assert small().partial_fit(X, y, classes=np.unique(y)).network_.dropout == (0.0,)
 
 
 def test_the_first_network_is_that_of_a_single_one():
@@ -149,7 +183,7 @@ def test_an_encoding_bends_where_the_data_are():
     y = np.abs(X[:, 0]) < 0.4
     options = {"hidden_layer_sizes": (), "max_iter": 60, "learning_rate_init": 0.05, "weight_decay": 0.0}
     assert small(**options).fit(X, y).score(X, y) < 0.75
-    assert small(encoding="piecewise", **options).fit(X, y).score(X, y) > 0.97
+    assert small(encoding="piecewise", bins=8, **options).fit(X, y).score(X, y) > 0.97
 
 
 @pytest.mark.parametrize(
