@@ -137,7 +137,7 @@ def _result(name: str, out: FloatArray | None, x: Array) -> FloatArray:
         raise ValueError(f"{name} must be writeable")
     same = out.ctypes.data == x.ctypes.data and out.strides == x.strides and out.dtype == x.dtype
     if not same and np.may_share_memory(out, x):
-        raise ValueError(f"{name} must be x itself or not chunk memory with it")
+        raise ValueError(f"{name} must be x itself or not share memory with it")
     return out
 
 
