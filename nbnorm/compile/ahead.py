@@ -62,7 +62,9 @@ def compile_ahead(kernels: Callable[[], Sequence[Kernel]]) -> Iterator[None]:
 def _start(stack: contextlib.ExitStack, kernels: Callable[[], Sequence[Kernel]]) -> None:
     """Start a second process, and have it ended with the block, where that is possible and worth it."""
     folder = cache_folder()
-    alone = get_num_threads() == 1 or getattr(sys, "frozen", False) or not sys.executable
+    # a program that embeds Python may give itself as the executable
+    python = os.path.basename(sys.executable or "").lower().startswith("python")
+    alone = get_num_threads() == 1 or getattr(sys, "frozen", False) or not python
     # each process would measure what it has compiled
     if folder is None or alone or getattr(config, "JIT_COVERAGE", 0):
         return
