@@ -13,7 +13,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
 import nbnorm
 
@@ -45,6 +44,8 @@ def calls_of_nbnorm(kind: str, x: Any, dout: Any, gamma: Any, beta: Any) -> tupl
 
 def calls_of_torch(kind: str, *arrays: Any) -> tuple[Call, Call]:
     """Return the same with PyTorch, which allocates its results."""
+    import torch
+
     x, dout, gamma, beta = map(torch.from_numpy, arrays)
     leaves = [array.clone().requires_grad_() for array in (x, gamma, beta)]
     if kind == "RMS norm":
@@ -77,6 +78,8 @@ def seconds(call: Call) -> float:
 
 
 def main() -> None:
+    import torch
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     turns = parser.parse_args().turns
