@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -48,6 +49,8 @@ _LEAST_RATE = 1e-6
 _LEAST_COMPARED, _MOST_COMPARED = 100, 20_000
 # What the loss without bins must be, relative to that with them, to do without.
 _CLEARLY = 0.9
+# With few samples, how many are compared, and what the loss without dropout must be relative to that with it.
+_LEAST_OF_FEW, _CLEARLY_OF_FEW = 50, 0.7
 
 
 class Network(Inputs):
@@ -195,10 +198,8 @@ class Network(Inputs):
             seed = seed if begun is None else begun[0]
             rng = np.random.RandomState(seed % 2**32)
         if first:
-            self._chosen_bins = self._choose_bins(
-                X, targets, weights, class_factors, seed, compare=not incremental
-            )
-        nets = self._networks_for(X, seed, first, math.inf if incremental else X.shape[0])
+            self._choose(X, targets, weights, class_factors, seed, incremental=incremental)
+        nets = self._networks_for(X, seed, first)
         if self._watched() is not None and validation is None:
             train, test = self._split(targets, combined, rng)
             if isinstance(X, RowGroups):  # they are read in their order
@@ -249,7 +250,7 @@ class Network(Inputs):
             validation = validation[0], validation[1], products(validation[2], class_factors[len(y) :])
         return class_factors[: len(y)], validation
 
-    def _choose_bins(
+    def _choose(
         self,
         X: CheckedTable | RowGroups,
         targets: Array,
@@ -257,52 +258,81 @@ class Network(Inputs):
         class_factors: Array | None,
         seed: int,
         *,
-        compare: bool,
-    ) -> list[int | None]:
-        """Return what ``bins="auto"`` stands for in each network: `defaults.bins`, fewer, or none.
+        incremental: bool,
+    ) -> None:
+        """Set what ``bins="auto"`` and ``dropout="auto"`` stand for.
 
-        Bins bend to what is not linear, and to noise.  With few samples networks with bins and without are
-        averaged.  With more, every second network of a classifier has fewer.  For a regressor two networks,
-        with bins and without, are trained on three quarters of the samples and compared on the rest, which
-        says too little of classes.
+        Bins bend to what is not linear, and to noise.  With more than a few samples every second network of a
+        classifier has fewer of them, and a regressor none if that is clearly better.  With few samples
+        networks with bins and without are averaged, with dropout, unless one without dropout is clearly
+        better: then the targets hold little noise.  What is compared are networks that are trained on three
+        quarters of the samples and tested on the rest.
         """
-        count = self.n_estimators
-        if self.encoding is None or self.bins != "auto":
-            return [None] * count
-        most, combined = defaults.bins(*X.shape), products(weights, class_factors)
-        values = not is_classifier(self)
-        if defaults.mixed(X.shape[0]) and not (values and count == 1):
-            return [most if k % 2 else None for k in range(count)]
-        if most is not None and not values:
-            return [defaults.fewer_bins(most) if k % 2 else most for k in range(count)]
+        count, rows = self.n_estimators, X.shape[0]
+        most = defaults.bins(*X.shape) if self.encoding is not None and self.bins == "auto" else None
+        fewer = defaults.fewer_bins(most) if most is not None and is_classifier(self) else most
+        self._chosen_bins = [fewer if k % 2 else most for k in range(count)]
+        self._dropout_rows = math.inf
+        combined = products(weights, class_factors)
         used = len(targets) if combined is None else np.count_nonzero(combined)
-        if most is None or not compare or is_sparse(X) or isinstance(X, RowGroups) or used > _MOST_COMPARED:
-            return [most] * count
-        if used < _LEAST_COMPARED:
-            return [None] * count
+        few = defaults.mixed(rows)
+        comparable = not incremental and not is_sparse(X) and used <= _MOST_COMPARED
+        if isinstance(X, RowGroups) and not few:  # to read them takes longer than to train
+            comparable = False
+
+        @functools.cache
+        def loss(bins: int | None, dropout_rows: float) -> float:
+            return self._held_out_loss(
+                X, targets, weights, class_factors, seed, bins=bins, dropout_rows=dropout_rows
+            )
+
+        if few:
+            free = comparable and used >= _LEAST_OF_FEW
+            if free and (most is not None or self._dropout(1, rows) != self._dropout(1)):
+                free = min(loss(most, math.inf), loss(None, math.inf)) < _CLEARLY_OF_FEW * loss(None, rows)
+            if not free:
+                self._chosen_bins = [most if k % 2 else None for k in range(count)]
+                self._dropout_rows = math.inf if incremental else rows
+                return
+        elif is_classifier(self):
+            return
+        if most is None or not comparable:
+            return
+        if used < _LEAST_COMPARED or loss(None, math.inf) < _CLEARLY * loss(most, math.inf):
+            self._chosen_bins = [None] * count
+
+    def _held_out_loss(
+        self,
+        X: CheckedTable | RowGroups,
+        targets: Array,
+        weights: Array | None,
+        class_factors: Array | None,
+        seed: int,
+        *,
+        bins: int | None,
+        dropout_rows: float,
+    ) -> float:
+        """Return the loss on a quarter of the samples of a network that is trained on the others."""
+        combined = products(weights, class_factors)
         trial = copy.copy(self)
         trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
         trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
-        train, test = trial._split(targets, combined, np.random.RandomState(seed % 2**32))
+        trial._chosen_bins, trial._dropout_rows = [bins], dropout_rows
+        train, test = map(np.sort, trial._split(targets, combined, np.random.RandomState(seed % 2**32)))
         inside, own = (None if part is None else part[train] for part in (weights, class_factors))
         validation = X[test], targets[test], None if combined is None else combined[test]
-        losses = []
-        for chosen in (most, None):
-            trial._chosen_bins = [chosen]
-            nets = trial._networks_for(X, seed, True, len(train))
-            try:
-                trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
-            except ValueError:  # diverged
-                losses.append(math.inf)
-                continue
-            history = trial.history_
-            if history.stopped == "interrupted":
-                raise KeyboardInterrupt
-            losses.append((history.val_loss or [math.inf])[-1])
-        return [None if losses[1] < _CLEARLY * losses[0] else most] * count
+        nets = trial._networks_for(X, seed, True)
+        try:
+            trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
+        except ValueError:  # diverged
+            return math.inf
+        history = trial.history_
+        if history.stopped == "interrupted":
+            raise KeyboardInterrupt
+        return float((history.val_loss or [math.inf])[-1])
 
-    def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool, rows: float) -> list[FNN]:
-        """Return new networks for a training of so many rows, or copies of those that it goes on with."""
+    def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool) -> list[FNN]:
+        """Return new networks, or copies of those that training goes on with."""
         hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
@@ -320,7 +350,7 @@ class Network(Inputs):
                 sizes,
                 activation=self._activations(),
                 norm=self.norm,
-                dropout=self._dropout(len(hidden), rows),
+                dropout=self._dropout(len(hidden), self._dropout_rows),
                 standardize=self.standardize,
                 encoding=encoding,
                 bins=most,

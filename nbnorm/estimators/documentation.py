@@ -23,11 +23,11 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         joined by one that says where.  Infinite ones count as the largest or smallest of the training.
     bins : int or "auto", default "auto"
         Bins of a column at most.  "auto" is 8, less below 200 samples (one for 25 of them, but 2) or beyond
-        256 columns (2048 for all together), and none beyond 1024 columns.  With less than 800 samples only
-        every second network has bins, and the first has none.  With more, every second one of a classifier
-        has three eighths of them, but 2, and in `fit` a regressor has none up to 20,000 samples where that is
-        clearly better: one network of each, trained on three quarters of the samples, is compared on the
-        rest.  So it is for a regressor's only network, which has none below 100 samples.
+        256 columns (2048 for all together), and none beyond 1024 columns; every second one of several
+        networks of a classifier has three eighths of them, but 2.  In `fit` a regressor has none up to 20,000
+        samples where that is clearly better: one network of each, trained on three quarters of the samples,
+        is compared on the rest.  With less than 800 samples only every second network has bins, and the first
+        has none, unless such a comparison finds a network without dropout clearly better.
     categorical_features : "from_dtype", None or array-like, default "from_dtype"
         Columns of categories, which become an indicator for each level: those of a frame whose type says
         so and those of text; none; or a mask, names or positions.  Levels that were not there in training
@@ -112,7 +112,8 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     dropout : float, sequence of float or "auto", default "auto"
         Probability with which a training step drops a unit of a hidden layer.  "auto" is 0.3 up to 500
         samples and falls to 0 at 800, for "adamw" with a planned learning rate and batch norm behind "relu",
-        "leaky_relu" or "identity"; 0 for all others, in `partial_fit` and with `weighted_statistics`.
+        "leaky_relu" or "identity"; 0 for all others, in `partial_fit`, with `weighted_statistics`, and where
+        a network without it is clearly better on a quarter of the samples, as with targets of little noise.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights.
     standardize : bool, default True

@@ -39,6 +39,7 @@ class Inputs(Parameters):
     _columns: TableColumns | None
     _limits: Array
     _chosen_bins: list[int | None]  # of each network, what bins="auto" stands for
+    _dropout_rows: float  # samples for which dropout="auto" stands
 
     def _data(
         self,

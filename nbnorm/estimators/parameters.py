@@ -37,8 +37,10 @@ from nbnorm.model.schedules import Constant, Plateau, Schedule, ScheduleName
 from nbnorm.model.stopping import EarlyStopping
 
 # scikit-learn's names and those of the network.
-_ACTIVATIONS: dict[str, ActivationName] = {name: name for name in activations.CODES}
-_ACTIVATIONS["logistic"] = "sigmoid"
+_ACTIVATIONS: dict[str, ActivationName] = {
+    "logistic": "sigmoid",
+    **{name: name for name in activations.CODES},
+}
 
 # The parameters that are plain numbers, flags or one of some names.
 _NUMBERS: dict[str, dict[str, float]] = {

@@ -64,6 +64,20 @@ def test_with_few_samples_every_second_network_has_bins():
     assert [net.bins for net in in_parts.networks_] == [None, 8]
 
 
+def test_few_samples_with_little_noise_keep_bins_and_have_no_dropout():
+    rng = np.random.default_rng(0)
+    X = rng.uniform(-3.0, 3.0, size=(200, 1))
+    smooth, noise = np.sin(2.0 * X[:, 0]), rng.normal(size=200)
+    model = FNNRegressor(n_estimators=2, random_state=0).fit(X, smooth + 0.1 * noise)
+    assert [net.dropout for net in model.networks_] == [(0.0,)] * 2
+    assert [net.bins for net in model.networks_] == [8, 8]
+    noisy = FNNRegressor(n_estimators=2, random_state=0).fit(X, 0.3 * X[:, 0] + noise)
+    assert [net.dropout for net in noisy.networks_] == [(0.3,)] * 2
+    assert [net.bins for net in noisy.networks_] == [None, 8]
+    classes = FNNClassifier(n_estimators=2, random_state=0).fit(X, smooth > 0.0)
+    assert [net.bins for net in classes.networks_] == [8, 3]
+
+
 def test_dropout_of_few_samples():
     X, y = data(300)
     assert small(max_iter=1).fit(X, y).network_.dropout == (0.3,)
