@@ -146,7 +146,16 @@ def _notes(metadata: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         "training": {key: value for key, value in known.items() if key not in ("sizes", "parameters")},
         "test": {key.removeprefix("test_"): metadata[key] for key in _TEST if metadata.get(key) is not None},
     }
-    apart = {*_DATA, *_TEST, "training", "inputs", "date_formats", "class_counts", "target_mean"}
+    apart = {
+        *_DATA,
+        *_TEST,
+        "training",
+        "inputs",
+        "date_formats",
+        "class_counts",
+        "target_mean",
+        "target_range",
+    }
     return {**groups, "other notes": {key: value for key, value in metadata.items() if key not in apart}}
 
 

@@ -130,7 +130,6 @@ def _complete(args: argparse.Namespace, data: Data) -> None:
         ("optimizer", given.optimizer),
         ("activation", "relu"),
         ("norm", "after"),
-        ("dropout", 0.0),
         ("schedule", "cosine"),
         ("label_smoothing", 0.0),
         ("epochs", given.epochs),
@@ -141,6 +140,9 @@ def _complete(args: argparse.Namespace, data: Data) -> None:
     l2, args.epsilon = 0.0, _EPSILON
     args.penalties = getattr(args, "penalties", None)
     norm, layers = None if args.norm == "none" else args.norm, [args.activation] * len(args.hidden)
+    if args.dropout is None:
+        few = data.defaults is None and args.hidden and args.schedule != "plateau"
+        args.dropout = defaults.dropout(args.optimizer, norm, layers, rows) if few else 0.0
     if args.optimizer == "sgd":
         lr, weight_decay = given.sgd
         args.momentum = MOMENTUM if args.momentum is None else args.momentum
@@ -187,7 +189,11 @@ def candidates(args: argparse.Namespace, data: Data) -> list[argparse.Namespace]
     linear = [variant(hidden=[0], penalties=_RIDGE)]
     if not solvable(linear[0], data):
         linear = [variant(hidden=[0], l2=l2) for l2 in LINEAR_L2]
-    return [default, variant(weight_decay=_STRONGER * default.weight_decay), *linear]
+    networks = [default, variant(weight_decay=_STRONGER * default.weight_decay)]
+    if default.dropout:  # good for noise, and bad for targets with little of it
+        without = variant(dropout=0.0)
+        networks = [default, without, variant(dropout=0.0, weight_decay=_STRONGER * without.weight_decay)]
+    return [*networks, *linear]
 
 
 def choose(candidates: Sequence[argparse.Namespace], data: Data) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -247,6 +253,27 @@ def _cross_validate(
     return np.asarray((error**2).reshape(len(error), -1).mean(axis=1))
 
 
+def limits_of(args: argparse.Namespace, data: Data, y: npt.NDArray[Any]) -> list[list[float]] | None:
+    """Return the least and the largest value of each target if predictions are clipped to them.
+
+    Those of a linear model are not: beyond the training samples it goes on as a straight line.
+    """
+    if args.no_clip or not args.hidden or data.classes is not None:
+        return None
+    values = y.reshape(len(y), -1).astype(np.float64)
+    return [values.min(axis=0).tolist(), values.max(axis=0).tolist()]
+
+
+def predicted(net: FNN, X: Samples, limits: list[list[float]] | None) -> npt.NDArray[Any]:
+    """Return what a network predicts, clipped to the limits of each target, if there are any."""
+    got = net.predict(X)
+    if limits is None:
+        return got
+    with np.errstate(over="ignore"):  # what float32 does not hold bounds nothing
+        least, most = np.array(limits).astype(got.dtype)
+    return np.asarray(np.clip(got.reshape(len(got), -1), least, most).reshape(got.shape))
+
+
 def _left_out(
     args: argparse.Namespace,
     data: Data,
@@ -271,7 +298,7 @@ def _left_out(
             raise KeyboardInterrupt
         if exact:
             solve(net, X_train, y_train, args)
-        got[held_out] = net.predict(X[held_out])
+        got[held_out] = predicted(net, X[held_out], limits_of(args, data, y_train))
     return got
 
 

@@ -53,8 +53,10 @@ from nbnorm.cli.settings import (
     choose,
     fit,
     fold_scores,
+    limits_of,
     network_for,
     optimizer,
+    predicted,
     put_aside,
     solvable,
     solve,
@@ -169,6 +171,8 @@ def _check_classes(args: argparse.Namespace, table: tables.Table, target: tables
             )
         if args.loss is not None:
             raise ValueError("--loss needs a numeric target, and this one has classes: see --label-smoothing")
+        if args.no_clip:
+            raise ValueError("--no-clip needs a numeric target, and this one has classes")
         return
     for option, given in (("balanced", args.balanced), ("label-smoothing", args.label_smoothing)):
         if given:
@@ -208,14 +212,16 @@ def _outputs(args: argparse.Namespace, name: str) -> dict[str, str | None]:
     return files
 
 
-def _evaluate(net: FNN, data: Data) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
+def _evaluate(
+    args: argparse.Namespace, net: FNN, data: Data
+) -> tuple[dict[str, Any], tuple[Any, Any] | None]:
     """Return what the network makes of the held-out samples, and the values of regression for a picture."""
     if data.classes is not None:
         probability = trained.probabilities(net, data.X_test)
         counts = np.bincount(data.y_train, minlength=len(data.classes)).tolist()
         decision = probability.argmax(axis=1)
         return answers.of_classes(probability, decision, data.y_test, data.classes, counts=counts), None
-    got = net.predict(data.X_test)
+    got = predicted(net, data.X_test, limits_of(args, data, data.y_train))
     return answers.of_values(got, data.y_test, mean=_means(data)), (data.y_test, got)
 
 
@@ -374,7 +380,7 @@ def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
         say(f"Weights: the exact minimum of squared error and penalty {args.l2:g}, a ridge regression")
     if history.best_epoch is not None:
         say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
-    scores, points = _evaluate(net, data)
+    scores, points = _evaluate(args, net, data)
     beside = f", and {compiled:.1f} s of compilation" if compiled else ""
     done = f"after {plural(history.epochs, 'epoch')} in {seconds:.1f} s{beside}"
     say(f"Test: {answers.headline(scores)} {done}")
@@ -426,6 +432,7 @@ def _settings(args: argparse.Namespace, data: Data, net: FNN) -> dict[str, Any]:
         "l2": args.l2,
         "early_stopping": args.early_stopping,
         "balanced": bool(args.balanced),
+        "clip": None if data.classes is not None else bool(args.hidden) and not args.no_clip,
         "seed": args.seed,
         "parameters": int(net.n_parameters),
     }
@@ -447,7 +454,7 @@ def _write_results(
             counts = np.bincount(data.y_train, minlength=len(data.classes)).tolist()
             worth: dict[str, Any] = {"class_counts": counts}
         else:
-            worth = {"target_mean": _means(data)}
+            worth = {"target_mean": _means(data), "target_range": limits_of(args, data, data.y_train)}
         net.metadata = {**data.metadata, **brief, **worth, "training": settings}
         net.save(files["save"])
         say(f"Model: {whole(files['save'])}")
@@ -579,7 +586,8 @@ def add(commands: Commands) -> None:
         "--dropout",
         metavar="X",
         type=real(least=0, below=1),
-        help="probability with which a step drops a unit of a hidden layer (default: 0)",
+        help="probability with which a step drops a unit of a hidden layer (default: 0.3 for tables of up to "
+        "500 training rows with adamw, relu and norm after, less up to 800, else 0)",
     )
     network.add_argument(
         "--precision",
@@ -670,6 +678,11 @@ def add(commands: Commands) -> None:
         type=integer(0),
         default=0,
         help="seed of weights and order (default: 0)",
+    )
+    training.add_argument(
+        "--no-clip",
+        action="store_true",
+        help="do not clip the values that a network predicts to the range of the training targets",
     )
     training.add_argument("--threads", metavar="N", type=integer(1), help="threads to use (default: all)")
     training.add_argument(

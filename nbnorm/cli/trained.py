@@ -25,6 +25,7 @@ from nbnorm.cli.common import (
     whole,
 )
 from nbnorm.cli.inputs import Inputs
+from nbnorm.cli.settings import predicted
 from nbnorm.data import datasets, dates, tables
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Notes:
     date_formats: dict[str, str]
     class_counts: list[int] | None = None  # of the training samples
     target_mean: list[float] | None = None  # of the training samples
+    target_range: list[list[float]] | None = None  # least and largest ones, to which predictions are clipped
     labels: int = 0  # sigmoid outputs, if several: answers of yes or no that do not exclude each other
 
 
@@ -68,6 +70,13 @@ def read_notes(path: str, net: FNN) -> Notes:
         return lambda value: (
             isinstance(value, list) and len(value) == length and all(type(item) in kinds for item in value)
         )
+
+    values = listed((float, int), n_out)
+
+    def ranged(value: object) -> bool:
+        if not isinstance(value, list) or len(value) != 2 or not all(map(values, value)):
+            return False
+        return all(least <= most for least, most in zip(*value, strict=True))
 
     def text(value: object) -> bool:
         return isinstance(value, str)
@@ -96,7 +105,8 @@ def read_notes(path: str, net: FNN) -> Notes:
         split_seed=entry("split_seed", lambda v: type(v) is int and v >= 0, SPLIT_SEED),
         class_counts=entry("class_counts", listed((int,), n_classes), None) if classifies else None,
         labels=n_out if net.output == "sigmoid" and n_out > 1 else 0,
-        target_mean=None if classifies else entry("target_mean", listed((float, int), n_out), None),
+        target_mean=None if classifies else entry("target_mean", values, None),
+        target_range=None if classifies else entry("target_range", ranged, None),
     )
 
 
@@ -132,7 +142,7 @@ def answer(net: FNN, notes: Notes, X: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return what a network says of samples: the probability of each class or label, or values."""
     if notes.labels:
         return np.asarray(net.predict_proba(X), np.float64)
-    return probabilities(net, X) if notes.classes is not None else net.predict(X)
+    return probabilities(net, X) if notes.classes is not None else predicted(net, X, notes.target_range)
 
 
 @dataclass(frozen=True)

@@ -95,3 +95,33 @@ def test_hardly_any_rows_train_a_linear_model(run, folder):
     report = json.loads((folder / "r.json").read_text())
     assert (report["sizes"], report["cross_validation"]) == ([2, 1], None)
     assert report["test_rmse"] < 0.1
+
+
+def test_a_network_predicts_values_within_those_of_the_training(run, folder):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 3))
+    np.savez(folder / "x.npz", X=X, y=X @ [3.0, -2.0, 1.0])
+    np.savez(folder / "far.npz", X=20.0 * rng.normal(size=(40, 3)))
+    train = ("train", "x.npz", "--hidden", "8", "--test-size", "0.1", "--no-plot", "--save", "m.npz")
+
+    def predicted(*options):
+        assert run(*train, *options)[0] == 0
+        assert run("predict", "m.npz", "far.npz", "--out", "p.csv")[0] == 0
+        return np.loadtxt(folder / "p.csv", skiprows=1)
+
+    clipped = predicted()
+    (least,), (most,) = nbnorm.FNN.load(folder / "m.npz").metadata["target_range"]
+    assert [clipped.min(), clipped.max()] == pytest.approx([least, most])
+    free = predicted("--no-clip")
+    assert free.min() < least < most < free.max()
+    np.testing.assert_allclose(np.clip(free, least, most), clipped, rtol=1e-6)
+
+
+def test_few_rows_have_some_dropout_unless_told_otherwise(run, folder):
+    rng = np.random.default_rng(0)
+    for rows, options, dropout in ((60, (), 0.3), (60, ("--dropout", "0"), 0.0), (1200, (), 0.0)):
+        X = rng.normal(size=(rows, 3))
+        np.savez(folder / "x.npz", X=X, y=X @ [3.0, -2.0, 1.0])
+        words = ["--hidden", "8", "--epochs", "1", "--no-plot", "--no-save", "--report", "r.json"]
+        assert run("train", "x.npz", *words, *options)[0] == 0
+        assert json.loads((folder / "r.json").read_text())["dropout"] == dropout
