@@ -75,9 +75,9 @@ def kernel(
     With ``nogil=False`` it keeps the GIL, which protects what it reads from other Python threads.
 
     A kernel that calls a user's function is made with ``cache=False``: its code is that of this
-    process alone.  One that makes arrays or returns any, itself or in a
-    function of NumPy, says ``allocates=True``.  With
-    ``first_class=False`` compiled code cannot use it as a value, and has less to compile.
+    process alone.  One that makes arrays or returns any, itself or in a function of NumPy, says
+    ``allocates=True``.  With ``first_class=False`` compiled code cannot use it as a value, and has less to
+    compile.
     """
     if function is None:
         return functools.partial(

@@ -3,15 +3,13 @@
 import json
 import os
 import pickle
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from numba import config
 
-from nbnorm.compile import ahead, kernels
+from nbnorm.compile import ahead
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="tests compiled code")
 
@@ -57,14 +55,9 @@ print([function(0) for function in four], [sum(function.stats.cache_hits.values(
 
 
 @pytest.fixture
-def package(tmp_path):
+def package(package_of):
     """Root of a package nbnorm of `nbnorm.compile` and five kernels."""
-    folder = tmp_path / "site" / "nbnorm"
-    folder.mkdir(parents=True)
-    shutil.copytree(Path(kernels.__file__).parent, folder / "compile")
-    (folder / "__init__.py").write_text("")
-    (folder / "four.py").write_text(KERNELS)
-    return folder.parent
+    return package_of(four=KERNELS)
 
 
 @pytest.fixture

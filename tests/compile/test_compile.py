@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from numba import config
 
-from nbnorm.compile import folder, kernels, threads
+from nbnorm.compile import folder, threads
 from nbnorm.compile.clock import announced, clock, compile_seconds, compiling
 from nbnorm.compile.kernels import kernel, parallel_kernel
 from nbnorm.compile.threads import _launch, _workqueue_lock
@@ -55,15 +54,9 @@ print(caller(2), sum(caller.stats.cache_hits.values()))
 
 
 @pytest.fixture
-def package(tmp_path):
+def package(package_of):
     """Root of a package nbnorm of `nbnorm.compile` and two kernels, one of which calls the other."""
-    folder = tmp_path / "site" / "nbnorm"
-    folder.mkdir(parents=True)
-    shutil.copytree(Path(kernels.__file__).parent, folder / "compile")
-    (folder / "__init__.py").write_text("")
-    (folder / "caller.py").write_text(CALLER)
-    (folder / "callee.py").write_text(CALLEE)
-    return folder.parent
+    return package_of(caller=CALLER, callee=CALLEE)
 
 
 # What new processes are forked from: to import Numba and compile a first function takes ten times as long as
