@@ -266,12 +266,12 @@ def limits_of(args: argparse.Namespace, data: Data, y: npt.NDArray[Any]) -> list
 
 def predicted(net: FNN, X: Samples, limits: list[list[float]] | None) -> npt.NDArray[Any]:
     """Return what a network predicts, clipped to the limits of each target, if there are any."""
+    from nbnorm.model import inference
+
     got = net.predict(X)
     if limits is None:
         return got
-    with np.errstate(over="ignore"):  # what float32 does not hold bounds nothing
-        least, most = np.array(limits).astype(got.dtype)
-    return np.asarray(np.clip(got.reshape(len(got), -1), least, most).reshape(got.shape))
+    return inference.within(got.reshape(len(got), -1), np.array(limits)).reshape(got.shape)
 
 
 def _left_out(

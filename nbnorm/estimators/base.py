@@ -282,54 +282,42 @@ class Network(Inputs):
 
         @functools.cache
         def loss(bins: int | None, dropout_rows: float) -> float:
-            return self._held_out_loss(
-                X, targets, weights, class_factors, seed, bins=bins, dropout_rows=dropout_rows
-            )
+            """Return the loss on a quarter of the samples of a network that is trained on the others."""
+            trial = copy.copy(self)
+            trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
+            trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
+            trial._chosen_bins, trial._dropout_rows = [bins], dropout_rows
+            train, test = map(np.sort, trial._split(targets, combined, np.random.RandomState(seed % 2**32)))
+            inside, own = (None if part is None else part[train] for part in (weights, class_factors))
+            validation = X[test], targets[test], None if combined is None else combined[test]
+            nets = trial._networks_for(X, seed, True)
+            try:
+                trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
+            except ValueError:  # diverged
+                return math.inf
+            history = trial.history_
+            if history.stopped == "interrupted":
+                raise KeyboardInterrupt
+            return float((history.val_loss or [math.inf])[-1])
 
         if few:
+            layers = len(self._hidden())
+            drops = not incremental and self._dropout(layers, rows) != self._dropout(layers)
+            with_dropout = rows if drops else math.inf
             free = comparable and used >= _LEAST_OF_FEW
-            if free and (most is not None or self._dropout(1, rows) != self._dropout(1)):
-                free = min(loss(most, math.inf), loss(None, math.inf)) < _CLEARLY_OF_FEW * loss(None, rows)
+            if free and (most is not None or drops):
+                without = min(loss(most, math.inf), loss(None, math.inf))
+                free = without < _CLEARLY_OF_FEW * loss(None, with_dropout)
             if not free:
                 self._chosen_bins = [most if k % 2 else None for k in range(count)]
-                self._dropout_rows = math.inf if incremental else rows
+                self._dropout_rows = with_dropout
                 return
-        elif is_classifier(self):
+        elif is_classifier(self) or not comparable:
             return
-        if most is None or not comparable:
+        if most is None:
             return
-        if used < _LEAST_COMPARED or loss(None, math.inf) < _CLEARLY * loss(most, math.inf):
+        if (not few and used < _LEAST_COMPARED) or loss(None, math.inf) < _CLEARLY * loss(most, math.inf):
             self._chosen_bins = [None] * count
-
-    def _held_out_loss(
-        self,
-        X: CheckedTable | RowGroups,
-        targets: Array,
-        weights: Array | None,
-        class_factors: Array | None,
-        seed: int,
-        *,
-        bins: int | None,
-        dropout_rows: float,
-    ) -> float:
-        """Return the loss on a quarter of the samples of a network that is trained on the others."""
-        combined = products(weights, class_factors)
-        trial = copy.copy(self)
-        trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
-        trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
-        trial._chosen_bins, trial._dropout_rows = [bins], dropout_rows
-        train, test = map(np.sort, trial._split(targets, combined, np.random.RandomState(seed % 2**32)))
-        inside, own = (None if part is None else part[train] for part in (weights, class_factors))
-        validation = X[test], targets[test], None if combined is None else combined[test]
-        nets = trial._networks_for(X, seed, True)
-        try:
-            trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
-        except ValueError:  # diverged
-            return math.inf
-        history = trial.history_
-        if history.stopped == "interrupted":
-            raise KeyboardInterrupt
-        return float((history.val_loss or [math.inf])[-1])
 
     def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool) -> list[FNN]:
         """Return new networks, or copies of those that training goes on with."""

@@ -593,12 +593,8 @@ class FNNRegressor(RegressorMixin, Network):
             # Where quantiles cross, putting them in order brings each nearer to the true one.
             values = np.sort(values.reshape(len(values), -1, levels), axis=2)
         if self.clip:
-            with np.errstate(over="ignore"):  # what float32 does not hold bounds nothing
-                limits = self._range.astype(values.dtype)
-            limits = np.reshape(limits, (2, -1, 1) if levels > 1 else (2, -1))
-            if values.ndim == 1:
-                limits = limits[:, 0]
-            values = np.clip(values, *limits)
+            limits = np.reshape(self._range, (2, -1, 1) if levels > 1 else (2, -1))
+            values = inference.within(values, limits[:, 0] if values.ndim == 1 else limits)
         return np.asarray(values[:, 0] if levels > 1 and not self._width else values)
 
     def _values(self, net: FNN, X: CheckedTable | RowGroups) -> Array:

@@ -194,6 +194,30 @@ def table_on_disk(
     return open_groups("X", X, y, sample_weight, features=inputs.feature_names(net), others=True)
 
 
+def within(values: Array, limits: Array) -> Array:
+    """Return predicted values, clipped to the least and the largest ones.
+
+    Parameters
+    ----------
+    values : ndarray
+    limits : ndarray, shape (2, ...)
+        The rest of the shape is one that fits `values`.
+
+    Returns
+    -------
+    ndarray
+        Of the dtype of `values`.
+
+    Examples
+    --------
+    >>> within(np.array([1.0, 5.0]), np.array([[2.0], [4.0]]))
+    array([2., 4.])
+    """
+    with np.errstate(over="ignore"):  # what float32 does not hold bounds nothing
+        least, most = limits.astype(values.dtype)
+    return np.asarray(np.clip(values, least, most))
+
+
 def predict(net: FNN, X: Table | OnDisk, *, checked: bool = False) -> Array:
     """Return classes or values. See `FNN.predict`, and `logits`."""
     return metrics.decide(net.output, inputs.in_units(net, logits(net, X, checked=checked)))

@@ -78,6 +78,13 @@ def test_few_samples_with_little_noise_keep_bins_and_have_no_dropout():
     assert [net.bins for net in classes.networks_] == [8, 3]
 
 
+def test_what_the_comparison_of_few_samples_found_holds_for_very_few_too():
+    x = np.linspace(-3.0, 3.0, 80)[:, None]
+    model = FNNRegressor(n_estimators=2, random_state=0).fit(x, np.sin(2.0 * x[:, 0]))
+    assert [net.bins for net in model.networks_] == [3, 3]
+    assert [net.dropout for net in model.networks_] == [(0.0,)] * 2
+
+
 def test_dropout_of_few_samples():
     X, y = data(300)
     assert small(max_iter=1).fit(X, y).network_.dropout == (0.3,)
