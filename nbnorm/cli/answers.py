@@ -125,6 +125,11 @@ def _calibration(probability: npt.NDArray[np.float64], truth: npt.NDArray[np.int
     return {"error": error, "bins": bins}
 
 
+def labels_of(probability: npt.NDArray[np.float64], threshold: float | None) -> npt.NDArray[np.bool_]:
+    """Return the answer to each label: yes above 1/2, or from a threshold on."""
+    return np.asarray(probability > 0.5 if threshold is None else probability >= threshold)
+
+
 def of_labels(
     probability: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], threshold: float | None
 ) -> dict[str, Any]:
@@ -143,7 +148,7 @@ def of_labels(
         As `nbnorm evaluate --json` prints it.  Accuracy counts the samples of which all labels are right; its
         baseline is always saying the more frequent answer of each.
     """
-    said = probability > 0.5 if threshold is None else probability >= threshold
+    said = labels_of(probability, threshold)
     usual = truth.mean(axis=0) > 0.5
     right = (said == truth).all(axis=1)
     with np.errstate(divide="ignore"):
@@ -314,7 +319,11 @@ def _lines_of_labels(scores: Mapping[str, Any]) -> list[str]:
             _number(scores["baseline"]["accuracy"]),
             "always saying the more frequent answer of each label",
         ),
-        ("accuracy of labels", _number(scores["accuracy_of_labels"]), "share of all answers"),
+        (
+            "accuracy of labels",
+            _number(scores["accuracy_of_labels"]),
+            "right of all answers",
+        ),
         ("ROC AUC", _number(scores["roc_auc"]), "mean of the labels, 0.5 is chance"),
         ("log loss", _number(scores["log_loss"]), "sum over the labels, 0 is perfect"),
     ]

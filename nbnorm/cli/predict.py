@@ -88,7 +88,7 @@ def _columns(
             }
         return columns | {"probability": values[np.arange(len(got)), got].tolist()}
     if notes.labels:
-        said = values > 0.5 if args.threshold is None else values >= args.threshold
+        said = answers.labels_of(values, args.threshold)
         answers_of = {f"prediction{k + 1}": said[:, k].astype(int).tolist() for k in range(notes.labels)}
         chances = {f"probability{k + 1}": values[:, k].tolist() for k in range(notes.labels)}
         return answers_of | (chances if args.proba else {})

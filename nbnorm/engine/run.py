@@ -215,12 +215,8 @@ class Engine:
         eps: float,
         loss: Loss,
     ) -> None:
-        self.layout, self.parameters, self.buffers, self._variance_name = (
-            layout,
-            parameters,
-            buffers,
-            variance_name,
-        )
+        self.layout, self.parameters, self.buffers = layout, parameters, buffers
+        self._variance_name = variance_name
         dtype = layout.dtype
         self.weights = empty_aligned(layout.weight_size + layout.copies, dtype)
         self.weight = self.weights[: layout.weight_size]

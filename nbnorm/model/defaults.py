@@ -214,7 +214,7 @@ def mixed(rows: int) -> bool:
 
 
 def dropout(solver: str, norm: str | None, activations: Sequence[Any], rows: float) -> float:
-    """Return the share of dropout: 0.3 up to 500 rows, less beyond, and none from 800 rows on.
+    """Return the probability of dropout: 0.3 up to 500 rows, less beyond, and none from 800 rows on.
 
     It is for "adamw" on a scale-free network, on which it was chosen, and 0 elsewhere.
 
