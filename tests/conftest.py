@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import nbnorm
+from nbnorm.compile import kernels
 from nbnorm.compile.threads import _launched
 from nbnorm.model import engines
 
@@ -75,6 +77,22 @@ def python(tmp_path, request):
         return done.stdout
 
     return run
+
+
+@pytest.fixture
+def package_of(tmp_path):
+    """Write a package nbnorm of `nbnorm.compile` and other modules, and return the folder it is in."""
+
+    def write(**modules):
+        folder = tmp_path / "site" / "nbnorm"
+        folder.mkdir(parents=True)
+        shutil.copytree(Path(kernels.__file__).parent, folder / "compile")
+        (folder / "__init__.py").write_text("")
+        for name, source in modules.items():
+            (folder / f"{name}.py").write_text(source)
+        return folder.parent
+
+    return write
 
 
 @pytest.fixture
