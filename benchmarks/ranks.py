@@ -105,20 +105,38 @@ class Meter:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
 
-    def _timed(self, call: Callable[..., None], sent: Any, received: Any) -> None:
+    def _timed(self, call: Callable[..., Any], sent: Any, received: Any) -> Any:
         start = time.perf_counter()
-        call(sent, received)
+        request = call(sent, received)
         self.seconds += time.perf_counter() - start
         self.messages += 1
         self.bytes += received[0].nbytes
+        return request
 
     def Allgatherv(self, sent: Any, received: Any) -> None:
         """Count and do it."""
         self._timed(self._comm.Allgatherv, sent, received)
 
-    def Alltoallv(self, sent: Any, received: Any) -> None:
+    def Ialltoallv(self, sent: Any, received: Any) -> Started:
+        """Count and begin it."""
+        return Started(self, self._timed(self._comm.Ialltoallv, sent, received))
+
+    def Iallgatherv(self, sent: Any, received: Any) -> Started:
+        """Count and begin it."""
+        return Started(self, self._timed(self._comm.Iallgatherv, sent, received))
+
+
+class Started:
+    """A message under way: to wait for its end counts, what is computed meanwhile does not."""
+
+    def __init__(self, meter: Meter, request: Any) -> None:
+        self._meter, self._request = meter, request
+
+    def Wait(self) -> None:
         """Count and do it."""
-        self._timed(self._comm.Alltoallv, sent, received)
+        start = time.perf_counter()
+        self._request.Wait()
+        self._meter.seconds += time.perf_counter() - start
 
 
 def measure(sizes: tuple[int, ...], batch: int, comm: DataParallel | None) -> float:

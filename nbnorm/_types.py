@@ -334,8 +334,12 @@ class Communicator(Protocol):
         """Gather arrays of different lengths."""
 
     @property
-    def Alltoallv(self) -> Callable[..., None]:
-        """Give each rank a part of an array."""
+    def Ialltoallv(self) -> Callable[..., Any]:
+        """Start to give each rank a part of an array; ``Wait()`` of the request ends it."""
+
+    @property
+    def Iallgatherv(self) -> Callable[..., Any]:
+        """Start to gather arrays of different lengths."""
 
     def Abort(self, errorcode: int, /) -> Any:
         """End all ranks."""

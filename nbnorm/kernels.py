@@ -125,8 +125,9 @@ from nbnorm.compile.kernels import kernel
 from nbnorm.compile.signatures import FLAG, INTEGER, NUMBER, REAL, Array, Scalar, accept_only, check
 from nbnorm.functions import activations, batch_norm, dense, loss_formulas, optimizers
 from nbnorm.functions.activations import activate, derivative_from_output
-from nbnorm.functions.batch_norm import factors_size, sums_size
+from nbnorm.functions.batch_norm import factors_size
 from nbnorm.functions.loss_formulas import partial_size
+from nbnorm.functions.normalization import sums_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 

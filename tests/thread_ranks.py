@@ -5,6 +5,17 @@ import threading
 import numpy as np
 
 
+class Arrival:
+    """A message that has not arrived before somebody waits for it."""
+
+    def __init__(self, whole, values):
+        self._whole, self._values = whole, values
+        whole[:] = np.nan
+
+    def Wait(self):
+        self._whole.reshape(-1)[:] = self._values.reshape(-1)
+
+
 class ThreadComm:
     """The methods of a communicator that `nbnorm` calls."""
 
@@ -36,11 +47,16 @@ class ThreadComm:
         assert [part.size for part in parts] == list(counts)
         whole.reshape(-1)[:] = np.concatenate([part.reshape(-1) for part in parts])
 
-    def Alltoallv(self, sent, received):
+    def Ialltoallv(self, sent, received):
         (values, counts), (whole, expected) = sent, received
         parts = self.alltoall(np.split(values, np.cumsum(counts)[:-1]))
         assert [part.size for part in parts] == list(expected)
-        whole[:] = np.concatenate(parts)
+        return Arrival(whole, np.concatenate(parts))
+
+    def Iallgatherv(self, sent, received):
+        whole, late = received[0], np.empty_like(received[0])
+        self.Allgatherv(sent, [late, received[1]])
+        return Arrival(whole, late)
 
     def Abort(self, code):
         self._barrier.abort()

@@ -1,31 +1,36 @@
-"""Batch normalization: forward, backward and inference.
-
-Statistics are computed and kept in float64, whatever the dtype of the data: a mean rounded to
-float32 would shift data of mean 1e7 and standard deviation 1 by half a standard deviation, and the square
-of 1e30 does not exist in float32.
-"""
+"""Batch normalization: forward, backward and inference."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
-from numba import config
 
 from nbnorm import _check, simd
-from nbnorm._types import Float64Array, FloatArray
+from nbnorm._types import FloatArray
 from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
 from nbnorm.functions import channels
+from nbnorm.functions.normalization import (
+    Columns,
+    add_deviation,
+    add_sums,
+    block_count,
+    block_moments,
+    block_range,
+    check_eps,
+    check_variances,
+    for_columns,
+    ignore_warnings,
+    input_gradient,
+    merged_moments,
+    normalized,
+    sums_of,
+    sums_size,
+)
 from nbnorm.functions.scaled_columns import LINE, WRAP, write_columns
-
-# Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
-# the workspace small.  They are fixed because they decide the order of summation.
-_ROWS = ((512, 64), (8192, 256))
-_MOST_ROWS = 512
 
 # Rows that are added up before the sums go back to memory.  Where a row is a power of two long, their lines
 # share a set of the first-level cache.
@@ -53,91 +58,8 @@ MEAN, SCALE, SHIFT, RSTD, SLOPE, FACTORS = range(6)
 BACKWARDS = 2 << 20
 
 # ----------------------------------------------------------------------------------------------
-# Formulas
+# Passes over rows, and over the columns of their sums
 # ----------------------------------------------------------------------------------------------
-
-
-@simd.elementwise
-def add_deviation(d: Any, total: Any, square: Any) -> tuple[Any, Any]:
-    """Add a deviation and its square to sums."""
-    return total + d, simd.fma(d, d, square)
-
-
-@simd.elementwise
-def block_moments(total: Any, square: Any, n: Any, origin: Any) -> tuple[Any, Any]:
-    """Mean and sum of squared deviations from it, of sums of n deviations from `origin`."""
-    a = total / n
-    # rounding may leave a tiny negative number
-    return origin + a, simd.max(square - a * total, 0.0)
-
-
-@simd.elementwise
-def merged_moments(
-    mean: Any, square: Any, other_mean: Any, other_square: Any, fraction: Any, weight: Any
-) -> tuple[Any, Any]:
-    """Merge two means and sums of squared deviations (Chan, Golub and LeVeque 1979).
-
-    `fraction` is m / (n + m), that of the second, and `weight` is n times as much.
-    """
-    delta = other_mean - mean
-    return mean + delta * fraction, square + (other_square + delta * delta * weight)
-
-
-@simd.elementwise
-def normalized(x: Any, mean: Any, scale: Any, shift: Any) -> Any:
-    """``(x - mean) * scale + shift``."""
-    return simd.fma(x - mean, scale, shift)
-
-
-@simd.elementwise
-def input_gradient(dout: Any, x: Any, mean: Any, scale: Any, shift: Any, rstd: Any, slope: Any) -> Any:
-    """``dx = scale * dout + slope * xhat + shift`` with ``xhat = (x - mean) * rstd``.
-
-    As ``dx = gamma * rstd * (dout - mean(dout) - xhat * mean(dout * xhat))``, where mean(...) is over the
-    batch, `scale` is gamma * rstd, `slope` is -scale * mean(dout * xhat), and `shift` -scale * mean(dout).
-    """
-    xhat = (x - mean) * rstd
-    return simd.fma(dout, scale, simd.fma(xhat, slope, shift))
-
-
-# ----------------------------------------------------------------------------------------------
-# Columns: vectors of sums are float64, whatever the dtype of the data
-# ----------------------------------------------------------------------------------------------
-
-
-class _Columns(NamedTuple):
-    """Neighbouring columns, from column j on, of which the last `left` exist (None: all)."""
-
-    j: Any
-    lanes: int
-    left: Any
-
-    def get(self, array: Any, offset: Any = 0) -> Any:
-        """Return their elements in float64, in an array whose column 0 is element `offset`."""
-        lanes = simd.native_lanes(np.float64)
-        if self.left is not None:
-            return simd.convert(simd.load(array, offset + self.j, lanes, self.left), np.float64)
-        # A register at a time: instructions that load and convert at once take no more.
-        starts = range(0, self.lanes, lanes)
-        parts = [simd.convert(simd.load(array, offset + self.j + k, lanes), np.float64) for k in starts]
-        return simd.concatenate(*parts)
-
-    def put(self, array: Any, offset: Any, value: Any) -> None:
-        """Store their elements."""
-        simd.store(array, offset + self.j, simd.convert(value, array.dtype), self.left)
-
-    def prefetch(self, array: Any, offset: Any) -> None:
-        """Prefetch their elements."""
-        simd.prefetch(array, offset + self.j, self.lanes * array.dtype.itemsize, level=2)
-
-
-def _for_columns(first: Any, last: Any, vectors: int, body: Callable[[_Columns], None]) -> None:
-    """Go through the columns [first, last), `vectors` registers of float64 at a time, then one."""
-    lanes = simd.native_lanes(np.float64)
-    steps = (lanes * vectors, lanes) if vectors > 1 else (lanes,)
-    simd.loop_steps(first, last, steps, lambda j, lanes: body(_Columns(j, lanes, None)))
-    whole = first + ((last - first) & -lanes)
-    simd.loop(whole, last, lanes, lambda j: body(_Columns(j, lanes, last - j)))
 
 
 def _sum_vectors() -> int:
@@ -146,7 +68,7 @@ def _sum_vectors() -> int:
 
 
 def _add_rows(
-    arrays: tuple[Any, ...], add: Callable[..., Any], center: Callable[[_Columns], Any], start: Any,
+    arrays: tuple[Any, ...], add: Callable[..., Any], center: Callable[[Columns], Any], start: Any,
     stop: Any, distance: Any, width: Any, first: Any, last: Any, sums: Any,
 ) -> None:  # fmt: skip
     """Make ``add(*elements, center, *sums)`` the two sums of the columns [first, last), row by row.
@@ -156,7 +78,7 @@ def _add_rows(
 
     def add_all(far: bool) -> None:
         def rows(i: Any, several: int) -> None:
-            def some(columns: _Columns) -> None:
+            def some(columns: Columns) -> None:
                 middle, totals = center(columns), (columns.get(sums), columns.get(sums, width))
                 for at in ((i + k) * width for k in range(several)):
                     totals = add(*(columns.get(x, at) for x in arrays), middle, *totals)
@@ -165,7 +87,7 @@ def _add_rows(
                 columns.put(sums, 0, totals[0])
                 columns.put(sums, width, totals[1])
 
-            _for_columns(first, last, _sum_vectors(), some)
+            for_columns(first, last, _sum_vectors(), some)
 
         simd.loop_steps(start, stop, (STRIP, 1), rows)
 
@@ -196,36 +118,26 @@ def _add_gradient_sums(dout: Any, x: Any, mean: Any, *limits: Any) -> None:
 def _finish_block(n: Any, x: Any, row: Any, width: Any, first: Any, last: Any, sums: Any) -> None:
     """Make mean and sum of squared deviations of the sums of deviations from a row."""
 
-    def some(columns: _Columns) -> None:
+    def some(columns: Columns) -> None:
         origin = columns.get(x, row * width)
         mean, square = block_moments(columns.get(sums), columns.get(sums, width), n, origin)
         columns.put(sums, 0, mean)
         columns.put(sums, width, square)
 
-    _for_columns(first, last, 1, some)
+    for_columns(first, last, 1, some)
 
 
 @simd.traced
 def _merge(fraction: Any, weight: Any, width: Any, first: Any, last: Any, sums: Any, added: Any) -> None:
     """Merge the statistics that begin at element `added` into the first ones."""
 
-    def some(columns: _Columns) -> None:
+    def some(columns: Columns) -> None:
         here, there = ((columns.get(sums, at), columns.get(sums, at + width)) for at in (0, added))
         mean, square = merged_moments(*here, *there, fraction, weight)
         columns.put(sums, 0, mean)
         columns.put(sums, width, square)
 
-    _for_columns(first, last, 1, some)
-
-
-@simd.traced
-def _add(first: Any, last: Any, sums: Any, added: Any) -> None:
-    """Add the sums that begin at element `added` to the first ones."""
-
-    def some(columns: _Columns) -> None:
-        columns.put(sums, 0, columns.get(sums) + columns.get(sums, added))
-
-    _for_columns(first, last, 1, some)
+    for_columns(first, last, 1, some)
 
 
 @simd.traced
@@ -234,7 +146,7 @@ def _scale(
 ) -> None:
     """Set mean and rstd, and make gamma * rstd and the variance of the merged statistics."""
 
-    def some(columns: _Columns) -> None:
+    def some(columns: Columns) -> None:
         var = columns.get(sums, width) / n
         inverse = 1.0 / simd.sqrt(var + eps)
         columns.put(mean, 0, columns.get(sums))
@@ -242,21 +154,21 @@ def _scale(
         columns.put(sums, 0, columns.get(gamma) * inverse)
         columns.put(sums, width, var)
 
-    _for_columns(first, last, 1, some)
+    for_columns(first, last, 1, some)
 
 
 @simd.traced
 def _forward_table(mean: Any, scale: Any, shift: Any, row: Any, first: Any, last: Any, factors: Any) -> None:
     """Store a mean in two parts, so that x - mean is right although each part is rounded."""
 
-    def some(columns: _Columns) -> None:
+    def some(columns: Columns) -> None:
         center, factor = columns.get(mean), columns.get(scale)
         columns.put(factors, MEAN * row, center)
         lost = center - columns.get(factors, MEAN * row)
         columns.put(factors, SCALE * row, factor)
         columns.put(factors, SHIFT * row, columns.get(shift) - lost * factor)
 
-    _for_columns(first, last, 1, some)
+    for_columns(first, last, 1, some)
 
 
 @simd.traced
@@ -266,7 +178,7 @@ def _backward_table(
 ) -> None:  # fmt: skip
     """Set dgamma and dbeta, and what `input_gradient` needs."""
 
-    def some(columns: _Columns) -> None:
+    def some(columns: Columns) -> None:
         center, inverse, total = columns.get(mean), columns.get(rstd), columns.get(sums)
         product = columns.get(sums, width) * inverse
         columns.put(dbeta, 0, total)
@@ -281,7 +193,7 @@ def _backward_table(
         columns.put(factors, SLOPE * row, slope)
         columns.put(factors, SHIFT * row, shift - lost * inverse * slope)
 
-    _for_columns(first, last, 1, some)
+    for_columns(first, last, 1, some)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -314,13 +226,6 @@ def _period(n_features: Any) -> Any:
 
 
 @kernel
-def sums_size(n_samples: Any, n_features: Any) -> Any:
-    """Return the number of float64 elements of the workspace `sums` of the kernels below."""
-    rows = _block_rows(n_samples)
-    return ((n_samples + rows - 1) // rows) * 2 * n_features
-
-
-@kernel
 def factors_size(n_features: Any) -> Any:
     """Return the number of elements, of the dtype of the data, of the workspace `factors`."""
     return (_period(n_features) + WRAP) * FACTORS + LINE // 4
@@ -336,38 +241,9 @@ def _table(factors: Any, out: Any) -> Any:
 
 
 @inner_kernel
-def _block_rows(n_samples: Any) -> Any:
-    """Return the rows of a block."""
-    for most, rows in _ROWS:
-        if n_samples <= most:
-            return rows
-    return _MOST_ROWS
-
-
-@inner_kernel
 def _prefetch_distance(x: Any) -> Any:
     """Return the prefetch distance in elements; 0, the element itself, for a small array."""
     return max(STRIP * x.shape[1], PREFETCH_DISTANCE // x.itemsize) if x.size * x.itemsize >= FAR else 0
-
-
-@inner_kernel
-def _blocks(n_samples: Any) -> Any:
-    """Return the number of blocks."""
-    rows = _block_rows(n_samples)
-    return (n_samples + rows - 1) // rows
-
-
-@inner_kernel
-def _range(block: Any, n_samples: Any) -> Any:
-    """Return the rows of a block: the first, and the one behind the last."""
-    rows = _block_rows(n_samples)
-    return block * rows, min(n_samples, (block + 1) * rows)
-
-
-@kernel(inline="always")
-def _sums_of(block: Any, width: Any, sums: Any) -> Any:
-    """Return the two sums of each column of one block."""
-    return sums[2 * block * width : 2 * (block + 1) * width]
 
 
 @inner_kernel
@@ -384,7 +260,7 @@ def _tile(x: Any) -> Any:
 def _tasks(x: Any) -> Any:
     """Return the number of tasks."""
     tile = _tile(x)
-    return _blocks(x.shape[0]) if tile == 0 else (x.shape[1] + tile - 1) // tile
+    return block_count(x.shape[0]) if tile == 0 else (x.shape[1] + tile - 1) // tile
 
 
 @inner_kernel
@@ -403,8 +279,8 @@ def _block_statistics(x: Any, block: Any, first: Any, last: Any, sums: Any) -> N
     end.  As that row belongs to the data, its squared distance from the mean is at most n variances:
     the relative error is below n units in the last place of float64, n <= 512, wherever the data lie.
     """
-    width, (start, stop) = x.shape[1], _range(block, x.shape[0])
-    here = _sums_of(block, width, sums)
+    width, (start, stop) = x.shape[1], block_range(block, x.shape[0])
+    here = sums_of(block, width, sums)
     here[first:last] = here[width + first : width + last] = 0.0
     _add_statistics(x, start, stop, _prefetch_distance(x), width, first, last, here)
     _finish_block(stop - start, x, start, width, first, last, here)
@@ -413,8 +289,8 @@ def _block_statistics(x: Any, block: Any, first: Any, last: Any, sums: Any) -> N
 @inner_kernel
 def _merge_statistics(n_samples: Any, first: Any, last: Any, width: Any, sums: Any) -> None:
     """Merge the statistics of the blocks in order (Chan, Golub and LeVeque 1979)."""
-    for block in range(1, _blocks(n_samples)):
-        before, stop = _range(block, n_samples)
+    for block in range(1, block_count(n_samples)):
+        before, stop = block_range(block, n_samples)
         added = stop - before
         fraction = added / stop
         _merge(fraction, before * fraction, width, first, last, sums, block * 2 * width)
@@ -437,8 +313,8 @@ def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factor
     streamed = 2 * out.size * out.itemsize >= LARGE
     _forward_table(mean, scale, shift, period + WRAP, 0, width, table)
     _repeat_factors(width, table)
-    for block in numba.prange(_blocks(n)):
-        start, stop = _range(block, n)
+    for block in numba.prange(block_count(n)):
+        start, stop = block_range(block, n)
         _forward_span(x, table, out, start * width, stop * width, start * width % period, period, streamed)
 
 
@@ -446,7 +322,7 @@ def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factor
 def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
     """Mean and biased variance of the columns, in float64; workspace as `sums_size` says."""
     n, width = x.shape
-    for block in numba.prange(_blocks(n)):
+    for block in numba.prange(block_count(n)):
         _block_statistics(x, block, 0, width, sums)
     _merge_statistics(n, 0, width, width, sums)
     for j in range(width):
@@ -475,7 +351,7 @@ def forward_kernel(
     ``sums[width:2 * width]`` is left with the biased variance.
     """
     n, width = x.shape
-    blocks, tile, period, table = _blocks(n), _tile(x), _period(width), _table(factors, out)
+    blocks, tile, period, table = block_count(n), _tile(x), _period(width), _table(factors, out)
     for task in numba.prange(_tasks(x)):
         if tile == 0:
             _block_statistics(x, task, 0, width, sums)
@@ -492,7 +368,7 @@ def forward_kernel(
     _repeat_factors(width, table)
     size = out.size * out.itemsize
     for turn in numba.prange(blocks):
-        start, stop = _range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
+        start, stop = block_range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
         begin, streamed = start * width, 2 * size >= LARGE
         _forward_span(x, table, out, begin, stop * width, begin % period, period, streamed)
 
@@ -500,8 +376,8 @@ def forward_kernel(
 @inner_kernel
 def _block_gradient_sums(dout: Any, x: Any, mean: Any, block: Any, first: Any, last: Any, sums: Any) -> None:
     """Sum dout and dout * (x - mean) over the rows of the columns [first, last) of one block."""
-    width, (start, stop) = x.shape[1], _range(block, x.shape[0])
-    here = _sums_of(block, width, sums)
+    width, (start, stop) = x.shape[1], block_range(block, x.shape[0])
+    here = sums_of(block, width, sums)
     here[first:last] = here[width + first : width + last] = 0.0
     _add_gradient_sums(dout, x, mean, start, stop, _prefetch_distance(x), width, first, last, here)
 
@@ -513,9 +389,9 @@ def _finish_gradient_sums(
 ) -> None:  # fmt: skip
     """Set dgamma, dbeta and factors of the columns [first, last), of the sums of all blocks."""
     width = mean.size
-    for block in range(1, _blocks(n)):
-        _add(first, last, sums, block * 2 * width)
-        _add(width + first, width + last, sums, block * 2 * width)
+    for block in range(1, block_count(n)):
+        add_sums(first, last, sums, block * 2 * width)
+        add_sums(width + first, width + last, sums, block * 2 * width)
     row = _period(width) + WRAP
     _backward_table(n, training, gamma, mean, rstd, sums, dgamma, dbeta, width, row, first, last, table)
 
@@ -536,7 +412,7 @@ def backward_kernel(
 ) -> None:
     """Gradients of `forward_kernel`, or of inference (constant statistics) if not `training`."""
     n, width = x.shape
-    blocks, tile, period, table = _blocks(n), _tile(x), _period(width), _table(factors, dx)
+    blocks, tile, period, table = block_count(n), _tile(x), _period(width), _table(factors, dx)
     for task in numba.prange(_tasks(x)):
         if tile == 0:
             _block_gradient_sums(dout, x, mean, task, 0, width, sums)
@@ -553,7 +429,7 @@ def backward_kernel(
     _repeat_factors(width, table)
     size = dx.size * dx.itemsize
     for turn in numba.prange(blocks):
-        start, stop = _range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
+        start, stop = block_range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
         begin, streamed = start * width, 3 * size >= LARGE
         _backward_span(dout, x, table, dx, begin, stop * width, begin % period, period, streamed)
 
@@ -563,33 +439,9 @@ def backward_kernel(
 # ----------------------------------------------------------------------------------------------
 
 
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    """Leave out warnings, which only interpreted kernels give."""
-    if config.DISABLE_JIT:
-        return np.errstate(over="ignore", invalid="ignore")
-    return contextlib.nullcontext()
-
-
 def _workspace(x: FloatArray) -> tuple[FloatArray, FloatArray]:
     n, width = x.shape
     return np.empty(sums_size(n, width)), np.empty(factors_size(width), x.dtype)
-
-
-def _eps(eps: Any, dtype: np.dtype[Any]) -> float:
-    # 1 / sqrt(eps) has to exist in the dtype of the data, or a constant column becomes NaN.
-    return _check.number("eps", eps, least=float(np.finfo(dtype).tiny))
-
-
-def _refuse_range(x: FloatArray, rstd: Float64Array) -> None:
-    """Refuse a feature of finite values whose variance float64 cannot hold."""
-    if rstd.min() > 0.0:  # not where one is NaN
-        return
-    for j in np.flatnonzero(~(rstd > 0.0)):
-        if np.isfinite(x[:, j]).all():
-            raise ValueError(
-                f"x must have values whose variance is finite, but that of column {j} is not: it has values "
-                f"up to {np.abs(x[:, j]).max():g}"
-            )
 
 
 def batch_norm_forward(
@@ -660,14 +512,14 @@ def batch_norm_forward(
     width = x.shape[1]
     gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=(width,))
     beta = _check.floats("beta", beta, 1, dtype=x.dtype, shape=(width,))
-    eps = _eps(eps, x.dtype)
+    eps = check_eps(eps, x.dtype)
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
     rows, normalized = channels.table(x), channels.table_for(out)
     mean, rstd = np.empty(width), np.empty(width)
-    with _silence():  # refused below
+    with ignore_warnings():  # refused below
         forward_kernel(x.size, rows, gamma, beta, eps, normalized, mean, rstd, *_workspace(rows))
-    _refuse_range(rows, rstd)
+    check_variances(rows, rstd)
     return channels.put_back(normalized, out), mean, rstd
 
 
@@ -813,7 +665,7 @@ def batch_norm_inference(
     if (var < 0).any():
         at = int(np.argmax(var < 0))
         raise ValueError(f"running_var must not be negative, got {var[at]} at [{at}]")
-    eps = _eps(eps, x.dtype)
+    eps = check_eps(eps, x.dtype)
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x)
     scale = gamma / np.sqrt(var + eps)

@@ -14,12 +14,11 @@ from nbnorm._types import Array, Float64Array, FloatArray
 from nbnorm.functions import channels
 from nbnorm.functions.batch_norm import (
     _backward,
-    _eps,
-    _refuse_range,
     _workspace,
     batch_norm_inference,
     statistics_kernel,
 )
+from nbnorm.functions.normalization import check_eps, check_variances
 from nbnorm.functions.weighted_batch_norm import statistics, weighted_batch_norm_backward
 
 Running: TypeAlias = Literal["var", "std"]
@@ -150,7 +149,7 @@ class BatchNorm:
     ) -> None:
         self.n_features = _check.integer("n_features", n_features, least=1)
         self.dtype = _check.float_dtype("dtype", dtype)
-        self.eps = _eps(eps, self.dtype)
+        self.eps = check_eps(eps, self.dtype)
         self.decay = None if decay is None else _check.number("decay", decay, least=0, below=1)
         self.running: Running = _check.choice("running", running, ("var", "std"))
         self.unbiased = _check.flag("unbiased", unbiased)
@@ -289,7 +288,7 @@ class BatchNorm:
             count = max(count, float(used.sum()))
             mean, var = statistics(x, used)
         rstd = 1 / np.sqrt(var + self.eps)
-        _refuse_range(x if used is None else x[used > 0], rstd)
+        check_variances(x if used is None else x[used > 0], rstd)
         stretch, offset = self._renormalize(mean, rstd)
         scale, shift = gamma * stretch, beta + gamma * offset
         batch_norm_inference(x, scale, shift, mean, var, eps=self.eps, out=out[chosen])

@@ -17,17 +17,18 @@ import numpy.typing as npt
 from nbnorm import _check, simd
 from nbnorm._types import FloatArray
 from nbnorm.compile.kernels import parallel_kernel
-from nbnorm.functions.batch_norm import (
-    _add,
-    _block_rows,
-    _Columns,
-    _eps,
-    _silence,
-    _sums_of,
+from nbnorm.functions.normalization import (
+    Columns,
     add_deviation,
+    add_sums,
+    block_count,
     block_moments,
+    block_range,
+    check_eps,
+    ignore_warnings,
     input_gradient,
     normalized,
+    sums_of,
     sums_size,
 )
 
@@ -60,7 +61,7 @@ def _row_statistics(x: Any, i: Any, width: Any, centred: bool) -> tuple[Any, Any
     lanes, at = simd.native_lanes(np.float64), i * width
     origin = simd.convert(simd.get(x, at), np.float64) if centred else 0.0
 
-    def add(columns: _Columns, total: Any, square: Any) -> Any:
+    def add(columns: Columns, total: Any, square: Any) -> Any:
         d = columns.get(x, at)
         if centred:
             d = d - origin
@@ -71,9 +72,9 @@ def _row_statistics(x: Any, i: Any, width: Any, centred: bool) -> tuple[Any, Any
     wide = _PARTS * lanes
     whole = width & -wide
     zero = simd.zeros(np.float64, wide)
-    sums = simd.loop(0, whole, wide, lambda j, *sums: add(_Columns(j, wide, None), *sums), zero, zero)
+    sums = simd.loop(0, whole, wide, lambda j, *sums: add(Columns(j, wide, None), *sums), zero, zero)
     sums = [_sum_of_parts(part, lanes) for part in sums]
-    sums = simd.loop(whole, width, lanes, lambda j, *sums: add(_Columns(j, lanes, width - j), *sums), *sums)
+    sums = simd.loop(whole, width, lanes, lambda j, *sums: add(Columns(j, lanes, width - j), *sums), *sums)
     total, square = (simd.sum(part) for part in sums)
     n = simd.convert(width, np.float64)
     if not centred:
@@ -132,7 +133,7 @@ def _backward_rows(
     inverses = [simd.get(rstd, i + r) for r in range(rows)]
     means = [simd.get(mean, i + r) if centred else 0.0 for r in range(rows)]
 
-    def add(columns: _Columns, *so_far: Any) -> Any:
+    def add(columns: Columns, *so_far: Any) -> Any:
         g, dgamma = columns.get(gamma), columns.get(sums)
         dbeta = columns.get(sums, width) if centred else None
         slopes, products = list(so_far[:rows]), list(so_far[rows:])
@@ -151,9 +152,9 @@ def _backward_rows(
 
     whole = width & -lanes
     zeros = [simd.zeros(np.float64, lanes)] * (2 * rows)
-    found = simd.loop(0, whole, lanes, lambda j, *found: add(_Columns(j, lanes, None), *found), *zeros)
+    found = simd.loop(0, whole, lanes, lambda j, *found: add(Columns(j, lanes, None), *found), *zeros)
     found = simd.loop(
-        whole, width, lanes, lambda j, *found: add(_Columns(j, lanes, width - j), *found), *found
+        whole, width, lanes, lambda j, *found: add(Columns(j, lanes, width - j), *found), *found
     )
     n = simd.convert(width, np.float64)
     for r in range(rows):
@@ -220,10 +221,9 @@ def _rms_norm_group(
 def layer_norm_kernel(x: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: Any, rstd: Any) -> None:
     """``out = gamma * (x - mean) * rstd + beta``, row by row."""
     n, width = x.shape
-    rows = _block_rows(n)
-    for block in numba.prange((n + rows - 1) // rows):
-        start = np.int64(block * rows)
-        for i in range(start, min(n, start + rows)):
+    for block in numba.prange(block_count(n)):
+        start, stop = block_range(np.int64(block), n)
+        for i in range(start, stop):
             _layer_norm_row(x, i, width, gamma, beta, eps, out, mean, rstd)
 
 
@@ -231,10 +231,9 @@ def layer_norm_kernel(x: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: A
 def rms_norm_kernel(x: Any, gamma: Any, eps: Any, out: Any, rrms: Any) -> None:
     """``out = gamma * x * rrms`` with ``rrms = 1 / sqrt(mean(x**2) + eps)``, row by row."""
     n, width = x.shape
-    rows = _block_rows(n)
-    for block in numba.prange((n + rows - 1) // rows):
-        start = np.int64(block * rows)
-        for i in range(start, min(n, start + rows)):
+    for block in numba.prange(block_count(n)):
+        start, stop = block_range(np.int64(block), n)
+        for i in range(start, stop):
             _rms_norm_row(x, i, width, gamma, eps, out, rrms)
 
 
@@ -244,14 +243,14 @@ def layer_norm_backward_kernel(
 ) -> None:
     """``dx = rstd * (g - mean(g) - xhat * mean(g * xhat))`` over rows; workspace as `sums_size` says."""
     n, width = x.shape
-    rows = _block_rows(n)
-    blocks = (n + rows - 1) // rows
+    blocks = block_count(n)
     for block in numba.prange(blocks):
-        start, own = np.int64(block * rows), _sums_of(block, width, sums)
+        start, stop = block_range(np.int64(block), n)
+        own = sums_of(block, width, sums)
         own[:] = 0.0
-        _layer_norm_group(dout, x, gamma, mean, rstd, start, min(n, start + rows), width, dx, own)
+        _layer_norm_group(dout, x, gamma, mean, rstd, start, stop, width, dx, own)
     for block in range(1, blocks):
-        _add(0, 2 * width, sums, block * 2 * width)
+        add_sums(0, 2 * width, sums, block * 2 * width)
     for j in range(width):
         dgamma[j], dbeta[j] = sums[j], sums[width + j]
 
@@ -262,14 +261,14 @@ def rms_norm_backward_kernel(
 ) -> None:
     """``dx = rrms * (g - xhat * mean(g * xhat))`` over each row; workspace as `sums_size` says."""
     n, width = x.shape
-    rows = _block_rows(n)
-    blocks = (n + rows - 1) // rows
+    blocks = block_count(n)
     for block in numba.prange(blocks):
-        start, own = np.int64(block * rows), _sums_of(block, width, sums)
+        start, stop = block_range(np.int64(block), n)
+        own = sums_of(block, width, sums)
         own[:] = 0.0
-        _rms_norm_group(dout, x, gamma, rrms, start, min(n, start + rows), width, dx, own)
+        _rms_norm_group(dout, x, gamma, rrms, start, stop, width, dx, own)
     for block in range(1, blocks):
-        _add(0, width, sums, block * 2 * width)
+        add_sums(0, width, sums, block * 2 * width)
     for j in range(width):
         dgamma[j] = sums[j]
 
@@ -362,13 +361,13 @@ def layer_norm_forward(
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
     mean, rstd = np.empty(x.shape[:-1]), np.empty(x.shape[:-1])
-    with _silence():
+    with ignore_warnings():
         layer_norm_kernel(
             2 * x.size,
             _rows(x),
             gamma,
             beta,
-            _eps(eps, x.dtype),
+            check_eps(eps, x.dtype),
             _rows(out),
             mean.reshape(-1),
             rstd.reshape(-1),
@@ -504,8 +503,8 @@ def rms_norm_forward(
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma)
     rrms = np.empty(x.shape[:-1])
-    with _silence():
-        rms_norm_kernel(2 * x.size, _rows(x), gamma, _eps(eps, x.dtype), _rows(out), rrms.reshape(-1))
+    with ignore_warnings():
+        rms_norm_kernel(2 * x.size, _rows(x), gamma, check_eps(eps, x.dtype), _rows(out), rrms.reshape(-1))
     _refuse_range(x, rrms)
     return out, rrms
 

@@ -11,7 +11,7 @@ from nbnorm import _check
 from nbnorm._types import Float64Array, FloatArray
 from nbnorm.compile.kernels import kernel
 from nbnorm.functions import channels
-from nbnorm.functions.batch_norm import _eps, _refuse_range
+from nbnorm.functions.normalization import check_eps, check_variances
 
 
 @kernel(allocates=True)
@@ -131,13 +131,13 @@ def weighted_batch_norm_forward(
     gamma = _check.floats("gamma", gamma, 1, dtype=x.dtype, shape=x.shape[1:2])
     beta = _check.floats("beta", beta, 1, dtype=x.dtype, shape=x.shape[1:2])
     used = channels.weights(weights, x.shape)
-    eps = _eps(eps, x.dtype)
+    eps = check_eps(eps, x.dtype)
     out = _check.output("out", out, x.shape, x.dtype)
     _check.apart("out", out, x=x, gamma=gamma, beta=beta)
     rows, normalized = channels.table(x), channels.table_for(out)
     mean, var = statistics(rows, used)
     rstd = 1 / np.sqrt(var + eps)
-    _refuse_range(rows[used > 0], rstd)
+    check_variances(rows[used > 0], rstd)
     weighted_forward_kernel(rows, gamma, beta, mean, rstd, normalized)
     return channels.put_back(normalized, out), mean, rstd
 

@@ -21,6 +21,12 @@ from nbnorm.engine.table import CONTROL, CORRECT, LOSS, PROGRESSES, SEEN, record
 from nbnorm.functions import losses
 from nbnorm.functions.activations import activation_backward, activation_forward
 from nbnorm.functions.dense import dense_forward, parameter_gradients
+from nbnorm.functions.layer_norm import (
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from nbnorm.functions.loss_options import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -43,6 +49,7 @@ from nbnorm.model import inputs, metrics
 from nbnorm.model.engines import bfloat16_layers, engine_for
 from nbnorm.model.metrics import Outcome
 from nbnorm.model.parallel_samples import ParallelSamples
+from nbnorm.model.ranks import Summation
 from nbnorm.simd import round_to_bfloat16
 
 if TYPE_CHECKING:
@@ -57,31 +64,6 @@ _BUCKET = 1 << 20
 
 # Types of samples that are standardized as they are; others become float64 first.
 _READ = (np.uint8, np.float32, np.float64)
-
-# ----------------------------------------------------------------------------------------------
-# Layer norm and RMS norm, which need no sums over samples but for dgamma and dbeta
-# ----------------------------------------------------------------------------------------------
-
-
-def sample_statistics(x: Array, eps: float, *, centred: bool) -> tuple[Array, Array]:
-    """Return mean and rstd of each sample over its features, float64, shape (n_samples, 1).
-
-    Without `centred` the mean is 0 and rstd the reciprocal root mean square.
-    """
-    values = x.astype(np.float64)
-    mean = values.mean(axis=1, keepdims=True) if centred else np.zeros((len(x), 1))
-    return mean, 1.0 / np.sqrt(np.square(values - mean).mean(axis=1, keepdims=True) + eps)
-
-
-def sample_gradient(g: Array, u: Array, rstd: Array, *, centred: bool) -> Array:
-    """Return ``rstd (g - mean(g) - u mean(g u))`` with means over the features, g being gamma dout."""
-    mean = g.mean(axis=1, keepdims=True) if centred else 0.0
-    return np.asarray((rstd * (g - mean - u * (g * u).mean(axis=1, keepdims=True))).astype(u.dtype))
-
-
-# ----------------------------------------------------------------------------------------------
-# Steps
-# ----------------------------------------------------------------------------------------------
 
 
 def _loss(loss: Loss, z: Array, answers: Array, weights: Array | None) -> tuple[float, Array]:
@@ -116,6 +98,7 @@ class _Shard:
         self.a: list[Array] = []  # what its activation gives
         self.u: list[Array] = []  # what batch norm gives before gamma and beta
         self.rstd: list[Array] = []  # 1 / sqrt(var + eps) of the statistics that it has used
+        self.saved: list[tuple[FloatArray, ...]] = []  # layer or RMS norm: what it has read, statistics
         self.masks: list[Array | None] = []  # factors of dropout
         self.gradient: FloatArray = np.empty(0)
 
@@ -320,15 +303,17 @@ class ParallelRun:
                 return
             activation = net.activations[l - 1]
             if net.norm_placement == "before":
-                self._normalize(l, step, shards, [shard.z[-1] for shard in shards], counted, deferred)
-                for shard in shards:
-                    shard.z[-1] = self._scaled(l, shard)
+                values = [shard.z[-1] for shard in shards]
+                for shard, z in zip(
+                    shards, self._norm(l, step, shards, values, counted, deferred), strict=True
+                ):
+                    shard.z[-1] = z
             for shard in shards:
                 shard.a.append(activation_forward(shard.z[-1], activation))
+            values = [shard.a[-1] for shard in shards]
             if net.norm_placement == "after":
-                self._normalize(l, step, shards, [shard.a[-1] for shard in shards], counted, deferred)
-            for shard in shards:
-                out = self._scaled(l, shard) if net.norm_placement == "after" else shard.a[-1]
+                values = self._norm(l, step, shards, values, counted, deferred)
+            for shard, out in zip(shards, values, strict=True):
                 mask = self._mask(step, l, shard.number, out.shape)
                 shard.masks.append(mask)
                 shard.y.append(out if mask is None else out * mask)
@@ -346,10 +331,31 @@ class ParallelRun:
         kept = (generator.random_raw(shape) >> 32) >= threshold
         return np.asarray(kept * self._net.dtype.type(1.0 / (1.0 - threshold / 2.0**32)))
 
-    def _scaled(self, l: int, shard: _Shard) -> Array:
-        parameters = self._arrays.parameters
-        out = parameters[f"norm{l}.gamma"] * shard.u[-1]
-        return np.asarray(out if self._net.norm_kind == "rms" else out + parameters[f"norm{l}.beta"])
+    def _norm(
+        self,
+        l: int,
+        step: int,
+        shards: Sequence[_Shard],
+        values: list[Array],
+        counted: Array,
+        deferred: list[Array],
+    ) -> list[Array]:
+        """Return what the normalization of a layer gives for each shard."""
+        kind, eps, parameters = self._net.norm_kind, self._net.eps, self._arrays.parameters
+        gamma, beta = parameters[f"norm{l}.gamma"], parameters.get(f"norm{l}.beta")
+        if kind == "batch":
+            self._normalize(l, step, shards, values, counted, deferred)
+            return [gamma * shard.u[-1] + beta for shard in shards]
+        outs = []
+        for shard, x in zip(shards, values, strict=True):
+            out, *saved = (
+                layer_norm_forward(x, gamma, beta, eps=eps)
+                if beta is not None
+                else rms_norm_forward(x, gamma, eps=eps)
+            )
+            shard.saved.append((x, *saved))
+            outs.append(out)
+        return outs
 
     def _normalize(
         self,
@@ -362,17 +368,11 @@ class ParallelRun:
     ) -> None:
         """Append the normalized values of each shard, and take note of the statistics."""
         net, ranks = self._net, self._ranks
-        if net.norm_kind == "batch" and net.frozen_statistics:
+        if net.frozen_statistics:
             mean, variance = self._arrays.moving_statistics(l)
             rstd = 1.0 / np.sqrt(variance + net.eps)
             for shard, x in zip(shards, values, strict=True):
                 shard.u.append(normalized(x, mean, rstd))
-                shard.rstd.append(rstd)
-            return
-        if net.norm_kind != "batch":
-            for shard, x in zip(shards, values, strict=True):
-                mean, rstd = sample_statistics(x, net.eps, centred=net.norm_kind == "layer")
-                shard.u.append(np.asarray(((x - mean) * rstd).astype(x.dtype)))
                 shard.rstd.append(rstd)
             return
         own = np.zeros((len(ranks.own), 2, net.sizes[l]))
@@ -413,9 +413,13 @@ class ParallelRun:
             average[:] = decay * average + (1.0 - decay) * value
 
     def _backward(self, shards: Sequence[_Shard], counted: Array, deferred: list[Array]) -> dict[str, Array]:
-        """Return all gradients; one message for each layer's statistics, and one for a bucket of weights."""
+        """Return all gradients; one message for each layer's statistics, and two for a bucket of weights.
+
+        A bucket travels while the gradients of the layers in front of it are computed.
+        """
         parameters, ranks = self._arrays.parameters, self._ranks
         gradients: dict[str, Array] = {}
+        sums: list[tuple[list[str], Summation]] = []
         bucket: list[list[Array]] = [[] for _ in ranks.own] or [[]]  # of each shard: those that wait
         names: list[str] = []
         for l in range(len(self._net.sizes) - 1, 0, -1):
@@ -438,13 +442,16 @@ class ParallelRun:
                     weight = self._operand(l, parameters[f"dense{l}.weight"])
                     shard.gradient = np.dot(dz, weight)
             if l == 1 or sum(values.nbytes for values in bucket[0]) >= _BUCKET:
-                whole = ranks.sum([np.concatenate(collected) for collected in bucket])
-                ends = np.cumsum([parameters[name].size for name in names])
-                for name, values in zip(names, np.split(whole, ends[:-1]), strict=True):
-                    gradients[name] = values.reshape(parameters[name].shape)
+                for _, before in sums[-1:]:
+                    before.proceed()
+                sums.append((names, ranks.begin_sum([np.concatenate(collected) for collected in bucket])))
                 bucket, names = [[] for _ in bucket], []
             if l > 1:
                 self._backward_features(l - 1, shards, counted, deferred, gradients)
+        for names, summation in sums:
+            ends = np.cumsum([parameters[name].size for name in names])
+            for name, values in zip(names, np.split(summation.result(), ends[:-1]), strict=True):
+                gradients[name] = values.reshape(parameters[name].shape)
         return gradients
 
     def _backward_features(
@@ -479,18 +486,24 @@ class ParallelRun:
         gradients: dict[str, Array],
     ) -> None:
         net, ranks = self._net, self._ranks
-        gamma = self._arrays.parameters[f"norm{l}.gamma"].astype(np.float64)
-        own = np.zeros((len(ranks.own), 2, len(gamma)))
+        scale = self._arrays.parameters[f"norm{l}.gamma"]
+        own = np.zeros((len(ranks.own), 2, len(scale)))  # gradients of beta and gamma
+        if net.norm_kind != "batch":
+            for shard in shards:
+                x, *saved = shard.saved[l - 1]
+                backward = layer_norm_backward if net.norm_kind == "layer" else rms_norm_backward
+                shard.gradient, *found = backward(shard.gradient, x, scale, *saved)
+                own[shard.number - ranks.first, ::-1][: len(found)] = found
+            deferred.append(own.reshape(len(own), -1))
+            return
+        gamma = scale.astype(np.float64)
         for shard in shards:
             own[shard.number - ranks.first] = shard_sums(shard.gradient, shard.u[l - 1])
-        if not self._of_batches:
+        if net.frozen_statistics:
             deferred.append(own.reshape(len(own), -1))
             for shard in shards:
-                g, u, rstd = shard.gradient * gamma, shard.u[l - 1], shard.rstd[l - 1]
-                if net.norm_kind == "batch":  # with constant statistics
-                    shard.gradient = np.asarray((rstd * g).astype(u.dtype))
-                else:
-                    shard.gradient = sample_gradient(g, u, rstd, centred=net.norm_kind == "layer")
+                g, u = shard.gradient * gamma, shard.u[l - 1]
+                shard.gradient = np.asarray((shard.rstd[l - 1] * g).astype(u.dtype))
             return
         sums = counted
         if self._sync:

@@ -27,7 +27,17 @@ from nbnorm.model.checkpoints import Checkpoint, Saved
 Result = TypeVar("Result")
 
 # Methods of a communicator that are called.
-_METHODS = ("Get_rank", "Get_size", "allgather", "bcast", "alltoall", "Allgatherv", "Alltoallv", "Abort")
+_METHODS = (
+    "Get_rank",
+    "Get_size",
+    "allgather",
+    "bcast",
+    "alltoall",
+    "Allgatherv",
+    "Ialltoallv",
+    "Iallgatherv",
+    "Abort",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +117,15 @@ class Ranks:
     shards : int
     first, last : int
         Shards [first, last) are this rank's.
+    nodes : list of list of (int, int)
+        For each rank: the nodes of the tree of sums that its shards make, as shards [first, last).
     """
 
     def __init__(self, comm: Communicator, shards: int) -> None:
         self.comm, self.shards = comm, shards
         self.rank, self.size = int(comm.Get_rank()), int(comm.Get_size())
         self.first, self.last = self.span(self.rank)
-        self._nodes = [_aligned(*self.span(rank), _up(shards)) for rank in range(self.size)]
+        self.nodes = [_aligned(*self.span(rank), _up(shards)) for rank in range(self.size)]
 
     def span(self, rank: int) -> tuple[int, int]:
         """Return the first shard of a rank, and the first of the next."""
@@ -144,48 +156,15 @@ class Ranks:
         self.comm.Allgatherv(sent, [whole, [(last - first) * width for first, last in spans]])
         return whole
 
-    def sum(self, parts: Sequence[Array]) -> Array:
-        """Return the sum over all shards, of which each rank gives those of its own.
-
-        Neighbouring shards are added in pairs, their sums in pairs, and so on: a binary tree whose shape
-        depends on the number of shards alone.  Each rank adds a part of the elements and gives it to the
-        others: two messages, of as many bytes as the sum has (Rabenseifner [1]_).
+    def begin_sum(self, parts: Sequence[Array]) -> Summation:
+        """Start to add up all shards, of which each rank gives those of its own.
 
         Parameters
         ----------
         parts : sequence of ndarray of one shape (n,)
             One for each of this rank's shards; where a rank has none, its one element gives the shape.
-
-        Returns
-        -------
-        ndarray
-
-        References
-        ----------
-        .. [1] R. Thakur, R. Rabenseifner and W. Gropp, "Optimization of collective communication operations
-           in MPICH", 2005.
         """
-        own = {(shard, shard + 1): part for shard, part in zip(self.own, parts, strict=False)}
-        if self.size == 1:
-            return _some(_tree(own, 0, _up(self.shards)))
-        sums = [_some(_tree(own, *node)) for node in self._nodes[self.rank]]
-        n, dtype = len(parts[0]), parts[0].dtype
-        starts = [rank * n // self.size for rank in range(self.size + 1)]
-        widths = np.diff(starts)
-        sent = np.concatenate(
-            [values[first:last] for first, last in itertools.pairwise(starts) for values in sums]
-            or [np.empty(0, dtype)]
-        )
-        counts = np.array([len(nodes) for nodes in self._nodes])
-        mine = int(widths[self.rank])
-        received = np.empty(int(counts.sum()) * mine, dtype)
-        self.comm.Alltoallv([sent, (len(sums) * widths).tolist()], [received, (counts * mine).tolist()])
-        order = [node for of_rank in self._nodes for node in of_rank]
-        nodes = dict(zip(order, received.reshape(len(order), mine), strict=True))
-        whole = np.empty(n, dtype)
-        part = np.ascontiguousarray(_some(_tree(nodes, 0, _up(self.shards))))
-        self.comm.Allgatherv(part, [whole, widths.tolist()])
-        return whole
+        return Summation(self, parts)
 
     def concatenate(self, rows: Array) -> Array:
         """Return the rows of all ranks, in their order."""
@@ -257,6 +236,71 @@ class Ranks:
             )
             self.comm.Abort(1)
             raise
+
+
+class Summation:
+    """A sum over all shards, whose messages travel while the ranks compute on.
+
+    Neighbouring shards are added in pairs, their sums in pairs, and so on: a binary tree whose shape
+    depends on the number of shards alone.  Each rank adds a part of the elements and gives it to the
+    others: two messages, of as many bytes as the sum has (Rabenseifner [1]_).  All ranks begin, proceed
+    and end in the same order.
+
+    Parameters
+    ----------
+    ranks : Ranks
+    parts : sequence of ndarray
+        As for `Ranks.begin_sum`.
+
+    References
+    ----------
+    .. [1] R. Thakur, R. Rabenseifner and W. Gropp, "Optimization of collective communication operations
+       in MPICH", 2005.
+    """
+
+    def __init__(self, ranks: Ranks, parts: Sequence[Array]) -> None:
+        self._ranks, self._request = ranks, None
+        own = {(shard, shard + 1): part for shard, part in zip(ranks.own, parts, strict=False)}
+        if ranks.size == 1:
+            self._whole = _some(_tree(own, 0, _up(ranks.shards)))
+            return
+        sums = [_some(_tree(own, *node)) for node in ranks.nodes[ranks.rank]]
+        n, dtype = len(parts[0]), parts[0].dtype
+        starts = [rank * n // ranks.size for rank in range(ranks.size + 1)]
+        self._widths = np.diff(starts)
+        # what is sent and received has to live until the messages have arrived
+        self._sent = np.concatenate(
+            [values[first:last] for first, last in itertools.pairwise(starts) for values in sums]
+            or [np.empty(0, dtype)]
+        )
+        counts = np.array([len(nodes) for nodes in ranks.nodes])
+        mine = int(self._widths[ranks.rank])
+        self._received = np.empty((int(counts.sum()), mine), dtype)
+        self._whole = np.empty(n, dtype)
+        self._request = ranks.comm.Ialltoallv(
+            [self._sent, (len(sums) * self._widths).tolist()], [self._received, (counts * mine).tolist()]
+        )
+        self._complete = False
+
+    def proceed(self) -> None:
+        """Add this rank's part of the elements, and start to send it to the others."""
+        if self._request is None or self._complete:
+            return
+        self._request.Wait()
+        ranks = self._ranks
+        order = [node for of_rank in ranks.nodes for node in of_rank]
+        nodes = dict(zip(order, self._received, strict=True))
+        self._sent = np.ascontiguousarray(_some(_tree(nodes, 0, _up(ranks.shards))))
+        self._request = ranks.comm.Iallgatherv(self._sent, [self._whole, self._widths.tolist()])
+        self._complete = True
+
+    def result(self) -> Array:
+        """Return the sum, shape (n,)."""
+        self.proceed()
+        if self._request is not None:
+            self._request.Wait()
+            self._request = None
+        return self._whole
 
 
 class SharedCheckpoint(Checkpoint):

@@ -209,15 +209,37 @@ def test_targets_with_values():
 
 @pytest.mark.parametrize("shards", [1, 3, 5, 8])
 def test_sums_over_shards_do_not_depend_on_who_has_them(shards):
-    parts = np.random.default_rng(0).normal(size=(shards, 7)).astype(np.float32)
+    parts = np.random.default_rng(0).normal(size=(2, shards, 7)).astype(np.float32)
 
     def action(comm):
         ranks = Ranks(comm, shards)
-        return ranks.sum([parts[k] for k in ranks.own] or [np.zeros(7, np.float32)])
+        first, second = (
+            ranks.begin_sum([of_sum[k] for k in ranks.own] or [np.zeros(7, np.float32)]) for of_sum in parts
+        )
+        first.proceed()  # the second is under way
+        return np.stack([second.result(), first.result()])
 
-    sums = [total.tobytes() for count in (1, 2, 3, 4, 8) for total in together(count, action)]
+    sums = [totals.tobytes() for count in (1, 2, 3, 4, 8) for totals in together(count, action)]
     assert len(set(sums)) == 1
-    np.testing.assert_allclose(np.frombuffer(sums[0], np.float32), parts.sum(axis=0), rtol=1e-5)
+    expected = parts.sum(axis=1)[::-1]
+    np.testing.assert_allclose(np.frombuffer(sums[0], np.float32).reshape(2, 7), expected, rtol=1e-5)
+
+
+def test_gradients_of_a_wide_network_travel_in_several_messages():
+    sent = []
+
+    def action(comm):
+        x, y = shared(comm, X, Y)
+        net = FNN([64, 520, 520, 10], seed=0)
+        begin = comm.Ialltoallv
+        comm.Ialltoallv = lambda sent_here, received: (
+            sent.append(len(sent_here[0])) or begin(sent_here, received)
+        )
+        history = net.fit(x, y, epochs=1, batch_size=60, comm=DataParallel(comm, shards=4))
+        return bits(net), history.loss
+
+    assert len({parameters for ranks in (1, 2, 3) for parameters, _ in together(ranks, action)}) == 1
+    assert {size > 520 * 520 for size in sent} == {True, False}
 
 
 # ----------------------------------------------------------------------------------------------
