@@ -167,6 +167,10 @@ class ArrowRows(Protocol):
     def column_names(self) -> list[str]:
         """Names of the columns."""
 
+    @property
+    def columns(self) -> list[Any]:
+        """The columns."""
+
     def __len__(self) -> int:
         """Return the number of rows."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,35 @@ import numpy.typing as npt
 from nbnorm import ColumnEncoder
 from nbnorm.data import tables
 from nbnorm.data.columns import Kind, TableColumns, encoded_names
+from nbnorm.statistics.encoding import KIND, POSITION, SOURCE
 
 # How kinds of columns are called that have another name.
 _CALLED = {"empty": "empty column"}
+
+# Rows that are looked at together.
+_BLOCK = 1 << 14
+
+
+class _Seen:
+    """What rows say of columns of numbers and of numbers of levels."""
+
+    def __init__(self, width: int) -> None:
+        self.some, self.whole = np.zeros(width, bool), np.ones(width, bool)  # missing values, nothing else
+        self.total, self.count = np.zeros(width), np.zeros(width)  # of what is not missing
+        self.levels: dict[int, set[float]] = {}
+
+    def add(self, X: npt.NDArray[Any], chosen: npt.NDArray[np.bool_], categorical: Sequence[int]) -> None:
+        """Look at the chosen rows."""
+        for start in range(0, len(X), _BLOCK):
+            rows = X[start : start + _BLOCK][chosen[start : start + _BLOCK]]
+            missing = np.isnan(rows)
+            self.some |= missing.any(axis=0)
+            self.whole &= missing.all(axis=0)
+            self.total += np.where(missing, 0.0, rows).sum(axis=0)
+            self.count += (~missing).sum(axis=0)
+            for j in categorical:
+                found = np.unique(rows[:, j])
+                self.levels.setdefault(j, set()).update(found[~np.isnan(found)].tolist())
 
 
 class Inputs:
@@ -46,20 +72,37 @@ class Inputs:
     @classmethod
     def fit(cls, table: tables.Table, rows: npt.NDArray[np.int64]) -> Inputs:
         """Learn from some rows of a table."""
-        columns, categorical = None, []
-        if isinstance(table.data, dict):
-            used = np.zeros(len(table))
-            used[rows] = 1.0
-            columns = TableColumns().fit(table.data, weights=used, name=table.path)
-            X, categorical = columns.transform(table.data), columns.categorical_
-        else:
-            X = table.data
-        if not categorical and not (X.dtype.kind == "f" and np.isnan(X).any()):
+        return cls.fit_parts(lambda: [table], rows)
+
+    @classmethod
+    def fit_parts(cls, parts: Callable[[], Iterable[tables.Table]], rows: npt.NDArray[np.int64]) -> Inputs:
+        """Learn from some rows of a table that `parts` reads from its beginning to its end, in parts."""
+        chosen = np.zeros(int(rows.max()) + 1, bool)
+        chosen[rows] = True
+
+        def used() -> Iterator[tuple[tables.Table, npt.NDArray[np.bool_]]]:
+            for part in parts():
+                mask = np.zeros(len(part), bool)
+                known = chosen[part.first : part.first + len(part)]
+                mask[: len(known)] = known
+                yield part, mask
+
+        columns = None
+        first = next(iter(parts()))
+        if isinstance(first.data, dict):
+            frames = ((part.frame(), mask.astype(np.float64)) for part, mask in used())
+            columns = TableColumns().fit_parts(frames, name=first.path)
+        seen = _Seen(first.X.shape[1] if columns is None else len(columns.columns_))
+        categorical = [] if columns is None else columns.categorical_
+        for part, mask in used():
+            X = part.X if columns is None else columns.transform(part.frame(), name=part.path)
+            seen.add(X, mask, categorical)
+        if not categorical and not seen.some.any():
             return cls(columns, None, None)
-        encoder = ColumnEncoder(bins=None, categorical=categorical).fit(X[rows])
-        encoded = encoder.transform(X[rows])
-        there = ~np.isnan(encoded)
-        means = np.where(there, encoded, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+        encoder = ColumnEncoder(bins=None, categorical=categorical).fit(X)
+        encoder.see_rest(seen.some, seen.whole, {j: np.array(sorted(seen.levels[j])) for j in categorical})
+        kinds, sources = encoder.table[KIND], encoder.table[SOURCE].astype(np.int64)
+        means = np.where(kinds == POSITION, (seen.total / np.maximum(seen.count, 1))[sources], 0.0)
         return cls(columns, encoder, means)
 
     def transform(self, table: tables.Table) -> npt.NDArray[Any]:

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from nbnorm._types import Communicator
 from nbnorm.cli.common import BAD_INPUT, csv_options, refuse_options
+from nbnorm.cli.inputs import Inputs
 from nbnorm.cli.settings import Samples
 from nbnorm.data import arrow_files, csv_files, row_groups, tables
 
@@ -67,10 +68,8 @@ def wanted(args: argparse.Namespace) -> bool:
 
 
 def read(args: argparse.Namespace) -> tuple[row_groups.RowGroups, tables.Table]:
-    """Return the features of a table on disk, and its target and names with an array of no columns."""
+    """Return the columns of a table on disk, and its target and names with an array of no columns."""
     refuse_options(args, "training over row groups", "cv", "inspect")
-    if args.categories:
-        raise ValueError("--category does not apply to training over row groups")
     if csv_options(args) != csv_files.CsvOptions():
         raise ValueError("options of CSV files do not apply to training over row groups")
     name = args.data
@@ -79,11 +78,13 @@ def read(args: argparse.Namespace) -> tuple[row_groups.RowGroups, tables.Table]:
     csv_files.check_names(name, schema.names)
     index = arrow_files.index_of(schema)
     chosen = tables.choose_columns(
-        name, schema.names, index, target=args.target, need_target=True, only=args.only, without=args.without
-    )
+        name, schema.names, index, target=args.target, need_target=True, only=args.only,
+        without=args.without, categories=args.categories,
+    )  # fmt: skip
     assert chosen.target is not None
-    _refuse_kinds(name, schema, chosen.features)
-    groups = row_groups.open_groups(name, table, chosen.target, features=chosen.features, others=True)
+    groups = row_groups.open_groups(
+        name, table, chosen.target, features=chosen.features, others=True, mixed=True
+    )
     try:
         values: Any = np.concatenate([groups.answers(group)[0] for group in range(len(groups))])
     except ValueError as error:
@@ -102,18 +103,31 @@ def read(args: argparse.Namespace) -> tuple[row_groups.RowGroups, tables.Table]:
     return groups, tables.Table(name, none, features, chosen.target, values, (), (*notes, note))
 
 
-def _refuse_kinds(name: str, schema: Any, features: list[str]) -> None:
-    """Refuse features that hold anything but numbers and booleans."""
-    types = arrow_files.pyarrow().types
-    kinds = (types.is_integer, types.is_floating, types.is_boolean, types.is_decimal)
-    others = [label for label in features if not any(kind(schema.field(label).type) for kind in kinds)]
-    if others:
-        listed = ", ".join(f"{label} ({schema.field(label).type})" for label in others[:6])
-        more = f" and {len(others) - 6:,} more" if len(others) > 6 else ""
-        raise ValueError(
-            f"{name}: training over row groups takes numbers and booleans, and not {listed}{more}: leave "
-            "these columns out with --except, or read the table whole with --no-row-groups"
-        )
+def with_inputs(
+    args: argparse.Namespace, groups: row_groups.RowGroups, table: tables.Table, rows: npt.NDArray[np.int64]
+) -> tuple[row_groups.RowGroups, Inputs]:
+    """Learn what the columns become from some rows, in a pass over the groups; return groups of that."""
+    features = table.features or ()
+
+    def part(raw: Any, first: int) -> tables.Table:
+        return tables.of_arrow(table.path, raw, features, None, args.categories, first)
+
+    def parts() -> Iterator[tables.Table]:
+        first = 0
+        for raw, _, _ in row_groups.prefetched(groups.raw, range(len(groups))):
+            one = part(raw, first)
+            first += len(one)
+            if not isinstance(one.data, dict):
+                tables.refuse_range(table.path, features, one.data)
+            yield one
+
+    inputs = Inputs.fit_parts(parts, rows)
+    if inputs.columns is None and inputs.encoder is None:
+        return groups, inputs
+    names = inputs.names(features)
+    assert names is not None
+    read = row_groups.ReadGroups(groups, lambda raw: inputs.transform(part(raw, 0)), len(names), np.float64)
+    return read, inputs
 
 
 def launched() -> bool:

@@ -114,8 +114,12 @@ def _load(args: argparse.Namespace) -> Data:
     seed = SPLIT_SEED if args.split_seed is None else args.split_seed
     stratify = target.task == "classification"
     train, test = datasets.split_rows(target.y, test_size=test_size, seed=seed, stratify=stratify)
-    inputs = Inputs.fit(table, train) if groups is None else Inputs(None, None, None)
-    X: Any = inputs.transform(table) if groups is None else groups
+    X: Any
+    if groups is None:
+        inputs = Inputs.fit(table, train)
+        X = inputs.transform(table)
+    else:
+        X, inputs = on_disk.with_inputs(args, groups, table, train)
     metadata.update(
         task=target.task,
         classes=None if target.classes is None else list(target.classes),
@@ -504,7 +508,7 @@ and a linear model, unless --hidden is given. A training that diverges begins ag
 a tenth of the learning rate, three times at most.
 
 A folder of Parquet or of Arrow files, and a large one, is read in row groups during
-the training, in bounded memory; its columns have to hold numbers without gaps.
+the training, in bounded memory, after one pass that learns what the columns hold.
 
 Ctrl-C and SIGTERM end the training early and keep the epochs done so far. With
 --checkpoint the same command resumes where it was stopped, even by a power cut, and

@@ -48,6 +48,9 @@ _UNITS = {
 # Rows that a level needs at most, and the fraction of the rows that suffices.
 _MOST_FREQUENCY, _FREQUENCY_DIVISOR = 10, 100
 
+# Different levels of a column at most.
+_MOST_LEVELS = 1 << 20
+
 # The number of a level that was not there in training; gaps are NaN.
 UNSEEN = -1.0
 
@@ -402,6 +405,69 @@ class Column:
         return {level: float(code) for code, level in enumerate(self.levels)} | several
 
 
+class _Seen:
+    """What the rows of a table so far say of one column."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.kind: Kind = "empty"
+        self.dtype = np.dtype(np.float32)
+        self.counts: dict[Level, float] = {}
+        self.total = 0.0
+
+    def add(self, name: str, column: Values, weights: Array | None, *, is_category: bool) -> None:
+        """Take note of more rows, of which categories count by their weights."""
+        if is_category:
+            column = _categories(column)
+        kinds = {self.kind, column.kind} - {"empty"}
+        if kinds == {"number", "boolean"}:
+            kinds = {"number"}
+        if len(kinds) > 1:
+            raise TypeError(
+                f"{name}: column {self.label!r} must hold values of one kind, got {self.kind}s and "
+                f"{column.described()}"
+            )
+        self.kind = kinds.pop() if kinds else "empty"
+        if is_category:
+            self._count(name, column, weights)
+        elif column.kind != "empty":
+            fits = column.kind == "boolean" or (
+                column.kind == "number" and np.can_cast(column.numbers.dtype, np.float32)
+            )
+            self.dtype = np.result_type(self.dtype, np.float32 if fits else np.float64)
+
+    def _count(self, name: str, column: Values, weights: Array | None) -> None:
+        self.kind = "category"
+        known = ~np.isnan(column.numbers)
+        codes = column.numbers[known].astype(np.int64)
+        of_levels = None if weights is None else weights[known]
+        counts = np.bincount(codes, of_levels, minlength=len(column.levels))
+        self.total += float(len(known) if weights is None else weights.sum())
+        for level, count in zip(column.levels, counts.tolist(), strict=True):
+            if count > 0:
+                self.counts[level] = self.counts.get(level, 0.0) + count
+        if len(self.counts) > _MOST_LEVELS:
+            raise ValueError(
+                f"{name}: column {self.label!r} must have at most {_MOST_LEVELS:,} different levels: leave "
+                "it out, or make fewer of them"
+            )
+
+    def column(self, min_frequency: int | Literal["auto"]) -> Column:
+        """Return what the column is."""
+        if self.kind != "category":
+            return Column(self.label, self.kind)
+        least: float = min(_MOST_FREQUENCY, self.total / _FREQUENCY_DIVISOR)
+        if not isinstance(min_frequency, str):
+            least = min_frequency
+        order = sorted(self.counts, key=_sort_key)
+        return Column(
+            self.label,
+            "category",
+            tuple(level for level in order if self.counts[level] >= least),
+            tuple(level for level in order if self.counts[level] < least),
+        )
+
+
 class TableColumns:
     """How the columns of tables become numbers, as learned from one of them.
 
@@ -502,43 +568,73 @@ class TableColumns:
             If a column holds nothing that can be a number, text is not among the categories, or
             `categorical` does not fit the columns.
         """
-        names, columns = read_columns(name, table)
-        if names is not None:
-            _check.distinct(name, names)
-        chosen = self._chosen(names, columns)
-        if not columns:
-            raise ValueError(f"{name} must have columns, got none")
-        rows = len(columns[0].numbers)
-        counted = np.ones(rows) if weights is None else _check.weights("weights", weights, rows)
-        found: list[Column] = []
-        dtypes: list[np.dtype[Any]] = [np.dtype(np.float32)]
-        for j, column in enumerate(columns):
-            label = f"x{j}" if names is None else names[j]
-            if j in chosen:
-                found.append(self._category(label, _categories(column), counted))
-                continue
-            if column.kind == "category":
-                raise TypeError(
-                    f"{name}: column {label!r} holds {column.described()}: it must be among "
-                    f"categorical_features, got {self.categorical!r}"
-                )
-            fits = column.kind in ("boolean", "empty") or (
-                column.kind == "number" and np.can_cast(column.numbers.dtype, np.float32)
-            )
-            dtypes.append(np.dtype(np.float32 if fits else np.float64))
-            found.append(Column(label, column.kind))
-        self.columns_, self.named_ = found, names is not None
-        self.dtype_ = np.result_type(*dtypes)
+        return self.fit_parts([(table, weights)], name=name)
+
+    def fit_parts(
+        self, parts: Iterable[tuple[Any, npt.ArrayLike | None]], *, name: str = "X"
+    ) -> TableColumns:
+        """Learn what the columns of a table hold that comes a number of rows at a time.
+
+        Parameters
+        ----------
+        parts : iterable of (table, weights)
+            Tables with the same columns, and the weights of their rows or None; what is learned is what `fit`
+            learns from all rows together.
+        name : str
+            Of the argument, for errors.
+
+        Returns
+        -------
+        TableColumns
+            The same object.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `fit`; also if a column has more than 2**20 different levels.
+
+        Examples
+        --------
+        >>> parts = [({"city": ["Rome", "Oslo"]}, None), ({"city": ["Rome", None]}, None)]
+        >>> TableColumns(min_frequency=2).fit_parts(parts).columns_
+        [Column(name='city', kind='category', levels=('Rome',), infrequent=('Oslo',))]
+        """
+        named = False
+        chosen: set[int] | None = None
+        seen: list[_Seen] = []
+        for table, weights in parts:
+            names, columns = read_columns(name, table)
+            if not seen:
+                if not columns:
+                    raise ValueError(f"{name} must have columns, got none")
+                if names is not None:
+                    _check.distinct(name, names)
+                named, chosen = names is not None, self._listed(names, len(columns))
+                seen = [_Seen(label) for label in names or [f"x{j}" for j in range(len(columns))]]
+            rows = len(columns[0].numbers)
+            counted = None if weights is None else _check.weights("weights", weights, rows)
+            for j, (one, column) in enumerate(zip(seen, columns, strict=True)):
+                is_category = column.declared if chosen is None else j in chosen
+                if column.kind == "category" and not is_category:
+                    raise TypeError(
+                        f"{name}: column {one.label!r} holds {column.described()}: it must be among "
+                        f"categorical_features, got {self.categorical!r}"
+                    )
+                one.add(name, column, counted, is_category=is_category)
+        if not seen:
+            raise ValueError(f"{name} must have rows, got none")
+        self.columns_, self.named_ = [one.column(self.min_frequency) for one in seen], named
+        self.dtype_ = np.result_type(np.float32, *(one.dtype for one in seen))
         return self
 
-    def _chosen(self, names: list[str] | None, columns: list[Values]) -> set[int]:
-        """Return the positions of the columns that are to hold categories."""
+    def _listed(self, names: list[str] | None, count: int) -> set[int] | None:
+        """Return the positions of the columns that are to hold categories; None if their types say so."""
         wanted = self.categorical
         if wanted is None:
             return set()
         if isinstance(wanted, str):
-            return {j for j, column in enumerate(columns) if column.declared}
-        count, argument = len(columns), "categorical_features"
+            return None
+        argument = "categorical_features"
         if wanted and all(isinstance(one, (bool, np.bool_)) for one in wanted):
             if len(wanted) != count:
                 raise ValueError(f"{argument} must be a mask of {count} columns, got {len(wanted)}")
@@ -554,22 +650,6 @@ class TableColumns:
             else:
                 found.add(_check.integer(argument, one, least=0, most=count - 1))
         return found
-
-    def _category(self, label: str, column: Values, counted: Array) -> Column:
-        known = ~np.isnan(column.numbers)
-        codes = column.numbers[known].astype(np.int64)
-        counts = np.bincount(codes, counted[known], minlength=len(column.levels))
-        least: float = min(_MOST_FREQUENCY, counted.sum() / _FREQUENCY_DIVISOR)
-        if not isinstance(self.min_frequency, str):
-            least = self.min_frequency
-        order = sorted(range(len(column.levels)), key=lambda k: _sort_key(column.levels[k]))
-        there = [k for k in order if counts[k] > 0]
-        return Column(
-            label,
-            "category",
-            tuple(column.levels[k] for k in there if counts[k] >= least),
-            tuple(column.levels[k] for k in there if counts[k] < least),
-        )
 
     def transform(self, table: Any, *, name: str = "X") -> Array:
         """Return the columns as a matrix.

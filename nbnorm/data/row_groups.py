@@ -18,6 +18,7 @@ import numpy.typing as npt
 from nbnorm import _check, _files, simd
 from nbnorm._types import Array, ArrowChunks, ArrowData, ArrowField, ArrowRows, ArrowSchema
 from nbnorm.compile.kernels import kernel
+from nbnorm.data.columns import TableColumns
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -64,6 +65,10 @@ class RowGroups:
         Whether the rows have weights.
     files : ndarray of int64, or None
         File of each group, where there are several that are opened when they are read.
+    numeric : bool
+        Whether all columns that are stored hold numbers or booleans.
+    columns : TableColumns or None
+        What the columns are where they may be more than that; the features are read as it says.
     """
 
     sizes: npt.NDArray[np.int64]
@@ -72,6 +77,8 @@ class RowGroups:
     dtype: np.dtype[Any]
     weighted: bool
     files: npt.NDArray[np.int64] | None = None
+    numeric: bool = True
+    columns: TableColumns | None = None
 
     def near(self, order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the groups in an order that opens each file once, as close to another order as can be.
@@ -112,6 +119,10 @@ class RowGroups:
 
     def read(self, group: int, out: Array) -> Rows:
         """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        raise NotImplementedError
+
+    def raw(self, group: int) -> tuple[Any, Array, Array | None]:
+        """Read a group; return its features as a table of any kinds of columns, targets and weights."""
         raise NotImplementedError
 
     def answers(self, group: int) -> tuple[Array, Array | None]:
@@ -200,7 +211,7 @@ class _Changed(RowGroups):
     def __init__(self, groups: RowGroups) -> None:
         self._groups, self.sizes, self.features = groups, groups.sizes, groups.features
         self.width, self.dtype, self.weighted = groups.width, groups.dtype, groups.weighted
-        self.files = groups.files
+        self.files, self.numeric, self.columns = groups.files, groups.numeric, groups.columns
 
 
 class _SomeRows(_Changed):
@@ -234,6 +245,77 @@ class _SomeRows(_Changed):
         at, kept = self._kept[group]
         truth, weights = self._groups.answers(at)
         return truth[kept], None if weights is None else weights[kept]
+
+
+class ReadGroups(_Changed):
+    """Another table, whose features are made of its columns.
+
+    Parameters
+    ----------
+    groups : RowGroups
+        Those that read the columns as they are stored.
+    read : callable
+        It returns the features of a table of columns, shape (n_rows, width).
+    width : int
+        Number of features.
+    dtype : dtype
+        Their type.
+    columns : TableColumns, optional
+        What the columns are, where the features are what it makes of them.
+    """
+
+    def __init__(
+        self,
+        groups: RowGroups,
+        read: Callable[[Any], Array],
+        width: int,
+        dtype: npt.DTypeLike,
+        columns: TableColumns | None = None,
+    ) -> None:
+        super().__init__(groups)
+        self._read, self.width, self.dtype, self.columns = read, width, np.dtype(dtype), columns
+        if columns is None:
+            self.features = None
+
+    def read(self, group: int, out: Array) -> Rows:
+        """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        table, truth, weights = self._groups.raw(group)
+        rows = out[: self.sizes[group]]
+        rows[:] = self._read(table)
+        return Rows(rows, truth, weights)
+
+    def answers(self, group: int) -> tuple[Array, Array | None]:
+        """Read targets and weights of a group alone."""
+        return self._groups.answers(group)
+
+
+def read_as(name: str, groups: RowGroups, columns: TableColumns) -> RowGroups:
+    """Return groups whose features are what `columns` makes of the columns that are stored.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, for errors.
+    groups : RowGroups
+    columns : TableColumns
+        If it has learned nothing yet, it learns from all groups, in one pass.
+
+    Returns
+    -------
+    RowGroups
+
+    Raises
+    ------
+    TypeError, ValueError
+        As the methods of `TableColumns`.
+    """
+    if not columns.columns_:
+        parts = prefetched(lambda group: groups.raw(group), range(len(groups)))
+        columns.fit_parts(((table, weights) for table, _, weights in parts), name=name)
+    width = len(columns.columns_)
+    return ReadGroups(
+        groups, lambda table: columns.transform(table, name=name), width, columns.dtype_, columns
+    )
 
 
 class _WithAnswers(_Changed):
@@ -296,6 +378,10 @@ class ArrayGroups(RowGroups):
         rows = out[: self.sizes[group]]
         rows[:] = self._x[self._slice(group)]
         return Rows(rows, *self.answers(group))
+
+    def raw(self, group: int) -> tuple[Array, Array, Array | None]:
+        """Read a group; return its features, targets and weights."""
+        return self._x[self._slice(group)], *self.answers(group)
 
     def answers(self, group: int) -> tuple[Array, Array | None]:
         """Read targets and weights of a group alone."""
@@ -417,6 +503,8 @@ class ArrowGroups(RowGroups):
         Columns to take in this order; by default all others.
     others : bool, default False
         Whether there may be columns beside these.
+    mixed : bool, default False
+        Whether columns may hold anything but numbers and booleans: then `raw` reads them.
     """
 
     def __init__(
@@ -429,6 +517,7 @@ class ArrowGroups(RowGroups):
         features: Sequence[str] | None = None,
         *,
         others: bool = False,
+        mixed: bool = False,
     ) -> None:
         names = list(schema.names)
         _check.distinct(name, names)
@@ -452,7 +541,13 @@ class ArrowGroups(RowGroups):
         if not self.features:
             raise ValueError(f"{name} must have a column beside those of targets and weights, got {names}")
         self.width, self.weighted = len(self.features), weight is not None
-        self.dtype = np.result_type(*{self._column_dtype(schema.field(label)) for label in self.features})
+        self.numeric, self.dtype = True, np.dtype(np.float64)
+        try:
+            self.dtype = np.result_type(*{self._column_dtype(schema.field(label)) for label in self.features})
+        except TypeError:
+            self.numeric = False
+            if not mixed:
+                raise
 
     def _columns(
         self, argument: str, given: npt.ArrayLike | None, names: list[str]
@@ -485,12 +580,16 @@ class ArrowGroups(RowGroups):
 
     def read(self, group: int, out: Array) -> Rows:
         """Read a group; its features fill the first rows of `out`, of which a view is returned."""
+        table, truth, weights = self.raw(group)
+        rows = out[: self.sizes[group]]
+        copy_columns(self._name, table.columns, rows)
+        return Rows(rows, truth, weights)
+
+    def raw(self, group: int) -> tuple[ArrowRows, Array, Array | None]:
+        """Read a group; return its features as an Arrow table, targets and weights."""
         assert self.features is not None
         table = self._read(group, [*self.features, *self._targets, *self._weight])
-        rows = out[: self.sizes[group]]
-        at = {label: number for number, label in enumerate(table.column_names)}
-        copy_columns(self._name, [table.column(at[label]) for label in self.features], rows)
-        return Rows(rows, *self._answers(group, table))
+        return table.select(self.features), *self._answers(group, table)
 
     def answers(self, group: int) -> tuple[Array, Array | None]:
         """Read targets and weights of a group alone."""
@@ -531,9 +630,17 @@ def _none(rows: int) -> Array:
 
 def _values(column: Any) -> Array:
     """Return a column of targets: integers stay integers, text becomes an array of text."""
+    import pyarrow as pa
+
     if column.null_count:
         raise ValueError("y must not have missing values, got a null in its column")
-    return np.asarray(column.combine_chunks().to_numpy(zero_copy_only=False))
+    column = column.combine_chunks()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = column.dictionary_encode()
+    if isinstance(column, pa.DictionaryArray):  # rows of one label share an object
+        labels = np.array([*column.dictionary.to_pylist(), None], object)[:-1]
+        return np.asarray(labels[column.indices.to_numpy()])
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 class _ParquetFiles:
@@ -644,6 +751,7 @@ def open_groups(
     *,
     features: Sequence[str] | None = None,
     others: bool = False,
+    mixed: bool = False,
 ) -> RowGroups:
     """Return the groups of a file, folder, dataset or array.
 
@@ -662,6 +770,8 @@ def open_groups(
         Names of the features, which are taken in this order.
     others : bool, default False
         Whether there may be columns beside these.
+    mixed : bool, default False
+        Whether columns may hold anything but numbers and booleans, as `read_as` reads them.
 
     Returns
     -------
@@ -706,10 +816,11 @@ def open_groups(
         except ValueError as error:
             raise ValueError(f"{name} must be a whole dataset: {error}") from None
         groups = list(_of_fragments(fragments, source.schema))
-        return ArrowGroups(name, source.schema, groups, target, weight, features, others=others)
+        return ArrowGroups(name, source.schema, groups, target, weight, features, others=others, mixed=mixed)
     if hasattr(source, "iter_batches"):
+        groups = _of_parquet(source)
         return ArrowGroups(
-            name, source.schema_arrow, _of_parquet(source), target, weight, features, others=others
+            name, source.schema_arrow, groups, target, weight, features, others=others, mixed=mixed
         )
     raise TypeError(
         f"{name} must be readable once for each epoch: a path, a pyarrow dataset or a ParquetFile, "

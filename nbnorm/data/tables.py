@@ -597,34 +597,69 @@ class _ArrowParts(Parts):
         for batch in self._file.batches(self._wanted):
             for start in range(0, len(batch), arrow_files.ROWS):
                 part = batch.slice(start, arrow_files.ROWS)
-                yield self._part(part, first)
+                one = of_arrow(self.name, part, self.features or (), self.target, self._categories, first)
+                yield replace(one, notes=self.notes)
                 first += len(part)
         if not first:
             raise ValueError(f"{self.name} has no rows")
 
-    def _part(self, batch: ArrowRows, first: int) -> Table:
-        pa = arrow_files.pyarrow()
-        columns = {
-            name: arrow_files.as_array(self.name, name, pa.chunked_array([batch.column(name)]))
-            for name in self._wanted
-        }
-        for column in self._categories:
-            columns[column] = _as_text(columns[column])
-        values: Any = None
-        if self.target is not None:
-            values = columns.pop(self.target)
-            if values.dtype.kind == "O":
-                values = ["" if value is None else csv_files.protected(str(value)) for value in values]
-            elif values.dtype.kind not in "fiub":
-                raise ValueError(
-                    f"{self.name}: the target {self.target!r} must hold numbers or text, got {values.dtype}"
-                )
-        data: Any = columns
-        assert self.features is not None
-        if all(column.dtype.kind in "fiub" for column in columns.values()):
-            data = np.stack([column.astype(np.float64) for column in columns.values()], axis=1)
-            _refuse_infinite(self.name, self.features, data, first)
-        return Table(self.name, data, self.features, self.target, values, (), self.notes, first=first)
+
+def of_arrow(
+    name: str,
+    rows: ArrowRows,
+    features: Sequence[str],
+    target: str | None = None,
+    categories: Sequence[str] = (),
+    first: int = 0,
+) -> Table:
+    """Return rows of an Arrow table or record batch.
+
+    Parameters
+    ----------
+    name : str
+        The file, for messages.
+    rows : pyarrow.Table or pyarrow.RecordBatch
+    features : sequence of str
+        Names of the feature columns.
+    target : str, optional
+        Name of the target column.
+    categories : sequence of str
+        Features whose numbers are names.
+    first : int
+        Number in the file of the first row.
+
+    Returns
+    -------
+    Table
+
+    Raises
+    ------
+    ValueError
+        If a column holds something else than numbers, text, booleans or dates, or an infinite number.
+    """
+    pa = arrow_files.pyarrow()
+
+    def column(label: str) -> npt.NDArray[Any]:
+        found = rows.column(label)
+        return arrow_files.as_array(
+            name, label, found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
+        )
+
+    columns = {label: column(label) for label in features}
+    for label in categories:
+        columns[label] = _as_text(columns[label])
+    values: Any = None
+    if target is not None:
+        values = column(target)
+        if values.dtype.kind == "O":
+            values = ["" if value is None else csv_files.protected(str(value)) for value in values]
+        elif values.dtype.kind not in "fiub":
+            raise ValueError(f"{name}: the target {target!r} must hold numbers or text, got {values.dtype}")
+    data: Any = columns
+    if all(values_of.dtype.kind in "fiub" for values_of in columns.values()):
+        data = np.stack([values_of.astype(np.float64) for values_of in columns.values()], axis=1)
+        _refuse_infinite(name, features, data, first)
+    return Table(name, data, tuple(features), target, values, first=first)
 
 
 def _refuse_infinite(name: str, columns: Sequence[str], X: npt.NDArray[Any], first: int = 0) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from nbnorm import _check
 from nbnorm._types import Array, CheckedTable, Table
 from nbnorm.data.columns import Column, TableColumns, encoded_names, is_frame
-from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups, open_groups
+from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups, open_groups, read_as
 from nbnorm.estimators.parameters import Parameters
 from nbnorm.estimators.scaler import numeric_dtype
-from nbnorm.model import defaults, inference
+from nbnorm.model import defaults
 from nbnorm.model.network import FNN
 from nbnorm.model.options import norm_kind
 from nbnorm.statistics.encoding import ColumnEncoder
@@ -81,7 +81,11 @@ class Inputs(Parameters):
             return X
         check_is_fitted(self)
         if is_row_groups(X):
-            return inference.table_on_disk(self.network_, X)
+            mixed = self._columns is not None
+            names = getattr(self, "feature_names_in_", None)
+            features = None if names is None else list(names)
+            groups = open_groups("X", X, features=features, others=True, mixed=mixed)
+            return self._read_groups("X", groups, reset=False)
         _check.unmasked("X", X)
         table = self._table("X", X, reset=False)
         options = {
@@ -116,7 +120,11 @@ class Inputs(Parameters):
     ) -> tuple[RowGroups, Array, Array | None]:
         """Open a table on disk; its targets and weights are read into memory."""
         known = None if reset else getattr(self, "feature_names_in_", None)
-        groups = open_groups(name, X, y, sample_weight, features=None if known is None else list(known))
+        features = None if known is None else list(known)
+        groups = open_groups(
+            name, X, y, sample_weight, features=features, others=known is not None, mixed=True
+        )
+        groups = self._read_groups(name, groups, reset=reset)
         answers = [groups.answers(group) for group in range(len(groups))]
         truth = np.concatenate([part for part, _ in answers])
         weights = None
@@ -129,11 +137,35 @@ class Inputs(Parameters):
             self.n_features_in_ = groups.width
             if groups.features is not None:
                 self.feature_names_in_ = np.array(groups.features, object)
-            self._columns, self._limits = None, np.full((2, groups.width), np.nan)
+            self._columns, self._limits = groups.columns, np.full((2, groups.width), np.nan)
             self._name_columns()
         elif groups.width != self.n_features_in_:
             raise ValueError(f"{name} has {groups.width} features, expected {self.n_features_in_}")
         return groups, column_or_1d(truth) if truth.ndim == 2 and truth.shape[1] == 1 else truth, weights
+
+    def _scored(
+        self, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None
+    ) -> tuple[Any, npt.ArrayLike, npt.ArrayLike | None]:
+        """Return samples, targets and weights that are to be scored; of a table on disk they are read."""
+        if not is_row_groups(X):
+            return X, y, sample_weight
+        check_is_fitted(self)
+        return self._on_disk("X", X, y, sample_weight, False)
+
+    def _read_groups(self, name: str, groups: RowGroups, *, reset: bool) -> RowGroups:
+        """Return groups that are read as the networks need them; `reset` learns what the columns are."""
+        chosen = self.categorical_features
+        listed = chosen is not None and not isinstance(chosen, str)
+        if groups.columns is not None or (reset and groups.numeric and not listed):
+            return groups
+        if reset:
+            return read_as(name, groups, TableColumns(chosen, min_frequency=self.min_frequency))
+        learned = self._columns
+        if learned is None or (
+            groups.numeric and {one.kind for one in learned.columns_} <= {"number", "boolean"}
+        ):
+            return groups
+        return read_as(name, groups, learned)
 
     def _table(self, name: str, X: Table, *, reset: bool, weights: Array | None = None) -> Table:
         """Return a frame, or an array with categories, as a matrix; everything else as it is."""

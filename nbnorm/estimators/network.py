@@ -352,6 +352,24 @@ class FNNClassifier(ClassifierMixin, Network):
             return np.asarray(logs[0])
         return np.asarray(np.logaddexp.reduce(logs, axis=0) - np.log(logs.dtype.type(len(logs))))
 
+    def score(self, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
+        """Return the fraction of the samples that are classified correctly.
+
+        Parameters
+        ----------
+        X : array-like, frame or sparse matrix of shape (n_samples, n_features)
+            Samples, or a table on disk as for `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_outputs)
+            Classes, or of a table on disk the name of their column.
+        sample_weight : array-like of shape (n_samples,), optional
+            Weights, not negative.
+
+        Returns
+        -------
+        float
+        """
+        return float(super().score(*self._scored(X, y, sample_weight)))
+
     def _log_probabilities(self, X: CheckedTable | RowGroups) -> Array:
         """Return the logarithms of each network's probabilities, (n_networks, n_samples, n_classes)."""
         z = np.stack([inference.logits(net, X, checked=True) for net in self.networks_])
@@ -613,9 +631,9 @@ class FNNRegressor(RegressorMixin, Network):
         Parameters
         ----------
         X : array-like, frame or sparse matrix of shape (n_samples, n_features)
-            Samples.
+            Samples, or a table on disk as for `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_outputs)
-            Targets.
+            Targets, or of a table on disk the names of their columns.
         sample_weight : array-like of shape (n_samples,), optional
             Weights, not negative.
 
@@ -625,6 +643,7 @@ class FNNRegressor(RegressorMixin, Network):
             R^2, or for several quantiles the mean of their D^2, which compares the pinball loss with that of
             the best constant.
         """
+        X, y, sample_weight = self._scored(X, y, sample_weight)
         levels = self._levels()
         if len(levels) < 2:
             return float(super().score(X, y, sample_weight))

@@ -260,7 +260,7 @@ class ParallelSamples:
         encoder = ColumnEncoder(self._net.bins).fit(sample, weights=chosen_weights)
         missing = np.isnan(self.x) if self.x.dtype.kind == "f" else np.zeros(self.x.shape, bool)
         found = ranks.comm.allgather((missing.any(axis=0), missing.all(axis=0)))
-        encoder.see_missing(
+        encoder.see_rest(
             np.any([some for some, _ in found], axis=0), np.all([whole for _, whole in found], axis=0)
         )
         encoder.feature_names = self.names

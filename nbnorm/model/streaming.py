@@ -284,8 +284,12 @@ class Stream:
             net.target_standardizer = Standardizer.from_moments(y_moments)
 
     def _encoder(self) -> ColumnEncoder:
-        """Choose the bins from rows that are evenly spaced over all groups."""
-        net, width = self._net, self._groups.width
+        """Choose the bins from rows that are evenly spaced over all groups; take levels from all rows."""
+        net, width, columns = self._net, self._groups.width, self._groups.columns
+        # whether each level of a column of categories is there, those taken together as one
+        seen: dict[int, Array] = {}
+        if columns is not None:
+            seen = {j: np.zeros(len(columns.columns_[j].levels) + 1, bool) for j in columns.categorical_}
         most = min(MOST_ROWS, max(_SAMPLE // (width * self.dtype.itemsize), 1))
         step = -(-self.used // most)
         chosen = self.allocate(-(-self.used // step))
@@ -302,6 +306,9 @@ class Stream:
                 whole &= missing.all(axis=0)
             else:
                 whole[:] = False
+            for j, levels in seen.items():
+                codes = x[:, j]
+                levels[codes[codes >= 0].astype(np.int64)] = True
             part = x[-row % step :: step]
             chosen[at : at + len(part)] = part
             of_rows = answers.of_standardizers
@@ -309,8 +316,9 @@ class Stream:
                 used = of_rows if answers.kept is None else of_rows[answers.kept]
                 weights[at : at + len(part)] = used[-row % step :: step]
             row, at = row + len(x), at + len(part)
-        encoder = ColumnEncoder(net.bins).fit(chosen, weights=weights)
-        encoder.see_missing(gaps, whole)
+        encoder = ColumnEncoder(net.bins, categorical=list(seen)).fit(chosen, weights=weights)
+        of_columns = {j: np.flatnonzero(levels).astype(np.float64) for j, levels in seen.items()}
+        encoder.see_rest(gaps, whole, of_columns)
         encoder.feature_names = self.names
         return encoder
 

@@ -276,15 +276,24 @@ class ColumnEncoder:
         self._take(edges, missing)
         return self
 
-    def see_missing(self, some: npt.NDArray[np.bool_], whole: npt.NDArray[np.bool_]) -> None:
-        """Take note of which columns have missing values, where `fit` has seen only a part of the rows.
+    def see_rest(
+        self,
+        some: npt.NDArray[np.bool_],
+        whole: npt.NDArray[np.bool_],
+        levels: Mapping[int, Float64Array] | None = None,
+    ) -> None:
+        """Take note of what all rows hold, where `fit` has seen only a part of them.
 
         Parameters
         ----------
         some, whole : ndarray of bool, shape (n_features,)
             Columns with some missing values, and with nothing else.
+        levels : mapping of int to ndarray, optional
+            Increasing levels of the columns of categories.
         """
-        self._take(self.edges_, (some.astype(np.int64) + whole).tolist())
+        known = levels or {}
+        edges = [known.get(j, bounds) for j, bounds in enumerate(self.edges_)]
+        self._take(edges, (some.astype(np.int64) + whole).tolist())
 
     def _take(self, edges: list[Float64Array], missing: Sequence[int]) -> None:
         rows: list[tuple[float, ...]] = []
