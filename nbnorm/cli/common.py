@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import math
 import os
 import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeAlias, TypeVar
 
@@ -24,7 +25,12 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 WIDTH, _NARROWEST = 80, 40
 # Stands for a space at which no line is broken.
 _SPACE = "\ue020"
+# The number that MPICH and Intel MPI, Open MPI, MVAPICH, PMIx and Slurm give each process that they start.
+# Those of mpiexec come first: a process that a job of Slurm has numbered may have called it.
+_RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 BOLD, _RED = 1, 31
+# How alike a word and what was meant are at least: --uot stands for --out, and --out not for --dropout.
+_NEAR = 0.65
 
 
 class OutputError(Exception):
@@ -145,6 +151,12 @@ def name_of(path: str) -> str:
     return Path(name[:-3] if csv_files.is_compressed(name) else name).stem
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the first, or the only one, of a parallel program, as its launcher says."""
+    number = next((os.environ[name] for name in _RANKS if os.environ.get(name)), "0")
+    return number.strip() == "0"
+
+
 def fail(message: str, status: int) -> int:
     """Print an error in one line and return the exit status."""
     label = styled("nbnorm: error:", _RED, sys.stderr)
@@ -161,11 +173,47 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser with errors of one line."""
+    """An argument parser with errors of one line, which name the help of the command at hand."""
+
+    _words: Sequence[str] = ()
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse arguments; what is not known is an error of this command, not of the whole program."""
+        self._words = sys.argv[1:] if args is None else list(args)
+        namespace, others = super().parse_known_args(args, namespace)
+        if others:
+            self.error(f"unrecognized arguments: {' '.join(others)}")
+        return namespace, others
 
     def error(self, message: str) -> NoReturn:
-        """Print the error and exit."""
-        self.exit(fail(f"{message} (see '{self.prog} --help')", BAD_INPUT))
+        """Print the error, in a program of several processes by the first one alone, and exit."""
+        if not is_first_rank():
+            self.exit(BAD_INPUT)
+        near = ", ".join(self._meant())
+        hint = f"; did you mean {near}?" if near else ""
+        self.exit(fail(f"{message}{hint} (see '{self.prog} --help')", BAD_INPUT))
+
+    def _meant(self) -> Iterator[str]:
+        """Yield what is nearest to each word that is no option, or no command, of this parser."""
+        options = [one for one in self._option_string_actions if one.startswith("--")]
+        commands = [
+            name for one in self._actions if one.nargs == argparse.PARSER for name in one.choices or ()
+        ]
+        for word in self._words:
+            if word == "--" or (commands and not word.startswith("-")):
+                yield from _nearest(word, commands)
+                return  # what follows belongs to the command, or is no option
+            option = word.partition("=")[0]
+            if option.startswith("--") and not any(one.startswith(option) for one in options):
+                yield from _nearest(option, options)
+
+
+def _nearest(word: str, known: Sequence[str]) -> Iterator[str]:
+    """Yield the nearest of the known words, if the word is none of them and one is near."""
+    if word not in known:
+        bare = {one.lstrip("-"): one for one in known}
+        for found in difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=_NEAR):
+            yield bare[found]
 
 
 T = TypeVar("T", int, float)

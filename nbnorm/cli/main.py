@@ -32,6 +32,7 @@ from nbnorm.cli.common import (
     Parser,
     fail,
     finite,
+    is_first_rank,
     output,
     say,
 )
@@ -150,6 +151,15 @@ def _lost_output(error: OutputError) -> int:
     )
 
 
+def _fail(args: argparse.Namespace, message: str, status: int) -> int:
+    """Report an error; one that all ranks of a training meet before they talk is said by the first alone.
+
+    Processes that work by themselves, each perhaps on another file, say their own errors.
+    """
+    silent = getattr(args, "mpi", None) and not args.connected and not is_first_rank()
+    return status if silent else fail(message, status)
+
+
 def _run(args: argparse.Namespace) -> int:
     """Run a command; with ``--json`` its result alone goes to standard output, and all else beside it."""
     args.result = {}
@@ -188,23 +198,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     with _utf8():
         args = _parser().parse_args(argv)
-        args.ending = _Ending()
+        args.ending, args.connected = _Ending(), False
         try:
             with args.ending, announced(_announcement(args)):
                 if args.threads is not None:
                     threads.set_num_threads(min(args.threads, threads.MOST_THREADS))
                 return _run(args)
         except KeyboardInterrupt:
-            return fail("interrupted", args.ending.status)
+            return _fail(args, "interrupted", args.ending.status)
         except OutputError as error:
             return _lost_output(error)
         except MemoryError as error:
-            return fail(f"{_subject(args)}: out of memory" + (f": {error}" if str(error) else ""), FAILED)
+            return _fail(
+                args, f"{_subject(args)}: out of memory" + (f": {error}" if str(error) else ""), FAILED
+            )
         except OSError as error:
             named = error.filename is not None and error.strerror
-            return fail(f"{error.filename}: {error.strerror}" if named else str(error), BAD_INPUT)
+            return _fail(args, f"{error.filename}: {error.strerror}" if named else str(error), BAD_INPUT)
         except (ValueError, TypeError, ImportError) as error:
-            return fail(str(error), BAD_INPUT)
+            return _fail(args, str(error), BAD_INPUT)
         finally:
             if args.threads is not None:
                 threads.set_num_threads(None)

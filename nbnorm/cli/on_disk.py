@@ -145,7 +145,7 @@ def over_ranks(
         raise ImportError('--mpi needs mpi4py: pip install "nbnorm[mpi]"; --no-mpi trains without') from None
     from nbnorm.model.ranks import Ranks
 
-    comm = MPI.COMM_WORLD
+    comm, args.connected = MPI.COMM_WORLD, True
     args.quiet = args.quiet or comm.Get_rank() > 0
     printed: contextlib.AbstractContextManager[object] = (
         contextlib.redirect_stdout(io.StringIO()) if comm.Get_rank() else contextlib.nullcontext()

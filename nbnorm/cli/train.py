@@ -313,10 +313,10 @@ def _print_epoch(epochs: int, held_out: str) -> Callable[[FNN, History], None]:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return its exit status."""
-    if args.data in ("digits", "mnist"):
-        refuse_options(args, args.data, "row_groups", "shuffle_buffer")
     if args.mpi is None:
         args.mpi = on_disk.launched()
+    if args.data in ("digits", "mnist"):
+        refuse_options(args, args.data, "row_groups", "shuffle_buffer")
     if not args.mpi:
         return _train(args, None)
     refuse_options(args, "--mpi", "shuffle_buffer")

@@ -37,6 +37,13 @@ def test_threads_go_no_further_than_the_environment_allows(run, monkeypatch):
 BAD = [
     ([], "required: COMMAND"),
     (["fly"], "invalid choice: 'fly'"),
+    (["trian"], "; did you mean train? (see 'nbnorm --help')"),
+    (["--verison"], "did you mean --version? (see 'nbnorm --help')"),
+    (["--fly", "train"], "unrecognized arguments: --fly (see 'nbnorm --help')"),
+    (["train", "x.csv", "--out", "m"], "unrecognized arguments: --out m (see 'nbnorm train --help')"),
+    (["train", "--epcohs=3", "--sede", "1"], "did you mean --epochs, --seed? (see 'nbnorm train --help')"),
+    (["predict", "--uot", "x", "a"], "did you mean --out? (see 'nbnorm predict --help')"),
+    (["info", "a", "b"], "unrecognized arguments: b (see 'nbnorm info --help')"),
     (["train", "--lr", "0"], "--lr: the value must be finite and above 0, got 0"),
     (["train", "--lr", "x"], "--lr: expected a number, got 'x'"),
     (["train", "--lr", "nan"], "--lr: the value must be finite"),
@@ -114,6 +121,29 @@ def test_bad_input(run, folder, argv, expected):
     assert err.count("\n") == 1
     assert expected in err
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PMI_RANK": "0"}, True),
+        ({"PMI_RANK": "7"}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"SLURM_PROCID": "2"}, False),
+        ({"SLURM_PROCID": "2", "PMI_RANK": "0"}, True),
+    ],
+)
+@pytest.mark.parametrize("option", ["--fly", "--shuffle-buffer=2"])
+def test_one_process_of_several_says_an_error_of_the_command_line(
+    run, monkeypatch, environment, said, option
+):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    status, _, err = run("train", "digits", option, "--mpi")
+    assert status == 2
+    assert err.count("nbnorm: error:") == said
+    # a process by itself, perhaps with a file of its own
+    assert run("train", "digits", "--shuffle-buffer=2", "--no-mpi")[2].count("nbnorm: error:") == 1
 
 
 @pytest.mark.parametrize("command", [[], ["train"], ["predict"], ["standardize"], ["gradcheck"], ["warmup"]])
