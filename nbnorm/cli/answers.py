@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nbnorm.cli.common import WIDTH, clipped, columns, padded, plural
+from nbnorm.cli.common import clipped, columns, page, plural, tabulated
 from nbnorm.model import metrics
 
 # Confidence is compared with accuracy in so many groups.
@@ -250,8 +250,17 @@ def lines(scores: Mapping[str, Any]) -> list[str]:
 
 
 def _aligned(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Return a line for each name, number and remark; where the page is narrow, remarks stand below."""
     widths = [max(len(row[k]) for row in rows) for k in (0, 1)]
-    return [f"  {a:{widths[0]}}  {b:>{widths[1]}}  {c}".rstrip() for a, b, c in rows]
+    numbers = [f"  {name:{widths[0]}}  {number:>{widths[1]}}" for name, number, _ in rows]
+    remarks = [remark for *_, remark in rows]
+    if (
+        max(len(number) + 2 + columns(remark) for number, remark in zip(numbers, remarks, strict=True))
+        <= page()
+    ):
+        return [f"{number}  {remark}".rstrip() for number, remark in zip(numbers, remarks, strict=True)]
+    pairs = zip(numbers, (remark and f"    {remark}" for remark in remarks), strict=True)
+    return [line for pair in pairs for line in pair if line]
 
 
 def _lines_of_values(scores: Mapping[str, Any]) -> list[str]:
@@ -277,12 +286,18 @@ def _output_table(
 ) -> list[str]:
     """Return a line for each of several outputs, the worst ones where there are many."""
     shown = sorted(range(len(outputs)), key=lambda k: -math.inf if (r2 := outputs[k]["r2"]) is None else r2)
-    rows = ["  output       R2  root mean sq. error   mean error  calibration slope"]
-    rows += [
-        f"  {k + 1:>6}  {_number(outputs[k]['r2']):>7}  {outputs[k]['root_mean_squared_error']:>19.6g}  "
-        f"{lines[k]['mean_error']:>11.4g}  {_number(lines[k]['slope']):>17}"
+    head = ("output", "     R2", "root mean sq. error", " mean error", "calibration slope")
+    cells = [
+        (
+            f"{k + 1:>6}",
+            _number(outputs[k]["r2"]),
+            f"{outputs[k]['root_mean_squared_error']:.6g}",
+            f"{lines[k]['mean_error']:.4g}",
+            _number(lines[k]["slope"]),
+        )
         for k in sorted(shown[:_MOST_LINES])
     ]
+    rows = tabulated([head, *cells])
     if len(outputs) > _MOST_LINES:
         rows.append(f"  the {_MOST_LINES} outputs of {len(outputs):,} with the lowest R2; --json has all")
     return rows
@@ -336,14 +351,16 @@ def _class_table(
     # the classes that need attention, where there are many
     shown = sorted(classes, key=lambda one: math.inf if one["f1"] is None else one["f1"])[:_MOST_LINES]
     shown = [one for one in classes if one in shown]
-    names = [clipped(one[what], 30) for one in shown]
-    width = max(5, *map(columns, names))
-    rows = [f"  {what:{width}}  precision  recall      F1  samples"]
-    rows += [
-        f"  {padded(name, width)}  {_number(one['precision'], '.3f'):>9}  "
-        f"{_number(one['recall'], '.3f'):>6}  {_number(one['f1'], '.3f'):>6}  {one['samples']:>7,}"
-        for name, one in zip(names, shown, strict=True)
+    head = (what, "precision", "recall", "    F1", "samples")
+    cells = [
+        (
+            clipped(one[what], 30),
+            *(_number(one[name], ".3f") for name in ("precision", "recall", "f1")),
+            f"{one['samples']:,}",
+        )
+        for one in shown
     ]
+    rows = tabulated([head, *cells])
     if len(shown) < len(classes):
         rows.append(f"  the {len(shown)} {several} of {len(classes):,} with the lowest F1; --json has all")
     return rows
@@ -356,24 +373,14 @@ def _confusions(scores: Mapping[str, Any]) -> list[str]:
         return []
     names = [clipped(one["class"], 12) for one in scores["classes"]]
     rows = [*names, "(unseen)"][: len(matrix)]
-    label = max(5, *map(columns, rows))
-    cells = [max(columns(name), *(len(str(row[k])) for row in matrix)) for k, name in enumerate(names)]
-    if 2 + label + sum(cell + 2 for cell in cells) <= WIDTH:
-        head = "".join(
-            "  " + " " * (cell - columns(name)) + name for name, cell in zip(names, cells, strict=True)
-        )
-        body = [
-            f"  {padded(name, label)}" + "".join(f"  {v:>{cell}}" for v, cell in zip(row, cells, strict=True))
-            for name, row in zip(rows, matrix, strict=True)
-        ]
-        return [
-            "  confusion matrix: a row for each true class, a column for each answer",
-            f"  {'':{label}}{head}",
-            *body,
-        ]
+    head, body = ["", *names], [[name, *map(str, row)] for name, row in zip(rows, matrix, strict=True)]
+    if sum(2 + max(map(columns, cells)) for cells in zip(head, *body, strict=True)) <= page():
+        title = "  confusion matrix: a row for each true class, a column for each answer"
+        return [title, *tabulated([head, *body])]
     mistakes = sorted(
         ((count, k, j) for k, row in enumerate(matrix) for j, count in enumerate(row) if j != k and count),
         key=lambda one: (-one[0], one[1:]),
     )
-    listed = [f"    {rows[k]} taken for {names[j]}: {count:,}" for count, k, j in mistakes[:_MOST_MISTAKES]]
+    names = [clipped(one["class"], 26) for one in scores["classes"]] + ["(unseen)"]
+    listed = [f"    {names[k]} taken for {names[j]}: {count:,}" for count, k, j in mistakes[:_MOST_MISTAKES]]
     return ["  most frequent mistakes", *listed] if listed else []

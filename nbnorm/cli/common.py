@@ -7,7 +7,6 @@ import contextlib
 import difflib
 import math
 import os
-import shutil
 import sys
 import textwrap
 import unicodedata
@@ -47,11 +46,16 @@ def output() -> Iterator[TextIO]:
         raise OutputError(error) from error
 
 
-def page() -> int:
-    """Return the columns of a page: fewer where the terminal has fewer."""
-    if not sys.stdout.isatty():
+def page(stream: TextIO | None = None) -> int:
+    """Return the columns of a page: fewer where the terminal, or the variable COLUMNS, has fewer."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns):
+        return max(min(WIDTH, int(columns)), _NARROWEST)
+    try:
+        found = os.get_terminal_size((stream or sys.stdout).fileno()).columns
+    except (AttributeError, OSError, ValueError):  # no terminal, or no file
         return WIDTH
-    return max(min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns), _NARROWEST)
+    return max(min(WIDTH, found or WIDTH), _NARROWEST)
 
 
 def say(text: str) -> None:
@@ -66,9 +70,9 @@ def whole(text: object) -> str:
     return str(text).replace(" ", _SPACE)
 
 
-def wrapped(text: str) -> list[str]:
+def wrapped(text: str, stream: TextIO | None = None) -> list[str]:
     """Return text in lines that fit the page, those after the first indented two columns more."""
-    most, indent = page(), " " * (len(text) - len(text.lstrip(" ")) + 2)
+    most, indent = page(stream), " " * (len(text) - len(text.lstrip(" ")) + 2)
     lines, line = [], ""
     for at, word in enumerate(text.split(" ")):
         longer = f"{line} {word}" if at else word
@@ -90,6 +94,34 @@ def columns(text: str) -> int:
     )
 
 
+def tabulated(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells in lines that fit the page: the first column to the left, the others to the right.
+
+    Where the columns do not fit, the first has a line of its own, and as many of the others as fit one below.
+    """
+    widths = [max(map(columns, cells)) for cells in zip(*rows, strict=True)]
+    most = page()
+    folds: list[list[int]] = [[0]]
+    used = 2 + widths[0]
+    if used + sum(2 + width for width in widths[1:]) > most:
+        used = most
+    for k, width in enumerate(widths[1:], 1):
+        if used + 2 + width > most:
+            folds.append([])
+            used = 2
+        folds[-1].append(k)
+        used += 2 + width
+    lines = []
+    for row in rows:
+        cells = [padded(row[0], widths[0]) if len(folds) == 1 else row[0].strip()]
+        cells += [
+            " " * (width - columns(cell)) + cell for cell, width in zip(row[1:], widths[1:], strict=True)
+        ]
+        for at, fold in enumerate(folds):
+            lines.append("  ".join(["" if not at else "  ", *(cells[k] for k in fold)]).rstrip())
+    return lines
+
+
 def padded(text: str, width: int) -> str:
     """Return text with spaces behind it up to a width in columns."""
     return text + " " * (width - columns(text))
@@ -103,13 +135,20 @@ def styled(text: str, code: int, stream: TextIO) -> str:
 
 
 def clipped(text: object, width: int) -> str:
-    """Return text without control characters, shortened to a width in columns."""
+    """Return text without control characters, its middle left out where it is wider than `width`."""
     line = "".join(character if character.isprintable() else "?" for character in str(text))
     if columns(line) <= width:
         return line
-    while columns(line) > width - 3:
-        line = line[: min(len(line) - 1, width - 3)]
-    return line + "..."
+    head, tail = "", ""
+    for character in line:
+        if columns(head + character) > (width - 3) - (width - 3) // 3:
+            break
+        head += character
+    for character in reversed(line):
+        if columns(character + tail) > (width - 3) // 3:
+            break
+        tail = character + tail
+    return f"{head}...{tail}"
 
 
 def finite(value: Any) -> Any:
@@ -165,11 +204,28 @@ def fail(message: str, status: int) -> int:
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """A help text of at most one page's width, whatever the terminal's."""
+    """A help text of at most one page's width, whatever the terminal's; lines of examples stay lines."""
 
     def __init__(self, prog: str, **options: Any) -> None:
-        width = min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH) - 2
-        super().__init__(prog, **{"width": width, **options})
+        super().__init__(prog, **{"width": page() - 2, **options})
+
+    def add_usage(self, usage: Any, actions: Any, groups: Any, prefix: str | None = None) -> None:
+        """Add the usage; on a narrow page the options stand below it alone."""
+        if page() < WIDTH and any(one.option_strings for one in actions):
+            options = argparse.Action(["options"], "options", nargs=0)
+            actions, groups = [options, *(one for one in actions if not one.option_strings)], []
+        super().add_usage(usage, actions, groups, prefix)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.strip("\n").split("\n\n")
+        return "\n\n".join("\n".join(_filled(paragraph, indent)) for paragraph in paragraphs)
+
+
+def _filled(paragraph: str, indent: str) -> list[str]:
+    """Return a paragraph in lines that fit the page; one that holds indented lines keeps its lines."""
+    if "\n  " in "\n" + paragraph:
+        return [part for line in paragraph.split("\n") for part in wrapped(line)]
+    return textwrap.wrap(paragraph, page(), initial_indent=indent, subsequent_indent=indent)
 
 
 class Parser(argparse.ArgumentParser):
@@ -332,11 +388,6 @@ def refuse_columns(args: argparse.Namespace, what: str) -> None:
     )
 
 
-def _filled(paragraph: str) -> str:
-    """Return a paragraph in lines that fit the page; one that holds indented lines stays as it is."""
-    return paragraph if "\n  " in "\n" + paragraph else textwrap.fill(paragraph, WIDTH)
-
-
 def add_command(
     commands: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, more: str
 ) -> argparse.ArgumentParser:
@@ -345,7 +396,7 @@ def add_command(
         name,
         help=summary[0].lower() + summary[1:],
         description=summary + ".",
-        epilog="\n\n".join(_filled(paragraph) for paragraph in more.strip("\n").split("\n\n")),
+        epilog=more,
         formatter_class=HelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON, all else on stderr")

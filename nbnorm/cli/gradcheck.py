@@ -9,6 +9,7 @@ from nbnorm.cli.common import (
     FAILED,
     Commands,
     add_command,
+    page,
     say,
 )
 
@@ -21,8 +22,12 @@ def run(args: argparse.Namespace) -> int:
 
     rows = [(str(function), str(option), float(error)) for function, option, error in table()]
     functions, options = (max(len(str(row[i])) for row in rows) for i in (0, 1))
+    narrow = functions + options + len("    1.0e-09") > page()
     for function, option, error in rows:
-        say(f"{function:{functions}}  {option:{options}}  {error:.1e}")
+        if narrow:
+            say(f"{function}, {option.replace('(', ' (')}: {error:.1e}")
+        else:
+            say(f"{function:{functions}}  {option:{options}}  {error:.1e}")
     # A comparison that NaN fails.
     worst = max((error for *_, error in rows), key=lambda error: math.inf if math.isnan(error) else error)
     good = worst <= GRADIENT_BAR

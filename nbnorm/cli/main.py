@@ -35,6 +35,7 @@ from nbnorm.cli.common import (
     is_first_rank,
     output,
     say,
+    wrapped,
 )
 from nbnorm.compile import threads
 from nbnorm.compile.clock import announced
@@ -129,7 +130,7 @@ def _announcement(args: argparse.Namespace) -> Callable[[bool], None]:
             if not args.quiet:
                 say(text)
         elif not getattr(args, "quiet", False):
-            print(text, file=sys.stderr, flush=True)
+            print("\n".join(wrapped(text, sys.stderr)), file=sys.stderr, flush=True)
 
     return announce
 

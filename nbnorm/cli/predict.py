@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
                 tables.write_csv(file, predicted, delimiter, header=first)
         found = assessor.found()
         for note in samples.notes:
-            print("\n".join(wrapped(note)), file=sys.stderr)
+            print("\n".join(wrapped(note, sys.stderr)), file=sys.stderr)
         if args.out is None and found is None and not args.json:  # nothing else to show
             file.seek(0)
             with output() as out:

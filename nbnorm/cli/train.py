@@ -472,7 +472,8 @@ def _write_results(
         batch_size = max(2, min(args.batch_size, len(data.X_train)))
         found = inspect(net, data.X_train, data.y_train, optimizer=optimizer(args), batch_size=batch_size)
         found.plot(files["inspect"], title=f"{data.name}: the layers after training")
-        say(f"\n{found}\nLayers: {whole(files['inspect'])}")
+        table = "\n".join(whole(line) for line in str(found).split("\n"))  # 80 columns wide
+        say(f"\n{table}\nLayers: {whole(files['inspect'])}")
     result = finite(
         {
             "data": data.name,
@@ -552,7 +553,7 @@ def add(commands: Commands) -> None:
         "--split-seed", metavar="N", type=integer(0), help="which samples are held out (default: 0)"
     )
     add_columns(train)
-    stored = train.add_argument_group("Parquet and Arrow files larger than memory")
+    stored = train.add_argument_group("tables larger than memory")
     stored.add_argument(
         "--row-groups",
         action=argparse.BooleanOptionalAction,
@@ -583,8 +584,9 @@ def add(commands: Commands) -> None:
     network.add_argument(
         "--norm",
         choices=("after", "before", "layer", "layer_after", "rms", "rms_after", "none"),
-        help="batch norm after or before the activation, layer norm or RMS norm of each sample before or "
-        "after it, or none (default: after)",
+        metavar="NORM",
+        help="batch norm after or before the activation, layer norm or RMS norm of each sample before it "
+        "(layer, rms) or after it (layer_after, rms_after), or none (default: after)",
     )
     network.add_argument(
         "--dropout",
@@ -617,7 +619,8 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--loss",
         choices=("squared", "absolute", "huber", "poisson"),
-        help="loss of a numeric target; poisson is for counts (default: squared)",
+        metavar="LOSS",
+        help="loss of a numeric target: squared, absolute, huber, or poisson for counts (default: squared)",
     )
     training.add_argument(
         "--label-smoothing",
@@ -640,9 +643,10 @@ def add(commands: Commands) -> None:
     training.add_argument(
         "--schedule",
         choices=("cosine", "constant", "step", "one_cycle", "plateau"),
-        help="the learning rate falls to 0 as half a cosine, is constant, falls to a tenth after each third "
-        "of the epochs, rises and falls, or falls to a tenth where the loss no longer improves (default: "
-        "cosine)",
+        metavar="NAME",
+        help="cosine: the learning rate falls to 0 as half a cosine; constant; step: it falls to a tenth "
+        "after each third of the epochs; one_cycle: it rises and falls; plateau: it falls to a tenth where "
+        "the loss no longer improves (default: cosine)",
     )
     training.add_argument(
         "--early-stopping",
@@ -713,6 +717,8 @@ def add(commands: Commands) -> None:
     )
     plot.add_argument("--no-plot", action="store_true", help="draw no picture")
     results.add_argument(
-        "--inspect", metavar="FILE", help="picture of the layers after training, and a table of them"
+        "--inspect",
+        metavar="FILE",
+        help="picture of the layers after training, and a table of them, 80 columns wide",
     )
     results.add_argument("--report", metavar="FILE", help="write settings and results as JSON")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cli import flat
 from nbnorm.cli import answers
 from nbnorm.cli.common import WIDTH, clipped, columns, whole, wrapped
 
@@ -94,16 +95,40 @@ def test_constant_predictions_have_no_slope():
     answers.lines(scores)
 
 
+@pytest.mark.parametrize("width", [40, 57, 80])
 @pytest.mark.parametrize("classes", [2, 12, 40, 150])
-def test_lines_fit_the_page(classes):
+def test_lines_fit_the_page(classes, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
     probability, decision, truth = predictions(classes, n=2000)
     names = [f"a rather long name of the class {number}" for number in range(classes)]
-    lines = answers.lines(answers.of_classes(probability, decision, truth, names))
-    assert max(map(len, lines)) <= WIDTH
+    scores = answers.of_classes(probability, decision, truth, names)
+    lines = [part for line in answers.lines(scores) for part in wrapped(line)]
+    assert max(map(len, lines)) <= width
     text = "\n".join(lines)
-    assert ("confusion matrix" in text) == (classes == 2)
-    assert ("most frequent mistakes" in text) == (2 < classes <= 100)
-    assert ("with the lowest F1" in text) == (classes > 20)
+    matrix = classes == 2 and width > 40
+    assert ("confusion matrix" in text) == matrix
+    assert ("most frequent mistakes" in text) == (not matrix and classes <= 100)
+    assert ("with the lowest F1" in flat(text)) == (classes > 20)
+    # numbers stand below their heads
+    at = next(k for k, line in enumerate(lines) if "precision" in line)
+    assert lines[at].endswith("samples")
+    assert len(lines[at + 1 + lines[at].startswith("    precision")]) == len(lines[at])
+
+
+def test_names_that_begin_alike_can_be_told_apart():
+    names = [f"a rather long name of the class {number}" for number in range(150)]
+    assert len({clipped(name, 12) for name in names}) > 140
+    assert all(columns(clipped(name, width)) <= width for name in names for width in (12, 26, 30))
+
+
+def test_several_outputs_on_a_narrow_page(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    truth = np.arange(12.0).reshape(4, 3) ** 2
+    lines = answers.lines(answers.of_values(truth[::-1], truth))
+    assert all(columns(part) <= 40 for line in lines for part in wrapped(line))
+    at = lines.index("  output")
+    assert lines[at + 3] == "  1"
+    assert [len(line) for line in lines[at : at + 3]] == [8, *(len(line) for line in lines[at + 4 : at + 6])]
 
 
 def test_each_of_several_outputs_has_its_line():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -10,8 +11,9 @@ import time
 import pytest
 
 import nbnorm
-from cli import QUICK
+from cli import QUICK, flat
 from nbnorm.cli import main
+from nbnorm.cli.common import WIDTH, columns
 from nbnorm.data import datasets, tables
 
 
@@ -153,6 +155,44 @@ def test_help(run, command):
     assert out.startswith(f"usage: {' '.join(['nbnorm', *command])} ")
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_help_fits_the_terminal(run, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in ("", "train", "predict", "evaluate", "info", "standardize", "convert", "warmup"):
+        _, out, _ = run(*command.split(), "--help")
+        assert max(map(len, out.splitlines())) <= min(width, WIDTH), command
+        assert ("[options]" in out) == (width == 40), command
+
+
+@pytest.mark.posix("a pseudo-terminal")
+def test_a_narrow_terminal(folder):
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    names = ("漢字クラスの名前が長い一", "漢字クラスの名前が長い二")
+    rows = [f"{k % 2 + 0.01 * k},{names[k % 2]}" for k in range(40)]
+    (folder / "a.csv").write_text("\n".join(["長さ,種類", *rows]) + "\n", encoding="utf-8")
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    env = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"NO_COLOR": "1"}
+    words = [sys.executable, "-m", "nbnorm", "train", "a.csv", *QUICK, "--quiet", "--no-save"]
+    with subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, env=env) as process:
+        os.close(slave)
+        out = b""
+        with contextlib.suppress(OSError):  # the end, on Linux
+            while part := os.read(master, 65536):
+                out += part
+    os.close(master)
+    lines = out.decode("utf-8").replace("\r\n", "\n").splitlines()
+    assert process.returncode == 0
+    assert max(map(columns, lines)) <= 40
+    assert "    precision  recall      F1  samples" in lines
+    assert "  漢字クラスの名前が長い一" in lines
+    assert "\33" not in out.decode("utf-8")
+
+
 def test_version(run):
     status, out, _ = run("--version")
     assert status == 0
@@ -280,6 +320,6 @@ def test_compilation_is_said_once(folder):
     assert said[1] == ""
     env["NUMBA_CACHE_DIR"] = str(folder / "a.csv")  # no folder can be made there
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=env) as process:
-        line = process.stderr.readline()  # before it compiles
+        line = process.stderr.readline() + process.stderr.readline()  # before it compiles
         process.kill()
-    assert "in every run: no folder for the code can be written; set NUMBA_CACHE_DIR" in line
+    assert "in every run: no folder for the code can be written; set NUMBA_CACHE_DIR" in flat(line)
