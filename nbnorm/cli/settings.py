@@ -17,6 +17,7 @@ from nbnorm.compile.clock import clock
 from nbnorm.data import datasets
 from nbnorm.data.row_groups import RowGroups
 from nbnorm.model import defaults, metrics
+from nbnorm.model.sample_weights import balancing_logits
 
 if TYPE_CHECKING:
     from nbnorm.functions.optimizers import SGD, AdamW
@@ -298,6 +299,7 @@ def _left_out(
             raise KeyboardInterrupt
         if exact:
             solve(net, X_train, y_train, args)
+        balance(args, net, y_train)
         got[held_out] = predicted(net, X[held_out], limits_of(args, data, y_train))
     return got
 
@@ -377,12 +379,18 @@ def fit(args: argparse.Namespace, net: FNN, X: Samples, y: npt.NDArray[Any], **o
         batch_size=args.batch_size,
         optimizer=optimizer(args),
         schedule=args.schedule,
-        class_weight="balanced" if args.balanced else None,
         l2=args.l2,
         early_stopping=None if args.early_stopping is None else EarlyStopping(patience=args.early_stopping),
         seed=args.seed,
         **options,
     )
+
+
+def balance(args: argparse.Namespace, net: FNN, y: npt.NDArray[Any]) -> None:
+    """Make the classes equally frequent in the answers of a trained network, with --balanced."""
+    if args.balanced:
+        bias = net.parameters()[f"dense{len(net.sizes) - 1}.bias"]
+        bias[:] = bias + balancing_logits(y, net.sizes[-1], None)
 
 
 def solvable(args: argparse.Namespace, data: Data) -> bool:

@@ -49,6 +49,7 @@ from nbnorm.cli.settings import (
     RETRIES,
     Data,
     Defaults,
+    balance,
     candidates,
     choose,
     fit,
@@ -382,6 +383,7 @@ def _train(args: argparse.Namespace, comm: Communicator | None) -> int:
     if solvable(args, data) and history.stopped is None:
         args.l2 = solve(net, data.X_train, data.y_train, args)
         say(f"Weights: the exact minimum of squared error and penalty {args.l2:g}, a ridge regression")
+    balance(args, net, data.y_train)
     if history.best_epoch is not None:
         say(f"Best epoch: {history.best_epoch} of {history.epochs}, by the loss on samples put aside")
     scores, points = _evaluate(args, net, data)
@@ -661,7 +663,7 @@ def add(commands: Commands) -> None:
         help="keep the state of the training in FILE, and resume from FILE if it exists",
     )
     training.add_argument(
-        "--balanced", action="store_true", default=None, help="give every class the same total weight"
+        "--balanced", action="store_true", default=None, help="give rare classes the say of frequent ones"
     )
     training.add_argument(
         "--momentum", metavar="X", type=real(least=0, below=1), help=f"momentum of sgd (default: {MOMENTUM})"

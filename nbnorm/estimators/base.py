@@ -65,6 +65,8 @@ class Network(Inputs):
     best_validation_score_: float | None
     validation_scores_: list[float] | None
     _scored_by: str
+    _shift: Array | None = None  # what is added to the logits after training
+    _learned_biases: list[FloatArray] | None = None  # those of the output layers without it
 
     def _learn_targets(self, y: Array, classes: npt.ArrayLike | None) -> None:
         """Take note of what the targets are, in the first call."""
@@ -87,6 +89,10 @@ class Network(Inputs):
 
     def _class_factors(self, y: Array, sample_weight: Array | None, incremental: bool) -> Array | None:
         """Return what the classes of the samples bring to their weights."""
+        return None
+
+    def _logit_shift(self, y: Array, sample_weight: Array | None) -> Array | None:
+        """Return what is added to the logits after training, for each output; None for nothing."""
         return None
 
     # ------------------------------------------------------------------------------------------
@@ -197,6 +203,7 @@ class Network(Inputs):
         if checkpoint is not None and not isinstance(self.random_state, Integral):
             seed = seed if begun is None else begun[0]
             rng = np.random.RandomState(seed % 2**32)
+        self._shift = None
         if first:
             self._choose(X, targets, weights, class_factors, seed, incremental=incremental)
         nets = self._networks_for(X, seed, first)
@@ -208,12 +215,21 @@ class Network(Inputs):
             validation = X[test], y[test], inside[1]
             X, targets, weights = X[train], targets[train], inside[0]
             class_factors, validation = self._class_weighted(y[train], weights, validation, incremental)
+            y = y[train]
         if validation is not None:
             validation = validation[0], self._targets(validation[1]), validation[2]
         done = 0 if first or begun is None else nets[0].epochs_trained - begun[1]
-        return self._train(
+        self._shift = self._logit_shift(y, weights)
+        warned = self._train(
             nets, X, targets, weights, class_factors, validation, first, incremental, checkpoint, done
         )
+        self._learned_biases = None
+        if self._shift is not None:
+            biases = [_output_bias(net) for net in nets]
+            self._learned_biases = [bias.copy() for bias in biases]
+            for bias in biases:
+                bias[:] = bias + self._shift
+        return warned
 
     def _validation(self, data: tuple[Any, ...]) -> tuple[Any, ...]:
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
@@ -327,7 +343,10 @@ class Network(Inputs):
                 if self._resolved(name) != then:
                     now = getattr(self, name)
                     raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
-            return [copy.copy(net) for net in self.networks_]
+            nets = [copy.copy(net) for net in self.networks_]
+            for net, bias in zip(nets, self._learned_biases or (), strict=False):
+                _output_bias(net)[:] = bias
+            return nets
         options = self._output()
         encoding: Encoding | None = "piecewise" if self._encodes(X) else None
         self.out_activation_ = options.pop("out_activation")
@@ -471,7 +490,8 @@ class Network(Inputs):
                         f"scikit-learn, got {followed!r}"
                     )
                 found.append(measured(name))
-        return _metrics.resolve(found, net.output, net.sizes[-1])
+        resolved = _metrics.resolve(found, net.output, net.sizes[-1])
+        return resolved if self._shift is None else [_metrics.shifted(one, self._shift) for one in resolved]
 
     def _record(
         self, nets: list[FNN], history: History, measures: list[Measure], first: bool, seen: int
@@ -584,6 +604,11 @@ class Network(Inputs):
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = self.encoding is not None
         return tags
+
+
+def _output_bias(net: FNN) -> FloatArray:
+    """Return the live biases of the output layer."""
+    return net.parameters()[f"dense{len(net.sizes) - 1}.bias"]
 
 
 def _curve(history: History, name: str) -> list[float]:

@@ -24,7 +24,7 @@ from nbnorm.model import inference
 from nbnorm.model.history import History
 from nbnorm.model.network import FNN
 from nbnorm.model.options import Encoding, Init, Norm, Precision
-from nbnorm.model.sample_weights import class_weights
+from nbnorm.model.sample_weights import balancing_logits, class_weights
 from nbnorm.model.schedules import Schedule
 from nbnorm.model.stopping import EarlyStopping
 
@@ -88,9 +88,13 @@ class FNNClassifier(ClassifierMixin, Network):
     label_smoothing : float, default 0.0
         Fraction of the targets that is distributed over all classes.
     class_weight : dict, list of dict, "balanced" or None, default None
-        Weights of the classes, which multiply those of the samples in the loss; "balanced" gives each class
-        the same total weight, counting samples by theirs.  A dict that names all classes of `y` may name
-        others too.  For several labels a list has a dict for each, and their weights are multiplied.
+        A dict has weights of the classes, which multiply those of the samples in the loss; it may name
+        more classes than `y` has if it names all of these.  "balanced" makes the classes equally frequent:
+        each counts as much as the others, with samples counted by their weights.  The networks learn the
+        classes as they are, and the logarithms of the frequencies are taken off their logits afterwards
+        (Menon et al. [1]_): that is the minimum of the weighted loss, with less overfitting of the rare
+        classes.  With a loss of one's own, and for several labels, "balanced" weights the loss.  For
+        several labels a list has a dict for each, and their weights are multiplied.
     <dtype>
 
     Attributes
@@ -102,6 +106,10 @@ class FNNClassifier(ClassifierMixin, Network):
     See Also
     --------
     nbnorm.FNN : the network without scikit-learn's interface.
+
+    References
+    ----------
+    .. [1] A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314.
 
     Examples
     --------
@@ -231,6 +239,8 @@ class FNNClassifier(ClassifierMixin, Network):
                 "class_weight 'balanced' is not supported for partial_fit: the classes of the other parts "
                 "are not known. Give the weights as a dict."
             )
+        if self._divides_by_frequencies():
+            return None
         if not self._multilabel:
             return _of_classes(chosen, self.classes_, y, sample_weight)
         each = [
@@ -238,6 +248,17 @@ class FNNClassifier(ClassifierMixin, Network):
             for one, labels in zip(self._of_labels(chosen), y.T, strict=True)
         ]
         return np.asarray(np.prod(each, axis=0))
+
+    def _divides_by_frequencies(self) -> bool:
+        """Return whether balanced classes are a matter of the probabilities, and not of the training."""
+        return self.class_weight == "balanced" and self.loss == "log_loss" and not self._multilabel
+
+    def _logit_shift(self, y: Array, sample_weight: Array | None) -> Array | None:
+        if not self._divides_by_frequencies():
+            return None
+        numbers, count = np.searchsorted(self.classes_, y), max(len(self.classes_), 2)
+        of_classes = balancing_logits(numbers, count, sample_weight)
+        return of_classes if count > 2 else of_classes[1:] - of_classes[:1]
 
     def _of_labels(self, chosen: object) -> list[Any]:
         """Return the weights of the classes for each of several labels."""

@@ -337,6 +337,15 @@ class Measure:
         return real(self.name, self.function(outcome))
 
 
+def shifted(measure: Measure, shift: Array) -> Measure:
+    """Return the same measure of predictions to whose logits something is added."""
+
+    def function(outcome: Outcome) -> float:
+        return measure.function(replace(outcome, logits=outcome.logits + shift))
+
+    return replace(measure, function=function)
+
+
 def real(name: str, value: object) -> float:
     """Return what a metric gave as a float; refuse what is no real number."""
     if isinstance(value, np.ndarray) and value.ndim == 0:

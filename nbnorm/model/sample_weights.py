@@ -45,6 +45,42 @@ def class_weights(class_weight: ClassWeight, truth: Array, classes: int, weights
     return result
 
 
+def balancing_logits(truth: Array, classes: int, weights: Array | None) -> Array:
+    """Return what makes classes equally frequent for a network that has learned them as they are.
+
+    A network with probabilities p has, for classes of frequencies q, the logits of p / q if log(q) is taken
+    off its own [1]_.  That is what the loss is least for where each class has the same total weight.
+
+    Parameters
+    ----------
+    truth : ndarray of int, shape (n_samples,)
+        Classes, below `classes`.
+    classes : int
+        Number of them.
+    weights : ndarray or None
+        Weights of the samples, by which they count.
+
+    Returns
+    -------
+    ndarray of float64, shape (classes,)
+        What is added to the logit of each class: 0 for one that does not occur.
+
+    References
+    ----------
+    .. [1] A. K. Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, arXiv:2007.07314.
+
+    Examples
+    --------
+    >>> balancing_logits(np.array([0, 0, 0, 1]), 2, None).round(3)  # log(2 / 3), log(2)
+    array([-0.405,  0.693])
+    """
+    counts = np.bincount(truth, weights, minlength=classes)
+    there = counts > 0
+    found = np.zeros(classes)
+    found[there] = np.log(counts[there].mean()) - np.log(counts[there])
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassFactors:
     """A `class_weight` that gives the factor of each sample's class, where a dict cannot."""

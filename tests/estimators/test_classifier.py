@@ -21,7 +21,7 @@ from sklearn.datasets import make_blobs, make_friedman1, make_moons
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score, fbeta_score, get_scorer, make_scorer
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, fbeta_score, get_scorer, make_scorer
 from sklearn.model_selection import GridSearchCV, TimeSeriesSplit, cross_val_score
 from sklearn.model_selection import train_test_split as split_rows
 from sklearn.neural_network import MLPClassifier
@@ -707,8 +707,12 @@ def test_validation_rows_are_weighted_alike_however_they_come(class_weight, weig
     assert given.loss_curve_ == inside.loss_curve_
     assert given.history_.val_loss == inside.history_.val_loss
     assert given.history_.metrics == inside.history_.metrics
-    plain = small(early_stopping="val_loss").fit(X[train], y[train], validation_data=(X[held], y[held]))
-    assert plain.history_.val_loss != inside.history_.val_loss
+    plain = small(early_stopping="val_loss", metrics=["accuracy"])
+    plain.fit(X[train], y[train], parts[0], validation_data=(X[held], y[held], parts[1]))
+    # balanced classes train as they are, but metrics are those of the balanced answers
+    balanced = class_weight == "balanced"
+    assert (plain.history_.val_loss == inside.history_.val_loss) == balanced
+    assert plain.history_.metrics != inside.history_.metrics
 
 
 # ----------------------------------------------------------------------------------------------
@@ -1120,10 +1124,11 @@ def test_weights_of_several_labels(data):
 
 
 @pytest.mark.parametrize("norm", ["after", "before"])
-def test_balanced_classes_do_not_leak_labels_of_chance(norm):
+def test_weights_of_classes_do_not_leak_labels_of_chance(norm):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(10_000, 5)), (rng.random(10_000) < 0.05).astype(int)
-    options = {"norm": norm, "class_weight": "balanced", "solver": "sgd", "max_iter": 1, "batch_size": 64}
+    even = {0: 1 / 1.9, 1: 10.0}
+    options = {"norm": norm, "class_weight": even, "solver": "sgd", "max_iter": 1, "batch_size": 64}
     assert small(hidden_layer_sizes=(32, 32), **options).fit(X, y).loss_ > 0.68
     leaky = small(hidden_layer_sizes=(32, 32), weighted_statistics=True, **options).fit(X, y)
     assert leaky.loss_ < 0.67
@@ -1162,10 +1167,47 @@ def test_balanced_counts_weights(case, options, data):
         "a class is zero": np.where(y == 2, 0.0, 1.0 + y),
         "all alike": np.full(90, 3.0),
     }[case]
-    options = {"standardize": False, **options}  # which takes the weights of samples alone
     got = small(class_weight="balanced", **options).fit(X, y, sample_weight=weight)
-    expected = small(**options).fit(X, y, sample_weight=by_weight(y, weight))
-    np.testing.assert_allclose(got.predict_proba(X), expected.predict_proba(X), rtol=1e-9)
+    plain = small(**options).fit(X, y, sample_weight=weight)
+    assert got.loss_curve_ == plain.loss_curve_
+    total = np.bincount(y, weight)
+    expected = plain.predict_proba(X) / np.where(total > 0, total, total[total > 0].mean())
+    expected /= expected.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(got.predict_proba(X), expected, rtol=1e-9)
+    # the network has it too
+    np.testing.assert_allclose(got.network_.predict_proba(X), expected, rtol=1e-9)
+
+
+def test_balanced_answers_are_those_that_equal_classes_would_have():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(3000, 2))
+    y = (rng.random(3000) < 1 / (1 + np.exp(3 - X[:, 0]))).astype(int)
+    model = small(class_weight="balanced", hidden_layer_sizes=(), max_iter=50, learning_rate_init=0.01)
+    got = model.fit(X, y).predict_proba(X)[:, 1]
+    expected = 1 / (1 + np.exp(3 - X[:, 0]) * y.mean() / (1 - y.mean()))
+    assert abs(got - expected).mean() < 0.03
+
+
+def test_balanced_training_goes_on_from_what_was_learned(data):
+    X, y = data
+    y = np.minimum(y, np.arange(90) % 5)
+    balanced, plain = (small(class_weight=one, warm_start=True) for one in ("balanced", None))
+    for _ in range(2):
+        balanced.fit(X, y)
+        plain.fit(X, y)
+    assert balanced.loss_curve_ == plain.loss_curve_
+    assert (balanced.predict_proba(X) != plain.predict_proba(X)).any()
+    balanced.set_params(class_weight=None).fit(X, y)
+    np.testing.assert_array_equal(balanced.predict_proba(X), plain.fit(X, y).predict_proba(X))
+
+
+def test_early_stopping_watches_the_balanced_answers(data):
+    X, y = data
+    y = np.minimum(y, np.arange(90) % 5)
+    model = small(class_weight="balanced", early_stopping="balanced_accuracy", max_iter=20)
+    model.fit(X, y, validation_data=(X, y))
+    got = balanced_accuracy_score(y, model.predict(X))
+    np.testing.assert_allclose(model.best_validation_score_, got, rtol=1e-12)
 
 
 def test_balanced_is_the_same_for_repeated_samples(data):
