@@ -265,12 +265,12 @@ def _draw_calibration(calibration: Mapping[str, Any], axes: Axes) -> None:
 
 
 # Of more samples the picture shows evenly chosen ones.
-_MOST_POINTS = 100_000
+MOST_POINTS = 100_000
 
 
 def _draw_points(truth: npt.ArrayLike, predictions: npt.ArrayLike, axes: Axes) -> None:
     x, y = np.asarray(truth, np.float64), np.asarray(predictions, np.float64)
-    step = -(-len(x) // _MOST_POINTS)
+    step = -(-len(x) // MOST_POINTS)
     x, y = x[::step], y[::step]
     ends = [min(x.min(), y.min()), max(x.max(), y.max())]
     axes.plot(ends, ends, color="0.5", linestyle="--", linewidth=1)

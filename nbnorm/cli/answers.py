@@ -1,15 +1,19 @@
-"""What a model is worth on samples whose answers are known: numbers, text, and what a picture needs."""
+"""What a model is worth on samples whose answers are known: numbers, text, and what a picture needs.
+
+Answers and truth are arrays, or rows on disk (`nbnorm.cli.spill`), and are looked at block by block.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nbnorm.cli.common import clipped, columns, page, plural, tabulated
+from nbnorm.cli.spill import Areas, Sliced, blocks
 from nbnorm.model import metrics
 
 # Confidence is compared with accuracy in so many groups.
@@ -19,9 +23,8 @@ _BINS = 10
 _MOST_LINES, _MOST_MATRIX, _MOST_MISTAKES = 20, 100, 5
 
 
-def _score(name: metrics.MetricName, outcome: metrics.Outcome) -> float | None:
-    value = metrics.NAMED[name][0](outcome)
-    return value if math.isfinite(value) else None
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> list[float | None]:
@@ -30,9 +33,9 @@ def _ratio(part: npt.NDArray[Any], whole: npt.NDArray[Any]) -> list[float | None
 
 
 def of_classes(
-    probability: npt.NDArray[np.float64],
-    decision: npt.NDArray[np.int64],
-    truth: npt.NDArray[np.int64],
+    probability: Sliced,
+    decision: Sliced,
+    truth: Sliced,
     classes: Sequence[str | int],
     *,
     counts: Sequence[int] | None = None,
@@ -61,12 +64,25 @@ def of_classes(
         As `nbnorm evaluate --json` prints it.
     """
     n = len(classes)
-    matrix = np.bincount(truth * n + decision, minlength=(n + 1) * n).reshape(n + 1, n)
+    matrix = np.zeros((n + 1, n), np.int64)
+    sums, areas, loss, known = np.zeros((3, _BINS)), Areas(), 0.0, 0
+    for rows in blocks(truth):
+        np.add.at(matrix, (truth[rows], decision[rows]), 1)
+        there = truth[rows] < n
+        if not there.any():
+            continue
+        likely, classes_there = probability[rows][there], truth[rows][there]
+        sums += _confidence(likely, classes_there)
+        with np.errstate(divide="ignore"):  # a probability of 0 has a logit, the smallest
+            logits = np.maximum(np.log(likely), math.log(np.finfo(np.float64).eps))
+        outcome = metrics.Outcome("softmax", logits, classes_there, None)
+        areas.add(outcome)
+        loss += metrics.NAMED["log_loss"][0](outcome) * len(classes_there)
+        known += len(classes_there)
     right, support, said = matrix.diagonal(), matrix[:n].sum(axis=1), matrix.sum(axis=0)
     recall, precision = _ratio(right, support), _ratio(right, said)
     defined = [one for one in recall if one is not None]
     most = int(np.argmax(support if counts is None else counts))
-    known = truth < n
     scores: dict[str, Any] = {
         "samples": len(truth),
         "right": int(right.sum()),
@@ -77,9 +93,9 @@ def of_classes(
             "accuracy": float(support[most] / len(truth)),
         },
         "balanced_accuracy": float(np.mean(defined)) if defined else None,
-        "roc_auc": None,
-        "log_loss": None,
-        "calibration": None,
+        "roc_auc": areas.mean(),
+        "log_loss": loss / known if known else None,
+        "calibration": _calibration(sums) if known else None,
         "unseen_labels": dict(unseen or {}),
         "classes": [
             {
@@ -95,34 +111,30 @@ def of_classes(
     }
     if n <= _MOST_MATRIX:
         scores["confusion_matrix"] = matrix[: n + 1 if unseen else n].tolist()
-    if known.any():
-        with np.errstate(divide="ignore"):  # a probability of 0 has a logit, the smallest
-            logits = np.maximum(np.log(probability[known]), math.log(np.finfo(np.float64).eps))
-        outcome = metrics.Outcome("softmax", logits, truth[known], None)
-        scores |= {name: _score(name, outcome) for name in ("roc_auc", "log_loss")}
-        scores["calibration"] = _calibration(probability[known], truth[known])
     return scores
 
 
-def _calibration(probability: npt.NDArray[np.float64], truth: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Return how well confidence agrees with accuracy, in groups of equal width (Guo et al. 2017).
+def _confidence(
+    probability: npt.NDArray[np.float64], truth: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the sums of confidence and of right answers, and the samples, of groups of equal width."""
+    confidence, hit = probability.max(axis=1), probability.argmax(axis=1) == truth
+    group = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
+    return np.stack([np.bincount(group, weights, _BINS) for weights in (confidence, hit, None)])
+
+
+def _calibration(sums: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """Return how well confidence agrees with accuracy in groups (Guo et al. 2017), from their sums.
 
     The error is the mean of |accuracy - mean confidence| over the groups, weighted with their samples.
     """
-    best = probability.argmax(axis=1)
-    confidence, hit = probability.max(axis=1), best == truth
-    group = np.minimum((confidence * _BINS).astype(np.int64), _BINS - 1)
     bins = [
-        {
-            "confidence": float(confidence[members].mean()),
-            "accuracy": float(hit[members].mean()),
-            "samples": int(members.sum()),
-        }
-        for members in (group == number for number in range(_BINS))
-        if members.any()
+        {"confidence": float(confidence / count), "accuracy": float(hits / count), "samples": int(count)}
+        for confidence, hits, count in sums.T
+        if count
     ]
-    error = sum(one["samples"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / len(truth)
-    return {"error": error, "bins": bins}
+    error = sum(one["samples"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / sums[2].sum()
+    return {"error": float(error), "bins": bins}
 
 
 def labels_of(probability: npt.NDArray[np.float64], threshold: float | None) -> npt.NDArray[np.bool_]:
@@ -130,9 +142,7 @@ def labels_of(probability: npt.NDArray[np.float64], threshold: float | None) -> 
     return np.asarray(probability > 0.5 if threshold is None else probability >= threshold)
 
 
-def of_labels(
-    probability: npt.NDArray[np.float64], truth: npt.NDArray[np.bool_], threshold: float | None
-) -> dict[str, Any]:
+def of_labels(probability: Sliced, truth: Sliced, threshold: float | None) -> dict[str, Any]:
     """Return what several answers of yes or no to each sample are worth.
 
     Parameters
@@ -148,22 +158,35 @@ def of_labels(
         As `nbnorm evaluate --json` prints it.  Accuracy counts the samples of which all labels are right; its
         baseline is always saying the more frequent answer of each.
     """
-    said = labels_of(probability, threshold)
-    usual = truth.mean(axis=0) > 0.5
-    right = (said == truth).all(axis=1)
-    with np.errstate(divide="ignore"):
-        logits = np.clip(np.log(probability) - np.log1p(-probability), -700.0, 700.0)
-    outcome = metrics.Outcome("sigmoid", logits, truth.astype(np.float64), None)
-    hits, positive, yes = (said & truth).sum(axis=0), truth.sum(axis=0), said.sum(axis=0)
+    n, width = len(truth), truth[:1].shape[1]
+    positive, yes, hits, right_of_label = np.zeros((4, width), np.int64)
+    right = always = 0
+    areas, loss = Areas(), 0.0
+    for rows in blocks(truth):
+        positive += truth[rows].sum(axis=0)
+    usual = 2 * positive > n
+    for rows in blocks(truth):
+        true, chance = truth[rows], probability[rows]
+        said = labels_of(chance, threshold)
+        yes += said.sum(axis=0)
+        hits += (said & true).sum(axis=0)
+        right_of_label += (said == true).sum(axis=0)
+        right += int((said == true).all(axis=1).sum())
+        always += int((usual == true).all(axis=1).sum())
+        with np.errstate(divide="ignore"):
+            logits = np.clip(np.log(chance) - np.log1p(-chance), -700.0, 700.0)
+        outcome = metrics.Outcome("sigmoid", logits, true.astype(np.float64), None)
+        areas.add(outcome)
+        loss += metrics.NAMED["log_loss"][0](outcome) * len(true)
     precision, recall, f1 = _ratio(hits, yes), _ratio(hits, positive), _ratio(2 * hits, positive + yes)
     return {
-        "samples": len(truth),
-        "right": int(right.sum()),
-        "accuracy": float(right.mean()),
-        "baseline": {"of": "these samples", "accuracy": float((usual == truth).all(axis=1).mean())},
-        "accuracy_of_labels": float((said == truth).mean()),
-        "roc_auc": _score("roc_auc", outcome),
-        "log_loss": _score("log_loss", outcome),
+        "samples": n,
+        "right": right,
+        "accuracy": right / n,
+        "baseline": {"of": "these samples", "accuracy": always / n},
+        "accuracy_of_labels": float(right_of_label.sum() / (n * width)),
+        "roc_auc": areas.mean(),
+        "log_loss": loss / n,
         "labels": [
             {
                 "label": k + 1,
@@ -172,14 +195,12 @@ def of_labels(
                 "f1": f1[k],
                 "samples": int(positive[k]),
             }
-            for k in range(truth.shape[1])
+            for k in range(width)
         ],
     }
 
 
-def of_values(
-    got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64], *, mean: Sequence[float] | None = None
-) -> dict[str, Any]:
+def of_values(got: Sliced, truth: Sliced, *, mean: Sequence[float] | None = None) -> dict[str, Any]:
     """Return what predicted values are worth.
 
     Parameters
@@ -193,36 +214,68 @@ def of_values(
     dict
         As `nbnorm evaluate --json` prints it; means over the outputs.
     """
-    got, truth = got.reshape(len(got), -1), truth.reshape(len(truth), -1)
-    center = truth.mean(axis=0) if mean is None else np.asarray(mean, np.float64)
-    always = np.broadcast_to(center, truth.shape)
-    model, base = (metrics.Outcome("identity", values, truth, None) for values in (got, always))
-    names: tuple[metrics.MetricName, ...] = ("r2", "mean_absolute_error", "root_mean_squared_error")
+    n = len(truth)
+    outputs = truth[:1].reshape(1, -1).shape[1]
+
+    def parts() -> Iterator[tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]:
+        for rows in blocks(truth):
+            yield got[rows].reshape(-1, outputs), truth[rows].reshape(-1, outputs)
+
+    means = np.zeros((2, outputs))
+    for pair in parts():
+        means += [values.sum(axis=0) for values in pair]
+    means /= n
+    center = means[1] if mean is None else np.asarray(mean, np.float64)
+    deviations, squares, products, bias = np.zeros((4, outputs))
+    varies = False
+    model, base = np.zeros((2, 2, outputs))  # sums of squared and of absolute errors
+    first = truth[:1].reshape(-1)
+    for predicted, true in parts():
+        deviations += ((true - means[1]) ** 2).sum(axis=0)
+        squares += ((predicted - means[0]) ** 2).sum(axis=0)
+        products += ((predicted - means[0]) * (true - means[1])).sum(axis=0)
+        bias += (predicted - true).sum(axis=0)
+        varies |= (true != first).any(axis=0)
+        for sums, error in ((model, true - predicted), (base, true - center)):
+            sums += [(error**2).sum(axis=0), np.abs(error).sum(axis=0)]
+    r2, base_r2 = (metrics.explained(sums[0], deviations, np.asarray(varies)) for sums in (model, base))
     return {
-        "samples": len(truth),
-        **{name: _score(name, model) for name in names},
+        "samples": n,
+        **_means_of(r2, model / n),
         "baseline": {
             "mean": center.tolist(),
             "of": "these samples" if mean is None else "training",
-            **{name: _score(name, base) for name in names},
+            **_means_of(base_r2, base / n),
         },
-        "calibration": [_line(got[:, k], truth[:, k]) for k in range(truth.shape[1])],
-        "outputs": [_of_output(got[:, k], truth[:, k]) for k in range(truth.shape[1])],
+        "calibration": [
+            {**_line(squares[k], products[k], *means[:, k]), "mean_error": float(bias[k] / n)}
+            for k in range(outputs)
+        ],
+        "outputs": [
+            {"r2": _finite(r2[k]), "root_mean_squared_error": _finite(math.sqrt(model[0, k] / n))}
+            for k in range(outputs)
+        ],
     }
 
 
-def _of_output(got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, float | None]:
-    outcome = metrics.Outcome("identity", got[:, np.newaxis], truth[:, np.newaxis], None)
-    return {name: _score(name, outcome) for name in ("r2", "root_mean_squared_error")}
+def _means_of(r2: npt.NDArray[np.float64], errors: npt.NDArray[np.float64]) -> dict[str, float | None]:
+    """Return means over the outputs; `errors` are the mean squared and the mean absolute ones of each."""
+    return {
+        "r2": _finite(r2.mean()),
+        "mean_absolute_error": _finite(errors[1].mean()),
+        "root_mean_squared_error": _finite(math.sqrt(errors[0].mean())),
+    }
 
 
-def _line(got: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> dict[str, float | None]:
-    """Return the line truth = intercept + slope * prediction of least squares, and the mean error."""
-    centred = got - got.mean()
-    square = float(centred @ centred)
-    slope = float(centred @ (truth - truth.mean())) / square if square > 0.0 else None
-    intercept = None if slope is None else float(truth.mean() - slope * got.mean())
-    return {"slope": slope, "intercept": intercept, "mean_error": float((got - truth).mean())}
+def _line(square: float, product: float, predicted: float, true: float) -> dict[str, float | None]:
+    """Return the line truth = intercept + slope * prediction of least squares.
+
+    `square` is the sum of the squared deviations of the predictions, `product` that of their products with
+    those of the truth; the means follow.
+    """
+    slope = float(product / square) if square > 0.0 else None
+    intercept = None if slope is None else float(true - slope * predicted)
+    return {"slope": slope, "intercept": intercept}
 
 
 # ----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nbnorm import plots
 from nbnorm.cli import answers
 from nbnorm.cli.common import (
     add_columns,
@@ -26,6 +27,7 @@ from nbnorm.cli.common import (
 )
 from nbnorm.cli.inputs import Inputs
 from nbnorm.cli.settings import predicted
+from nbnorm.cli.spill import Rows
 from nbnorm.data import datasets, dates, tables
 
 if TYPE_CHECKING:
@@ -151,20 +153,22 @@ class Assessment:
 
     scores: dict[str, Any]
     missing: int  # samples without a target
-    points: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None  # truth and prediction of regression
+    points: (
+        tuple[npt.NDArray[Any], npt.NDArray[Any]] | None
+    )  # truth and prediction of regression, some of many
 
 
 class Assessor:
     """Collects the answers of a network to samples whose truth is known.
 
-    Probabilities of classes or values, and the truth, are all that is kept of a table that is read in parts.
+    Probabilities of classes or values, and the truth, are all that is kept of a table that is read in parts,
+    on disk where they are many.
     """
 
     def __init__(self, net: FNN, notes: Notes, threshold: float | None) -> None:
         self._notes, self._threshold = notes, threshold
         self._outputs = int(net.sizes[-1])
-        self._truth: list[npt.NDArray[Any]] = []
-        self._answers: list[npt.NDArray[Any]] = []
+        self._truth, self._answers, self._decisions = Rows(), Rows(), Rows()
         self._unseen: Counter[str] = Counter()
         self._missing = 0
 
@@ -190,32 +194,28 @@ class Assessor:
                 )
         self._missing += int(np.count_nonzero(~there))
         if there.any():
-            self._truth.append(truth[there])
-            self._answers.append(answers[there])
+            truth, answers = truth[there], answers[there]
+            self._truth.append(truth > 0.5 if self._notes.labels else truth)
+            self._answers.append(answers)
+            if self._notes.classes is not None:
+                self._decisions.append(decide(answers, self._notes.classes, self._threshold))
 
     def found(self) -> Assessment | None:
-        """Return what the network is worth, None where no sample had a target; the answers are given up."""
-        if not self._truth:
+        """Return what the network is worth, None where no sample had a target."""
+        if not len(self._truth):
             return None
-        truth, got, notes = _taken(self._truth), _taken(self._answers), self._notes
+        truth, got, notes = self._truth, self._answers, self._notes
         if notes.labels:
-            return Assessment(answers.of_labels(got, truth > 0.5, self._threshold), self._missing, None)
+            return Assessment(answers.of_labels(got, truth, self._threshold), self._missing, None)
         if notes.classes is None:
             scores = answers.of_values(got, truth, mean=notes.target_mean)
-            return Assessment(scores, self._missing, (truth, got))
-        decision = decide(got, notes.classes, self._threshold)
+            step = -(-len(truth) // plots.MOST_POINTS)
+            return Assessment(scores, self._missing, (truth[::step], got[::step]))
         unseen = dict(self._unseen.most_common())
         scores = answers.of_classes(
-            got, decision, truth, notes.classes, counts=notes.class_counts, unseen=unseen
+            got, self._decisions, truth, notes.classes, counts=notes.class_counts, unseen=unseen
         )
         return Assessment(scores, self._missing, None)
-
-
-def _taken(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Return parts as one array, and leave none, so that they do not stand in memory twice for long."""
-    whole = np.concatenate(parts)
-    parts.clear()
-    return whole
 
 
 def load(path: str) -> tuple[FNN, Notes]:

@@ -158,9 +158,12 @@ def _r2(outcome: Outcome) -> float:
     total, rest = weights @ (truth - mean) ** 2, weights @ outcome.errors() ** 2
     # rounding of the mean would give a constant a variance
     counted = truth[weights > 0]
-    varies = (counted != counted[0]).any(axis=0)
-    unexplained = np.divide(rest, total, out=(rest > 0.0).astype(np.float64), where=varies)
-    return float((1.0 - unexplained).mean())
+    return float(explained(rest, total, (counted != counted[0]).any(axis=0)).mean())
+
+
+def explained(rest: Array, total: Array, varies: Array) -> Array:
+    """Return R2 of outputs from the sums of squared errors and deviations, and whether a target varies."""
+    return 1.0 - np.divide(rest, total, out=(rest > 0.0).astype(np.float64), where=varies)
 
 
 def _mean_over_problems(outcome: Outcome, value: Callable[[Array, Array, Array, Array], float]) -> float:
@@ -171,23 +174,27 @@ def _mean_over_problems(outcome: Outcome, value: Callable[[Array, Array, Array, 
     return float(np.mean(defined)) if defined else math.nan
 
 
-def _levels(truth: Array, score: Array, weights: Array) -> tuple[Array, Array]:
-    """Return the weight of the positive and of the negative samples at each score, from the highest down."""
-    _, level = np.unique(-score, return_inverse=True)
-    return np.bincount(level, weights * truth), np.bincount(level, weights * ~truth)
+def levels(truth: Array, score: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Return each score, its sign changed, and the weight of its positive and of its negative samples."""
+    value, level = np.unique(-score, return_inverse=True)
+    return value, np.bincount(level, weights * truth), np.bincount(level, weights * ~truth)
+
+
+def pairs_won(positive: Array, negative: Array) -> float:
+    """Return the weight of the pairs whose positive sample has the higher score; ties count half."""
+    return float(positive @ (negative.sum() - np.cumsum(negative) + 0.5 * negative))
 
 
 def _area(truth: Array, _: Array, score: Array, weights: Array) -> float:
     """Probability that a positive sample has a higher score than a negative one; ties count half."""
-    positive, negative = _levels(truth, score, weights)
+    _, positive, negative = levels(truth, score, weights)
     pairs = positive.sum() * negative.sum()
-    below = negative.sum() - np.cumsum(negative) + 0.5 * negative
-    return float(positive @ below / pairs) if pairs > 0.0 else math.nan
+    return float(pairs_won(positive, negative) / pairs) if pairs > 0.0 else math.nan
 
 
 def _precision_over_recall(truth: Array, _: Array, score: Array, weights: Array) -> float:
     """Sum over the thresholds of the precision times the recall gained; equal scores are one threshold."""
-    positive, negative = _levels(truth, score, weights)
+    _, positive, negative = levels(truth, score, weights)
     if not positive.sum() > 0.0:
         return math.nan
     hits, chosen = np.cumsum(positive), np.cumsum(positive + negative)
