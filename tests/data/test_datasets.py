@@ -119,7 +119,11 @@ def test_load_mnist_damaged(small, tmp_path):
         datasets.load_mnist(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"", b"text", gzip.compress(bytes(100_000)), gzip.compress(bytes(9))[:20]])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"text", gzip.compress(bytes(100_000)), gzip.compress(bytes(9))[:20]],
+    ids=["empty", "text", "longer", "cut off"],
+)
 def test_load_mnist_damaged_gzip(small, tmp_path, data):
     (tmp_path / f"{NAMES[0]}.gz").write_bytes(data)
     with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz is "):

@@ -12,6 +12,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import scipy.sparse
+from case_names import case_name
 from numba import config, njit
 
 pytest.importorskip("sklearn")
@@ -352,7 +353,7 @@ def test_warm_start(data):
         {"label_smoothing": 0.1},
         {"dtype": "float32"},
     ],
-    ids=str,
+    ids=case_name,
 )
 def test_what_the_network_was_built_with_stays(change, data):
     X, y = data
@@ -382,7 +383,7 @@ def test_the_same_in_other_words_may_go_on(data):
         ({"dropout": 0.25}, {"dropout": np.array([0.25, 0.25])}),
         ({"hidden_layer_sizes": (8, 4)}, {"hidden_layer_sizes": np.array([8, 4])}),
     ],
-    ids=str,
+    ids=case_name,
 )
 def test_equal_parameters_may_go_on(then, now, data):
     model = small(**{"hidden_layer_sizes": (8, 4), "warm_start": True, **then}).fit(*data)
@@ -742,7 +743,7 @@ def test_early_stopping_takes_the_best_parameters(data):
 
 
 @pytest.mark.parametrize("rate", ["cosine", "one_cycle", "step", lambda step: 0.1 / (1 + step)])
-@pytest.mark.parametrize("stopping", [True, "val_accuracy", EarlyStopping()], ids=str)
+@pytest.mark.parametrize("stopping", [True, "val_accuracy", EarlyStopping()], ids=case_name)
 def test_early_stopping_leaves_a_planned_rate_its_end(rate, stopping, data):
     options = {"learning_rate": rate, "max_iter": 30, "n_iter_no_change": 2, "weight_decay": 0.1}
     model = small(early_stopping=stopping, **options).fit(*data)
@@ -767,7 +768,9 @@ def test_early_stopping_lowers_an_adaptive_rate(data):
 
 
 @pytest.mark.parametrize("weights", [None, "some are zero"])
-@pytest.mark.parametrize("members", [[1, 40, 40], [1] * 5 + [40, 40], [3] * 30, [2] * 3 + [60]], ids=str)
+@pytest.mark.parametrize(
+    "members", [[1, 40, 40], [1] * 5 + [40, 40], [3] * 30, [2] * 3 + [60]], ids=case_name
+)
 def test_early_stopping_with_rare_classes(members, weights):
     y = np.repeat(np.arange(len(members)), members)
     X = np.random.default_rng(0).normal(size=(len(y), 4))
@@ -896,7 +899,7 @@ def test_checkpoint_goes_on(tmp_path, data):
         ({"solver": "sgd", "learning_rate_init": 0.1}, 0.0),
         ({"solver": "sgd", "weight_decay": 0.5, "learning_rate_init": 0.1}, 0.5),
     ],
-    ids=str,
+    ids=case_name,
 )
 @pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -922,7 +925,7 @@ def test_automatic_weight_decay(which, options, expected, data):
         ({"solver": "adam"}, 0.03),
         ({"solver": "sgd"}, 0.02),
     ],
-    ids=str,
+    ids=case_name,
 )
 @pytest.mark.parametrize("which", [FNNClassifier, FNNRegressor])
 def test_automatic_learning_rate(which, options, expected, data):
@@ -936,7 +939,7 @@ def test_automatic_learning_rate(which, options, expected, data):
 @pytest.mark.parametrize(
     ("options", "expected"),
     [({}, 42), ({"activation": "tanh"}, 50), ({"learning_rate": "constant", "n_iter_no_change": np.inf}, 50)],
-    ids=str,
+    ids=case_name,
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_automatic_epochs(options, expected, data):
@@ -987,7 +990,7 @@ def test_every_activation_bends(activation):
 @pytest.mark.parametrize(
     "options",
     [{"learning_rate_init": 0.5}, {"solver": "sgd", "learning_rate": "constant", "learning_rate_init": 0.1}],
-    ids=str,
+    ids=case_name,
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_learns_at_a_large_rate(options):
@@ -1040,7 +1043,7 @@ def test_weight_decay_takes_less_than_a_weight(data):
         {"class_weight": {0: 5.0}},
         {"class_weight": "balanced"},
     ],
-    ids=str,
+    ids=case_name,
 )
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_every_option_makes_a_difference(options, data):
@@ -1156,7 +1159,7 @@ def by_weight(labels, weight):
     return weight * (total.sum() / np.where(present, present.sum() * total, np.inf))[labels]
 
 
-@pytest.mark.parametrize("options", [{}, {"norm": None}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"norm": None}], ids=case_name)
 @pytest.mark.parametrize("case", ["uneven", "some are zero", "a class is zero", "all alike"])
 def test_balanced_counts_weights(case, options, data):
     X, y = data
@@ -1248,8 +1251,8 @@ TAKEN = [
 REFUSED = [{2: 10}, {0: 1, 2: 10}, {"0": 1, "1": 2}]
 
 
-@pytest.mark.parametrize("peer", [LogisticRegression, RandomForestClassifier, None], ids=str)
-@pytest.mark.parametrize("chosen", [*TAKEN, *REFUSED], ids=str)
+@pytest.mark.parametrize("peer", [LogisticRegression, RandomForestClassifier, None], ids=case_name)
+@pytest.mark.parametrize("chosen", [*TAKEN, *REFUSED], ids=case_name)
 def test_class_weight_of_absent_classes(chosen, peer, data):
     X, y = data[0], data[1] % 2
     own = small(class_weight=chosen, standardize=False)

@@ -4,6 +4,7 @@ import naive_network
 import numpy as np
 import pytest
 import scipy.sparse
+from case_names import case_name
 from numba import config, njit
 
 from nbnorm import (
@@ -59,7 +60,7 @@ def largest(errors):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=case_name)
 def test_gradients_of_activations(data, activation, norm):
     if config.DISABLE_JIT and (norm != "after" or activation not in ("relu", "gelu", OWN)):
         pytest.skip("slow interpreted")
@@ -70,7 +71,7 @@ def test_gradients_of_activations(data, activation, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES, ids=case_name)
 def test_gradients_of_losses(data, loss, norm):
     X, _, T, w = data
     net = FNN([5, 6, 2], norm=norm, activation="tanh", loss=loss, output="identity", seed=1)
@@ -248,7 +249,7 @@ def test_files_name_functions_of_ones_own(data, tmp_path):
     ("options", "name"),
     [({"clip_norm": 0.0}, "clip_norm"), ({"clip_value": -1.0}, "clip_value"), ({"l2": -0.1}, "l2"),
      ({"optimizer": "adam"}, "optimizer")],
-    ids=str,
+    ids=case_name,
 )  # fmt: skip
 def test_fit_refuses(data, options, name):
     X, y, _, _ = data

@@ -14,6 +14,7 @@ import threading
 
 import numpy as np
 import pytest
+from case_names import case_name
 from numba import config
 from test_network import assert_close, state
 
@@ -300,7 +301,7 @@ def test_early_stopping_monitors(blobs, monitor):
         ("step", 20),
         (lambda step: 0.0, 20),
     ],
-    ids=str,
+    ids=case_name,
 )
 def test_early_stopping_leaves_a_planned_schedule_its_end(blobs, schedule, ends):
     # without batch norm, a rate that is too small to change a weight leaves the first epoch the best
