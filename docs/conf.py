@@ -1,17 +1,21 @@
 """Sphinx configuration."""
 
+import base64
 import contextlib
 import importlib.metadata
 import importlib.resources
 import io
+import json
 import os
 import re
 import shutil
 from pathlib import Path
 
-from docutils.nodes import SkipNode
+from docutils.nodes import SkipNode, Text
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import pending_xref
+from sphinx.ext.autosummary import autosummary_table
 from sphinx.util.math import get_node_equation_number
 
 from nbnorm.cli import main
@@ -34,7 +38,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "examples"]
-nitpicky = False
+smartquotes = False  # "auto" is an option's value, with the quotes of the code
 
 myst_enable_extensions = [
     "amsmath",
@@ -129,6 +133,7 @@ def _draw_vectors(app):
     profile = Path(app.srcdir) / "generated" / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
     lines = (
+        'c.IPKernelApp.matplotlib = "inline"',
         'c.InlineBackend.figure_formats = {"svg"}',
         'c.InlineBackend.print_figure_kwargs = {"bbox_inches": None}',
     )
@@ -137,8 +142,60 @@ def _draw_vectors(app):
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
 
 
+def _drop_citations(app, doctree):
+    """Take citations out of the tables of names, which have no list of references."""
+    for table in doctree.findall(autosummary_table):
+        for citation in list(table.findall(pending_xref)):
+            if citation["refdomain"] == "citation":
+                before = citation.previous_sibling()
+                if isinstance(before, Text):
+                    before.parent.replace(before, Text(before.rstrip()))
+                citation.parent.remove(citation)
+
+
+def _plain(text, titles, folder):
+    """Return a cell's text in the Markdown that every notebook program reads: no roles, no directives."""
+
+    def directive(found):
+        kind, argument, body = found.groups()
+        if kind == "image":
+            image = base64.b64encode((folder / argument).read_bytes()).decode()
+            return f"![](data:image/svg+xml;base64,{image})"
+        if kind == "literalinclude" and ":start-at:" not in body:
+            return f"```text\n{(folder / argument).read_text('utf-8')}```"
+        return (folder / argument).read_text("utf-8") if kind == "include" else ""
+
+    def link(found):
+        return found[1] or titles.get(found[2], found[2])
+
+    text = re.sub(
+        r"^This page runs when the documentation is built.*\n?", "", text, flags=re.M
+    )
+    text = re.sub(
+        r"^```\{([\w-]+)\} ?(\S*)\n(.*?)^```$", directive, text, flags=re.M | re.S
+    )
+    text = re.sub(r"\[([^]]*)\]\(([\w-]*)(?:\.md)?(?:#[\w-]+)?\)", link, text)
+    text = re.sub(r"\{eq\}`(\w+)`", r"the equation (\1)", text)
+    text = re.sub(r"\{[\w-]+\}`~?([^`]+)`", r"`\1`", text)
+    return re.sub(r"^\$\$ \((\w+)\)$", r"$$\n\n(\1)", text, flags=re.M)
+
+
+def _write_plain_notebooks(app, exception):
+    """Turn the text of the notebooks that the pages offer into plain Markdown."""
+    titles = {name: title.astext() for name, title in app.env.titles.items()}
+    for path in (Path(app.outdir) / "_downloads").rglob("*.ipynb"):
+        notebook = json.loads(path.read_text("utf-8"))
+        for cell in notebook["cells"]:
+            if cell["cell_type"] == "markdown":
+                source = "".join(cell["source"])
+                cell["source"] = _plain(source, titles, Path(app.srcdir))
+        path.write_text(json.dumps(notebook, indent=1), "utf-8")
+
+
 def setup(app):
     """Render mathematics as MathML when the pages are built: no network, no script, no font of the system."""
     app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
     app.connect("builder-inited", _write_help)
     app.connect("builder-inited", _draw_vectors)
+    app.connect("doctree-read", _drop_citations)
+    app.connect("build-finished", _write_plain_notebooks)

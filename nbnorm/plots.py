@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,19 @@ def _figure_class() -> type[Figure]:
     except ImportError:
         raise ImportError('a plot needs matplotlib: pip install "nbnorm[plot]"') from None
     return Figure
+
+
+def _new_figure(size: tuple[float, float]) -> Figure:
+    """Return an empty figure of a size in inches, which notebooks display, with or without pyplot."""
+    figure = _figure_class()(figsize=size, layout="constrained")
+    vars(figure)["_repr_png_"] = functools.partial(_png, figure)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def check_format(path: _files.PathLike) -> None:
@@ -160,10 +174,9 @@ def _curves(history: Mapping[str, Any]) -> list[Panel]:
 
 def _picture(panels: Sequence[Panel], path: _files.PathLike | None, title: str | None) -> Figure:
     """Draw panels side by side."""
-    figure_class = _figure_class()
     if path is not None:
         check_format(path)
-    figure = figure_class(figsize=(4.8 * len(panels), 3.6), layout="constrained")
+    figure = _new_figure((4.8 * len(panels), 3.6))
     for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw(axes)
     if title is not None:
@@ -323,7 +336,7 @@ def learning_rates(
     """
     if path is not None:
         check_format(path)
-    figure = _figure_class()(figsize=(4.8, 3.6), layout="constrained")
+    figure = _new_figure((4.8, 3.6))
     axes = figure.subplots()
     axes.plot(np.asarray(rates), np.asarray(losses), color=_TRAINING, label="smoothed loss")
     axes.axvline(suggestion, color="0.5", linestyle="--", linewidth=1, label=f"suggestion {suggestion:g}")
@@ -382,7 +395,7 @@ def inspection(
         if any(layer.get(key) is not None for key, *_ in curves for layer in layers)
     ]
     size = (1 + len(panels)) * max(3.2, 0.6 * len(layers)), 3.6
-    figure = _figure_class()(figsize=size, layout="constrained")
+    figure = _new_figure(size)
     subplots = figure.subplots(1, 1 + len(panels), squeeze=False)[0]
     positions = np.arange(len(layers))
     for key, shift, colour in (("mean", -0.14, _HELD_OUT), ("std", 0.14, _TRAINING)):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import sys
 
 import numpy as np
@@ -89,3 +90,8 @@ def test_answers():
     figure.canvas.draw()
     with pytest.raises(ValueError, match="must hold a confusion matrix"):
         plots.answers({})
+
+
+def test_a_notebook_displays_a_figure_without_pyplot():
+    figure = pickle.loads(pickle.dumps(plots.learning_curve(HISTORY)))
+    assert figure._repr_png_().startswith(b"\x89PNG")

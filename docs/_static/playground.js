@@ -157,6 +157,11 @@ const playground = (() => {
         c.stroke();
     }
 
+    /** Two digits, with an exponent where there would be many zeros. */
+    function readable(value) {
+        return value < 1e-3 || value >= 1e3 ? value.toExponential(1) : value.toPrecision(2);
+    }
+
     function drawRisk(canvas, scale, lr, normalize) {
         const paper = context(canvas), {c} = paper;
         const {px, py} = axes(paper, [-2, 4], [-2, 4], ["w₁", "w₂"]);
@@ -189,7 +194,7 @@ const playground = (() => {
         c.fill();
         c.restore();
         const last = excess(steps[steps.length - 1], r);
-        const end = last < 1e4 ? `excess risk after ${STEPS} steps ${last.toPrecision(2)}` : "SGD diverges";
+        const end = last < 1e4 ? `excess risk after ${STEPS} steps ${readable(last)}` : "SGD diverges";
         return `condition number ${r.condition.toPrecision(3)}, ${end}`;
     }
 

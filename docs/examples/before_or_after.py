@@ -93,7 +93,7 @@ def main() -> None:
     seeds = 2 if options.short else options.seeds
     rates = RATES[1:2] if options.short else RATES
     results: dict[str, dict[tuple[str, str | None], np.ndarray]] = {}
-    lines = [f"{'':12}" + "".join(f"{LABELS[norm]:>26}" for norm in NORMS)]
+    lines = [f"{'':12}" + "".join(f"{LABELS[norm]:>25}" for norm in NORMS)]
     for name, given in data_sets(options.data_dir).items():
         lines.append(f"{name}: accuracy on the test set, {seeds} seeds (learning rate)")
         results[name] = {}
@@ -105,7 +105,7 @@ def main() -> None:
                 values = np.array([accuracy(given, activation, norm, lr, k, 4) for k in range(seeds)])
                 results[name][activation, norm] = values
                 cell = f"{values.mean():.4f} +- {values.std(ddof=1):.4f} ({lr:g})"
-                row += f"{cell:>26}"
+                row += f"{cell:>25}"
             lines.append(row)
     text = "\n".join(lines)
     print(text)

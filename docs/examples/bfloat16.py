@@ -57,9 +57,7 @@ def main() -> None:
     else:
         x, x_test, y, y_test = train_test_split(*load_digits())
     epochs, seeds = (1, 1) if options.short else (5, 5)
-    lines.append(
-        f"test accuracy in %, {epochs} epochs{'':3}" + "".join(f"{f'seed {s}':>9}" for s in range(seeds))
-    )
+    lines.append(f"test accuracy in %, {epochs} epochs" + "".join(f"{f'seed {s}':>9}" for s in range(seeds)))
     for precision in PRECISIONS:
         scores, start = [], time.perf_counter()
         for seed in range(seeds):
@@ -68,7 +66,7 @@ def main() -> None:
             scores.append(100 * net.score(x_test, y_test))
         print(precision, f"{time.perf_counter() - start:.1f} s", flush=True)
         cells = "".join(f"{score:9.2f}" for score in scores)
-        lines.append(f"{precision:32}{cells}   mean {np.mean(scores):.3f}")
+        lines.append(f"{precision:28}{cells}   mean {np.mean(scores):.3f}")
     epochs, seeds = (2, 1) if options.short else (60, 3)
     head = "".join(f"{precision:>12}" for precision in PRECISIONS)
     for title, shift, standardize in (

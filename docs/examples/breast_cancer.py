@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer
 from sklearn.metrics import confusion_matrix, roc_curve
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict, cross_val_score
@@ -63,11 +64,12 @@ def main() -> None:
 
     grid = {"hidden_layer_sizes": [(100,), (50, 50)], "norm": ["after", None]}
     search = GridSearchCV(model, grid, cv=folds).fit(x, y)
-    lines.append(f"best of a search          {search.best_score_:.3f} with {search.best_params_}")
+    found = f"{search.best_score_:.3f} with {search.best_params_}"
+    lines.append(f"best of a search          {found}")
 
     lines.append("\nweight of the class       malignant missed   false alarms")
     for weight in (1.0, 10.0):
-        weighted = FNNClassifier(**{**model.get_params(), "class_weight": {MALIGNANT: weight}})
+        weighted = clone(model).set_params(class_weight={MALIGNANT: weight})
         counts = missed(y, cross_val_predict(weighted, x, y, cv=folds))
         lines.append(f"{weight:<25} {counts[0]:>17} {counts[1]:>14}")
 

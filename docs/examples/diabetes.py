@@ -70,8 +70,8 @@ def main() -> None:
     model.fit(x_train, y_train)
     lines += [
         "",
-        f"early stopping: epoch {model.history_.best_epoch} of {model.n_iter_} has the least loss, with R2 "
-        f"{model.validation_scores_[model.history_.best_epoch - 1]:.3f} on the validation set and "
+        f"early stopping: epoch {model.history_.best_epoch} of {model.n_iter_} has the least loss",
+        f"R2 {model.validation_scores_[model.history_.best_epoch - 1]:.3f} on the validation set, "
         f"{model.score(x_test, y_test):.3f} on the test set",
     ]
     text = "\n".join(lines)

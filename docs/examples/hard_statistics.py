@@ -43,14 +43,14 @@ def methods() -> dict[str, Callable[[Array], float]]:
     """Return what is compared: functions from a column to its variance."""
     found: dict[str, Callable[[Array], float]] = {
         "nbnorm": lambda x: float(nbnorm.moments(x[:, None]).var()[0]),
-        "nbnorm, merged": merged,
+        "merged": merged,
         "numpy": lambda x: float(x.var()),
-        "E[x^2]-E[x]^2": textbook,
+        "naive": textbook,
     }
     try:
         from sklearn.preprocessing import StandardScaler
 
-        found["scikit-learn"] = lambda x: float(StandardScaler().fit(x[:, None]).var_[0])
+        found["sklearn"] = lambda x: float(StandardScaler().fit(x[:, None]).var_[0])
     except ImportError:
         pass
     try:
@@ -124,7 +124,7 @@ def centred() -> str:
         rows["scikit-learn"] = StandardScaler().fit_transform(x)
     except ImportError:
         pass
-    return "".join(f"{name:26}{abs(z.mean(dtype=np.float64)):.0e}\n" for name, z in rows.items())
+    return "".join(f"{name:24}{abs(z.mean(dtype=np.float64)):.0e}\n" for name, z in rows.items())
 
 
 def main() -> None:
@@ -134,15 +134,12 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     compared = methods()
-    widths = [max(len(name), 8) + 2 for name in compared]
-    text = "relative error of the variance\n" + " " * 26
-    text += "".join(f"{name:>{width}}" for name, width in zip(compared, widths, strict=True)) + "\n"
+    text = "relative error of the variance\n" + " " * 24
+    text += "".join(f"{name:>8}" for name in compared) + "\n"
     for case, x in cases().items():
         exact = exact_variance(x)
-        errors = [
-            f"{shown(call, x, exact):>{width}}" for call, width in zip(compared.values(), widths, strict=True)
-        ]
-        text += f"{case:26}" + "".join(errors) + "\n"
+        errors = [f"{shown(call, x, exact):>8}" for call in compared.values()]
+        text += f"{case:24}" + "".join(errors) + "\n"
     text += "\nmean of standardized float32 data, N(1e6, 1)\n" + centred()
     if args.out is None:
         print(text, end="")
