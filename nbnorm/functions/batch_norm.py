@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,7 @@ from nbnorm.functions.normalization import (
     input_gradient,
     merged_moments,
     normalized,
+    one_for,
     sums_of,
     sums_size,
 )
@@ -42,12 +44,12 @@ PREFETCH_DISTANCE = 32 << 10
 # Bytes of an array from which it is prefetched: what a cache holds already needs no prefetching.
 FAR = 2 << 20
 
-# Columns of a task where each task takes columns and not rows.
-TILE = 128
+# Columns of a part of the only block.  Rows as long as a page are read as fast as longer ones.
+PART = 1024
 
 # Bytes of all arrays of a pass from which the result is written with non-temporal stores, which saves reading
-# its lines first.
-LARGE = 24 << 20
+# its lines first.  Measured with a pass that reads the result afterwards: 12 MB lose by it, 16 MB gain.
+LARGE = 16 << 20
 
 # Rows of the table of factors, in the dtype of the data:  out = (x - MEAN) * SCALE + SHIFT,
 # dx = dout * SCALE + (x - MEAN) * RSTD * SLOPE + SHIFT.  The rounding error of the mean is in SHIFT.
@@ -97,9 +99,10 @@ def _add_rows(
 @simd.traced
 def _add_statistics(x: Any, start: Any, *limits: Any) -> None:
     """Add the deviations of rows from the first of them, and their squares, to the sums."""
+    one = one_for(x.dtype, limits[0] - start)
 
     def add(value: Any, origin: Any, total: Any, square: Any) -> Any:
-        return add_deviation(value - origin, total, square)
+        return add_deviation(value - origin, total, square, one)
 
     _add_rows((x,), add, lambda columns: columns.get(x, start * limits[2]), start, *limits)
 
@@ -107,9 +110,10 @@ def _add_statistics(x: Any, start: Any, *limits: Any) -> None:
 @simd.traced
 def _add_gradient_sums(dout: Any, x: Any, mean: Any, *limits: Any) -> None:
     """Add dout and dout * (x - mean) of some rows to the sums."""
+    one = one_for(x.dtype, limits[1] - limits[0])
 
     def add(slope: Any, value: Any, center: Any, total: Any, product: Any) -> Any:
-        return total + slope, simd.fma(slope, value - center, product)
+        return simd.fma(slope, one, total), simd.fma(slope, value - center, product)
 
     _add_rows((dout, x), add, lambda columns: columns.get(mean), *limits)
 
@@ -247,28 +251,23 @@ def _prefetch_distance(x: Any) -> Any:
 
 
 @inner_kernel
-def _tile(x: Any) -> Any:
-    """Return how many columns a task takes from the first row to the last; 0 if it takes a block of rows.
-
-    Tasks that own columns leave nothing to a single thread, and find in their cache what they have read.
-    But a large table is read best from one end to the other.
-    """
-    return TILE if x.shape[1] >= 2 * TILE and x.size * x.itemsize < FAR else 0
+def _parts(x: Any) -> Any:
+    """Return how many parts of the columns are tasks: one, unless there is only one block."""
+    return max(1, x.shape[1] // PART) if block_count(x.shape[0]) == 1 else 1
 
 
 @inner_kernel
-def _tasks(x: Any) -> Any:
-    """Return the number of tasks."""
-    tile = _tile(x)
-    return block_count(x.shape[0]) if tile == 0 else (x.shape[1] + tile - 1) // tile
+def _part_columns(part: Any, parts: Any, width: Any) -> Any:
+    """Return the columns of a part: the first, and the one behind the last."""
+    return part * PART, width if part == parts - 1 else (part + 1) * PART
 
 
 @inner_kernel
-def _columns(task: Any, out: Any) -> Any:
-    """Return the columns of a task: the first, and the one behind the last; but for the ends, whole lines."""
-    tile, width = _tile(out), out.shape[1]
-    skip = -out.ctypes.data % LINE // out.itemsize
-    return min(width, task * tile + skip) if task > 0 else 0, min(width, (task + 1) * tile + skip)
+def _task_rows(task: Any, parts: Any, n_samples: Any) -> Any:
+    """Return the rows of a task of the last pass: those of a block, or a part of an only one."""
+    if parts == 1:
+        return block_range(task, n_samples)
+    return task * n_samples // parts, (task + 1) * n_samples // parts
 
 
 @inner_kernel
@@ -313,8 +312,9 @@ def inference_kernel(x: Any, mean: Any, scale: Any, shift: Any, out: Any, factor
     streamed = 2 * out.size * out.itemsize >= LARGE
     _forward_table(mean, scale, shift, period + WRAP, 0, width, table)
     _repeat_factors(width, table)
-    for block in numba.prange(block_count(n)):
-        start, stop = block_range(block, n)
+    parts = _parts(x)
+    for task in numba.prange(block_count(n) * parts):
+        start, stop = _task_rows(np.int64(task), parts, n)
         _forward_span(x, table, out, start * width, stop * width, start * width % period, period, streamed)
 
 
@@ -351,24 +351,19 @@ def forward_kernel(
     ``sums[width:2 * width]`` is left with the biased variance.
     """
     n, width = x.shape
-    blocks, tile, period, table = block_count(n), _tile(x), _period(width), _table(factors, out)
-    for task in numba.prange(_tasks(x)):
-        if tile == 0:
-            _block_statistics(x, task, 0, width, sums)
-        else:
-            first, last = _columns(task, out)
-            for block in range(blocks):
-                _block_statistics(x, block, first, last, sums)
+    blocks, parts, period, table = block_count(n), _parts(x), _period(width), _table(factors, out)
+    for task in numba.prange(blocks * parts):
+        first, last = _part_columns(np.int64(task) % parts, parts, width)
+        _block_statistics(x, np.int64(task) // parts, first, last, sums)
+        if blocks == 1:
             _finish_statistics(n, gamma, beta, eps, first, last, mean, rstd, sums, table)
-            for i in range(n):
-                _forward_span(x, table, out, i * width + first, i * width + last, first, period, False)
-    if tile > 0:
-        return
-    _finish_statistics(n, gamma, beta, eps, 0, width, mean, rstd, sums, table)
+    if blocks > 1:
+        _finish_statistics(n, gamma, beta, eps, 0, width, mean, rstd, sums, table)
     _repeat_factors(width, table)
     size = out.size * out.itemsize
-    for turn in numba.prange(blocks):
-        start, stop = block_range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
+    tasks = blocks * parts
+    for turn in numba.prange(tasks):
+        start, stop = _task_rows(np.int64(tasks - 1 - turn if size >= BACKWARDS else turn), parts, n)
         begin, streamed = start * width, 2 * size >= LARGE
         _forward_span(x, table, out, begin, stop * width, begin % period, period, streamed)
 
@@ -412,24 +407,19 @@ def backward_kernel(
 ) -> None:
     """Gradients of `forward_kernel`, or of inference (constant statistics) if not `training`."""
     n, width = x.shape
-    blocks, tile, period, table = block_count(n), _tile(x), _period(width), _table(factors, dx)
-    for task in numba.prange(_tasks(x)):
-        if tile == 0:
-            _block_gradient_sums(dout, x, mean, task, 0, width, sums)
-        else:
-            first, last = _columns(task, dx)
-            for block in range(blocks):
-                _block_gradient_sums(dout, x, mean, block, first, last, sums)
+    blocks, parts, period, table = block_count(n), _parts(x), _period(width), _table(factors, dx)
+    for task in numba.prange(blocks * parts):
+        first, last = _part_columns(np.int64(task) % parts, parts, width)
+        _block_gradient_sums(dout, x, mean, np.int64(task) // parts, first, last, sums)
+        if blocks == 1:
             _finish_gradient_sums(n, gamma, mean, rstd, training, first, last, dgamma, dbeta, sums, table)
-            for i in range(n):
-                _backward_span(dout, x, table, dx, i * width + first, i * width + last, first, period, False)
-    if tile > 0:
-        return
-    _finish_gradient_sums(n, gamma, mean, rstd, training, 0, width, dgamma, dbeta, sums, table)
+    if blocks > 1:
+        _finish_gradient_sums(n, gamma, mean, rstd, training, 0, width, dgamma, dbeta, sums, table)
     _repeat_factors(width, table)
     size = dx.size * dx.itemsize
-    for turn in numba.prange(blocks):
-        start, stop = block_range(np.int64(blocks - 1 - turn if size >= BACKWARDS else turn), n)
+    tasks = blocks * parts
+    for turn in numba.prange(tasks):
+        start, stop = _task_rows(np.int64(tasks - 1 - turn if size >= BACKWARDS else turn), parts, n)
         begin, streamed = start * width, 3 * size >= LARGE
         _backward_span(dout, x, table, dx, begin, stop * width, begin % period, period, streamed)
 
@@ -439,9 +429,14 @@ def backward_kernel(
 # ----------------------------------------------------------------------------------------------
 
 
+@functools.lru_cache
+def _workspace_sizes(n: int, width: int) -> tuple[int, int]:
+    return sums_size(n, width), factors_size(width)
+
+
 def _workspace(x: FloatArray) -> tuple[FloatArray, FloatArray]:
-    n, width = x.shape
-    return np.empty(sums_size(n, width)), np.empty(factors_size(width), x.dtype)
+    sums, factors = _workspace_sizes(*x.shape)
+    return np.empty(sums), np.empty(factors, x.dtype)
 
 
 def batch_norm_forward(

@@ -28,6 +28,7 @@ from nbnorm.functions.normalization import (
     ignore_warnings,
     input_gradient,
     normalized,
+    one_for,
     sums_of,
     sums_size,
 )
@@ -58,7 +59,7 @@ def _row_statistics(x: Any, i: Any, width: Any, centred: bool) -> tuple[Any, Any
     Deviations are taken from the first element.  Its squared distance from the mean is at most `width`
     variances: the relative error is below `width` units in the last place of float64, wherever the data lie.
     """
-    lanes, at = simd.native_lanes(np.float64), i * width
+    lanes, at, one = simd.native_lanes(np.float64), i * width, one_for(x.dtype, width)
     origin = simd.convert(simd.get(x, at), np.float64) if centred else 0.0
 
     def add(columns: Columns, total: Any, square: Any) -> Any:
@@ -67,7 +68,7 @@ def _row_statistics(x: Any, i: Any, width: Any, centred: bool) -> tuple[Any, Any
             d = d - origin
             if columns.left is not None:
                 d = simd.where(simd.first_lanes(columns.left, columns.lanes), d, 0.0)
-        return add_deviation(d, total, square)
+        return add_deviation(d, total, square, one)
 
     wide = _PARTS * lanes
     whole = width & -wide

@@ -8,6 +8,7 @@ of 1e30 does not exist in float32.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,9 +30,9 @@ _MOST_ROWS = 512
 
 
 @simd.elementwise
-def add_deviation(d: Any, total: Any, square: Any) -> tuple[Any, Any]:
-    """Add a deviation and its square to sums."""
-    return total + d, simd.fma(d, d, square)
+def add_deviation(d: Any, total: Any, square: Any, one: Any) -> tuple[Any, Any]:
+    """Add a deviation and its square to sums; for `one` see `one_for`."""
+    return simd.fma(d, one, total), simd.fma(d, d, square)
 
 
 @simd.elementwise
@@ -100,6 +101,16 @@ class Columns(NamedTuple):
     def prefetch(self, array: Any, offset: Any) -> None:
         """Prefetch their elements."""
         simd.prefetch(array, offset + self.j, self.lanes * array.dtype.itemsize, level=2)
+
+
+def one_for(dtype: Any, n: Any) -> Any:
+    """Return the 1 of ``fma(d, 1, total)``, which is ``total + d`` to the bit, for elements of `dtype`.
+
+    Where elements are converted the adders have no time to spare and the multipliers have: it is made of a
+    positive number `n` which only the running program knows, so that the compiler cannot make it an addition.
+    """
+    n = simd.convert(n, np.float64)
+    return n / n if dtype == np.float32 else 1.0
 
 
 def for_columns(first: Any, last: Any, vectors: int, body: Callable[[Columns], None]) -> None:
@@ -173,14 +184,19 @@ def ignore_warnings() -> contextlib.AbstractContextManager[Any]:
     return contextlib.nullcontext()
 
 
+@functools.cache
+def _least_eps(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).tiny)
+
+
 def check_eps(eps: Any, dtype: np.dtype[Any]) -> float:
     """Return `eps` if 1 / sqrt(eps) exists in the dtype of the data; else a constant column becomes NaN."""
-    return _check.number("eps", eps, least=float(np.finfo(dtype).tiny))
+    return _check.number("eps", eps, least=_least_eps(dtype))
 
 
 def check_variances(x: FloatArray, rstd: Float64Array) -> None:
     """Refuse a feature of finite values whose variance float64 cannot hold."""
-    if rstd.min() > 0.0:  # not where one is NaN
+    if rstd[rstd.argmin()] > 0.0:  # not where one is NaN, which is the least too
         return
     for j in np.flatnonzero(~(rstd > 0.0)):
         if np.isfinite(x[:, j]).all():
