@@ -28,6 +28,8 @@ _SPACE = "\ue020"
 # Those of mpiexec come first: a process that a job of Slurm has numbered may have called it.
 _RANKS = ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "PMIX_RANK", "SLURM_PROCID")
 BOLD, _RED = 1, 31
+# How arguments that name a file or a folder are called.
+_FILES = ("DATA", "MODEL", "FILE", "IN", "OUT", "DIR")
 # How alike a word and what was meant are at least: --uot stands for --out, and --out not for --dropout.
 _NEAR = 0.65
 
@@ -239,6 +241,11 @@ class Parser(argparse.ArgumentParser):
         namespace, others = super().parse_known_args(args, namespace)
         if others:
             self.error(f"unrecognized arguments: {' '.join(others)}")
+        for action in self._actions:
+            if action.metavar in _FILES and getattr(namespace, action.dest, None) == "":
+                self.error(
+                    f"argument {'/'.join(action.option_strings) or action.metavar}: expected a name, got ''"
+                )
         return namespace, others
 
     def error(self, message: str) -> NoReturn:

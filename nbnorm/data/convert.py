@@ -189,6 +189,8 @@ def _open(
     options: csv_files.CsvOptions | None,
 ) -> _Batches:
     ending = csv_files.suffix(source)
+    if ending not in tables.CSV_ENDINGS:
+        csv_files.refuse_options(source, options)
     if ending == ".npz":
         if given := [*only, *without, *categories]:
             raise ValueError(f"{os.fspath(source)} has no column names, got {given[0]!r}")

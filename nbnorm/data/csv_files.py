@@ -104,6 +104,30 @@ class CsvOptions:
                 raise ValueError(f"encoding must be one that Python knows, got {self.encoding!r}") from None
 
 
+def refuse_options(path: _files.PathLike, options: CsvOptions | None) -> None:
+    """Refuse options of CSV files where the file is none.
+
+    Parameters
+    ----------
+    path : str or path
+        The file.
+    options : CsvOptions or None
+        What is known of it.
+
+    Raises
+    ------
+    ValueError
+        If any option is given.
+
+    Examples
+    --------
+    >>> refuse_options("a.parquet", CsvOptions())
+    """
+    for name, value in vars(options or CsvOptions()).items():
+        if value is not None:
+            raise ValueError(f"{name} {value!r} is for CSV files, and {os.fspath(path)} is none")
+
+
 class Quoted(str):
     """A field that stood in quotes: white space around it is part of it."""
 

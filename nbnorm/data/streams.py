@@ -569,7 +569,10 @@ def standardize_file(
             raise TypeError(f"{argument} must be column names in a list or tuple, got {columns!r}")
     _check.choice("missing", missing, ("keep", "refuse"))
     names, chosen = list(keep), list(only)
-    given = _SOURCES[_kind("source", source, _SOURCES)](source, options, missing == "keep")
+    kind = _kind("source", source, _SOURCES)
+    if _SOURCES[kind] is not _CsvSource:
+        csv_files.refuse_options(source, options)
+    given = _SOURCES[kind](source, options, missing == "keep")
     if report is not None:
         for note in given.notes:
             report(note)

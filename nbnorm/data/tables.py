@@ -401,6 +401,8 @@ def open_table(
     A folder of Parquet or of Arrow files is such a table, too.  NPZ files are one part.
     """
     ending = csv_files.suffix(path)
+    if ending not in CSV_ENDINGS:
+        csv_files.refuse_options(path, options)
     if ending == ".npz":
         for name in ("only", "without", "categories"):
             if given := wanted.get(name):
@@ -467,7 +469,8 @@ def choose_columns(
         features = [column for column in usual if column != target]
     chosen = [check(feature, "feature column", there) for feature in features]
     if not chosen:
-        raise ValueError(f"{name} needs a feature column beside the target {target!r}")
+        beside = "" if target is None else f" beside the target {target!r}"
+        raise ValueError(f"{name} needs a feature column{beside}, and none is left")
     for wanted in categories:
         check(wanted, "feature column", chosen)
     return Chosen(chosen, target)

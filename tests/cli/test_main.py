@@ -45,6 +45,18 @@ BAD = [
     (["train", "x.csv", "--out", "m"], "unrecognized arguments: --out m (see 'nbnorm train --help')"),
     (["train", "--epcohs=3", "--sede", "1"], "did you mean --epochs, --seed? (see 'nbnorm train --help')"),
     (["predict", "--uot", "x", "a"], "did you mean --out? (see 'nbnorm predict --help')"),
+    (["info", ""], "argument MODEL: expected a name, got '' (see 'nbnorm info --help')"),
+    (["convert", "one.csv", ""], "argument OUT: expected a name"),
+    (["predict", "net.npz", "gap.csv", "--out", ""], "argument --out: expected a name"),
+    (
+        ["convert", "net.npz", "o.csv", "--delimiter", ";"],
+        "delimiter ';' is for CSV files, and net.npz is none",
+    ),
+    (["standardize", "net.npz", "o.npz", "--header"], "header True is for CSV files, and net.npz is none"),
+    (
+        ["convert", "one.csv", "o.csv", "--except", "a", "--except", "b"],
+        "needs a feature column, and none is left",
+    ),
     (["info", "a", "b"], "unrecognized arguments: b (see 'nbnorm info --help')"),
     (["train", "--lr", "0"], "--lr: the value must be finite and above 0, got 0"),
     (["train", "--lr", "x"], "--lr: expected a number, got 'x'"),
