@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import re
+import reprlib
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -92,6 +93,11 @@ class Table:
     notes: tuple[str, ...] = ()
     date_formats: Mapping[str, str] = field(default_factory=dict)
     first: int = 0
+
+    def __repr__(self) -> str:
+        """Show the size and the names of some columns."""
+        names = reprlib.repr(self.features if self.features is None else list(self.features))
+        return f"Table({self.path!r}, rows={len(self)}, features={names}, target={self.target!r})"
 
     @property
     def X(self) -> npt.NDArray[Any]:

@@ -70,6 +70,8 @@ class History:
     >>> history = FNN([64, 16, 10], seed=0).fit(X, y, epochs=2, batch_size=64)
     >>> history.epochs, len(history.loss)
     (2, 2)
+    >>> History(loss=[0.5, 0.25], accuracy=[0.75, 0.875], epochs=2)
+    History(epochs=2, loss=0.25, accuracy=0.875)
     """
 
     loss: list[float] = dataclasses.field(default_factory=list)
@@ -83,6 +85,14 @@ class History:
     metrics: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     rates: list[float] = dataclasses.field(default_factory=list)
     best_epoch: int | None = None
+
+    def __repr__(self) -> str:
+        """Show the values of the last epoch."""
+        columns = {name: getattr(self, name) for name in ("loss", "accuracy", "val_loss", "val_accuracy")}
+        last = {name: f"{values[-1]:.3g}" for name, values in {**columns, **self.metrics}.items() if values}
+        ends = {name: repr(value) for name in ("best_epoch", "stopped") if (value := getattr(self, name))}
+        shown = ", ".join(f"{name}={value}" for name, value in {**last, **ends}.items())
+        return f"History(epochs={self.epochs}{shown and ', '}{shown})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the history as a dictionary that `json` can write."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import reprlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,12 @@ class LayerInspection:
     relative_step: float
     effective_lr: float
 
+    def __repr__(self) -> str:
+        """Show the numbers of the whole layer, without those of each feature."""
+        numbers = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        shown = (f"{name}={value:.4g}" for name, value in numbers.items() if isinstance(value, (int, float)))
+        return f"LayerInspection({', '.join((repr(self.name), *shown))})"
+
 
 # What the tables of an inspection say, and their columns behind the layer's name; they fit 80 characters.
 _TABLES = {
@@ -183,6 +190,10 @@ class Inspection:
 
     layers: tuple[LayerInspection, ...]
     equilibrium_step: float
+
+    def __repr__(self) -> str:
+        """Show the layers' names; `print` shows their tables."""
+        return f"Inspection(layers={reprlib.repr([layer.name for layer in self.layers])})"
 
     def __str__(self) -> str:
         cells, lines = [_row(layer) for layer in self.layers], []

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,12 +51,22 @@ class CrossValidation:
     >>> found = cross_validate(FNN([64, 10], seed=0), *load_digits(), folds=3, epochs=2)
     >>> found.candidates, bool(found.mean[0] > 0.8)
     ([{}], True)
+    >>> CrossValidation([{"lr": 0.1}, {"lr": 0.2}], np.array([[0.5, 0.75], [0.5, 1.0]]), [], [])
+    CrossValidation(folds=2, candidates=2, best={'lr': 0.2}, score=0.75 +- 0.25)
     """
 
     candidates: list[dict[str, Any]]
     scores: npt.NDArray[np.float64]
     histories: list[list[History]]
     folds: list[npt.NDArray[np.int64]]
+
+    def __repr__(self) -> str:
+        """Show the best candidate, and mean and standard deviation of its scores."""
+        candidates, folds = self.scores.shape
+        best = int(np.argmax(self.mean))
+        several = f", candidates={candidates}, best={reprlib.repr(self.best)}" if candidates > 1 else ""
+        score = f"{self.mean[best]:.4g} +- {self.std[best]:.2g}"
+        return f"CrossValidation(folds={folds}{several}, score={score})"
 
     @property
     def mean(self) -> npt.NDArray[np.float64]:

@@ -497,6 +497,12 @@ class LearningRates:
     rates: Float64Array
     losses: Float64Array
 
+    def __repr__(self) -> str:
+        """Show the range of the rates and the suggestion."""
+        span = f"{self.rates[0]:.3g} .. {self.rates[-1]:.3g}" if len(self.rates) else "none"
+        suggestion = f", suggestion={self.suggestion}" if len(self.rates) else ""
+        return f"LearningRates(steps={len(self.rates)}, rates={span}{suggestion})"
+
     @property
     def smoothed(self) -> Float64Array:
         """Losses averaged over their neighbours on both sides, with the weights of a normal distribution."""

@@ -7,6 +7,7 @@ past them, which saves reading it first.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ _MEAN, _MEAN_LOW, _SCALE, _SLOPE, _OFFSET = range(5)
 TASKS = 64
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
 LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
+_KEPT_BYTES = 4096  # of parameters whose table is kept for the next call
 LARGE = 8 << 20  # bytes from which a result is written with non-temporal stores
 
 # ----------------------------------------------------------------------------------------------
@@ -98,14 +100,34 @@ def _scale(x: Array, table: Array, inverse: bool, chunk: int, streamed: bool, ou
 # ----------------------------------------------------------------------------------------------
 
 
-def _scale_array(x: Array, params: Float64Array, inverse: bool, out: Array) -> None:
-    """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
+def _table(params: Float64Array, inverse: bool) -> Float64Array | None:
+    """Return the table that `_scale` takes, or None where the numbers are too large or small for it."""
     mean, low, scale = params
     size = np.abs(scale)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         slope, offset = (scale, mean) if inverse else (1.0 / scale, -mean / scale - low / scale)
     wide = (size < SMALLEST) | (size > LARGEST) | (np.abs(mean) > LARGEST) | np.isinf(offset)
     if not inverse and wide.any():
+        return None
+    table = np.vstack([params, slope, offset])
+    several = max(rows_in_one(table.shape[1]), -(-WRAP // table.shape[1]))
+    table = np.tile(table, (1, several))
+    return np.hstack([table, table[:, :WRAP]])
+
+
+@functools.lru_cache(64)
+def _kept_table(params: bytes, inverse: bool) -> Float64Array | None:
+    """Return the table of few columns, which takes longer to make than a few rows to scale."""
+    return _table(np.frombuffer(params).reshape(3, -1), inverse)
+
+
+def _scale_array(x: Array, params: Float64Array, inverse: bool, out: Array) -> None:
+    """Standardize C-contiguous `x` into C-contiguous `out` of the same type."""
+    mean, low, scale = params
+    few = params.nbytes <= _KEPT_BYTES
+    table = _kept_table(params.tobytes(), inverse) if few else _table(params, inverse)
+    if table is None:
+        size = np.abs(scale)
         # A reciprocal or a difference would overflow or lose digits; halves of large numbers do not.
         half = np.where(size > 1.0, 0.5, 1.0)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -113,10 +135,6 @@ def _scale_array(x: Array, params: Float64Array, inverse: bool, out: Array) -> N
                 d = (rows * half - mean * half) - low * half
                 out[begin : begin + len(rows)] = d / (scale * half)
         return
-    table = np.vstack([params, slope, offset])
-    several = max(rows_in_one(table.shape[1]), -(-WRAP // table.shape[1]))
-    table = np.tile(table, (1, several))
-    table = np.hstack([table, table[:, :WRAP]])
     chunk = -(-x.size // TASKS)
     chunk += -chunk % (16 * LINE)
     streamed = out.nbytes >= LARGE and not np.may_share_memory(x, out)

@@ -9,7 +9,20 @@ import pytest
 import scipy.sparse
 from numpy.testing import assert_array_equal
 
-from nbnorm import FNN, SGD, AdamW, DivergenceError, EarlyStopping, cross_validate, fit_many, set_num_threads
+from nbnorm import (
+    FNN,
+    SGD,
+    AdamW,
+    DivergenceError,
+    EarlyStopping,
+    History,
+    LearningRates,
+    cross_validate,
+    fit_many,
+    inspect,
+    set_num_threads,
+)
+from nbnorm.data import tables
 
 
 def data(n=300):
@@ -256,3 +269,25 @@ def test_cross_validation_refusals():
         cross_validate("net", X, y)
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         cross_validate(net, X, y, grid={"batch_size": [10, 0]})
+
+
+def test_results_are_shown_in_a_line():
+    X = np.random.default_rng(0).normal(size=(90, 40))
+    y = (X[:, 0] > 0).astype(np.int64)
+    net = FNN([40, 4, 2], seed=0)
+    found = cross_validate(net, X, y, folds=3, epochs=12, grid={"batch_size": [30, 60]})
+    history = net.fit(X, y, epochs=30, validation_data=(X, y), metrics=["f1"])
+    rates = LearningRates(np.logspace(-4, 1, 600), np.linspace(2.0, 1.0, 600))
+    table = tables.Table("a.csv", X, tuple(f"column {k}" for k in range(40)), "y", y)
+    for result in (found, history, rates, table, inspect(net, X, y), inspect(net, X, y).layers[0]):
+        text = repr(result)
+        assert text.startswith(f"{type(result).__name__}(")
+        assert "\n" not in text
+        assert len(text) < 200
+    assert repr(history) == (
+        f"History(epochs=30, loss={history.loss[-1]:.3g}, accuracy={history.accuracy[-1]:.3g}, "
+        f"val_loss={history.val_loss[-1]:.3g}, val_accuracy={history.val_accuracy[-1]:.3g}, "
+        f"f1={history.metrics['f1'][-1]:.3g})"
+    )
+    assert repr(History()) == "History(epochs=0)"
+    assert "candidates=2, best={'batch_size': " in repr(found)
