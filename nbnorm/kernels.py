@@ -194,7 +194,7 @@ def _of_numbers(function: F) -> F:
         return function(*args, **named)
 
     def compiled(x: Any) -> Any:
-        check(name, {argument: REAL}, (getattr(x, "kind", types.int64),))
+        check(name, {argument: REAL}, (getattr(x, "type", types.int64),))
         return function(x)
 
     return cast(F, simd.operation(compiled)(checked))

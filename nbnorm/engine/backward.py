@@ -93,7 +93,7 @@ def backward_features(
     act: Any,
 ) -> None:
     """Turn the gradient of the panels of features [first, last) to z; update bias, gamma and beta."""
-    kind = act.dtype.type
+    number = act.dtype.type
     width, rows = tile_width(act), tile_rows(act)
     layer = net[l]
     stride, length = layer.padded * width, len(saved) // 3
@@ -116,7 +116,7 @@ def backward_features(
             panel_backward(
                 layer.backward_kernel, act, g, y, v, pairs, sample_pairs, control.weights_offset, vector,
                 gamma, saved, at, length + at, 2 * length + at, gradients, gamma, beta, bias, stride, n,
-                kind(control.training), kind(total),
+                number(control.training), number(total),
             )  # fmt: skip
         if norm != BEFORE and not (norm == AFTER and fused):
             for r in range(stop):

@@ -92,7 +92,7 @@ def _pack(transposed: bool) -> Callable[..., None]:
 
 
 def _round_tile(weight: Any, input_pairs: Any, output_pairs: Any) -> None:
-    """Write both kinds of pairs of a tile of weights."""
+    """Write both arrangements of pairs of a tile of weights."""
     _, rows, width, _ = tile(np.float32)
     store_weights([simd.load(weight, r * width, width) for r in range(rows)], input_pairs, output_pairs)
 
@@ -101,9 +101,9 @@ _PACK, _ROUND = Signature(3, 2), Signature(3, 0)
 
 
 @functools.cache
-def pack_kernel(kind: str) -> int:
+def pack_kernel(operand: str) -> int:
     """Return the address of the kernel that packs a panel of "features" or "gradients"."""
-    return function_address(f"nbnorm_pack_{kind}", _pack(kind == "gradients"), _PACK, np.float32)
+    return function_address(f"nbnorm_pack_{operand}", _pack(operand == "gradients"), _PACK, np.float32)
 
 
 @functools.cache

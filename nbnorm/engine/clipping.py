@@ -72,14 +72,14 @@ def apply_part(
     act: Any,
 ) -> None:
     """Update this thread's weights and vectors with bounded gradients."""
-    kind = act.dtype.type
+    number = act.dtype.type
     total = 0.0
     for block in range(len(norms)):
         total += norms[block]
-    factor = kind(1)
+    factor = number(1)
     if total > hyper.clip_norm * hyper.clip_norm:
-        factor = kind(hyper.clip_norm / math.sqrt(total))
-    bound = kind(hyper.clip_value)
+        factor = number(hyper.clip_norm / math.sqrt(total))
+    bound = number(hyper.clip_value)
     first, last = thread_range(len(weight_gradient), tid, threads)
     for l in range(1, control.layers + 1):
         own = k + net[l].weight_numbers

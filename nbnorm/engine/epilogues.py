@@ -298,9 +298,9 @@ _SIGNATURES = {
 
 @functools.cache
 def row_kernel(
-    kind: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False, packed: bool = False
+    operation: str, dtype: Any, code: int = IDENTITY, *, weighted: bool = False, packed: bool = False
 ) -> int:
-    """Return the address of the kernel that `kind` names, compiled now unless it is in the cache.
+    """Return the address of the kernel that `operation` names, compiled now unless it is in the cache.
 
     ``activate``    ``row = f(row + bias)``; where f' needs z, ``row + bias`` goes to the second row
     ``derive``      ``row *= f'``, from f or z in the second row; returns the sum
@@ -320,14 +320,14 @@ def row_kernel(
         "before": lambda: _backward(code, True, weighted, packed),
     }
     variant = f"{'weighted_' if weighted else ''}{'packed_' if packed else ''}"
-    name = f"nbnorm_row_{kind}_{code}_{variant}{np.dtype(dtype)}"
-    signature = _SIGNATURES["backward" if kind == "before" else kind]
-    others = {5: np.float64} if kind == "statistics" else None  # the variance
-    return function_address(name, makers[kind](), signature, dtype, others=others)
+    name = f"nbnorm_row_{operation}_{code}_{variant}{np.dtype(dtype)}"
+    signature = _SIGNATURES["backward" if operation == "before" else operation]
+    others = {5: np.float64} if operation == "statistics" else None  # the variance
+    return function_address(name, makers[operation](), signature, dtype, others=others)
 
 
 @functools.lru_cache(maxsize=64)
-def custom_row_kernel(kind: str, dtype: np.dtype[Any], activation: activations.Activation) -> int:
+def custom_row_kernel(operation: str, dtype: np.dtype[Any], activation: activations.Activation) -> int:
     """Return the address of ``activate`` or ``derive`` for a user's own activation function."""
     number, width = numba.from_dtype(dtype), tile(dtype).width
     row, integer = types.CPointer(number), types.int64
@@ -349,8 +349,8 @@ def custom_row_kernel(kind: str, dtype: np.dtype[Any], activation: activations.A
         return total
 
     if config.DISABLE_JIT:
-        return pointers.interpreted(activate if kind == "activate" else derive)
-    if kind == "activate":
+        return pointers.interpreted(activate if operation == "activate" else derive)
+    if operation == "activate":
         return callback(activate, types.void(row, row, integer, integer, number))
     return callback(derive, number(row, row, integer, integer))
 

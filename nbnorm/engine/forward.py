@@ -88,15 +88,15 @@ def _scale(
 @inner_kernel
 def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, saved: Any) -> None:
     """Use the moving averages as the statistics of features [at, last)."""
-    kind = saved.dtype.type
+    number = saved.dtype.type
     length = len(running) // 2
     for f in range(at, last):
         mean, variance = get(running, f), get(running, length + f)
-        shift = kind(mean)
+        shift = number(mean)
         variance = variance * variance if control.standard_deviation == 1 else variance
         put(saved, f, shift)
-        put(saved, length + f, kind(mean - np.float64(shift)))
-        put(saved, 2 * length + f, kind(1.0 / math.sqrt(variance + hyper.eps)))
+        put(saved, length + f, number(mean - np.float64(shift)))
+        put(saved, 2 * length + f, number(1.0 / math.sqrt(variance + hyper.eps)))
 
 
 @inner_kernel
@@ -160,7 +160,7 @@ def forward_features(
     exact where a large mean would cost digits; the second pass subtracts the mean and corrects for
     its rounding.  Features that fill up the last panel have gamma = beta = 0.
     """
-    kind = act.dtype.type
+    number = act.dtype.type
     width, rows = tile_width(act), tile_rows(act)
     layer = net[l]
     stride = layer.padded * width
@@ -181,7 +181,7 @@ def forward_features(
             if training:
                 good = panel_statistics(
                     layer.statistics_kernel, act, y, control.weights_offset, vector, bias, saved, at,
-                    length + at, variance, at, stride, n, kind(total),
+                    length + at, variance, at, stride, n, number(total),
                 )  # fmt: skip
                 if good == 0:
                     call(calls.wide_statistics, control, act, y, stride, n, total, saved, variance, at)
@@ -194,7 +194,9 @@ def forward_features(
             )  # fmt: skip
             if norm == BEFORE and not fused:
                 for r in range(rows):
-                    activate_row(layer.activate_kernel, act, v + r * width, z + r * width, stride, n, kind(0))
+                    activate_row(
+                        layer.activate_kernel, act, v + r * width, z + r * width, stride, n, number(0)
+                    )
         a = layer.output_offset + i * width
         if layer.dropout_threshold > 0:
             call(calls.drop_panel, net, control, calls, l, i, v, a, n, act)

@@ -73,13 +73,13 @@ class Data:
             x = x.astype(native, copy=False)
         self.array = x  # keeps the memory alive
         self.samples = len(x)
-        self.kind = PEEK_DTYPES.index(x.dtype)
+        self.code = PEEK_DTYPES.index(x.dtype)
         self.address = int(x.__array_interface__["data"][0])
         self.strides = x.strides
         self.encoder = encoder
         self.kernel = gather if encoder is None else gather_encoded
         # small types are standardized in the network's precision, others in double precision
-        self.double = self.kind > 1 or encoder is not None
+        self.double = self.code > 1 or encoder is not None
 
     def rows(self, first: int, last: int) -> npt.NDArray[Any]:
         """Return the network's input of rows [first, last), not standardized."""
@@ -89,7 +89,7 @@ class Data:
     def tiles(self, dtype: np.dtype[Any]) -> int:
         """Return the address of the kernel that reads these rows by square tiles, or 0."""
         item = self.array.itemsize
-        if self.encoder is not None or self.kind > 2 or self.strides[1] != item:
+        if self.encoder is not None or self.code > 2 or self.strides[1] != item:
             return 0
         if self.address % item or self.strides[0] % item:  # vectors are loaded from aligned elements
             return 0
@@ -107,7 +107,7 @@ class SparseData:
             np.ascontiguousarray(x.indptr, np.int64),
             np.ascontiguousarray(x.indices, np.int64),
         )
-        self.samples, self.kind = x.shape[0], 2
+        self.samples, self.code = x.shape[0], 2
         self.address, *ends = (int(a.__array_interface__["data"][0]) for a in self.arrays)
         self.strides = tuple(ends)
         self.encoder, self._columns = encoder, x.shape[1]
@@ -130,13 +130,13 @@ class SparseData:
 
 
 @simd.traced
-def peek_any(address: Any, offset: Any, kind: Any) -> Any:
-    """Return an element of type ``PEEK_DTYPES[kind]`` as float64."""
+def peek_any(address: Any, offset: Any, code: Any) -> Any:
+    """Return an element of type ``PEEK_DTYPES[code]`` as float64."""
 
     def read(dtype: np.dtype[Any]) -> Callable[[], Any]:
         return lambda: simd.convert(peek(address, offset, dtype), np.float64)
 
-    return simd.switch(kind, [read(dtype) for dtype in PEEK_DTYPES])
+    return simd.switch(code, [read(dtype) for dtype in PEEK_DTYPES])
 
 
 def _read_tile(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
@@ -220,13 +220,13 @@ def _gather_part(
     """
     width = tile_width(out)
     address, stride = control.address, control.row_stride
-    column, kind = control.column_stride, control.element_kind
+    column, code = control.column_stride, control.element_code
     for sample in range(b, stop):
         source = get(rows, sample) * stride
         target = base + sample // width * pad * width + sample % width
         for i in range(first, last):
-            x = peek_any(address, source + i * column, kind)
-            if kind <= 1:
+            x = peek_any(address, source + i * column, code)
+            if code <= 1:
                 y = out.dtype.type(x)
                 put(out, target + i * width, ((y - single[0, i]) - single[1, i]) * single[2, i])
             else:
@@ -252,7 +252,7 @@ def _read_tiles(
     width = tile_width(out)
     address, stride = control.address, control.row_stride
     steps, target, size = (end - begin) // tile_rows(out), block + begin * width, exact.shape[1]
-    if control.element_kind == 2:
+    if control.element_code == 2:
         gather_tiles(
             tiles, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
         )
@@ -326,20 +326,20 @@ def gather_sparse(
     base: Any,
 ) -> None:
     """As `gather`, from compressed rows: what is not stored is 0 before it is standardized."""
-    kind = out.dtype.type
+    number = out.dtype.type
     width = tile_width(out)
     first, last = _own_features(size, width, tid, threads)
     values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
         for i in range(first, last):
-            put(out, target + i * width, kind(((0.0 - exact[0, i]) - exact[1, i]) * exact[2, i]))
+            put(out, target + i * width, number(((0.0 - exact[0, i]) - exact[1, i]) * exact[2, i]))
         row = get(rows, b)
         for e in range(peek(ends, row * 8, np.int64), peek(ends, row * 8 + 8, np.int64)):
             i = peek(columns, e * 8, np.int64)
             if first <= i < last:
                 x = peek(values, e * 8, np.float64)
-                put(out, target + i * width, kind(((x - exact[0, i]) - exact[1, i]) * exact[2, i]))
+                put(out, target + i * width, number(((x - exact[0, i]) - exact[1, i]) * exact[2, i]))
 
 
 @inner_kernel
@@ -358,7 +358,7 @@ def _encoded(x: Any, exact: Any, e: Any) -> Any:
 
 @simd.traced
 def _column_of_block(
-    address: Any, rows: Any, b: Any, count: Any, stride: Any, offset: Any, kind: Any, out: Any
+    address: Any, rows: Any, b: Any, count: Any, stride: Any, offset: Any, code: Any, out: Any
 ) -> Any:
     """Return a column of the samples `rows[b]` and so on, float64; of those beyond `count` the last one's."""
     width = tile(out.dtype).width
@@ -373,12 +373,12 @@ def _column_of_block(
 
         return values
 
-    return simd.switch(kind, [read(dtype) for dtype in PEEK_DTYPES])
+    return simd.switch(code, [read(dtype) for dtype in PEEK_DTYPES])
 
 
 @simd.traced
 def _encode_block(
-    x: Any, exact: Any, columns: Any, e: Any, kind: Any, out: Any, at: Any, whole: Any, count: Any
+    x: Any, exact: Any, columns: Any, e: Any, code: Any, out: Any, at: Any, whole: Any, count: Any
 ) -> None:
     """Store encoded column `e`, standardized, of samples whose column holds `x`: as `_encoded`."""
 
@@ -400,7 +400,7 @@ def _encode_block(
     def all_of_it() -> None:
         simd.store(out, at, result)
 
-    value = simd.switch(kind, [position, level, missing])  # in the order of their codes
+    value = simd.switch(code, [position, level, missing])  # in the order of their codes
     standardized = ((value - number(_MEAN)) - number(_MEAN_LOW)) * number(_INVERSE)
     result = simd.convert(simd.where(value == value, standardized, 0.0), out.dtype)
     simd.switch(whole, [part, all_of_it])
@@ -427,17 +427,17 @@ def gather_encoded(
     width = tile_width(out)
     first, last = _own_features(size, width, tid, threads)
     address, stride = control.address, control.row_stride
-    step, code = control.column_stride, control.element_kind
+    step, element = control.column_stride, control.element_code
     for b in range(0, n, width):
         target, count = base + b // width * pad * width, min(n - b, width)
         e = first
         while e < last:
             i = exact[_SOURCE, e]
-            x = _column_of_block(address, rows, b, count, stride, np.int64(i) * step, code, out)
+            x = _column_of_block(address, rows, b, count, stride, np.int64(i) * step, element, out)
             while e < last and exact[_SOURCE, e] == i:
-                kind = np.int64(exact[_KIND, e])
+                code = np.int64(exact[_KIND, e])
                 _encode_block(
-                    x, exact, exact.shape[1], e, kind, out, target + e * width, count == width, count
+                    x, exact, exact.shape[1], e, code, out, target + e * width, count == width, count
                 )
                 e += 1
 
@@ -457,14 +457,14 @@ def gather_encoded_sparse(
     base: Any,
 ) -> None:
     """As `gather_sparse`, the columns encoded."""
-    kind = out.dtype.type
+    number = out.dtype.type
     width = tile_width(out)
     first, last = _own_features(size, width, tid, threads)
     values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
         for e in range(first, last):
-            put(out, target + e * width, kind(_encoded(0.0, exact, e)))
+            put(out, target + e * width, number(_encoded(0.0, exact, e)))
         row = get(rows, b)
         for k in range(peek(ends, row * 8, np.int64), peek(ends, row * 8 + 8, np.int64)):
             i = peek(columns, k * 8, np.int64)
@@ -478,5 +478,5 @@ def gather_encoded_sparse(
                 else:
                     high = middle
             while low < last and exact[_SOURCE, low] == i:
-                put(out, target + low * width, kind(_encoded(x, exact, low)))
+                put(out, target + low * width, number(_encoded(x, exact, low)))
                 low += 1

@@ -208,7 +208,7 @@ def _backward_block(code: int) -> Callable[..., None]:
     return backward
 
 
-# Of each kind the pointers behind each array, and what follows them.
+# Of each operation the pointers behind each array, and what follows them.
 _SIGNATURES = {
     "layer": Signature(4, 1, 1, returns=True),
     "rms": Signature(4, 1, 1, returns=True),
@@ -232,16 +232,16 @@ _block_backward = caller(_SIGNATURES["block"], (3, 3))
 
 
 @functools.cache
-def block_kernel(kind: str, dtype: Any, code: int = IDENTITY) -> int:
-    """Return the address of the kernel that `kind` names, compiled now unless it is in the cache.
+def block_kernel(operation: str, dtype: Any, code: int = IDENTITY) -> int:
+    """Return the address of the kernel that `operation` names, compiled now unless it is in the cache.
 
     ``layer``, ``rms``   statistics of the samples of a block
     ``normalize``        normalized values, and f of them
     ``panel``            dgamma and dbeta of a panel of features
     ``block``            gradient of what was normalized
     """
-    name = f"nbnorm_layer_norm_{kind}_{code}_{np.dtype(dtype)}"
-    return function_address(name, _MAKERS[kind](code), _SIGNATURES[kind], dtype)
+    name = f"nbnorm_layer_norm_{operation}_{code}_{np.dtype(dtype)}"
+    return function_address(name, _MAKERS[operation](code), _SIGNATURES[operation], dtype)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -268,20 +268,20 @@ def _wide_statistics(
     layer: Any, act: Any, y: Any, valid: Any, eps: Any, saved: Any, at: Any, length: Any
 ) -> None:
     """Compute in float64 what the first pass has marked: squares beyond the range of float32."""
-    kind, width = act.dtype.type, tile_width(act)
+    number, width = act.dtype.type, tile_width(act)
     for b in range(valid):
-        if get(saved, 2 * length + at + b) >= kind(0):
+        if get(saved, 2 * length + at + b) >= number(0):
             continue
         shift, center, square = np.float64(get(saved, at + b)), 0.0, 0.0
         if layer.centred == 1:
             for i in range(layer.features):
                 center += np.float64(get(act, y + i * width + b)) - shift
             center = center / layer.features
-            put(saved, length + at + b, kind(center))
+            put(saved, length + at + b, number(center))
         for i in range(layer.features):
             e = (np.float64(get(act, y + i * width + b)) - shift) - center
             square += e * e
-        put(saved, 2 * length + at + b, kind(1.0 / math.sqrt(square / layer.features + eps)))
+        put(saved, 2 * length + at + b, number(1.0 / math.sqrt(square / layer.features + eps)))
 
 
 @inner_kernel
@@ -290,7 +290,7 @@ def forward_blocks(
     saved: Any, variance: Any, act: Any,
 ) -> None:  # fmt: skip
     """Normalize blocks [first, last) of samples of layer l; activation and dropout behind it."""
-    kind, width = act.dtype.type, tile_width(act)
+    number, width = act.dtype.type, tile_width(act)
     layer, length = net[l], len(variance)
     stride, features = layer.padded * width, layer.features
     for j in range(first, last):
@@ -299,7 +299,7 @@ def forward_blocks(
         v, a = layer.result_offset + block, layer.output_offset + block
         good = _block_statistics(
             layer.statistics_kernel, act, y, saved, at, length + at, 2 * length + at, features,
-            kind(hyper.eps),
+            number(hyper.eps),
         )  # fmt: skip
         if good == 0:
             _wide_statistics(layer, act, y, valid, hyper.eps, saved, at, length)
@@ -310,7 +310,7 @@ def forward_blocks(
         if layer.custom == 1 and layer.sample_norm == BEFORE:
             for i in range(features):
                 here, there = v + i * width, z + i * width
-                activate_row(layer.activate_kernel, act, here, there, stride, valid, kind(0))
+                activate_row(layer.activate_kernel, act, here, there, stride, valid, number(0))
         if layer.dropout_threshold > 0:
             threshold = drop_threshold(layer, control)
             scale = drop_scale(act, threshold)
@@ -364,7 +364,7 @@ def backward_blocks(
     net: Any, control: Any, l: Any, n: Any, first: Any, last: Any, saved: Any, act: Any
 ) -> None:
     """Turn ``gamma * dout`` of blocks [first, last) of samples into the gradient of z, stored twice."""
-    kind, width, rows = act.dtype.type, tile_width(act), tile_rows(act)
+    number, width, rows = act.dtype.type, tile_width(act), tile_rows(act)
     layer, length = net[l], len(saved) // 3
     stride = layer.padded * width
     for j in range(first, last):
@@ -373,7 +373,7 @@ def backward_blocks(
         g = layer.gradient_offset + block
         _block_backward(
             layer.block_backward_kernel, act, g, y, z, saved, at, length + at, 2 * length + at,
-            layer.features, kind(layer.centred),
+            layer.features, number(layer.centred),
         )  # fmt: skip
         if layer.custom == 1 and layer.sample_norm == AFTER:
             for i in range(layer.features):

@@ -44,7 +44,7 @@ def _formula_block(code: int) -> Any:
         act: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
         labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
     ) -> None:  # fmt: skip
-        kind = act.dtype.type
+        number = act.dtype.type
         width = tile_width(act)
         levels = len(options)
         columns = size // levels
@@ -52,7 +52,7 @@ def _formula_block(code: int) -> Any:
         hits = 0.0
         for b in range(valid):
             row = get(rows, first + b)
-            w = get(weights, row) if len(weights) > 0 else kind(1)
+            w = get(weights, row) if len(weights) > 0 else number(1)
             right = True
             for c in range(columns):
                 t = get(targets, row * columns + c)
@@ -61,7 +61,7 @@ def _formula_block(code: int) -> Any:
                     y = get(act, z + offset)
                     right = right and loss_formulas.hit(code, y, t)
                     loss += np.float64(w) * loss_formulas.value(code, np.float64(y), np.float64(t), a)
-                    put(act, g + offset, loss_formulas.slope(code, y, t, kind(a)) * (inverse * w))
+                    put(act, g + offset, loss_formulas.slope(code, y, t, number(a)) * (inverse * w))
             hits += np.float64(w) if right else 0.0
         put(partial, at, loss)
         put(partial, at + 1, hits)
@@ -107,11 +107,11 @@ def softmax_block(
     labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
 ) -> None:  # fmt: skip
     """Cross-entropy of softmax outputs; ``options[0]`` is the label smoothing."""
-    kind = act.dtype.type
+    number = act.dtype.type
     width = tile_width(act)
     tops, totals, factors = workspace, workspace + width, workspace + 2 * width
     for b in range(width):
-        w = get(weights, get(rows, first + b)) if len(weights) > 0 and b < valid else kind(1)
+        w = get(weights, get(rows, first + b)) if len(weights) > 0 and b < valid else number(1)
         put(act, factors + b, inverse * w)
     softmax_rows(act, z, g, tops, totals, factors, width, size)
     loss = 0.0
@@ -145,7 +145,7 @@ def _custom_block(function: Any) -> Any:
         act: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
         labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
     ) -> None:  # fmt: skip
-        kind = act.dtype.type
+        number = act.dtype.type
         width = tile_width(act)
         output = int(get(options, 0))
         weighted = len(weights) > 0
@@ -156,22 +156,22 @@ def _custom_block(function: Any) -> Any:
         hits = 0.0
         for b in range(valid):
             row = get(rows, first + b)
-            w = get(weights, row) if weighted else kind(1)
+            w = get(weights, row) if weighted else number(1)
             best = 0
             right = output == _SIGMOID
             for o in range(size):
                 value = get(act, z + o * width + b)
                 outputs[o] = value
-                slopes[o] = kind(0)
+                slopes[o] = number(0)
                 best = o if value > outputs[best] else best
                 if output == _SOFTMAX:
-                    wanted[o] = kind(0)
+                    wanted[o] = number(0)
                 else:
                     wanted[o] = get(targets, row * size + o)
-                    right = right and (value > kind(0)) == (wanted[o] > kind(0.5))
+                    right = right and (value > number(0)) == (wanted[o] > number(0.5))
             if output == _SOFTMAX:
                 label = get(labels, row)
-                wanted[label] = kind(1)
+                wanted[label] = number(1)
                 right = best == label
             loss += np.float64(w) * np.float64(function(outputs, wanted, slopes))
             hits += np.float64(w) if right else 0.0

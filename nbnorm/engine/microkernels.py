@@ -190,11 +190,11 @@ def _store_tile(out: Any, sums: Any, accumulate: Any) -> None:
     simd.switch(accumulate, [write, add])
 
 
-def _product(kind: str, tall: bool, pairs: bool) -> Callable[..., None]:
+def _product(operation: str, tall: bool, pairs: bool) -> Callable[..., None]:
     """Make the micro-kernel that computes a tile of a product, the first operand "packed" or "strided"."""
 
     def product(broadcast: Any, vector: Any, out: Any, length: Any, stride: Any, accumulate: Any) -> None:
-        if kind == "packed":
+        if operation == "packed":
             sums = _packed(broadcast, vector, length, tall, pairs)
         else:
             sums = _strided(broadcast, vector, length, stride, tall, pairs=pairs)
@@ -300,7 +300,7 @@ def _pairs_update(rule: Rule | None, penalized: bool) -> Callable[..., None]:
 
 
 def store_weights(rows: list[Any], input_pairs: Any, output_pairs: Any, first: int = 0) -> None:
-    """Write rows of a tile of weights, an even number from row `first` on, as both kinds of pairs."""
+    """Write rows of a tile of weights, an even number from row `first` on, in both arrangements of pairs."""
     width = rows[0].lanes
     for r in range(0, len(rows), 2):
         store_pairs(input_pairs, (first + r) // 2 * width, simd.to_bfloat16_pairs(rows[r], rows[r + 1]))
@@ -333,23 +333,23 @@ _WEIGHT_UPDATE, _PAIRS_UPDATE, _VECTOR_UPDATE = Signature(5, 3), Signature(7, 3)
 
 
 @functools.cache
-def micro_kernel(kind: str, dtype: Any, *, tall: bool = False, pairs: bool = False) -> int:
+def micro_kernel(operation: str, dtype: Any, *, tall: bool = False, pairs: bool = False) -> int:
     """Return the address of the micro-kernel "packed" or "strided"; a `tall` one has `tall_rows`.
 
     One of `pairs` takes those of bfloat16.
     """
     tall = tall and tall_rows(dtype) > tile(dtype).rows
-    name = f"nbnorm_tile_{kind}{'_tall' * tall}{'_pairs' * pairs}_{np.dtype(dtype)}"
-    return function_address(name, _product(kind, tall, pairs), _PRODUCT, dtype)
+    name = f"nbnorm_tile_{operation}{'_tall' * tall}{'_pairs' * pairs}_{np.dtype(dtype)}"
+    return function_address(name, _product(operation, tall, pairs), _PRODUCT, dtype)
 
 
-def _rule(kind: str) -> Rule | None:
-    return None if kind == STORE else RULES[kind]
+def _rule(operation: str) -> Rule | None:
+    return None if operation == STORE else RULES[operation]
 
 
 @functools.cache
 def weight_kernel(
-    kind: str,
+    operation: str,
     dtype: Any,
     *,
     penalized: bool = False,
@@ -364,25 +364,25 @@ def weight_kernel(
     """
     tall = tall and tall_rows(dtype) > tile(dtype).rows
     options = f"{'_penalized' * penalized}{'_half' * half}{'_tall' * tall}{'_pairs' * pairs}"
-    name = f"nbnorm_tile_{kind}{options}_{np.dtype(dtype)}"
+    name = f"nbnorm_tile_{operation}{options}_{np.dtype(dtype)}"
     if pairs:
-        return function_address(name, _pairs_update(_rule(kind), penalized), _PAIRS_UPDATE, dtype)
-    body = _weight_update(_rule(kind), penalized, half, tall)
+        return function_address(name, _pairs_update(_rule(operation), penalized), _PAIRS_UPDATE, dtype)
+    body = _weight_update(_rule(operation), penalized, half, tall)
     return function_address(name, body, _WEIGHT_UPDATE, dtype)
 
 
 @functools.cache
-def vector_kernel(kind: str, dtype: Any) -> int:
-    """Return the address of the kernel that uses gradients in a row, without a penalty; `kind` as above."""
-    body = _vector_update(_rule(kind))
-    return function_address(f"nbnorm_vector_{kind}_{np.dtype(dtype)}", body, _VECTOR_UPDATE, dtype)
+def vector_kernel(operation: str, dtype: Any) -> int:
+    """Return the address of the kernel for gradients in a row, without a penalty; `operation` as above."""
+    body = _vector_update(_rule(operation))
+    return function_address(f"nbnorm_vector_{operation}_{np.dtype(dtype)}", body, _VECTOR_UPDATE, dtype)
 
 
 @functools.cache
-def numbers_kernel(kind: str, dtype: Any) -> int:
+def numbers_kernel(operation: str, dtype: Any) -> int:
     """Return the address of the function that writes the numbers of a step of a rule."""
-    body, doubles = _step_numbers(RULES[kind]), {1: np.float64, 2: np.float64}
-    name = f"nbnorm_numbers_{kind}_{np.dtype(dtype)}"
+    body, doubles = _step_numbers(RULES[operation]), {1: np.float64, 2: np.float64}
+    name = f"nbnorm_numbers_{operation}_{np.dtype(dtype)}"
     return function_address(name, body, _NUMBERS, dtype, others=doubles)
 
 

@@ -410,7 +410,7 @@ class Run:
         control.drops = training
         control.bfloat16 = training and layout.bfloat16
         control.weighted, control.weighted_statistics = weights is not None, weighed
-        control.address, control.element_kind = data.address, data.kind
+        control.address, control.element_code = data.address, data.code
         control.row_stride, control.column_stride = data.strides
         self.options = engine.loss.options()
         self.calls = table.records(table.CALLS)[0]
@@ -433,20 +433,20 @@ class Run:
             if control.clipped == 1:
                 names += ["norm_part", "apply_part"]
             calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
-            kind = microkernels.STORE if control.stored == 1 else rule
-            penalized = penalized and kind == rule
+            operation = microkernels.STORE if control.stored == 1 else rule
+            penalized = penalized and operation == rule
             for half, tall in itertools.product((False, True), repeat=2):
                 calls[f"{'tall_' * tall}{'half_' * half}tile_update"] = microkernels.weight_kernel(
-                    kind, dtype, penalized=penalized, half=half, tall=tall
+                    operation, dtype, penalized=penalized, half=half, tall=tall
                 )
-            calls.vector_update = microkernels.vector_kernel(kind, dtype)
+            calls.vector_update = microkernels.vector_kernel(operation, dtype)
             if self.mode == table.TRAIN:
                 calls.step_numbers = microkernels.numbers_kernel(rule, dtype)
             if control.clipped == 1:
                 calls.clipped_update = microkernels.vector_kernel(rule, dtype)
         if control.bfloat16 == 1 and backward:
             calls.strided_pairs_product = microkernels.micro_kernel("strided", dtype, pairs=True)
-            calls.pairs_update = microkernels.weight_kernel(kind, dtype, penalized=penalized, pairs=True)
+            calls.pairs_update = microkernels.weight_kernel(operation, dtype, penalized=penalized, pairs=True)
             calls.pack_gradients = bfloat16.pack_kernel("gradients")
         if control.bfloat16 == 1:
             calls.packed_pairs_product = microkernels.micro_kernel("packed", dtype, pairs=True)
@@ -492,10 +492,10 @@ class Run:
                 calls.wide_statistics = _address(forward.wide_statistics, "wide_statistics", dtype)
                 row.statistics_kernel = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
-                kind = "before" if norm == table.BEFORE else "backward"
+                operation = "before" if norm == table.BEFORE else "backward"
                 packed = row.bfloat16 == 1 and row.gradients_apart == 0
                 row.backward_kernel = epilogues.row_kernel(
-                    kind, dtype, inside, weighted=weighted, packed=packed
+                    operation, dtype, inside, weighted=weighted, packed=packed
                 )
 
     def _compile_sample_norm(self, row: Any, code: Any) -> None:
@@ -589,8 +589,8 @@ class Run:
         """Return the live arrays that the optimizer keeps from step to step."""
         names = self._state_names
         named = {
-            f"{kind}_{name}": values
-            for kind, state in (("weight", self.weight_state), ("vector", self.vector_state))
+            f"{group}_{name}": values
+            for group, state in (("weight", self.weight_state), ("vector", self.vector_state))
             for name, values in zip(names, state.reshape(max(len(names), 1), -1), strict=False)
         }
         return {"updates": self._controls["updates"], **named}
@@ -701,11 +701,11 @@ def kernels_ahead(dtype: np.dtype[Any], hidden: bool, norm: str | None) -> list[
     return found
 
 
-def _row(code: Any, kind: str, dtype: np.dtype[Any]) -> int:
+def _row(code: Any, operation: str, dtype: np.dtype[Any]) -> int:
     """Address of the kernel that computes or derives one row."""
     if isinstance(code, activations.Activation):
-        return epilogues.custom_row_kernel(kind, dtype, code)
-    return epilogues.row_kernel(kind, dtype, code)
+        return epilogues.custom_row_kernel(operation, dtype, code)
+    return epilogues.row_kernel(operation, dtype, code)
 
 
 @functools.lru_cache(maxsize=256)
@@ -731,8 +731,8 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     indices, number = types.int64[::1], types.float64[::1]
     net = numba.from_dtype(table.LAYER)[::1]
     control, hyper, calls = map(numba.from_dtype, (table.CONTROL, table.HYPER, table.CALLS))
-    kind = numba.from_dtype(dtype)
-    value, matrix = kind[::1], kind[:, ::1]
+    scalar = numba.from_dtype(dtype)
+    value, matrix = scalar[::1], scalar[:, ::1]
     thread = (whole, whole)
     moved = (value, value, value)  # parameters, the optimizer's state, stored gradients
     return {
@@ -757,7 +757,7 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
             *thread, net, control, calls, whole, real, indices, indices, value, value, number, value, number,
         ),
         "block": (
-            value, whole, whole, whole, whole, whole, whole, kind, indices, indices, value, value, number,
+            value, whole, whole, whole, whole, whole, whole, scalar, indices, indices, value, value, number,
             number, whole,
         ),
         "bias_part": (net, control, calls, whole, whole, value, whole, *moved, value, value, whole, whole),

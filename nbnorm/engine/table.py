@@ -13,14 +13,14 @@ import numpy as np
 from nbnorm.engine.microkernels import tile
 
 
-def _record(kind: type[np.generic], *names: str) -> np.dtype[Any]:
+def _record(scalar: type[np.generic], *names: str) -> np.dtype[Any]:
     """Return the type of records whose fields are properties: those of np.record take four times as long."""
 
     def field(name: str) -> property:
         return property(operator.itemgetter(name), lambda self, value: self.__setitem__(name, value))
 
     record = type("Record", (np.void,), {name: field(name) for name in names})
-    return np.dtype((record, np.dtype([(name, kind) for name in names], align=True)))
+    return np.dtype((record, np.dtype([(name, scalar) for name in names], align=True)))
 
 
 # One layer of the network; the first is the input.  An offset counts elements of an array of the engine.
@@ -86,7 +86,7 @@ CONTROL = _record(
     "address",  # of the first element
     "row_stride",  # bytes between rows; of a sparse matrix the address of the rows' ends
     "column_stride",  # bytes between columns; of a sparse matrix the address of the columns' numbers
-    "element_kind",  # index in PEEK_DTYPES
+    "element_code",  # index in PEEK_DTYPES
     "tiles_kernel",  # address of the kernel that reads contiguous rows by square tiles, or 0
     # the run
     "step",  # next step of the epoch
@@ -174,9 +174,9 @@ CALLS = _record(
 )
 
 
-def records(kind: np.dtype[Any], count: int = 1) -> Any:
+def records(dtype: np.dtype[Any], count: int = 1) -> Any:
     """Return `count` records of zeros."""
-    return np.zeros(count, kind)
+    return np.zeros(count, dtype)
 
 
 # Places in `progress` (float64): sums over the samples of this epoch, each times its weight.

@@ -286,7 +286,7 @@ def _row(
 
     def walk(body: Callable[..., Any], *sums: Any) -> Any:
         """Call ``body(output, target, option, *sums)`` for each output, where the arrays have them."""
-        if not isinstance(getattr(options, "kind", options), (types.Array, np.ndarray)):
+        if not isinstance(getattr(options, "type", options), (types.Array, np.ndarray)):
 
             def single(c: Any, *sums: Any) -> Any:
                 return body(first + c, first_target + c, options, *sums)

@@ -139,7 +139,7 @@ def _square(z: Any, at: Any, n: Any, mean: Any) -> Any:
 @inner_kernel
 def _normalize(layer: Any, weights: Any, rows: Any, out: Any) -> None:
     """Layer norm, or RMS norm, of some rows, in place."""
-    kind = out.dtype.type
+    number = out.dtype.type
     width, n, gamma = layer[_PANELS] * LANES, layer[_OUTPUTS], layer[_GAMMA]
     beta, eps = gamma + width, np.float64(weights[gamma + 2 * width])
     for row in range(rows):
@@ -150,7 +150,7 @@ def _normalize(layer: Any, weights: Any, rows: Any, out: Any) -> None:
         rstd = 1.0 / math.sqrt(_square(out, at, n, mean) / n + eps)
         for i in range(n):
             xhat = (np.float64(out[at + i]) - mean) * rstd
-            out[at + i] = kind(xhat) * weights[gamma + i] + weights[beta + i]
+            out[at + i] = number(xhat) * weights[gamma + i] + weights[beta + i]
 
 
 @inner_kernel
@@ -193,18 +193,18 @@ def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -
 @inner_kernel
 def _read(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
     """Standardize some rows of `x`."""
-    kind, width = out.dtype.type, inputs.shape[1]
+    number, width = out.dtype.type, inputs.shape[1]
     mean, low, inverse = inputs[_MEAN], inputs[_MEAN_LOW], inputs[_INVERSE]
     for row in range(rows):
         source, target = x[first + row], out[row * width : (row + 1) * width]
         for e in range(width):
-            target[e] = kind(((np.float64(source[e]) - mean[e]) - low[e]) * inverse[e])
+            target[e] = number(((np.float64(source[e]) - mean[e]) - low[e]) * inverse[e])
 
 
 @inner_kernel
 def _read_encoded(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
     """Encode some rows of `x` and standardize them; what is missing becomes the mean."""
-    kind, width = out.dtype.type, inputs.shape[1]
+    number, width = out.dtype.type, inputs.shape[1]
     for row in range(rows):
         for e in range(width):
             value = encode_value(
@@ -212,7 +212,7 @@ def _read_encoded(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
                 inputs[_SLOPE, e], inputs[_FLOOR, e], inputs[_CEILING, e],
             )  # fmt: skip
             value = ((value - inputs[_MEAN, e]) - inputs[_MEAN_LOW, e]) * inputs[_INVERSE, e]
-            out[row * width + e] = kind(0.0 if np.isnan(value) else value)
+            out[row * width + e] = number(0.0 if np.isnan(value) else value)
 
 
 @simd.traced
@@ -239,7 +239,7 @@ def _softmax(z: Any, at: Any, n: Any) -> None:
 def _write(z: Any, rows: Any, stride: Any, last: Any, outputs: Any, first: Any, out: Any) -> None:
     """Write probabilities, or values in the units of the targets."""
     n = outputs.shape[1]
-    kind = out.dtype.type
+    number = out.dtype.type
     for row in range(rows):
         at = row * stride
         if last == _SOFTMAX:
@@ -248,7 +248,7 @@ def _write(z: Any, rows: Any, stride: Any, last: Any, outputs: Any, first: Any, 
             values = z[at : at + n]
             activate_row(values, _LOGISTIC, values)
         for o in range(n):
-            value = kind(z[at + o])
+            value = number(z[at + o])
             if last == _COUNTS:
                 value = np.exp(value)
             elif last == _VALUES:

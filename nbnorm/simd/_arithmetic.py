@@ -26,7 +26,7 @@ def _emit_splat(x: Any, lanes: Any) -> Emitted:
     x = _emitted.constant(types.float64, x) if isinstance(x, float) else x
     x = _emitted.constant(types.int64, x) if isinstance(x, int) else x
     lanes = static("lanes", lanes)
-    return Emitted(Vector(x.kind, lanes), _emitted.splatted(x.value, lanes))
+    return Emitted(Vector(x.type, lanes), _emitted.splatted(x.value, lanes))
 
 
 @operation(_emit_splat)
@@ -85,10 +85,10 @@ def zeros(dtype: Any, lanes: Any) -> Any:
 
 
 def _emit_iota(dtype: Any, lanes: Any) -> Emitted:
-    kind = Vector(dtype, static("lanes", lanes))
-    form = llvm_type(kind)
-    values = [float(k) if isinstance(kind.dtype, types.Float) else k for k in range(kind.lanes)]
-    return Emitted(kind, ir.Constant(form, values if kind.lanes > 1 else values[0]))
+    numba_type = Vector(dtype, static("lanes", lanes))
+    form = llvm_type(numba_type)
+    values = [float(k) if isinstance(numba_type.dtype, types.Float) else k for k in range(numba_type.lanes)]
+    return Emitted(numba_type, ir.Constant(form, values if numba_type.lanes > 1 else values[0]))
 
 
 @operation(_emit_iota)
@@ -118,7 +118,7 @@ def iota(dtype: Any, lanes: Any) -> Any:
 
 
 def _emit_full_like(x: Any, number: Any) -> Emitted:
-    return _emitted.as_kind(number, x.kind)
+    return _emitted.as_type(number, x.type)
 
 
 @operation(_emit_full_like)
@@ -188,7 +188,7 @@ def _floating(x: Any) -> Any:
     if not isinstance(x, Emitted):
         return _emitted.constant(types.float64, x)
     if not x.floating:
-        raise TypeError(f"this needs float32 or float64, got {x.kind}")
+        raise TypeError(f"this needs float32 or float64, got {x.type}")
     return x
 
 
@@ -501,19 +501,19 @@ def _emit_where(mask: Any, x: Any, y: Any) -> Any:
     if not isinstance(mask, Emitted):
         return _emitted.lift(x, y)[0 if mask else 1]
     if mask.dtype.kind != "b":
-        raise TypeError(f"where needs a mask, got {mask.kind}")
+        raise TypeError(f"where needs a mask, got {mask.type}")
     x, y = _emitted.lift(x, y) if isinstance(x, Emitted) or isinstance(y, Emitted) else _constants(x, y)
-    if isinstance(mask.kind, Mask) and not _emitted.is_vector(x):
-        kind = Vector(x.kind, mask.lanes)
-        x, y = _emitted.as_kind(x, kind), _emitted.as_kind(y, kind)
-    if isinstance(mask.kind, Mask) and mask.lanes != x.lanes:
-        raise TypeError(f"{mask.kind} does not choose between values of {x.kind}")
+    if isinstance(mask.type, Mask) and not _emitted.is_vector(x):
+        numba_type = Vector(x.type, mask.lanes)
+        x, y = _emitted.as_type(x, numba_type), _emitted.as_type(y, numba_type)
+    if isinstance(mask.type, Mask) and mask.lanes != x.lanes:
+        raise TypeError(f"{mask.type} does not choose between values of {x.type}")
     return x.with_value(emission()[1].select(mask.value, x.value, y.value))
 
 
 def _constants(x: Any, y: Any) -> tuple[Emitted, Emitted]:
-    kind = types.float64 if isinstance(x, float) or isinstance(y, float) else types.int64
-    return _emitted.constant(kind, x), _emitted.constant(kind, y)
+    numba_type = types.float64 if isinstance(x, float) or isinstance(y, float) else types.int64
+    return _emitted.constant(numba_type, x), _emitted.constant(numba_type, y)
 
 
 @operation(_emit_where)
@@ -594,9 +594,9 @@ def _emit_bitcast(x: Any, dtype: Any) -> Emitted:
     number, item = number_type(dtype), x.dtype.itemsize
     lanes = x.lanes * item * 8 // number.bitwidth
     if lanes * number.bitwidth != x.lanes * item * 8:
-        raise TypeError(f"the bits of {x.kind} are no whole number of {number}")
-    kind = Vector(number, lanes) if _emitted.is_vector(x) else number
-    return Emitted(kind, emission()[1].bitcast(x.value, llvm_type(kind)))
+        raise TypeError(f"the bits of {x.type} are no whole number of {number}")
+    numba_type = Vector(number, lanes) if _emitted.is_vector(x) else number
+    return Emitted(numba_type, emission()[1].bitcast(x.value, llvm_type(numba_type)))
 
 
 @operation(_emit_bitcast)

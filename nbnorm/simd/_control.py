@@ -72,7 +72,7 @@ def loop(start: Any, stop: Any, step: Any, body: Callable[..., Any], *carried: A
     results = _tuple(body(Emitted(types.int64, i), *given))
     i.add_incoming(builder.add(i, by), builder.block)
     for phi, before_it, result in zip(phis, carried, results, strict=True):
-        phi.add_incoming(_emitted.as_kind(result, before_it.kind).value, builder.block)
+        phi.add_incoming(_emitted.as_type(result, before_it.type).value, builder.block)
     builder.branch(head)
     builder.position_at_end(after)
     return _plain(tuple(given))

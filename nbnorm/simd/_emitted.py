@@ -52,10 +52,10 @@ def intrinsic(name: str, result: Any, args: list[Any]) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
 
 
-def suffix(kind: Any) -> str:
+def suffix(form: Any) -> str:
     """Return how LLVM writes a type in the names of its functions."""
-    lanes = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
-    scalar = kind.element if lanes else kind
+    lanes = f"v{form.count}" if isinstance(form, ir.VectorType) else ""
+    scalar = form.element if lanes else form
     return f"{lanes}{scalar.intrinsic_name if hasattr(scalar, 'intrinsic_name') else f'i{scalar.width}'}"
 
 
@@ -67,18 +67,18 @@ class Emitted:
 
     __array_ufunc__ = None  # NumPy's numbers leave their operators to this class
 
-    def __init__(self, kind: Any, value: Any) -> None:
-        self.kind, self.value = kind, value
+    def __init__(self, numba_type: Any, value: Any) -> None:
+        self.type, self.value = numba_type, value
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the elements."""
-        return numpy_dtype(self.kind)
+        return numpy_dtype(self.type)
 
     @property
     def lanes(self) -> int:
         """Number of elements; 1 for numbers."""
-        return getattr(self.kind, "lanes", 1)
+        return getattr(self.type, "lanes", 1)
 
     @property
     def floating(self) -> bool:
@@ -87,7 +87,7 @@ class Emitted:
 
     def with_value(self, value: Any) -> Emitted:
         """Return another value of the same type."""
-        return Emitted(self.kind, value)
+        return Emitted(self.type, value)
 
     def __bool__(self) -> bool:
         raise TypeError("a value that is known only when the code runs has no truth here: use simd.where")
@@ -98,7 +98,7 @@ class Emitted:
         a, b = lift(other, self) if swap else lift(self, other)
         name = floating if a.floating else integer
         if name is None or (a.dtype.kind == "b" and name not in ("and_", "or_", "xor")):
-            raise TypeError(f"this operator is not defined for {a.kind}")
+            raise TypeError(f"this operator is not defined for {a.type}")
         return a.with_value(getattr(emission()[1], name)(a.value, b.value))
 
     def __add__(self, other: Any) -> Any:
@@ -151,12 +151,12 @@ class Emitted:
 
     def __invert__(self) -> Any:
         if self.floating:
-            raise TypeError(f"~ is not defined for {self.kind}")
+            raise TypeError(f"~ is not defined for {self.type}")
         return self.with_value(emission()[1].not_(self.value))
 
     def __neg__(self) -> Any:
         if self.dtype.kind == "b":
-            raise TypeError(f"- is not defined for {self.kind}")
+            raise TypeError(f"- is not defined for {self.type}")
         builder = emission()[1]
         return self.with_value(builder.fneg(self.value) if self.floating else builder.neg(self.value))
 
@@ -171,7 +171,7 @@ class Emitted:
             compare = builder.fcmp_unordered if sign == "!=" else builder.fcmp_ordered
         else:
             compare = builder.icmp_signed if a.dtype.kind == "i" else builder.icmp_unsigned
-        return Emitted(truth_type(a.kind), compare(sign, a.value, b.value))
+        return Emitted(truth_type(a.type), compare(sign, a.value, b.value))
 
     def __lt__(self, other: Any) -> Any:
         return self._compare(other, "<")
@@ -200,29 +200,29 @@ class Emitted:
         if self.dtype.kind == "u":
             return self
         builder = emission()[1]
-        negative = builder.icmp_signed("<", self.value, constant(self.kind, 0).value)
+        negative = builder.icmp_signed("<", self.value, constant(self.type, 0).value)
         return self.with_value(builder.select(negative, builder.neg(self.value), self.value))
 
 
-def truth_type(kind: Any) -> Any:
+def truth_type(numba_type: Any) -> Any:
     """Return the type of a comparison."""
-    return Mask(kind.lanes) if isinstance(kind, (Vector, Mask)) else types.boolean
+    return Mask(numba_type.lanes) if isinstance(numba_type, (Vector, Mask)) else types.boolean
 
 
 def is_vector(x: Any) -> bool:
     """Tell whether x is an emitted vector or mask."""
-    return isinstance(x, Emitted) and isinstance(x.kind, (Vector, Mask))
+    return isinstance(x, Emitted) and isinstance(x.type, (Vector, Mask))
 
 
-def constant(kind: Any, number: Any) -> Emitted:
+def constant(numba_type: Any, number: Any) -> Emitted:
     """Return a number known now, in every lane of a vector type."""
-    form = llvm_type(kind)
-    dtype = numpy_dtype(kind)
+    form = llvm_type(numba_type)
+    dtype = numpy_dtype(numba_type)
     value = float(dtype.type(number)) if dtype.kind == "f" else int(number)
     if dtype.kind == "u":
         value %= 1 << (8 * dtype.itemsize)
     many = isinstance(form, ir.VectorType)
-    return Emitted(kind, ir.Constant(form, [value] * form.count if many else value))
+    return Emitted(numba_type, ir.Constant(form, [value] * form.count if many else value))
 
 
 def splatted(value: Any, lanes: int) -> Any:
@@ -251,11 +251,11 @@ def shuffled(a: Any, b: Any, lanes: list[int]) -> Any:
 def converted(x: Emitted, dtype: Any) -> Emitted:
     """Convert the elements to another type."""
     number = number_type(dtype)
-    kind = Vector(number, x.kind.lanes) if is_vector(x) else number
+    numba_type = Vector(number, x.type.lanes) if is_vector(x) else number
     before, after, builder = x.dtype, numpy_dtype(number), emission()[1]
     if before == after:
         return x
-    form = llvm_type(kind)
+    form = llvm_type(numba_type)
     if before.kind == "f":
         if after.kind == "f":
             change = builder.fpext if after.itemsize > before.itemsize else builder.fptrunc
@@ -267,7 +267,7 @@ def converted(x: Emitted, dtype: Any) -> Emitted:
         change = builder.trunc if after.itemsize < before.itemsize else builder.bitcast
     else:
         change = builder.sext if before.kind == "i" else builder.zext
-    return Emitted(kind, change(x.value, form))
+    return Emitted(numba_type, change(x.value, form))
 
 
 def lift(*values: Any) -> list[Any]:
@@ -275,30 +275,30 @@ def lift(*values: Any) -> list[Any]:
     emitted = [x for x in values if isinstance(x, Emitted)]
     vectors = [x for x in emitted if is_vector(x)]
     if vectors:
-        kind = vectors[0].kind
+        numba_type = vectors[0].type
         for x in vectors[1:]:
-            if x.kind != kind:
-                raise TypeError(f"{kind} and {x.kind} do not go together: convert one of them")
+            if x.type != numba_type:
+                raise TypeError(f"{numba_type} and {x.type} do not go together: convert one of them")
     else:
-        kind = number_type(functools.reduce(np.promote_types, [x.dtype for x in emitted]))
-    return [as_kind(x, kind) for x in values]
+        numba_type = number_type(functools.reduce(np.promote_types, [x.dtype for x in emitted]))
+    return [as_type(x, numba_type) for x in values]
 
 
-def as_kind(x: Any, kind: Any) -> Emitted:
+def as_type(x: Any, numba_type: Any) -> Emitted:
     """Return a number or vector as a value of a type; a number goes into all lanes."""
     if not isinstance(x, Emitted):
-        return constant(kind, x)
+        return constant(numba_type, x)
     if is_vector(x):
         return x
-    number = number_type(kind.dtype) if isinstance(kind, (Vector, Mask)) else kind
-    return Emitted(kind, splatted(converted(x, number).value, getattr(kind, "lanes", 1)))
+    number = number_type(numba_type.dtype) if isinstance(numba_type, (Vector, Mask)) else numba_type
+    return Emitted(numba_type, splatted(converted(x, number).value, getattr(numba_type, "lanes", 1)))
 
 
 def index(i: Any) -> Any:
     """Return an index as an LLVM integer of 64 bits."""
     if isinstance(i, Emitted):
         if i.dtype.kind not in "iu":
-            raise TypeError(f"an index must be an integer, got {i.kind}")
+            raise TypeError(f"an index must be an integer, got {i.type}")
         return converted(i, np.dtype(np.int64) if i.dtype.kind == "i" else np.dtype(np.uint64)).value
     return I64(operator.index(i))
 
@@ -325,12 +325,12 @@ def first(count: Any, lanes: int) -> Any:
 def address(x: Any, i: Any) -> Any:
     """Return the LLVM address of element i of an array or behind a pointer."""
     context, builder = emission()
-    if isinstance(x.kind, types.CPointer):
+    if isinstance(x.type, types.CPointer):
         base = x.value
-    elif isinstance(x.kind, types.Array) and (x.kind.layout == "C" or x.kind.ndim == 0):
-        base = context.make_array(x.kind)(context, builder, x.value).data
+    elif isinstance(x.type, types.Array) and (x.type.layout == "C" or x.type.ndim == 0):
+        base = context.make_array(x.type)(context, builder, x.value).data
     else:
-        raise TypeError(f"memory must be a C-contiguous array or a pointer, got {x.kind}")
+        raise TypeError(f"memory must be a C-contiguous array or a pointer, got {x.type}")
     return builder.gep(base, [index(i)], inbounds=True)
 
 
@@ -358,24 +358,28 @@ class TileRows:
 _VALUES = (Vector, Mask, types.Number, types.Boolean, types.Array, types.CPointer)
 
 
-def _unpacked(kind: Any, value: Any) -> Any:
+def _unpacked(numba_type: Any, value: Any) -> Any:
     """Return an argument of compiled code as the traced function takes it."""
-    if isinstance(kind, (types.IntegerLiteral, types.BooleanLiteral)):
-        return kind.literal_value
-    if isinstance(kind, (types.NumberClass, types.DType)):
-        return numpy_dtype(kind.dtype)
-    if isinstance(kind, types.Omitted):
-        return kind.value
-    if isinstance(kind, types.NoneType):
+    if isinstance(numba_type, (types.IntegerLiteral, types.BooleanLiteral)):
+        return numba_type.literal_value
+    if isinstance(numba_type, (types.NumberClass, types.DType)):
+        return numpy_dtype(numba_type.dtype)
+    if isinstance(numba_type, types.Omitted):
+        return numba_type.value
+    if isinstance(numba_type, types.NoneType):
         return None
     builder = emission()[1]
-    if isinstance(kind, Tile):
-        return TileRows(Emitted(kind.row, builder.extract_value(value, r)) for r in range(kind.rows))
-    if isinstance(kind, types.BaseTuple):
-        return tuple(_unpacked(part, builder.extract_value(value, k)) for k, part in enumerate(kind.types))
-    if isinstance(kind, _VALUES):
-        return Emitted(kind, value)
-    raise TypeError(f"a value of type {kind} cannot be used in vector code")
+    if isinstance(numba_type, Tile):
+        return TileRows(
+            Emitted(numba_type.row, builder.extract_value(value, r)) for r in range(numba_type.rows)
+        )
+    if isinstance(numba_type, types.BaseTuple):
+        return tuple(
+            _unpacked(part, builder.extract_value(value, k)) for k, part in enumerate(numba_type.types)
+        )
+    if isinstance(numba_type, _VALUES):
+        return Emitted(numba_type, value)
+    raise TypeError(f"a value of type {numba_type} cannot be used in vector code")
 
 
 def _packed(context: Any, builder: Any, result: Any) -> tuple[Any, Any]:
@@ -383,45 +387,47 @@ def _packed(context: Any, builder: Any, result: Any) -> tuple[Any, Any]:
     if result is None:
         return types.none, context.get_dummy_value()
     if isinstance(result, Emitted):
-        return result.kind, result.value
+        return result.type, result.value
     if isinstance(result, TileRows):
-        row = result[0].kind
-        kind = Tile(row.dtype, len(result), row.lanes)
-        value = ir.Constant(context.get_value_type(kind), ir.Undefined)
+        row = result[0].type
+        numba_type = Tile(row.dtype, len(result), row.lanes)
+        value = ir.Constant(context.get_value_type(numba_type), ir.Undefined)
         for r, vector in enumerate(result):
             value = builder.insert_value(value, vector.value, r)
-        return kind, value
+        return numba_type, value
     if isinstance(result, tuple):
         pairs = [_packed(context, builder, part) for part in result]
-        kinds = types.Tuple([kind for kind, _ in pairs])
-        return kinds, context.make_tuple(builder, kinds, [value for _, value in pairs])
+        numba_types = types.Tuple([numba_type for numba_type, _ in pairs])
+        return numba_types, context.make_tuple(builder, numba_types, [value for _, value in pairs])
     if isinstance(result, (int, float)):
-        kind = types.float64 if isinstance(result, float) else types.literal(result)
-        return kind, context.get_constant(types.unliteral(kind), result)
+        numba_type = types.float64 if isinstance(result, float) else types.literal(result)
+        return numba_type, context.get_constant(types.unliteral(numba_type), result)
     raise TypeError(f"a traced function returned {type(result).__name__}, which compiled code cannot have")
 
 
-def _trace(function: Any, context: Any, builder: Any, kinds: Any, values: Any) -> tuple[Any, Any]:
+def _trace(function: Any, context: Any, builder: Any, numba_types: Any, values: Any) -> tuple[Any, Any]:
     with emitting(context, builder):
-        result = function(*(_unpacked(kind, value) for kind, value in zip(kinds, values, strict=True)))
+        result = function(
+            *(_unpacked(numba_type, value) for numba_type, value in zip(numba_types, values, strict=True))
+        )
         return _packed(context, builder, result)
 
 
-def _scratch_type(context: Any, kind: Any) -> Any:
+def _scratch_type(context: Any, numba_type: Any) -> Any:
     try:
-        return context.get_value_type(kind)
+        return context.get_value_type(numba_type)
     except NotImplementedError:  # such as float16: the function is going to refuse it
         return I32
 
 
 @functools.lru_cache(maxsize=4096)
-def _result_type(function: Any, kinds: tuple[Any, ...]) -> Any:
+def _result_type(function: Any, numba_types: tuple[Any, ...]) -> Any:
     """Return the type of a call: it is traced into a module that is thrown away."""
     context = cpu_target.target_context
-    form = ir.FunctionType(ir.VoidType(), [_scratch_type(context, kind) for kind in kinds])
+    form = ir.FunctionType(ir.VoidType(), [_scratch_type(context, numba_type) for numba_type in numba_types])
     scratch = ir.Function(ir.Module(), form, "scratch")
     builder = ir.IRBuilder(scratch.append_basic_block())
-    return _trace(function, context, builder, kinds, scratch.args)[0]
+    return _trace(function, context, builder, numba_types, scratch.args)[0]
 
 
 def _kind(argument: Any) -> Any:
@@ -441,7 +447,7 @@ def compiles(key: Any, function: Callable[..., Any], *, needs_vector: bool = Fal
         prefer_literal = True
 
         def generic(self, args: Any, kws: Any) -> Any:
-            if needs_vector and not any(isinstance(kind, (Vector, Mask)) for kind in args):
+            if needs_vector and not any(isinstance(numba_type, (Vector, Mask)) for numba_type in args):
                 return None
             try:
                 form = inspect.signature(function) if kws else None

@@ -16,7 +16,7 @@ from numba import config, types
 from numba.core.registry import cpu_target
 
 from nbnorm.compile import pointers
-from nbnorm.simd._emitted import I64, Emitted, address, as_kind, emission, emitting, index
+from nbnorm.simd._emitted import I64, Emitted, address, as_type, emission, emitting, index
 from nbnorm.simd._tracing import operation
 from nbnorm.simd._types import llvm_type
 
@@ -37,8 +37,8 @@ class Signature(NamedTuple):
     def llvm(self, number: Any) -> Any:
         """Return LLVM's type of the function."""
         scalar = llvm_type(number)
-        kinds = [_BYTES] * self.pointers + [I64] * self.integers + [scalar] * self.numbers
-        return ir.FunctionType(scalar if self.returns else ir.VoidType(), kinds)
+        numba_types = [_BYTES] * self.pointers + [I64] * self.integers + [scalar] * self.numbers
+        return ir.FunctionType(scalar if self.returns else ir.VoidType(), numba_types)
 
 
 def function_address(
@@ -80,9 +80,9 @@ def function_address(
         args = []
         for k, value in enumerate(function.args):
             if k < signature.pointers:
-                kind = numba.from_dtype(np.dtype((others or {}).get(k, dtype)))
-                pointer = builder.bitcast(value, llvm_type(kind).as_pointer())
-                args.append(Emitted(types.CPointer(kind), pointer))
+                numba_type = numba.from_dtype(np.dtype((others or {}).get(k, dtype)))
+                pointer = builder.bitcast(value, llvm_type(numba_type).as_pointer())
+                args.append(Emitted(types.CPointer(numba_type), pointer))
             else:
                 whole = k < signature.pointers + signature.integers
                 args.append(Emitted(types.int64 if whole else number, value))
@@ -113,10 +113,10 @@ def caller(signature: Signature, offsets: tuple[int, ...]) -> Any:
 
     def emit(function: Any, *args: Any) -> Any:
         elements, rest = split(args)
-        builder, number = emission()[1], elements[0][0].kind.dtype
+        builder, number = emission()[1], elements[0][0].type.dtype
         values = [builder.bitcast(address(*pair), _BYTES) for pair in elements]
         values += [index(value) for value in rest[: signature.integers]]
-        values += [as_kind(value, number).value for value in rest[signature.integers :]]
+        values += [as_type(value, number).value for value in rest[signature.integers :]]
         pointer = builder.inttoptr(index(function), signature.llvm(number).as_pointer())
         result = builder.call(pointer, values)
         return Emitted(number, result) if signature.returns else None

@@ -50,7 +50,7 @@ def _check_groups(lanes: int, groups: int) -> int:
 
 def _emit_fold(v: Any, groups: Any, combine: Callable[[Any, Any], Any]) -> Emitted:
     count = 1 if groups is None else static("groups", groups)
-    kind = v.kind
+    numba_type = v.type
 
     def pick(x: Any, lanes: list[int], other: Any = None, chosen: Any = None) -> Any:
         chosen = (
@@ -59,10 +59,10 @@ def _emit_fold(v: Any, groups: Any, combine: Callable[[Any, Any], Any]) -> Emitt
             else [k if c else len(lanes) + k for k, c in zip(lanes, chosen, strict=True)]
         )
         value = _emitted.shuffled(x.value, x.value if other is None else other.value, chosen)
-        return Emitted(Vector(kind.dtype, len(lanes)), value)
+        return Emitted(Vector(numba_type.dtype, len(lanes)), value)
 
     got = _fold(v, v.lanes, _check_groups(v.lanes, count), pick, combine)
-    return Emitted(kind.dtype, got.value) if groups is None else got
+    return Emitted(numba_type.dtype, got.value) if groups is None else got
 
 
 def _numpy_fold(v: Any, groups: Any, combine: Callable[..., Any]) -> Any:
@@ -224,10 +224,10 @@ def choose(a: Any, b: Any, lanes: list[int]) -> Any:
     """Return these lanes of two vectors of one type; those of the second count on."""
     if emission() is None:
         return NumpyVector(np.concatenate((a.values, b.values))[lanes])
-    if a.kind != b.kind:
-        raise TypeError(f"{a.kind} and {b.kind} do not go together: convert one of them")
-    kind = Mask(len(lanes)) if isinstance(a.kind, Mask) else Vector(a.kind.dtype, len(lanes))
-    return Emitted(kind, _emitted.shuffled(a.value, b.value, lanes))
+    if a.type != b.type:
+        raise TypeError(f"{a.type} and {b.type} do not go together: convert one of them")
+    numba_type = Mask(len(lanes)) if isinstance(a.type, Mask) else Vector(a.type.dtype, len(lanes))
+    return Emitted(numba_type, _emitted.shuffled(a.value, b.value, lanes))
 
 
 @traced
@@ -465,10 +465,10 @@ def interleave(a: Any, b: Any) -> Any:
 
 
 def _emit_extract(v: Any, k: Any) -> Emitted:
-    kind = v.kind.dtype
+    numba_type = v.type.dtype
     if v.lanes == 1:
-        return Emitted(kind, v.value)
-    return Emitted(kind, emission()[1].extract_element(v.value, index(k)))
+        return Emitted(numba_type, v.value)
+    return Emitted(numba_type, emission()[1].extract_element(v.value, index(k)))
 
 
 @operation(_emit_extract)
@@ -497,8 +497,8 @@ def extract(v: Any, k: Any) -> Any:
 
 
 def _emit_insert(v: Any, k: Any, x: Any) -> Any:
-    value = _emitted.as_kind(x, v.kind.dtype)
-    value = _emitted.converted(value, v.kind.dtype).value
+    value = _emitted.as_type(x, v.type.dtype)
+    value = _emitted.converted(value, v.type.dtype).value
     return v.with_value(value if v.lanes == 1 else emission()[1].insert_element(v.value, value, index(k)))
 
 
@@ -532,12 +532,12 @@ def insert(v: Any, k: Any, x: Any) -> Any:
 
 
 def _emit_gather(x: Any, indices: Any) -> Emitted:
-    builder, kind = emission()[1], Vector(x.kind.dtype, indices.lanes)
-    result = ir.Constant(llvm_type(kind), ir.Undefined)
+    builder, numba_type = emission()[1], Vector(x.type.dtype, indices.lanes)
+    result = ir.Constant(llvm_type(numba_type), ir.Undefined)
     for k in range(indices.lanes):
         value = emit_get(x, _emit_extract(indices, k)).value
         result = builder.insert_element(result, value, I32(k)) if indices.lanes > 1 else value
-    return Emitted(kind, result)
+    return Emitted(numba_type, result)
 
 
 @operation(_emit_gather)

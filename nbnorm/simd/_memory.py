@@ -20,16 +20,16 @@ from nbnorm.simd.target import native_lanes
 
 def _typed_pointer(x: Any, i: Any, lanes: int) -> tuple[Any, Any, int]:
     """Return the type of a vector in memory, its address and the bytes of an element."""
-    kind = Vector(x.kind.dtype, lanes)
-    pointer = emission()[1].bitcast(_emitted.address(x, i), llvm_type(kind).as_pointer())
-    return kind, pointer, kind.dtype.bitwidth // 8
+    numba_type = Vector(x.type.dtype, lanes)
+    pointer = emission()[1].bitcast(_emitted.address(x, i), llvm_type(numba_type).as_pointer())
+    return numba_type, pointer, numba_type.dtype.bitwidth // 8
 
 
 def _mask_of(lanes: int, mask: Any) -> Any:
     """Return a mask, or a number of first lanes, as an LLVM vector, also of one lane."""
     value = (
         mask.value
-        if isinstance(mask, Emitted) and isinstance(mask.kind, Mask)
+        if isinstance(mask, Emitted) and isinstance(mask.type, Mask)
         else _emitted.first(mask, lanes)
     )
     if lanes > 1:
@@ -41,17 +41,17 @@ def _mask_of(lanes: int, mask: Any) -> Any:
 
 def _emit_load(x: Any, i: Any, lanes: Any, mask: Any = None, fill: Any = 0) -> Emitted:
     lanes = static("lanes", lanes)
-    kind, pointer, item = _typed_pointer(x, i, lanes)
+    numba_type, pointer, item = _typed_pointer(x, i, lanes)
     if mask is None:
-        return Emitted(kind, emission()[1].load(pointer, align=item))
-    builder, form = emission()[1], ir.VectorType(llvm_type(kind.dtype), lanes)
-    rest = _emitted.as_kind(fill, kind).value
+        return Emitted(numba_type, emission()[1].load(pointer, align=item))
+    builder, form = emission()[1], ir.VectorType(llvm_type(numba_type.dtype), lanes)
+    rest = _emitted.as_type(fill, numba_type).value
     if lanes == 1:
         rest = builder.insert_element(ir.Constant(form, ir.Undefined), rest, I32(0))
     pointer = builder.bitcast(pointer, form.as_pointer())
     name = f"llvm.masked.load.{suffix(form)}.p0"
     got = intrinsic(name, form, [pointer, I32(item), _mask_of(lanes, mask), rest])
-    return Emitted(kind, got if lanes > 1 else builder.extract_element(got, I32(0)))
+    return Emitted(numba_type, got if lanes > 1 else builder.extract_element(got, I32(0)))
 
 
 @operation(_emit_load)
@@ -106,18 +106,18 @@ def _registers(v: Emitted) -> Iterator[tuple[int, Any]]:
 
 
 def _emit_store(x: Any, i: Any, v: Any, mask: Any = None) -> None:
-    v = _emitted.as_kind(v, number_type(x.kind.dtype))
-    if v.dtype != np.dtype(str(x.kind.dtype)):
-        raise TypeError(f"{v.kind} does not go into an array of {x.kind.dtype}: convert it")
+    v = _emitted.as_type(v, number_type(x.type.dtype))
+    if v.dtype != np.dtype(str(x.type.dtype)):
+        raise TypeError(f"{v.type} does not go into an array of {x.type.dtype}: convert it")
     builder = emission()[1]
-    kind, pointer, item = _typed_pointer(x, i, v.lanes)
+    numba_type, pointer, item = _typed_pointer(x, i, v.lanes)
     if mask is None:
         for first, part in _registers(v):
             pointer = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
             builder.store(part, builder.bitcast(pointer, part.type.as_pointer()), align=item)
         return
     value = v.value
-    form = ir.VectorType(llvm_type(kind.dtype), v.lanes)
+    form = ir.VectorType(llvm_type(numba_type.dtype), v.lanes)
     if v.lanes == 1:
         value = builder.insert_element(ir.Constant(form, ir.Undefined), value, I32(0))
     pointer = builder.bitcast(pointer, form.as_pointer())
@@ -160,12 +160,12 @@ def store(x: Any, i: Any, v: Any, mask: Any = None) -> None:
 
 
 def _emit_stream(x: Any, i: Any, v: Any) -> None:
-    v = _emitted.as_kind(v, number_type(x.kind.dtype))
+    v = _emitted.as_type(v, number_type(x.type.dtype))
     builder = emission()[1]
-    kind, _, item = _typed_pointer(x, i, v.lanes)
+    numba_type, _, item = _typed_pointer(x, i, v.lanes)
     lanes = native_lanes(v.dtype)
-    if v.lanes % lanes or v.kind != kind:
-        raise TypeError(f"{v.kind} cannot be streamed: its lanes must be a multiple of {lanes}")
+    if v.lanes % lanes or v.type != numba_type:
+        raise TypeError(f"{v.type} cannot be streamed: its lanes must be a multiple of {lanes}")
     flag = builder.module.add_metadata([I32(1)])
     for first, part in _registers(v):
         pointer = builder.gep(_emitted.address(x, i), [I64(first)], inbounds=True)
@@ -253,7 +253,7 @@ def prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = False) 
 
 def _emit_size(x: Any) -> Emitted:
     context, builder = emission()
-    return Emitted(types.int64, context.make_array(x.kind)(context, builder, x.value).nitems)
+    return Emitted(types.int64, context.make_array(x.type)(context, builder, x.value).nitems)
 
 
 @operation(_emit_size)
@@ -281,7 +281,7 @@ def size(x: Any) -> Any:
 
 
 def emit_get(x: Any, i: Any) -> Emitted:
-    return Emitted(x.kind.dtype, emission()[1].load(_typed_pointer(x, i, 1)[1]))
+    return Emitted(x.type.dtype, emission()[1].load(_typed_pointer(x, i, 1)[1]))
 
 
 @operation(emit_get)
@@ -311,8 +311,8 @@ def get(x: Any, i: Any) -> Any:
 
 
 def _emit_put(x: Any, i: Any, value: Any) -> None:
-    value = _emitted.as_kind(value, x.kind.dtype)
-    emission()[1].store(_emitted.converted(value, x.kind.dtype).value, _typed_pointer(x, i, 1)[1])
+    value = _emitted.as_type(value, x.type.dtype)
+    emission()[1].store(_emitted.converted(value, x.type.dtype).value, _typed_pointer(x, i, 1)[1])
 
 
 @operation(_emit_put)
@@ -409,12 +409,12 @@ def peek(address: Any, offset: Any, dtype: Any) -> Any:
 
 def _emit_array_at(address: Any, size: Any, dtype: Any) -> Emitted:
     context, builder = emission()
-    kind = types.Array(number_type(dtype), 1, "C")
-    array = context.make_array(kind)(context, builder)
-    item = context.get_constant(types.intp, kind.dtype.bitwidth // 8)
+    numba_type = types.Array(number_type(dtype), 1, "C")
+    array = context.make_array(numba_type)(context, builder)
+    item = context.get_constant(types.intp, numba_type.dtype.bitwidth // 8)
     data = builder.inttoptr(index(address), array.data.type)
     arrayobj.populate_array(array, data, [index(size)], [item], item, None)
-    return Emitted(kind, array._getvalue())
+    return Emitted(numba_type, array._getvalue())
 
 
 @operation(_emit_array_at)

@@ -107,31 +107,31 @@ class BFloat(ir.Type):
         return hash(BFloat)
 
 
-def llvm_type(kind: Any) -> Any:
+def llvm_type(numba_type: Any) -> Any:
     """Return LLVM's type of a vector, a mask, a number or a truth value."""
-    number = number_type(kind.dtype) if isinstance(kind, (Vector, Mask)) else kind
+    number = number_type(numba_type.dtype) if isinstance(numba_type, (Vector, Mask)) else numba_type
     scalar: Any
     if isinstance(number, types.Float):
         scalar = ir.FloatType() if number.bitwidth == 32 else ir.DoubleType()
     else:
         scalar = ir.IntType(1 if number == types.boolean else number.bitwidth)
-    lanes = getattr(kind, "lanes", 1)
+    lanes = getattr(numba_type, "lanes", 1)
     return scalar if lanes == 1 else ir.VectorType(scalar, lanes)
 
 
 @register_model(Vector)
 @register_model(Mask)
 class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, llvm_type(kind))
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, llvm_type(numba_type))
 
 
 @register_model(Tile)
 class _TileModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, ir.ArrayType(llvm_type(kind.row), kind.rows))
+    def __init__(self, manager: Any, numba_type: Any) -> None:
+        super().__init__(manager, numba_type, ir.ArrayType(llvm_type(numba_type.row), numba_type.rows))
 
 
-def numpy_dtype(kind: Any) -> np.dtype[Any]:
+def numpy_dtype(numba_type: Any) -> np.dtype[Any]:
     """Return the NumPy dtype of the elements of a type."""
-    return np.dtype(as_dtype(getattr(kind, "dtype", kind)))
+    return np.dtype(as_dtype(getattr(numba_type, "dtype", numba_type)))

@@ -124,8 +124,8 @@ def _assembly(triple: str, name: str, features: str) -> str:
     module = ir.Module()
     module.triple = triple
     vector, rounded = ir.VectorType(ir.FloatType(), 16), ir.VectorType(BFloat(), 16)
-    kinds = [vector.as_pointer(), vector.as_pointer(), rounded.as_pointer()]
-    probe = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "probe")
+    numba_types = [vector.as_pointer(), vector.as_pointer(), rounded.as_pointer()]
+    probe = ir.Function(module, ir.FunctionType(ir.VoidType(), numba_types), "probe")
     multiply_add = ir.Function(module, ir.FunctionType(vector, [vector] * 3), "llvm.fmuladd.v16f32")
     builder = ir.IRBuilder(probe.append_basic_block())
     x, y = (builder.load(argument, align=4) for argument in probe.args[:2])
