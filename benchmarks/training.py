@@ -1,10 +1,10 @@
-"""Whole training steps: 40 mini-batches of each network, from bytes to updated parameters."""
+"""Whole training steps: 40 mini-batches of each network, from the data to updated parameters."""
 
 import numpy as np
 
 from nbnorm import FNN, SGD
 
-from .common import NETWORKS, THREADS, labels, use_threads
+from .common import NETWORKS, THREADS, labels, normal, use_threads
 
 STEPS = 40
 
@@ -29,6 +29,25 @@ class Epoch:
         self.net.fit(
             self.x, self.y, epochs=1, batch_size=batch, optimizer=SGD(lr=1e-4, momentum=0.9), progress=False
         )
+
+
+class Bfloat16Epoch:
+    params = (tuple(NETWORKS), ("float32", "bfloat16"), THREADS)
+    param_names = ("network", "precision", "threads")
+    timeout = 600
+
+    def setup(self, network, precision, threads):
+        use_threads(threads)
+        sizes, batch = NETWORKS[network]
+        self.x = normal((batch * STEPS, sizes[0]), "float32")
+        self.y = labels(batch * STEPS, sizes[-1])
+        self.net = FNN(sizes, precision=precision, seed=0)
+        self.time_epoch(network, precision, threads)
+
+    def time_epoch(self, network, precision, threads):
+        optimizer = SGD(lr=1e-4, momentum=0.9)
+        batch = NETWORKS[network][1]
+        self.net.fit(self.x, self.y, epochs=1, batch_size=batch, optimizer=optimizer, progress=False)
 
 
 class Predict:
