@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 # Under this name a module made here keeps the description of its network, for `from_torch`.
 _DESCRIPTION = "nbnorm_network"
+# Where what a module computes is known.
+_KNOWN_CODE = ("torch.nn.", "nbnorm.interop.")
+# Hooks of torch that make a weight anew before each call, from parameters that may have changed since.
+_WEIGHT_HOOKS = ("torch.nn.utils.weight_norm", "torch.nn.utils.prune", "torch.nn.utils.spectral_norm")
+# From here on softplus differs from the identity by less than float32 tells.
+_LEAST_THRESHOLD = 20
 
 
 def _activation(nn: ModuleType, name: str) -> torch.nn.Module:
@@ -188,10 +194,29 @@ def _sample_norm(torch: ModuleType, net: FNN, l: int, dtype: torch.dtype) -> tor
 def _flat(module: torch.nn.Module, name: str, nn: ModuleType) -> Iterator[tuple[str, torch.nn.Module]]:
     """Yield the modules of nested sequences, with their names."""
     if isinstance(module, nn.Sequential):
-        for part, child in module.named_children():
+        _refuse_own_code(f"module {name!r}" if name else "the module", module)
+        for part, child in module._modules.items():  # also one that stands there twice
+            assert child is not None
             yield from _flat(child, f"{name}.{part}" if name else part, nn)
     else:
         yield name, module
+
+
+def _refuse_own_code(where: str, module: torch.nn.Module) -> None:
+    """Refuse a module that computes something else than its class does, or whose numbers are not there."""
+    defined = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    if "forward" in vars(module) or not defined.__module__.startswith(_KNOWN_CODE):
+        raise ValueError(f"{where} has a forward of its own, which an FNN cannot have")
+    for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        if hasattr(tensor, "materialize"):
+            raise ValueError(f"{where} is lazy, and its {name} has no shape yet: call the module once")
+        if tensor.is_meta:
+            raise ValueError(f"{where} has no numbers: its {name} is on the device 'meta'")
+        if tensor.is_complex() or tensor.is_quantized:
+            raise ValueError(f"{where} must hold real numbers, and its {name} is {tensor.dtype}")
+    hooks = list(module._forward_pre_hooks.values())
+    if module._forward_hooks or not all(type(hook).__module__ in _WEIGHT_HOOKS for hook in hooks):
+        raise ValueError(f"{where} has forward hooks, which an FNN cannot have: remove them first")
 
 
 def _numbers(tensor: torch.Tensor) -> Array:
@@ -203,6 +228,10 @@ def _layer(name: str, module: torch.nn.Module, nn: ModuleType, modules: ModuleTy
     """Return the layers that a module is."""
     kind = type(module).__name__
     where = f"module {name!r} ({kind})" if name else f"the module ({kind})"
+    _refuse_own_code(where, module)
+    for hook in module._forward_pre_hooks.values():
+        if not module.training or type(hook).__module__ != _WEIGHT_HOOKS[-1]:  # which learns in training
+            hook(module, ())
     if isinstance(module, nn.Linear):
         weight = _numbers(module.weight)
         return [
@@ -229,6 +258,8 @@ def _layer(name: str, module: torch.nn.Module, nn: ModuleType, modules: ModuleTy
         return [layers.Encoding(where, module.encoder)]
     if isinstance(module, (nn.Dropout, nn.Dropout1d)):
         return [layers.Dropout(where, float(module.p))]
+    if isinstance(module, nn.Flatten) and module.start_dim != 1:
+        raise ValueError(f"{where} must have start_dim=1, so that samples stay apart, got {module.start_dim}")
     if isinstance(module, (nn.Identity, nn.Flatten, modules.FillMissing)):
         return []
     if isinstance(module, (nn.Softmax, nn.LogSoftmax)):
@@ -272,6 +303,11 @@ def _activation_name(where: str, module: torch.nn.Module, nn: ModuleType) -> str
     }
     if type(module) not in same:
         raise ValueError(f"{where} is no part of a fully connected network that an FNN can be")
+    if isinstance(module, nn.Softplus) and module.threshold < _LEAST_THRESHOLD:
+        raise ValueError(
+            f"{where} must have a threshold of at least {_LEAST_THRESHOLD}, which is softplus here, got "
+            f"{module.threshold!r}"
+        )
     name, option, value = same[type(module)]
     got = getattr(module, option)
     if got != value:
@@ -316,7 +352,8 @@ def from_torch(
     TypeError
         If `module` is no torch module.
     ValueError
-        If no FNN computes the same; the message names the part.
+        If no FNN computes the same; the message names the part: also one with a forward method or hooks of
+        its own (weight norm, spectral norm and pruning of torch are read), a lazy one, one without numbers.
 
     Notes
     -----

@@ -10,6 +10,7 @@ from nbnorm.functions.activations import CODES
 from nbnorm.interop import from_torch, to_torch
 
 torch = pytest.importorskip("torch")
+prune = pytest.importorskip("torch.nn.utils.prune")
 nn, functional = torch.nn, torch.nn.functional
 
 
@@ -215,7 +216,78 @@ REFUSED = {
     ),
     "inputs": (nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3)), "leaves out inputs"),
     "empty": (nn.Sequential(), "it has no affine layer"),
+    "softplus": (
+        nn.Sequential(nn.Linear(2, 2), nn.Softplus(threshold=1.0), nn.Linear(2, 2)),
+        r"module '1' \(Softplus\) must have a threshold of at least 20",
+    ),
+    "flattened samples": (
+        nn.Sequential(nn.Flatten(0), nn.Linear(2, 2)),
+        r"module '0' \(Flatten\) must have start_dim=1",
+    ),
+    "lazy": (
+        nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2)),
+        r"module '0' \(LazyLinear\) is lazy, and its weight has no shape yet",
+    ),
+    "meta": (
+        nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")),
+        r"module '1' \(Linear\) has no numbers: its weight is on the device 'meta'",
+    ),
+    "complex": (nn.Linear(2, 2, dtype=torch.complex64), "must hold real numbers, and its weight is"),
 }
+
+
+class _Doubled(nn.Linear):
+    def forward(self, x):
+        return 2.0 * super().forward(x)
+
+
+class _Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_from_torch_refuses_code_of_others():
+    for module in (nn.Sequential(nn.Linear(2, 2), _Doubled(2, 2)), _Residual(nn.Linear(2, 2))):
+        with pytest.raises(ValueError, match="has a forward of its own"):
+            from_torch(module)
+    for register in ("register_forward_hook", "register_forward_pre_hook"):
+        module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+        handle = getattr(module[1], register)(lambda *values: None)
+        with pytest.raises(ValueError, match=r"module '1' \(Linear\) has forward hooks"):
+            from_torch(module)
+        handle.remove()
+        from_torch(module)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize(
+    "change",
+    [
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        lambda layer: prune.l1_unstructured(layer, "weight", amount=0.5),
+    ],
+)
+def test_weights_that_torch_makes_anew_are_read_as_they_are_now(change):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    change(module[0])
+    x = torch.randn(9, 4)
+    with torch.no_grad():
+        for values in module.parameters():
+            values.mul_(1.5)  # as a step does: the weight of a hook is an old one until the next call
+        got = from_torch(module).forward(x.numpy())
+        np.testing.assert_allclose(got, module(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_that_stands_twice_is_read_twice():
+    torch.manual_seed(0)
+    layer = nn.Linear(3, 3)
+    module = nn.Sequential(layer, nn.Tanh(), layer)
+    x = torch.randn(9, 3)
+    with torch.no_grad():
+        np.testing.assert_allclose(from_torch(module).forward(x.numpy()), module(x).numpy(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("case", REFUSED)
