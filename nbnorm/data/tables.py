@@ -13,7 +13,7 @@ import re
 import reprlib
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import IO, Any, NamedTuple
 
@@ -450,14 +450,14 @@ def choose_columns(
 ) -> Chosen:
     """Return the features and the target of a table, after checking that they are there."""
 
-    def check(wanted: str, role: str, among: Sequence[str]) -> str:
-        if wanted not in among:
-            listed = ", ".join(among[:12]) + (", ..." if len(among) > 12 else "")
-            raise ValueError(f"{name} has no {role} {wanted!r}; it has {listed}")
-        return wanted
+    def check(wanted: Iterable[str], role: str, among: Sequence[str]) -> None:
+        known = set(among)
+        for one in wanted:
+            if one not in known:
+                listed = ", ".join(among[:12]) + (", ..." if len(among) > 12 else "")
+                raise ValueError(f"{name} has no {role} {one!r}; it has {listed}")
 
-    for wanted in (*only, *without):
-        check(wanted, "column", columns)
+    check((*only, *without), "column", columns)
     there = [
         column
         for column in columns
@@ -468,17 +468,17 @@ def choose_columns(
     if target is None and need_target and usual:
         target = usual[-1]
     if target is not None and (need_target or target in there):
-        check(target, "target column", there)
+        check([target], "target column", there)
     else:
         target = None
     if features is None:
         features = [column for column in usual if column != target]
-    chosen = [check(feature, "feature column", there) for feature in features]
+    chosen = list(features)
+    check(chosen, "feature column", there)
     if not chosen:
         beside = "" if target is None else f" beside the target {target!r}"
         raise ValueError(f"{name} needs a feature column{beside}, and none is left")
-    for wanted in categories:
-        check(wanted, "feature column", chosen)
+    check(categories, "feature column", chosen)
     return Chosen(chosen, target)
 
 
@@ -560,7 +560,7 @@ class _CsvParts(Parts):
         """Yield the parts, none of which is empty."""
         reader, columns = self._reader, self._columns
         numeric = [name for name, column in columns.items() if column.kind in ("number", "empty")]
-        others = [name for name in columns if name not in set(numeric)]
+        others = [name for name, column in columns.items() if column.kind not in ("number", "empty")]
         text = [*others, *([] if self.target is None else [self.target])]
         at_numbers, at_text = ([reader.positions[column] for column in group] for group in (numeric, text))
         empty = True
