@@ -257,3 +257,21 @@ def test_variances_beyond_float64_are_refused():
     largest = np.array([[3e38], [-3e38]], np.float32)
     got = batch_norm_forward(largest, np.ones(1), np.zeros(1))[0]
     np.testing.assert_allclose(got, [[1], [-1]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [5, 70] if not config.DISABLE_JIT else [2])
+def test_columns_do_not_depend_on_their_neighbours(rows):
+    """A block that is alone is divided by columns, several blocks are not; no bit may show it."""
+    width = 2 * batch_norm.PART + 17
+    rng = np.random.default_rng(0)
+    x, dout = (rng.normal(size=(rows, width)).astype(np.float32) for _ in range(2))
+    gamma, beta = (rng.normal(size=width).astype(np.float32) for _ in range(2))
+
+    def compute(columns):
+        given = np.ascontiguousarray(x[:, columns])
+        out, mean, rstd = batch_norm_forward(given, gamma[columns], beta[columns])
+        return out, mean, rstd, *batch_norm_backward(dout[:, columns], given, gamma[columns], mean, rstd)
+
+    parts = zip(*(compute(slice(*ends)) for ends in ((0, 700), (700, width))), strict=True)
+    for whole, some in zip(compute(slice(0, width)), parts, strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(some, axis=-1))
