@@ -39,7 +39,7 @@ def test_threads_go_no_further_than_the_environment_allows(run, monkeypatch):
 BAD = [
     ([], "required: COMMAND"),
     (["fly"], "invalid choice: 'fly'"),
-    (["trian"], "; did you mean train? (see 'nbnorm --help')"),
+    (["trainn"], "; did you mean train? (see 'nbnorm --help')"),
     (["--verison"], "did you mean --version? (see 'nbnorm --help')"),
     (["--fly", "train"], "unrecognized arguments: --fly (see 'nbnorm --help')"),
     (["train", "x.csv", "--out", "m"], "unrecognized arguments: --out m (see 'nbnorm train --help')"),
