@@ -31,7 +31,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "embedding.md"
 def page():
     """Names that the code on the documentation's page defines."""
     names = {}
-    exec("\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)), names)
+    exec("\n".join(re.findall(r"```\{code-cell\}\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)), names)
     return names
 
 
