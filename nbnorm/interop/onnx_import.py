@@ -266,6 +266,10 @@ class _Reader:
     def single(self, node: OnnxNode, x: str) -> list[Layer]:
         """Return what a node by itself does."""
         where, kind = _where(node), node.op_type
+        if kind == "Flatten" and self.kind(node, "axis", 1) not in (-1, 1):
+            raise ValueError(f"{where} does not keep the samples apart")
+        if kind == "Dropout" and len(node.input) > 2 and np.any(self.constants.get(node.input[2])):
+            raise ValueError(f"{where} is in training mode: export the model in evaluation mode")
         if kind in _SAME or (kind == "Reshape" and self.flattens(node)):
             return []
         if kind in ("Gemm", "MatMul"):

@@ -223,6 +223,7 @@ REFUSED = {
     "a shift of another width": ([GEMM, ("Add", ("z", "c"), "y")], "node 'y' has 2 numbers for 4 features"),
     "training": ([GEMM, (*BATCH_NORM[:2], "y", {"training_mode": 1})], "training mode: export the mod"),
     "samples transposed": ([("Gemm", ("X", "W"), "y", {"transA": 1})], "node 'y' transposes the samples"),
+    "samples flattened": ([("Flatten", ("X",), "f", {"axis": 0}), ("Relu", ("f",), "y")], "keep the samples"),
     "softmax over samples": ([GEMM, ("Softmax", ("z",), "y", {"axis": 0})], "softmax over the samples"),
     "no numbers": ([("Gemm", ("X", "bad"), "y")], "node 'y' has numbers in its weight that are not finite"),
     "nothing": ([("Gemm", ("none", "W"), "y")], "'none' is computed by nothing that can be read"),
