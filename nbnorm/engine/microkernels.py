@@ -232,23 +232,33 @@ def _step_numbers(rule: Rule) -> Callable[..., None]:
     return step_numbers
 
 
-def _update(
-    rule: Rule | None, penalized: bool, weight: Any, state: Any, size: Any, numbers: Any, at: Any, g: Any
-) -> Any:
+def _loaded(rule: Rule | None, penalized: bool, numbers: Any) -> list[Any]:
+    """Return the numbers of a step: the penalty, or None, and those of the rule.
+
+    They are read before the first weight is written: afterwards the compiler would have to read them again.
+    """
+    if rule is None:
+        return []
+    penalty = simd.get(numbers, PENALTY) if penalized else None
+    return [penalty, *(simd.get(numbers, FIRST + k) for k in range(rule.number_count))]
+
+
+def _update(rule: Rule | None, given: list[Any], weight: Any, state: Any, size: Any, at: Any, g: Any) -> Any:
     """Update the weights that stand at `at` with their gradient g, a vector; return them.
 
-    The arrays of the rule stand behind each other in `state`, `size` elements apart.
+    The arrays of the rule stand behind each other in `state`, `size` elements apart; for `given` see
+    `_loaded`.
     """
     if rule is None:
         simd.store(state, at, g)
         return None
     w = simd.load(weight, at, g.lanes)
     offsets = [at + k * size if k else at for k in range(len(rule.state))]
-    if penalized:
-        g = simd.fma(simd.get(numbers, PENALTY), w, g)
+    penalty, *of_rule = given
+    if penalty is not None:
+        g = simd.fma(penalty, w, g)
     before = [simd.load(state, offset, g.lanes) for offset in offsets]
-    given = [simd.get(numbers, FIRST + k) for k in range(rule.number_count)]
-    w, *after = rule.step(w, *before, g, *given)
+    w, *after = rule.step(w, *before, g, *of_rule)
     for offset, values in zip(offsets, after, strict=True):
         simd.store(state, offset, values)
     simd.store(weight, at, w)
@@ -271,8 +281,10 @@ def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -
     ) -> None:  # fmt: skip
         width = tile(vector.dtype).width
         _prefetch_weights(rule, weight, state, size, tall)
-        for r, gradient in enumerate(_strided(broadcast, vector, length, stride, tall, half=half)):
-            _update(rule, penalized, weight, state, size, numbers, r * width, gradient)
+        gradients = _strided(broadcast, vector, length, stride, tall, half=half)
+        given = _loaded(rule, penalized, numbers)
+        for r, gradient in enumerate(gradients):
+            _update(rule, given, weight, state, size, r * width, gradient)
 
     return update
 
@@ -288,10 +300,10 @@ def _pairs_update(rule: Rule | None, penalized: bool) -> Callable[..., None]:
         for x in () if rule is None else (input_pairs, output_pairs):
             simd.prefetch(x, 0, shape.rows * shape.width * vector.dtype.itemsize // 2, write=True)
         gradients = _strided(broadcast, vector, length, stride, pairs=True)
+        given = _loaded(rule, penalized, numbers)
         for r in range(0, shape.rows, 2):
             rows = [
-                _update(rule, penalized, weight, state, size, numbers, k * shape.width, gradients[k])
-                for k in (r, r + 1)
+                _update(rule, given, weight, state, size, k * shape.width, gradients[k]) for k in (r, r + 1)
             ]
             if rule is not None:
                 store_weights(rows, input_pairs, output_pairs, r)
@@ -316,8 +328,10 @@ def store_pairs(x: Any, i: Any, pairs: Any) -> None:
 
 def _vector_update(rule: Rule | None) -> Callable[..., None]:
     def update(vector: Any, state: Any, gradient: Any, numbers: Any, size: Any, count: Any) -> None:
+        given = _loaded(rule, False, numbers)
+
         def some(i: Any, lanes: int) -> None:
-            _update(rule, False, vector, state, size, numbers, i, simd.load(gradient, i, lanes))
+            _update(rule, given, vector, state, size, i, simd.load(gradient, i, lanes))
 
         simd.loop_steps(0, count, (tile(gradient.dtype).rows, 1), some)
 
