@@ -48,6 +48,20 @@ def interrupts():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Give every file the same environment: Dask leaves OMP_NUM_THREADS=1 and more in that of its process."""
+    before = dict(os.environ)
+    yield
+    for name in {*os.environ, *before}:
+        if name.startswith("PYTEST_"):
+            continue
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+
+
 @pytest.fixture(autouse=True)
 def all_threads():
     """Give every test the whole machine, whatever the one before has set."""
