@@ -388,8 +388,10 @@ def fit(args: argparse.Namespace, net: FNN, X: Samples, y: npt.NDArray[Any], **o
 
 def balance(args: argparse.Namespace, net: FNN, y: npt.NDArray[Any]) -> None:
     """Make the classes equally frequent in the answers of a trained network, with --balanced."""
+    from nbnorm.model import inference
+
     if args.balanced:
-        bias = net.parameters()[f"dense{len(net.sizes) - 1}.bias"]
+        bias = inference.output_bias(net)
         bias[:] = bias + balancing_logits(y, net.sizes[-1], None)
 
 

@@ -153,9 +153,7 @@ class Assessment:
 
     scores: dict[str, Any]
     missing: int  # samples without a target
-    points: (
-        tuple[npt.NDArray[Any], npt.NDArray[Any]] | None
-    )  # truth and prediction of regression, some of many
+    points: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None  # truth, prediction of values; some of many
 
 
 class Assessor:

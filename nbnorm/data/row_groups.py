@@ -310,7 +310,7 @@ def read_as(name: str, groups: RowGroups, columns: TableColumns) -> RowGroups:
         As the methods of `TableColumns`.
     """
     if not columns.columns_:
-        parts = prefetched(lambda group: groups.raw(group), range(len(groups)))
+        parts = prefetched(groups.raw, range(len(groups)))
         columns.fit_parts(((table, weights) for table, _, weights in parts), name=name)
     width = len(columns.columns_)
     return ReadGroups(

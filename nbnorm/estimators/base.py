@@ -24,7 +24,7 @@ from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups
 from nbnorm.estimators.inputs import Inputs
 from nbnorm.estimators.parameters import sequence
 from nbnorm.estimators.scorers import is_scorer, scored
-from nbnorm.model import checkpoints, defaults, inputs
+from nbnorm.model import checkpoints, defaults, inference, inputs
 from nbnorm.model import metrics as _metrics
 from nbnorm.model.folding import folded
 from nbnorm.model.history import DivergenceError, History
@@ -225,7 +225,7 @@ class Network(Inputs):
         )
         self._learned_biases = None
         if self._shift is not None:
-            biases = [_output_bias(net) for net in nets]
+            biases = [inference.output_bias(net) for net in nets]
             self._learned_biases = [bias.copy() for bias in biases]
             for bias in biases:
                 bias[:] = bias + self._shift
@@ -345,7 +345,7 @@ class Network(Inputs):
                     raise ValueError(f"{name} must stay {shown} where training goes on, got {now!r}.")
             nets = [copy.copy(net) for net in self.networks_]
             for net, bias in zip(nets, self._learned_biases or (), strict=False):
-                _output_bias(net)[:] = bias
+                inference.output_bias(net)[:] = bias
             return nets
         options = self._output()
         encoding: Encoding | None = "piecewise" if self._encodes(X) else None
@@ -604,11 +604,6 @@ class Network(Inputs):
         tags.input_tags.sparse = True
         tags.input_tags.allow_nan = self.encoding is not None
         return tags
-
-
-def _output_bias(net: FNN) -> FloatArray:
-    """Return the live biases of the output layer."""
-    return net.parameters()[f"dense{len(net.sizes) - 1}.bias"]
 
 
 def _curve(history: History, name: str) -> list[float]:

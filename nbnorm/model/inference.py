@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check
-from nbnorm._types import Array, CheckedTable, SparseMatrix, Table
+from nbnorm._types import Array, CheckedTable, FloatArray, SparseMatrix, Table
 from nbnorm.data.row_groups import OnDisk, RowGroups, is_row_groups, open_groups
 from nbnorm.engine.gather import Data
 from nbnorm.engine.run import Run
@@ -192,6 +192,11 @@ def table_on_disk(
 ) -> RowGroups:
     """Return the groups of a table on disk, which may have columns beside the known features."""
     return open_groups("X", X, y, sample_weight, features=inputs.feature_names(net), others=True)
+
+
+def output_bias(net: FNN) -> FloatArray:
+    """Return the live biases of the output layer, shape (n_out,)."""
+    return net.parameters()[f"dense{len(net.sizes) - 1}.bias"]
 
 
 def within(values: Array, limits: Array) -> Array:
