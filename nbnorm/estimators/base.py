@@ -6,7 +6,6 @@ import copy
 import functools
 import math
 import warnings
-from collections.abc import Callable
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -572,12 +571,10 @@ class Network(Inputs):
     # Results
     # ------------------------------------------------------------------------------------------
 
-    def _each(
-        self, of_one: Callable[[FNN, CheckedTable | RowGroups], Array], X: CheckedTable | RowGroups
-    ) -> Array:
-        """Return the mean of what each network says of samples."""
-        answers = [of_one(net, X) for net in self.networks_]
-        return answers[0] if len(answers) == 1 else np.mean(answers, axis=0, dtype=answers[0].dtype)
+    def _logits(self, X: CheckedTable | RowGroups) -> Array:
+        """Return what the output layer of each network gives, (n_networks, n_samples, n_out)."""
+        z = np.stack([inference.logits(net, X, checked=True) for net in self.networks_])
+        return z.astype(np.result_type(z.dtype, X.dtype), copy=False)
 
     @property
     def coefs_(self) -> list[FloatArray]:

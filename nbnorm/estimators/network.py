@@ -22,6 +22,7 @@ from nbnorm.functions.loss_formulas import LossName
 from nbnorm.functions.loss_options import BinaryCrossEntropy, CrossEntropy, Loss, Poisson, Quantile
 from nbnorm.model import inference
 from nbnorm.model.history import History
+from nbnorm.model.inputs import in_units
 from nbnorm.model.network import FNN
 from nbnorm.model.options import Encoding, Init, Norm, Precision
 from nbnorm.model.sample_weights import balancing_logits, class_weights
@@ -393,8 +394,7 @@ class FNNClassifier(ClassifierMixin, Network):
 
     def _log_probabilities(self, X: CheckedTable | RowGroups) -> Array:
         """Return the logarithms of each network's probabilities, (n_networks, n_samples, n_classes)."""
-        z = np.stack([inference.logits(net, X, checked=True) for net in self.networks_])
-        z = z.astype(np.result_type(z.dtype, X.dtype), copy=False)
+        z = self._logits(X)
         if len(self.classes_) == 1 and not self._multilabel:
             return np.zeros((*z.shape[:2], 1), z.dtype)
         if self.out_activation_ == "softmax":
@@ -626,7 +626,7 @@ class FNNRegressor(RegressorMixin, Network):
         ndarray of shape (n_samples,) or (n_samples, n_outputs)
             Values: the mean of all networks.  Several quantiles have one more axis.
         """
-        values = self._each(self._values, self._samples(X))
+        values = self._values(self._samples(X)).mean(axis=0)
         levels = len(self.network_.loss.options())
         if levels > 1:
             # Where quantiles cross, putting them in order brings each nearer to the true one.
@@ -636,15 +636,16 @@ class FNNRegressor(RegressorMixin, Network):
             values = inference.within(values, limits[:, 0] if values.ndim == 1 else limits)
         return np.asarray(values[:, 0] if levels > 1 and not self._width else values)
 
-    def _values(self, net: FNN, X: CheckedTable | RowGroups) -> Array:
-        """Return what one network predicts, in the units of the targets."""
+    def _values(self, X: CheckedTable | RowGroups) -> Array:
+        """Return what each network predicts in the units of the targets, (n_networks, n_samples, ...)."""
+        z = self._logits(X)
+        # all networks have standardized the same targets
+        values = in_units(self.network_, z.reshape(-1, z.shape[2])).reshape(z.shape)
         backwards = _TRANSFORMS[self.target_transform][2]
-        values = inference.predict(net, X, checked=True)
-        values = values.astype(np.result_type(values.dtype, X.dtype), copy=False)
-        if backwards is None:
-            return values
-        with np.errstate(over="ignore"):
-            return np.asarray(backwards(values))
+        if backwards is not None:
+            with np.errstate(over="ignore"):
+                values = backwards(values)
+        return values[:, :, 0] if z.shape[2] == 1 else values
 
     def score(self, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None = None) -> float:
         """Return how much of the targets the predictions explain: 1 at best.

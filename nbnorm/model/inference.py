@@ -232,7 +232,7 @@ def predict_proba(net: FNN, X: Table | OnDisk) -> Array:
     """Return probabilities. See `FNN.predict_proba`."""
     if net.output == "identity":
         raise ValueError("predict_proba needs output='softmax' or 'sigmoid', got 'identity'")
-    return metrics.probabilities(net.output, logits(net, X)).astype(net.dtype)
+    return metrics.probabilities(net.output, logits(net, X), net.dtype)
 
 
 def score(net: FNN, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: npt.ArrayLike | None) -> float:

@@ -24,14 +24,23 @@ Array = npt.NDArray[Any]
 # ----------------------------------------------------------------------------------------------
 
 
-def probabilities(output: str, logits: Array) -> Array:
-    """Return the probabilities of softmax or sigmoid logits, float64, shape (n_samples, n_out)."""
-    z = logits.astype(np.float64)
-    if output == "sigmoid":
-        e = np.exp(-np.abs(z))
-        return np.asarray(np.where(z < 0, e, 1.0) / (1.0 + e))
-    e = np.exp(z - z.max(axis=1, keepdims=True))
-    return np.asarray(e / e.sum(axis=1, keepdims=True))
+# Samples whose probabilities are computed together: few enough for the cache.
+_TOGETHER = 2048
+
+
+def probabilities(output: str, logits: Array, dtype: npt.DTypeLike = np.float64) -> Array:
+    """Return the probabilities of softmax or sigmoid logits, computed in float64, (n_samples, n_out)."""
+    p = np.empty(logits.shape, dtype)
+    for start in range(0, len(logits), _TOGETHER):
+        rows = slice(start, start + _TOGETHER)
+        z = logits[rows].T.astype(np.float64, order="C")  # a maximum over many short rows is slow
+        if output == "sigmoid":
+            e = np.exp(-np.abs(z))
+            p[rows] = (np.where(z < 0, e, 1.0) / (1.0 + e)).T
+        else:
+            e = np.exp(z - z.max(axis=0))
+            p[rows] = (e / e.sum(axis=0)).T
+    return p
 
 
 def decide(output: str, logits: Array) -> Array:

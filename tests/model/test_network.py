@@ -4,6 +4,7 @@ import re
 import naive_network
 import numpy as np
 import pytest
+import scipy.special
 from numba import config
 
 from nbnorm import FNN, SGD, load_mnist
@@ -1074,3 +1075,13 @@ def test_masked_targets_are_refused():
     for call in (lambda: net.fit(x, y, epochs=1), lambda: net.score(x, y)):
         with pytest.raises(ValueError, match="y must not have masked elements, got 1"):
             call()
+
+
+@pytest.mark.parametrize("output", ["softmax", "sigmoid"])
+def test_probabilities_of_many_rows_are_those_of_the_formula(output):
+    net = network((3, 4), output=output)
+    x = 30 * np.random.default_rng(0).standard_normal((5000, 3))
+    p = net.parameters()
+    z = x @ p["dense1.weight"].T + p["dense1.bias"]
+    expected = scipy.special.softmax(z, axis=1) if output == "softmax" else scipy.special.expit(z)
+    np.testing.assert_allclose(net.predict_proba(x), expected, rtol=1e-11)
