@@ -87,6 +87,10 @@ def _mathml(text, block):
         rendered = str(tex2mathml(source, as_block=block))
     except MathError as error:
         raise ValueError(f"cannot render {source!r}: {error}") from None
+    if not block:
+        # Browsers hang a root's sign from its bar: let what is under it reach as far down as the sign.
+        strut = '<mspace height="0.78em" depth="0.24em"/>'
+        rendered = rendered.replace("<msqrt>", f"<msqrt>{strut}")
     # Bars around a value are no operators: they have its height, and no space around them.
     return re.sub(
         r"<mo[^>]*>([|‖])</mo>",
@@ -153,6 +157,11 @@ def _drop_citations(app, doctree):
                 citation.parent.remove(citation)
 
 
+def _skip_fields(app, what, name, obj, skip, options):
+    """Leave out the fields of a named tuple, of which Python says no more than their numbers."""
+    return True if str(obj.__doc__).startswith("Alias for field number") else None
+
+
 def _plain(text, titles, folder):
     """Return a cell's text in the Markdown that every notebook program reads: no roles, no directives."""
 
@@ -198,4 +207,5 @@ def setup(app):
     app.connect("builder-inited", _write_help)
     app.connect("builder-inited", _draw_vectors)
     app.connect("doctree-read", _drop_citations)
+    app.connect("autodoc-skip-member", _skip_fields)
     app.connect("build-finished", _write_plain_notebooks)

@@ -12,9 +12,9 @@ last and may hold anything.
 
 Scalars
     ``exp(x)``, ``sigmoid(x)``, ``tanh(x)``, ``relu(x)``
-        Vectorisable elementary functions.
+        Vectorizable elementary functions.
     ``leaky_relu(z)``, ``elu(z)``, ``gelu(z)``, ``silu(z)``, ``softplus(z)``
-        Further activation functions, vectorisable as well.
+        Further activation functions, vectorizable as well.
     ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``
         Their derivatives.
     ``activate(x, code)``
@@ -35,7 +35,7 @@ Activations on vectors, chosen by a number of `CODES`
 
 Batch normalization of x (n, f); `mean`, `rstd` and `var` are float64 (f,)
     ``batch_norm_forward(x, gamma, beta, eps, out, mean, rstd, sums, factors)``
-        Normalise a mini-batch and return its statistics.
+        Normalize a mini-batch and return its statistics.
     ``batch_norm_backward(dout, x, gamma, mean, rstd, training, dx, dgamma, dbeta, sums, factors)``
         Gradients; with `training` False the statistics count as constants.
     ``batch_norm_inference(x, mean, scale, shift, out, factors)``

@@ -173,12 +173,14 @@ def _curves(history: Mapping[str, Any]) -> list[Panel]:
 
 
 def _picture(panels: Sequence[Panel], path: _files.PathLike | None, title: str | None) -> Figure:
-    """Draw panels side by side."""
+    """Draw panels in rows of two: on the width of a page the labels of more would be too small."""
     if path is not None:
         check_format(path)
-    figure = _new_figure((4.8 * len(panels), 3.6))
-    for axes, draw in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw(axes)
+    columns = min(len(panels), 2)
+    rows = -(-len(panels) // columns)
+    figure = _new_figure((4.8 * columns, 3.6 * rows))
+    for at, draw in enumerate(panels, 1):
+        draw(figure.add_subplot(rows, columns, at))
     if title is not None:
         figure.suptitle(title)
     _write(figure, path)

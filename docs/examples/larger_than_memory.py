@@ -63,7 +63,7 @@ def fit(X: object, y: object, epochs: int) -> tuple[FNN, History]:
 
 
 def train(path: Path, epochs: int, *, in_memory: bool, times: bool) -> None:
-    """Train and print a line."""
+    """Train and print a line or two."""
     import resource
 
     def peak() -> float:
@@ -80,7 +80,7 @@ def train(path: Path, epochs: int, *, in_memory: bool, times: bool) -> None:
         f"peak memory {most:.0f} MiB, of which {before:.0f} MiB before"
     )
     if times:
-        text += f", {min(history.seconds):.2f} s for the fastest epoch, {seconds:.2f} s in all"
+        text += f",\n{'':10s} {min(history.seconds):.2f} s for the fastest epoch, {seconds:.2f} s in all"
     print(text, flush=True)
 
 

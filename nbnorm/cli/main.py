@@ -44,7 +44,7 @@ from nbnorm.compile.clock import announced
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="nbnorm",
-        description="Standardize data, train batch-normalised networks, predict with them.",
+        description="Standardize data, train batch-normalized networks, predict with them.",
         epilog="Begin with: nbnorm train",
         formatter_class=HelpFormatter,
     )

@@ -533,7 +533,7 @@ def add(commands: Commands) -> None:
         commands,
         "train",
         run,
-        "Train a batch-normalised network and test it on held-out samples",
+        "Train a batch-normalized network and test it on held-out samples",
         _MORE,
     )
     train.add_argument(

@@ -1,6 +1,6 @@
 """Function pointers: compiled functions that are called by their address.
 
-Numba links whatever a function calls into the function's own module and optimises it there again,
+Numba links whatever a function calls into the function's own module and optimizes it there again,
 at each level of calls.  The training engine therefore consists of functions that are compiled once,
 each by itself, and only when a network needs them; they call each other through a table of
 addresses.  Such a function is either a kernel (`address`) or written in LLVM's terms (`emitted`).

@@ -1,6 +1,6 @@
 """A thread pool that runs one compiled function together, its barrier and its work stealing.
 
-The training loop synchronises several times a step, too often for a parallel region each: here
+The training loop synchronizes several times a step, too often for a parallel region each: here
 every thread runs the whole compiled loop and meets the others at `barrier`, which costs a fraction
 of a microsecond.  The threads are Python threads that hold no lock while compiled code runs, so a
 pool needs no threading layer, may run beside other pools, and is safe after a fork: it is started
@@ -19,7 +19,7 @@ import numpy as np
 from nbnorm.compile.atomics import atomic_add, atomic_load, pause, yield_core
 from nbnorm.compile.kernels import inner_kernel, kernel
 
-# Offsets in the synchronisation array, a cache line (or two) apart: threads at the barrier, barriers passed;
+# Offsets in the synchronization array, a cache line (or two) apart: threads at the barrier, barriers passed;
 # then for each thread how many chunks of its range have been given out, of each queue, in turns by an even
 # and an odd number of barriers passed.
 _ARRIVED, _TURN, _CHUNKS, _LINE = 0, 16, 32, 16

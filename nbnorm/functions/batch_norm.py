@@ -207,7 +207,7 @@ def _backward_table(
 
 @simd.traced
 def _forward_span(x: Any, factors: Any, out: Any, *limits: Any) -> None:
-    """Write the normalised elements of a range."""
+    """Write the normalized elements of a range."""
     write_columns(normalized, (x,), factors, (MEAN, SCALE, SHIFT), out, *limits)
 
 
@@ -346,7 +346,7 @@ def _finish_statistics(
 def forward_kernel(
     x: Any, gamma: Any, beta: Any, eps: Any, out: Any, mean: Any, rstd: Any, sums: Any, factors: Any
 ) -> None:
-    """Normalise a mini-batch; `mean` and `rstd` are float64, workspaces as `sums_size` says.
+    """Normalize a mini-batch; `mean` and `rstd` are float64, workspaces as `sums_size` says.
 
     ``sums[width:2 * width]`` is left with the biased variance.
     """
@@ -447,7 +447,7 @@ def batch_norm_forward(
     eps: float = 1e-5,
     out: FloatArray | None = None,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Normalise a mini-batch with its own mean and variance.
+    """Normalize a mini-batch with its own mean and variance.
 
     ``out = gamma * (x - mean) * rstd + beta`` with ``rstd = 1 / sqrt(var + eps)``; mean and biased
     variance are taken over the samples, and of images and the like over all positions of a channel too [1]_.
@@ -466,7 +466,7 @@ def batch_norm_forward(
     Returns
     -------
     out : ndarray, shape (n_samples, n_features, ...)
-        Normalised mini-batch.
+        Normalized mini-batch.
     mean, rstd : ndarray of float64, shape (n_features,)
         Statistics for `batch_norm_backward`; float64 for float32 data as well, so that the backward
         pass subtracts the same mean.
@@ -539,7 +539,7 @@ def batch_norm_backward(
     Parameters
     ----------
     dout : array_like, shape (n_samples, n_features, ...)
-        Gradient of the loss with respect to the normalised mini-batch.
+        Gradient of the loss with respect to the normalized mini-batch.
     x : array_like, shape (n_samples, n_features, ...)
         Mini-batch given to `batch_norm_forward`; its dtype is that of the results.
     gamma : array_like, shape (n_features,)
@@ -612,7 +612,7 @@ def batch_norm_inference(
     eps: float = 1e-5,
     out: FloatArray | None = None,
 ) -> FloatArray:
-    """Normalise with given statistics, as a trained network does.
+    """Normalize with given statistics, as a trained network does.
 
     ``out = gamma * (x - running_mean) / sqrt(running_var + eps) + beta``
 
@@ -632,7 +632,7 @@ def batch_norm_inference(
     Returns
     -------
     ndarray, shape (n_samples, n_features, ...)
-        Normalised data; `out` if given.
+        Normalized data; `out` if given.
 
     Raises
     ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
@@ -114,6 +115,8 @@ class BatchNorm:
     >>> import numpy as np
     >>> from nbnorm import BatchNorm
     >>> layer = BatchNorm(2, dtype=np.float64)
+    >>> layer
+    BatchNorm(2, dtype=float64)
     >>> x = np.array([[1.0, 10.0], [3.0, 30.0]])
     >>> layer.forward(x).round(3)
     array([[-1., -1.],
@@ -171,6 +174,14 @@ class BatchNorm:
             self.n_batches = np.zeros((), np.int64)
         self.training = True
         self._saved: tuple[tuple[int, ...], list[_Part]] | None = None
+
+    def __repr__(self) -> str:
+        """Show the number of features, and the options that are not the defaults."""
+        _, *options = inspect.signature(BatchNorm).parameters.values()
+        values = {option.name: getattr(self, option.name) for option in options}
+        changed = [option.name for option in options if values[option.name] != option.default]
+        shown = [f"{name}={self.dtype if name == 'dtype' else repr(values[name])}" for name in changed]
+        return f"BatchNorm({', '.join([str(self.n_features), *shown])})"
 
     def _renorm_bounds(self) -> tuple[float, float] | None:
         """Check and return the bounds of batch renormalization: the attribute is the user's to set."""

@@ -224,6 +224,8 @@ class Dense:
     >>> import numpy as np
     >>> from nbnorm import Dense
     >>> layer = Dense(3, 2, seed=0)
+    >>> layer
+    Dense(3, 2, bias=True, dtype=float32)
     >>> layer.forward(np.ones((4, 3))).shape
     (4, 2)
     >>> layer.backward(np.ones((4, 2))).shape
@@ -253,6 +255,10 @@ class Dense:
         self.bias: FloatArray | None = np.zeros(n_out, self.dtype) if with_bias else None
         self.dbias: FloatArray | None = np.zeros(n_out, self.dtype) if with_bias else None
         self._x: FloatArray | None = None
+
+    def __repr__(self) -> str:
+        n_out, n_in = self.weight.shape
+        return f"Dense({n_in}, {n_out}, bias={self.bias is not None}, dtype={self.dtype})"
 
     def parameters(self) -> dict[str, FloatArray]:
         """Return the live arrays ``{"weight": ..., "bias": ...}``; no "bias" if there is none."""

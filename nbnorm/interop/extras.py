@@ -144,12 +144,12 @@ def activation_names(net: FNN, what: str) -> list[str]:
     return [str(one) for one in net.activations]
 
 
-def normalisation(net: FNN, layer: int) -> tuple[Array, Array, Array, Array]:
+def normalization(net: FNN, layer: int) -> tuple[Array, Array, Array, Array]:
     """Return gamma, beta, moving mean and moving variance of a batch norm, float64.
 
     Examples
     --------
-    >>> normalisation(FNN([3, 1, 2]), 1)
+    >>> normalization(FNN([3, 1, 2]), 1)
     (array([1.]), array([0.]), array([0.]), array([1.]))
     """
     parameters = net.parameters()

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from nbnorm import _check, _files
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.interop import onnx_columns
-from nbnorm.interop.extras import activation_names, normalisation
+from nbnorm.interop.extras import activation_names, normalization
 from nbnorm.interop.onnx_graph import LAYER_NORM_OPSET, Graph
 from nbnorm.model.network import FNN
 from nbnorm.model.sample_norm import scale_and_shift
@@ -172,7 +172,7 @@ def _logits(graph: Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] |
             l < last and net.norm_kind in ("layer", "rms"),
         )
         if normed:
-            gamma, beta, mean, var = normalisation(net, l)
+            gamma, beta, mean, var = normalization(net, l)
             factor = gamma / np.sqrt(var + net.eps)
             if net.norm == "before" and fold:
                 weight, bias = factor[:, None] * weight, factor * (bias - mean) + beta
@@ -201,7 +201,7 @@ def _logits(graph: Graph, net: FNN, fold: bool, rows: Callable[[Array], Array] |
 
 
 def _batch_norm(graph: Graph, x: str, net: FNN, l: int) -> str:
-    gamma, beta, mean, var = normalisation(net, l)
+    gamma, beta, mean, var = normalization(net, l)
     given = {"gamma": gamma, "beta": beta, "running_mean": mean, "running_var": var}
     tensors = [graph.named(f"norm{l}.{name}", values) for name, values in given.items()]
     momentum = 0.9 if net.decay is None else net.decay  # only training would use it

@@ -13,7 +13,7 @@ from nbnorm import _check
 from nbnorm._types import Array
 from nbnorm.functions.loss_options import LossLike, Output
 from nbnorm.interop import layers
-from nbnorm.interop.extras import activation_names, described, needed, normalisation
+from nbnorm.interop.extras import activation_names, described, needed, normalization
 from nbnorm.interop.layers import Affine, BatchNorm, Diagonal, Layer, SampleNorm
 from nbnorm.model.network import FNN
 from nbnorm.model.options import NormKind
@@ -155,7 +155,7 @@ def _copy(torch: ModuleType, target: torch.Tensor, values: Array) -> None:
 
 
 def _batch_norm(torch: ModuleType, net: FNN, l: int, dtype: torch.dtype) -> torch.nn.Module:
-    gamma, beta, mean, var = normalisation(net, l)
+    gamma, beta, mean, var = normalization(net, l)
     momentum = None if net.decay is None else 1.0 - net.decay
     norm = torch.nn.BatchNorm1d(len(gamma), eps=net.eps, momentum=momentum, dtype=dtype)
     if net.decay is None:

@@ -16,11 +16,11 @@ from nbnorm._types import Array, CheckedTable, Float64Array, Table
 from nbnorm.functions.dense import dense_forward
 from nbnorm.functions.optimizers import SGD, Optimizer, resolve
 from nbnorm.model.dataset_statistics import columns, hidden_layers, inputs, moving_averages, table
+from nbnorm.model.inputs import check_batch
+from nbnorm.model.network import FNN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from nbnorm.model.network import FNN
 
 
 # Most features whose second moment is computed: its eigenvalues take the cube of their number.
@@ -283,6 +283,7 @@ def _gradient_norms(net: FNN, x: CheckedTable, y: npt.ArrayLike, batch_size: int
     if answers.ndim == 0 or len(answers) != x.shape[0]:
         raise ValueError(f"y must have the length of X, {x.shape[0]}, got shape {answers.shape}")
     batches = max(1, x.shape[0] // batch_size)
+    check_batch(net, x.shape[0] // batches, "give more samples, or a larger batch_size")
     squares: dict[str, list[float]] = {}
     before = net.training
     try:
@@ -329,12 +330,12 @@ def inspect(
     Parameters
     ----------
     net : FNN
-        Any network, trained or not; neither it nor its mode is changed.
+        Any network, trained or not, such as an estimator's `network_`; neither it nor its mode is changed.
     X : array_like, shape (n_samples, n_features)
         Samples as for `FNN.fit`, read some rows at a time; features are those of evaluation mode.
     y : array_like, optional
         Targets as for `FNN.fit`.  With them the gradients of mini-batches in training mode are measured.
-    optimizer : SGD or AdamW, optional
+    optimizer : SGD, AdamW or Lion, optional
         Whose steps are reported; by default that of `FNN.fit`.
     batch_size : int, default 128
         Samples of a mini-batch, of which up to 32 are taken evenly from `X`.
@@ -373,7 +374,9 @@ def inspect(
     >>> hidden.mean.shape, hidden.condition_standardized < hidden.condition
     ((16,), True)
     """
-    batch_size = _check.integer("batch_size", batch_size, least=2)
+    if not isinstance(net, FNN):
+        raise TypeError(f"net must be an FNN, such as an estimator's network_, got {type(net).__name__}")
+    batch_size = _check.integer("batch_size", batch_size, least=1)
     optimizer = SGD(lr=0.1, momentum=0.9) if optimizer is None else resolve(optimizer)
     x = table(net, X)
     last = len(net.sizes) - 1

@@ -22,13 +22,13 @@ def test_the_lectures_formula_of_the_derivative_is_wrong():
     y = np.array([1.0, 2.0, 4.0])
     n, mean, std = 3, y.mean(), y.std()
 
-    def normalised(v):
+    def normalized(v):
         return (v[0] - v.mean()) / v.std()
 
     right = ((np.arange(3) == 0) - 1 / n) / std - (y - mean) * (y[0] - mean) / (n * std**3)
     slip = ((np.arange(3) == 0) - 1 / n) / std - (y - mean) ** 2 / (n * std**3)
-    assert gradcheck(normalised, y, right) < 1e-9
-    assert gradcheck(normalised, y, slip) > 0.1
+    assert gradcheck(normalized, y, right) < 1e-9
+    assert gradcheck(normalized, y, slip) > 0.1
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_sgd_step_agrees_with_numpy(options, shape, dtype):
     np.testing.assert_allclose(velocity, expected_velocity, rtol=rtol, atol=rtol)
 
 
-def test_sgd_minimises_a_parabola():
+def test_sgd_minimizes_a_parabola():
     param, velocity = np.array([3.0, -2.0]), np.zeros(2)
     for _ in range(200):
         sgd_step(param, 2 * param, velocity, lr=0.05, momentum=0.8)
@@ -131,7 +131,7 @@ def test_adamw_takes_first_steps_of_the_learning_rate_and_zero_gradients_change_
     np.testing.assert_allclose(param, -0.1 * np.sign(grad), rtol=1e-4)
 
 
-def test_adamw_minimises_a_parabola():
+def test_adamw_minimizes_a_parabola():
     param, mean, square = np.array([3.0, -200.0]), np.zeros(2), np.zeros(2)
     options = AdamW(lr=1.0, weight_decay=0.0)
     for step in range(1, 1001):

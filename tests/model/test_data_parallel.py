@@ -61,12 +61,12 @@ def outcome(ranks, **options):
 
 
 # ----------------------------------------------------------------------------------------------
-# Synchronised batch norm
+# Synchronized batch norm
 # ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_synchronised_batch_norm_is_that_of_all_samples(weighted):
+def test_synchronized_batch_norm_is_that_of_all_samples(weighted):
     rng = np.random.default_rng(0)
     x, dout = rng.normal(1e3, 2.0, (13, 4)), rng.normal(size=(13, 4))
     weights = rng.integers(1, 4, 13).astype(np.float64) if weighted else None

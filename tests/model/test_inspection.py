@@ -8,6 +8,7 @@ import pytest
 
 import nbnorm
 from nbnorm import FNN, SGD, AdamW, layer_norm_forward, rms_norm_forward
+from nbnorm.estimators import FNNClassifier
 
 RNG = np.random.default_rng(8)
 X = RNG.normal(size=(3000, 3)) * [1.0, 10.0, 0.1] + [2.0, -5.0, 0.0]
@@ -149,3 +150,17 @@ def test_inspect_refuses(arguments, error, message):
     x, y, optimizer = (*arguments, None, None)[:3]
     with pytest.raises(error, match=message):
         nbnorm.inspect(FNN([3, 4, 2], seed=0), x, y, optimizer=optimizer)
+
+
+def test_inspect_says_what_it_looks_into():
+    estimator = FNNClassifier(max_iter=1).fit(X[:50], Y[:50])
+    with pytest.raises(TypeError, match="net must be an FNN, such as an estimator's network_, got FNNC"):
+        nbnorm.inspect(estimator, X)
+    assert nbnorm.inspect(estimator.network_, X[:50]).layers[0].name == "input"
+
+
+def test_batches_of_one_are_for_networks_without_batch_norm():
+    found = nbnorm.inspect(FNN([3, 4, 2], norm="layer", seed=0), X[:5], Y[:5], batch_size=1)
+    assert found.layers[1].gradient_norm > 0
+    with pytest.raises(ValueError, match="at least 2 samples in a training batch, got 1: give more"):
+        nbnorm.inspect(FNN([3, 4, 2], seed=0), X[:5], Y[:5], batch_size=1)
