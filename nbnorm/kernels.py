@@ -13,9 +13,10 @@ last and may hold anything.
 Scalars
     ``exp(x)``, ``sigmoid(x)``, ``tanh(x)``, ``relu(x)``
         Vectorizable elementary functions.
-    ``leaky_relu(z)``, ``elu(z)``, ``gelu(z)``, ``silu(z)``, ``softplus(z)``
+    ``leaky_relu(z)``, ``elu(z)``, ``gelu(z)``, ``silu(z)``, ``softplus(z)``, ``selu(z)``
         Further activation functions, vectorizable as well.
-    ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``
+    ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``,
+    ``selu_slope(z)``
         Their derivatives.
     ``activate(x, code)``
         The activation function that has the number `code`, one of `CODES`.
@@ -166,6 +167,8 @@ __all__ = [
     "quantile_loss",
     "relu",
     "rows_size",
+    "selu",
+    "selu_slope",
     "sgd_step",
     "sigmoid",
     "silu",
@@ -207,6 +210,7 @@ relu = _of_numbers(activations.relu)
 leaky_relu, leaky_relu_slope = map(_of_numbers, (activations.leaky_relu, activations.leaky_relu_slope))
 elu, elu_slope = map(_of_numbers, (activations.elu, activations.elu_slope))
 gelu, gelu_slope = map(_of_numbers, (simd.gelu, simd.gelu_slope))
+selu, selu_slope = map(_of_numbers, (activations.selu, activations.selu_slope))
 silu, silu_slope = map(_of_numbers, (activations.silu, activations.silu_slope))
 softplus, softplus_slope = map(_of_numbers, (simd.softplus, activations.softplus_slope))
 

@@ -12,6 +12,7 @@ import numpy as np
 
 exact = np.frompyfunc(lambda x: Decimal(float(x)), 1, 1)
 ZERO, FOUR = Decimal(0), Decimal(4)
+SELU_SCALE, SELU_ALPHA = Decimal("1.0507009873554804934"), Decimal("1.6732632423543772848")
 
 
 def _exactly(function):
@@ -49,6 +50,7 @@ def activation(z, name):
         "elu": lambda: np.where(z > 0, z, np.exp(np.minimum(z, ZERO)) - 1),
         "gelu": lambda: z * _normal(z),
         "silu": lambda: z * _logistic(z),
+        "selu": lambda: SELU_SCALE * np.where(z > 0, z, SELU_ALPHA * (np.exp(np.minimum(z, ZERO)) - 1)),
         "softplus": lambda: np.maximum(z, ZERO) + _log1p(np.exp(-np.abs(z))),
     }[name]()
 
@@ -82,6 +84,7 @@ def slope(z, name):
         "elu": lambda: np.exp(np.minimum(z, ZERO)),
         "gelu": lambda: _normal(z) + z * _density(z),
         "silu": lambda: s + z * s * _logistic(-z),
+        "selu": lambda: SELU_SCALE * np.where(z > 0, 1, SELU_ALPHA * np.exp(np.minimum(z, ZERO))),
         "softplus": lambda: s,
     }[name]()
 

@@ -9,7 +9,7 @@ hidden_layer_sizes : int or sequence of int, default (100,)
         Units of each hidden layer.
     activation : str, Activation or sequence of them, default "relu"
         Activation of the hidden layers, or one for each: "relu", "tanh", "identity", "sigmoid" (or
-        "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus".
+        "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus", "selu".
     norm : {"after", "before", "layer", "layer_after", "rms", "rms_after", None}, default "after"
         Batch normalization after or before the activation, or layer norm or RMS norm of each sample, see
         `FNN`.

@@ -24,6 +24,11 @@ from nbnorm.simd import gelu, gelu_slope, sigmoid, softplus, tanh
 # Slope of leaky relu below 0.
 LEAK = 0.01
 
+# Scale s and alpha a of selu, and s a, each rounded to float64: features of mean 0 and variance 1 keep them.
+SELU_SCALE = 1.0507009873554805
+SELU_ALPHA = 1.6732632423543772
+_SELU_LIMIT = 1.7580993408473769
+
 # Elements in one block of a parallel loop.
 BLOCK = 16_384
 
@@ -103,6 +108,29 @@ def elu(z: Any) -> Any:
 
 
 @simd.elementwise
+def selu(z: Any) -> Any:
+    """Scaled exponential linear unit: ``s z`` where z is positive, ``s a (exp(z) - 1)`` elsewhere.
+
+    Parameters
+    ----------
+    z : vector or number
+        Argument, float32 or float64.
+
+    Returns
+    -------
+    vector or number
+        Value above -s a = -1.7581, of the type of `z`, within 3 units in the last place.
+
+    Examples
+    --------
+    >>> from nbnorm.functions.activations import selu
+    >>> round(float(selu(-1.0)), 4), round(float(selu(1.0)), 4)
+    (-1.1113, 1.0507)
+    """
+    return simd.where(z >= 0.0, z * SELU_SCALE, simd.expm1_below_0(z) * _SELU_LIMIT)
+
+
+@simd.elementwise
 def silu(z: Any) -> Any:
     """Sigmoid linear unit: ``z / (1 + exp(-z))``.
 
@@ -170,6 +198,30 @@ def elu_slope(z: Any) -> Any:
     1.0
     """
     return simd.exp_below_0(simd.min(z, 0.0))
+
+
+@simd.elementwise
+def selu_slope(z: Any) -> Any:
+    """Slope of `selu` at z; that from below at 0.
+
+    Parameters
+    ----------
+    z : vector or number
+        Argument, float32 or float64.
+
+    Returns
+    -------
+    vector or number
+        Slope, of the type of `z`.
+
+    Examples
+    --------
+    >>> from nbnorm.functions.activations import selu_slope
+    >>> round(float(selu_slope(3.0)), 4)
+    1.0507
+    """
+    below = simd.exp_below_0(simd.min(z, 0.0)) * _SELU_LIMIT
+    return simd.where(z > 0.0, simd.full_like(z, SELU_SCALE), below)
 
 
 @simd.elementwise
@@ -263,7 +315,7 @@ class Function(NamedTuple):
 
 
 ActivationName: TypeAlias = Literal[
-    "identity", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "gelu", "silu", "softplus"
+    "identity", "relu", "sigmoid", "tanh", "leaky_relu", "elu", "gelu", "silu", "softplus", "selu"
 ]
 
 FUNCTIONS: dict[ActivationName, Function] = {
@@ -276,6 +328,7 @@ FUNCTIONS: dict[ActivationName, Function] = {
     "gelu": Function(gelu, gelu_slope),
     "silu": Function(silu, silu_slope),
     "softplus": Function(softplus, softplus_slope),
+    "selu": Function(selu, selu_slope),
 }
 
 # Numbers by which compiled code chooses.
@@ -502,6 +555,7 @@ def activation_forward(
     gelu        ``z P(z)``, P the normal distribution function [2]_
     silu        ``z / (1 + exp(-z))``
     softplus    ``log(1 + exp(z))``
+    selu        ``1.0507 z`` where z > 0, ``1.7581 (exp(z) - 1)`` elsewhere [3]_
     =========== ===========================================================
 
     Parameters
@@ -530,6 +584,8 @@ def activation_forward(
     .. [1] Djork-Arné Clevert, Thomas Unterthiner and Sepp Hochreiter, "Fast and accurate deep network
        learning by exponential linear units (ELUs)", ICLR 2016.
     .. [2] Dan Hendrycks and Kevin Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415.
+    .. [3] Günter Klambauer, Thomas Unterthiner, Andreas Mayr and Sepp Hochreiter, "Self-normalizing neural
+       networks", NeurIPS 2017.
 
     Examples
     --------

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
+from nbnorm.functions.activations import SELU_ALPHA, SELU_SCALE
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.interop import onnx_columns
 from nbnorm.interop.extras import activation_names, normalization
@@ -59,6 +60,12 @@ def _activated(graph: Graph, name: str, z: str) -> str:
             return node("Elu", z, alpha=1.0)
         below = node("Sub", node("Exp", node("Min", z, graph.constant(0.0))), graph.constant(1.0))
         return node("Add", node("Relu", z), below)
+    if name == "selu":
+        if single:
+            return node("Selu", z, alpha=SELU_ALPHA, gamma=SELU_SCALE)
+        below = node("Sub", node("Exp", node("Min", z, graph.constant(0.0))), graph.constant(1.0))
+        above = node("Mul", node("Relu", z), graph.constant(SELU_SCALE))
+        return node("Add", above, node("Mul", below, graph.constant(SELU_SCALE * SELU_ALPHA)))
     if name == "silu":
         return node("Mul", z, node("Sigmoid", z))
     if name == "softplus":

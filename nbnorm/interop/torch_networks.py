@@ -43,6 +43,7 @@ def _activation(nn: ModuleType, name: str) -> torch.nn.Module:
         "elu": nn.ELU,
         "gelu": nn.GELU,
         "silu": nn.SiLU,
+        "selu": nn.SELU,
         "softplus": lambda: nn.Softplus(threshold=40.0),
     }
     if name not in made:
@@ -292,7 +293,7 @@ def _sample_norm_of(where: str, module: torch.nn.Module, nn: ModuleType) -> Samp
 
 def _activation_name(where: str, module: torch.nn.Module, nn: ModuleType) -> str:
     """Return the package's name of an activation module."""
-    plain = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu"}
+    plain = {nn.ReLU: "relu", nn.Sigmoid: "sigmoid", nn.Tanh: "tanh", nn.SiLU: "silu", nn.SELU: "selu"}
     if type(module) in plain:
         return plain[type(module)]
     same = {

@@ -59,7 +59,7 @@ class FNN(Options):
         Features of the input, of each hidden layer, and outputs.
     activation : str, Activation or sequence of them, default "relu"
         Activation f of the hidden layers, one for all or one for each: "relu", "sigmoid", "tanh",
-        "identity", "leaky_relu", "elu", "gelu", "silu", "softplus" or an `Activation` of your own.
+        "identity", "leaky_relu", "elu", "gelu", "silu", "softplus", "selu" or an `Activation` of your own.
     norm : {"after", "before", "layer", "layer_after", "rms", "rms_after", None}, default "after"
         Batch normalization after or before the activation, or normalization of each sample over its features.
     output : {"softmax", "sigmoid", "identity"}, default "softmax"

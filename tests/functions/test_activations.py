@@ -204,7 +204,7 @@ def _points(dtype):
 @pytest.mark.skipif(config.DISABLE_JIT, reason="the interpreter takes NumPy's functions")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    ("name", "most"), [("leaky_relu", 1), ("elu", 2), ("gelu", 5), ("silu", 3), ("softplus", 3)]
+    ("name", "most"), [("leaky_relu", 1), ("elu", 2), ("gelu", 5), ("silu", 3), ("softplus", 3), ("selu", 3)]
 )
 def test_further_functions_are_right_to_a_few_units_in_the_last_place(name, most, dtype):
     z = _points(dtype)
@@ -240,6 +240,11 @@ def test_slopes_of_further_functions(name, dtype):
         ("gelu", [np.nan, np.inf, -0.0, -0.0], [np.nan, 1, 0, 0.5]),
         ("silu", [np.nan, np.inf, -0.0, -0.0], [np.nan, 1, 0, 0.5]),
         ("softplus", [np.nan, np.inf, 0, np.log(2)], [np.nan, 1, 0, 0.5]),
+        (
+            "selu",
+            [np.nan, np.inf, -1.7580993408473768, -0.0],
+            [np.nan, 1.0507009873554805, 0, 1.7580993408473768],
+        ),
     ],
 )
 def test_further_functions_at_the_ends(name, values, slopes, dtype):
