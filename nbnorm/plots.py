@@ -271,7 +271,8 @@ def _draw_calibration(calibration: Mapping[str, Any], axes: Axes) -> None:
     bins = calibration["bins"]
     axes.plot([0, 1], [0, 1], color="0.5", linestyle="--", linewidth=1)
     confidence, accuracy = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
-    axes.plot(confidence, accuracy, color=_HELD_OUT, marker="o", markersize=4)
+    # points at 0 and 1 stand on the frame, which would cut them
+    axes.plot(confidence, accuracy, color=_HELD_OUT, marker="o", markersize=4, clip_on=False)
     axes.set_xlabel("confidence")
     axes.set_ylabel("fraction that is right")
     axes.set_xlim(0, 1)

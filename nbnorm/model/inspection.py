@@ -173,7 +173,8 @@ class Inspection:
         Input, hidden layers and output.
     equilibrium_step : float
         Relative step at which, with batch norm behind the weights, growth by SGD steps and weight decay
-        balance: ``sqrt(2 * lr * weight_decay)`` [1]_; 0 without weight decay, NaN for `AdamW`.
+        balance: ``sqrt(2 * lr * weight_decay)`` [1]_; 0 without weight decay.  NaN where no layer has an
+        effective learning rate, and for `AdamW` and `Lion`.
 
     References
     ----------
@@ -433,5 +434,6 @@ def inspect(
                 effective_lr=effective(l) if l > 0 else math.nan,
             )
         )
-    balance = math.nan if adaptive else math.sqrt(2 * optimizer.lr * optimizer.weight_decay)
+    balanced = not adaptive and not all(math.isnan(layer.effective_lr) for layer in layers)
+    balance = math.sqrt(2 * optimizer.lr * optimizer.weight_decay) if balanced else math.nan
     return Inspection(tuple(layers), balance)

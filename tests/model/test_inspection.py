@@ -124,9 +124,16 @@ def test_weight_decay_balances_at_the_equilibrium():
     assert 0.4 < found.layers[1].relative_step / found.equilibrium_step < 2.5
 
 
+@pytest.mark.parametrize("options", [{"norm": "layer"}, {"norm": None}, {"norm": "after", "activation": "tanh"}])
+def test_without_batch_norm_behind_a_scale_nothing_balances(options):
+    found = nbnorm.inspect(FNN([3, 8, 2], seed=0, **options), X, optimizer=SGD(lr=0.5, weight_decay=0.02))
+    assert math.isnan(found.equilibrium_step)
+    assert "Weight decay" not in str(found)
+
+
 def test_table_dict_and_figure(tmp_path):
     pytest.importorskip("matplotlib")
-    found = nbnorm.inspect(trained(), X, Y, optimizer=SGD(lr=0.1, weight_decay=1e-3))
+    found = nbnorm.inspect(trained(norm="before"), X, Y, optimizer=SGD(lr=0.1, weight_decay=1e-3))
     features, condition, step = str(found).split("\n\n")
     assert [line.split()[0] for line in features.splitlines()[1:]] == ["layer", "input", "layer1", "output"]
     assert [line.split()[0] for line in condition.splitlines()[1:]] == ["layer", "input", "layer1"]
