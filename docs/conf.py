@@ -62,6 +62,7 @@ os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
 
 autosummary_generate = True
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # np.float32, as the code writes it
 autodoc_typehints = "none"  # the docstrings state types, shapes and dtypes
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
@@ -162,6 +163,12 @@ def _skip_fields(app, what, name, obj, skip, options):
     return True if str(obj.__doc__).startswith("Alias for field number") else None
 
 
+def _protect_letters(app, what, name, obj, options, lines):
+    """Keep a letter with a dot, such as that of "A. K. Menon", from being read as an item of a list."""
+    letter = re.compile(r"^(\s*(?:\.\. \[.+?\] )?)(?=[A-Z]\.( |$))")
+    lines[:] = [letter.sub(r"\1\\", line) for line in lines]
+
+
 def _plain(text, titles, folder):
     """Return a cell's text in the Markdown that every notebook program reads: no roles, no directives."""
 
@@ -207,5 +214,8 @@ def setup(app):
     app.connect("builder-inited", _write_help)
     app.connect("builder-inited", _draw_vectors)
     app.connect("doctree-read", _drop_citations)
+    app.connect(
+        "autodoc-process-docstring", _protect_letters, priority=900
+    )  # after numpydoc
     app.connect("autodoc-skip-member", _skip_fields)
     app.connect("build-finished", _write_plain_notebooks)

@@ -15,9 +15,10 @@ Scalars
         Vectorizable elementary functions.
     ``leaky_relu(z)``, ``elu(z)``, ``gelu(z)``, ``silu(z)``, ``softplus(z)``, ``selu(z)``
         Further activation functions, vectorizable as well.
-    ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``, ``silu_slope(z)``, ``softplus_slope(z)``,
-    ``selu_slope(z)``
-        Their derivatives.
+    ``leaky_relu_slope(z)``, ``elu_slope(z)``, ``gelu_slope(z)``
+        Derivatives of the first three,
+    ``silu_slope(z)``, ``softplus_slope(z)``, ``selu_slope(z)``
+        and of the others.
     ``activate(x, code)``
         The activation function that has the number `code`, one of `CODES`.
     ``derivative_from_output(y, code)``

@@ -72,8 +72,8 @@ def test_update_bn_is_not_the_population(run, tmp_path):
 
 
 def test_hard_statistics_runs(run, tmp_path):
-    run("hard_statistics", "--out", str(tmp_path / "table.txt"))
-    assert (tmp_path / "table.txt").read_text("utf-8")
+    printed = run("hard_statistics", "--out", str(tmp_path))
+    assert (tmp_path / "hard_statistics.txt").read_text("utf-8") == printed
 
 
 def test_derivation_check_tells_right_from_wrong(run):

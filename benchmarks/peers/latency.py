@@ -1,6 +1,6 @@
 """Time prediction of one row and of many beside PyTorch, ONNX Runtime and scikit-learn, one thread each.
 
-    python -m benchmarks.peers.latency [--out FILE] [--rows N] [--turns N]
+    python -m benchmarks.peers.latency [--out FILE] [--rows N] [--turns N] [--without NAME ...]
 
 prints a table in Markdown, and writes it to a file.  All predict in one process and take turns in rotating
 order; the times are medians over the turns.  PyTorch and ONNX Runtime have the very network of nbnorm; their
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "latency.md")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--turns", type=int, default=7)
+    parser.add_argument("--without", nargs="+", default=[], metavar="NAME", help="rows to leave out")
     args = parser.parse_args()
     nbnorm.set_num_threads(1)
     import onnxruntime
@@ -120,6 +121,7 @@ def main() -> None:
     few = min(args.rows, 3000)
     with threadpoolctl.threadpool_limits(1):
         found = contestants(x[:few], y[:few])
+        found = {name: predict for name, predict in found.items() if name not in args.without}
         one = seconds(found, x[:1], 50, args.turns)
         many = seconds(found, x, 1, args.turns)
     about = machine.describe()

@@ -128,9 +128,9 @@ def centred() -> str:
 
 
 def main() -> None:
-    """Print the tables, or write them to a file."""
+    """Print the tables, and write them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="folder for hard_statistics.txt")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     compared = methods()
@@ -141,10 +141,9 @@ def main() -> None:
         errors = [f"{shown(call, x, exact):>8}" for call in compared.values()]
         text += f"{case:24}" + "".join(errors) + "\n"
     text += "\nmean of standardized float32 data, N(1e6, 1)\n" + centred()
-    if args.out is None:
-        print(text, end="")
-    else:
-        args.out.write_text(text, "utf-8")
+    print(text, end="")
+    if args.out is not None:
+        (args.out / "hard_statistics.txt").write_text(text, "utf-8")
 
 
 if __name__ == "__main__":

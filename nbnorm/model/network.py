@@ -349,7 +349,7 @@ class FNN(Options):
             to it: assign ones that are fitted to all training data before.
         y : array_like
             Targets as for `fit`.
-        optimizer : SGD or AdamW, optional
+        optimizer : SGD, AdamW or Lion, optional
             By default that of `fit`.
         sample_weight : array_like, shape (n_samples,), optional
             Weights as for `fit`.
@@ -428,7 +428,7 @@ class FNN(Options):
         batch_size : int, default 128
             Most samples of a mini-batch.  The batches of an epoch are even: their sizes differ by at most
             one, the larger ones first, in as few steps as `batch_size` allows.
-        optimizer : SGD or AdamW, optional
+        optimizer : SGD, AdamW or Lion, optional
             By default ``SGD(lr=0.1, momentum=0.9)``.  Each call begins anew: the momentum and the averages
             of Adam are those of this call.
         schedule : str, `Schedule` or callable, default "constant"
