@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -105,9 +105,14 @@ def _polars_numbers(column: Any) -> Array | None:
     kind = column.dtype
     if not (kind.is_numeric() or kind == polars.Boolean):
         return None
-    if kind.is_float() or (kind.is_integer() and not column.null_count()):
+    if kind.is_float() or (_is_numpys(kind) and not column.null_count()):
         return np.asarray(column.to_numpy())
     return np.asarray(column.cast(polars.Float64).to_numpy())
+
+
+def _is_numpys(kind: Any) -> bool:
+    """Whether a type of Polars is one of NumPy's numbers: there are no integers of 128 bits."""
+    return bool(kind.is_float() or (kind.is_integer() and not str(kind).endswith("128")))
 
 
 def _pandas_numbers(column: Any) -> Array | None:
@@ -185,9 +190,16 @@ def has_types_of_its_own(x: object) -> bool:
         return True
     if _is_polars(x):
         kinds = [column.dtype for column in _polars_columns(x)]
-        return not all(kind.is_float() or kind.is_integer() for kind in kinds)
+        return not all(map(_is_numpys, kinds))
     dtypes = [x.dtype] if hasattr(x, "dtype") else list(getattr(x, "dtypes", ()))
     return not all(isinstance(dtype, np.dtype) for dtype in dtypes)
+
+
+def is_sparse_frame(x: Any) -> bool:
+    """Whether all columns of a pandas frame are sparse, with zeros where nothing is stored."""
+    if not hasattr(x, "sparse") or getattr(x, "ndim", 0) != 2 or x.shape[1] == 0:
+        return False
+    return all(dtype.fill_value == 0 for dtype in x.dtypes)
 
 
 def unboxed_frame(x: Any) -> Any:
@@ -197,7 +209,7 @@ def unboxed_frame(x: Any) -> Any:
     """
     if not has_types_of_its_own(x) or len(getattr(x, "shape", ())) != 2:
         return x
-    if hasattr(x, "sparse"):  # all columns of a pandas frame are: it is read as a sparse matrix
+    if is_sparse_frame(x):  # it is read as a sparse matrix
         return x
     numbers, labels = unboxed(x), labels_of(x)
     if numbers is None or labels is None:
@@ -231,9 +243,18 @@ def unmasked(name: str, x: object) -> None:
         )
 
 
+def container(name: str, x: object) -> None:
+    """Refuse what holds no table that can be read: a mapping, a query of Polars, masked elements."""
+    unmasked(name, x)
+    if isinstance(x, Mapping):
+        raise TypeError(f"{name} must be an array, a matrix or a frame, got {type(x).__name__}")
+    if _is_polars(x) and hasattr(x, "collect"):
+        raise TypeError(f"{name} must be a frame in memory, got {type(x).__name__}: call its collect()")
+
+
 def plain(name: str, x: object) -> Array:
     """Return `x` as an array, of numbers if the types of its columns say so; refuse masked elements."""
-    unmasked(name, x)
+    container(name, x)
     numbers = unboxed(x) if has_types_of_its_own(x) else None
     if numbers is not None:
         return numbers
@@ -322,6 +343,16 @@ def distinct(name: str, labels: Sequence[Any]) -> None:
         return
     twice = next(label for j, label in enumerate(labels) if label in labels[:j])
     raise ValueError(f"{name} must have distinct names of columns, got {twice!r} {labels.count(twice)} times")
+
+
+def frame(name: str, x: object) -> None:
+    """Refuse what `container` does, and a frame without columns or with several of one name."""
+    container(name, x)
+    labels = labels_of(x)
+    if labels is not None:
+        if not labels:
+            raise ValueError(f"{name} must have columns, got none")
+        distinct(name, labels)
 
 
 def header(name: str, x: object, expected: Sequence[str] | None) -> tuple[list[str] | None, list[int] | None]:

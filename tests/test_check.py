@@ -137,6 +137,11 @@ def test_numeric_takes_columns_of_polars():
     expected = np.array([[1, 1.5, 2**60, 1], [np.nan, np.nan, np.nan, 2]])
     np.testing.assert_array_equal(_check.numeric("x", frame), expected, strict=True)
     np.testing.assert_array_equal(_check.numeric("x", frame["b"]), expected[:, 1])
+    if hasattr(polars, "Int128"):  # NumPy has none
+        wide = polars.DataFrame({"a": polars.Series([1, 2], dtype=polars.Int128)})
+        np.testing.assert_array_equal(_check.numeric("x", wide), [[1.0], [2.0]])
+    with pytest.raises(TypeError, match="x must be a frame in memory, got LazyFrame"):
+        _check.numeric("x", frame.lazy())
     with pytest.raises(TypeError, match="column 'e' must hold real numbers, got String"):
         _check.numeric("x", polars.DataFrame({"d": [1], "e": ["1"]}))
 

@@ -52,7 +52,7 @@ class Inputs(Parameters):
         weights: Array | None = None,
     ) -> tuple[CheckedTable, Array]:
         """Return checked samples as a matrix, and checked targets; `reset` learns what the columns are."""
-        _check.unmasked(name, X)
+        _check.frame(name, X)
         _check.unmasked(target, y)
         table = self._table(name, X, reset=reset, weights=weights)
         options = {
@@ -86,7 +86,7 @@ class Inputs(Parameters):
             features = None if names is None else list(names)
             groups = open_groups("X", X, features=features, others=True, mixed=mixed)
             return self._read_groups("X", groups, reset=False)
-        _check.unmasked("X", X)
+        _check.frame("X", X)
         table = self._table("X", X, reset=False)
         options = {
             "accept_sparse": ("csr", "csc"),
@@ -171,7 +171,7 @@ class Inputs(Parameters):
         """Return a frame, or an array with categories, as a matrix; everything else as it is."""
         chosen = self.categorical_features
         listed = chosen is not None and not isinstance(chosen, str)
-        if is_sparse(X) or hasattr(X, "sparse"):  # all columns of a pandas frame are: it is read as sparse
+        if is_sparse(X) or _check.is_sparse_frame(X):
             if listed:
                 raise TypeError(f"{name} must not be sparse where categorical_features are given")
             if reset:
@@ -208,7 +208,7 @@ class Inputs(Parameters):
         """
         if self.encoding is None:
             return True if self._columns is None or not self._columns.categorical_ else "allow-nan"
-        return "allow-nan" if is_sparse(X) or hasattr(X, "sparse") else False
+        return "allow-nan" if is_sparse(X) or _check.is_sparse_frame(X) else False
 
     def _bounded(self, x: CheckedTable, *, learn: bool = False, reset: bool = False) -> CheckedTable:
         """Return samples with infinite numbers replaced by the largest and smallest ones of the training."""

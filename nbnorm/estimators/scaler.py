@@ -157,7 +157,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _gather(self, X: Table, sample_weight: npt.ArrayLike | None, first: bool) -> None:
         for name in ("copy", "with_mean", "with_std"):
             _check.flag(name, getattr(self, name))
-        _check.unmasked("X", X)
+        _check.frame("X", X)
         # Infinity shows in the extremes: nothing is read twice.
         X = _check.unboxed_frame(X)
         X = validate_data(
@@ -221,7 +221,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         array([[0.5]])
         """
         check_is_fitted(self)
-        _check.unmasked("X", X)
+        _check.frame("X", X)
         X = _check.unboxed_frame(X)
         x = validate_data(
             self,
@@ -263,7 +263,7 @@ class StandardScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         array([[3.]])
         """
         check_is_fitted(self)
-        _check.unmasked("X", X)
+        _check.frame("X", X)
         x = check_array(
             _check.unboxed_frame(X),
             accept_sparse=("csr", "csc"),

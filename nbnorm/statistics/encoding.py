@@ -249,7 +249,11 @@ class ColumnEncoder:
         TypeError, ValueError
             If `x` is not a table of real numbers, or the weights do not fit.
         """
-        samples, count = x.shape if is_sparse(x) else np.shape(x)
+        _check.container("x", x)
+        shape = x.shape if is_sparse(x) else np.shape(x)
+        if len(shape) != 2:
+            raise ValueError(f"x must have shape (n_samples, n_features), got shape {shape}")
+        samples, count = shape
         if self.categorical and max(self.categorical) >= count:
             raise ValueError(f"categorical must hold columns below {count}, got {list(self.categorical)}")
         used: Any = slice(None)

@@ -185,3 +185,31 @@ def test_refusals():
     model.categorical_features = [0]
     with pytest.raises(ValueError, match="categorical_features must stay"):
         model.partial_fit(frame, y)
+
+
+def test_tables_that_cannot_be_read():
+    pd, pl = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    y = np.arange(60) % 2
+    twice = pd.DataFrame(np.ones((60, 2)), columns=["a", "a"])
+    for table, error, message in (
+        ({"a": [1.0] * 60}, TypeError, "^X must be an array, a matrix or a frame, got dict"),
+        (pl.DataFrame({"a": [1.0] * 60}).lazy(), TypeError, r"^X must be .* LazyFrame: call its collect\(\)"),
+        (twice, ValueError, "^X must have distinct names of columns, got 'a' 2 times"),
+        (pd.DataFrame(index=range(60)), ValueError, "^X must have columns, got none"),
+        (pl.DataFrame(), ValueError, "^X must have columns, got none"),
+        (pd.DataFrame({"a": [1, "x"] * 30}), TypeError, "column 'a' must hold numbers, .* of one kind"),
+        (pl.DataFrame({"a": [[1], [2]] * 30}), TypeError, r"column 'a' must hold .* got List\(Int64\)"),
+    ):
+        with pytest.raises(error, match=message):
+            small().fit(table, y)
+
+
+def test_sparse_frames_that_are_not_of_zeros_are_dense_tables():
+    pd = pytest.importorskip("pandas")
+    values = np.where(np.arange(60) % 3, np.nan, np.arange(60.0))
+    y = np.arange(60) % 2
+    expected = small().fit(pd.DataFrame({"a": values}), y)
+    frame = pd.DataFrame({"a": pd.arrays.SparseArray(values)})  # NaN where nothing is stored
+    assert_array_equal(
+        small().fit(frame, y).predict_proba(frame), expected.predict_proba(pd.DataFrame({"a": values}))
+    )
