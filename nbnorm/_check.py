@@ -246,7 +246,7 @@ def unmasked(name: str, x: object) -> None:
 def container(name: str, x: object) -> None:
     """Refuse what holds no table that can be read: a mapping, a query of Polars, masked elements."""
     unmasked(name, x)
-    if isinstance(x, Mapping):
+    if isinstance(x, Mapping) and not hasattr(x, "shape"):  # as a sparse dok_array is
         raise TypeError(f"{name} must be an array, a matrix or a frame, got {type(x).__name__}")
     if _is_polars(x) and hasattr(x, "collect"):
         raise TypeError(f"{name} must be a frame in memory, got {type(x).__name__}: call its collect()")

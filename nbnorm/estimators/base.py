@@ -46,8 +46,9 @@ _LEAST_RATE = 1e-6
 
 # Samples for which bins="auto" is decided by a comparison; a part of fewer says too little.
 _LEAST_COMPARED, _MOST_COMPARED = 100, 20_000
-# What the loss without bins must be, relative to that with them, to do without.
-_CLEARLY = 0.9
+# What the loss without bins must be, relative to that with them, to do without; the second after half of the
+# epochs, when the two are still nearer to each other.
+_CLEARLY, _CLEARLY_HALFWAY = 0.9, 0.92
 # With few samples, how many are compared, and what the loss without dropout must be relative to that with it.
 _LEAST_OF_FEW, _CLEARLY_OF_FEW = 50, 0.7
 
@@ -302,18 +303,20 @@ class Network(Inputs):
             trial.n_estimators, trial.early_stopping, trial.validation_fraction = 1, False, 0.25
             trial.callbacks, trial.metrics, trial.verbose, trial.progress = (), (), False, False
             trial._chosen_bins, trial._dropout_rows = [bins], dropout_rows
+            if not few:
+                trial._halve_epochs(3 * int(used) // 4)
             train, test = map(np.sort, trial._split(targets, combined, np.random.RandomState(seed % 2**32)))
             inside, own = (None if part is None else part[train] for part in (weights, class_factors))
-            validation = X[test], targets[test], None if combined is None else combined[test]
             nets = trial._networks_for(X, seed, True)
             try:
-                trial._train(nets, X[train], targets[train], inside, own, validation, True, False, None, 0)
+                trial._train(nets, X[train], targets[train], inside, own, None, True, False, None, 0)
+                held_out = None if combined is None else combined[test]
+                found = inference.loss(nets[0], X[test], targets[test], held_out)
             except ValueError:  # diverged
                 return math.inf
-            history = trial.history_
-            if history.stopped == "interrupted":
+            if trial.history_.stopped == "interrupted":
                 raise KeyboardInterrupt
-            return float((history.val_loss or [math.inf])[-1])
+            return found
 
         if few:
             layers = len(self._hidden())
@@ -331,12 +334,12 @@ class Network(Inputs):
             return
         if most is None:
             return
-        if (not few and used < _LEAST_COMPARED) or loss(None, math.inf) < _CLEARLY * loss(most, math.inf):
+        limit = _CLEARLY if few else _CLEARLY_HALFWAY
+        if (not few and used < _LEAST_COMPARED) or loss(None, math.inf) < limit * loss(most, math.inf):
             self._chosen_bins = [None] * count
 
     def _networks_for(self, X: CheckedTable | RowGroups, seed: int, first: bool) -> list[FNN]:
         """Return new networks, or copies of those that training goes on with."""
-        hidden = self._hidden()
         if not first:
             for name, (then, shown) in self._built_with.items():
                 if self._resolved(name) != then:
@@ -349,14 +352,14 @@ class Network(Inputs):
         options = self._output()
         encoding: Encoding | None = "piecewise" if self._encodes(X) else None
         self.out_activation_ = options.pop("out_activation")
-        sizes = [X.shape[1], *hidden, options.pop("outputs")]
+        outputs = options.pop("outputs")
         more = np.random.RandomState(seed % 2**32).randint(np.iinfo(np.int32).max, size=self.n_estimators - 1)
         return [
             FNN(
-                sizes,
-                activation=self._activations(),
+                [X.shape[1], *self._hidden(k), outputs],
+                activation=self._activations(k),
                 norm=self.norm,
-                dropout=self._dropout(len(hidden), self._dropout_rows),
+                dropout=self._dropout(len(self._hidden(k)), self._dropout_rows),
                 standardize=self.standardize,
                 encoding=encoding,
                 bins=most,
@@ -368,7 +371,7 @@ class Network(Inputs):
                 seed=int(own),
                 **options,
             )
-            for own, most in zip((seed, *more), self._bins(), strict=True)
+            for k, (own, most) in enumerate(zip((seed, *more), self._bins(), strict=True))
         ]
 
     def _train(

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 _PARAMETERS = """\
-hidden_layer_sizes : int or sequence of int, default (100,)
-        Units of each hidden layer.
-    activation : str, Activation or sequence of them, default "relu"
+hidden_layer_sizes : int, sequence of int or "auto", default "auto"
+        Units of each hidden layer.  "auto" is one layer of 100 units; of several networks every second from
+        the third on has two layers of 64 instead, because different networks make different mistakes and
+        their mean fewer.  All have one layer where `activation` or `dropout` has a value for each layer.
+    activation : str, Activation, sequence of them or "auto", default "auto"
         Activation of the hidden layers, or one for each: "relu", "tanh", "identity", "sigmoid" (or
-        "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus", "selu".
+        "logistic"), "leaky_relu", "elu", "gelu", "silu", "softplus", "selu".  "auto" is "relu", but "silu" in
+        the first of two layers that are automatic.
     norm : {"after", "before", "layer", "layer_after", "rms", "rms_after", None}, default "after"
         Batch normalization after or before the activation, or layer norm or RMS norm of each sample, see
         `FNN`.
@@ -42,9 +45,10 @@ hidden_layer_sizes : int or sequence of int, default (100,)
     weight_decay : float or "auto", default "auto"
         Decoupled weight decay: each step subtracts this fraction, times the learning rate, of the weights;
         the product with any learning rate must be below 1.  "auto" is 5 where ``norm="after"`` follows
-        "relu", "leaky_relu" or "identity" and 0.2 elsewhere and with a constant rate, as in `partial_fit`;
-        times the root of 1200 / samples beyond 1200 samples, and at most 0.025 / `learning_rate_init`; it is
-        0 for "sgd".  A `learning_rate` that is a function and rises above the initial one may need a number.
+        "relu", "leaky_relu" or "identity" in the first network, and 0.2 elsewhere and with a constant rate,
+        as in `partial_fit`; times the root of 1200 / samples beyond 1200 samples, and at most 0.025 /
+        `learning_rate_init`; it is 0 for "sgd".  A `learning_rate` that is a function and rises above the
+        initial one may need a number.
     batch_size : int or "auto", default "auto"
         Most samples of a mini-batch; "auto" takes @batch@.  The batches
         of an epoch are even: their sizes differ by at most one.  Batch norm needs two samples in each:

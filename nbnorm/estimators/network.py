@@ -132,8 +132,8 @@ class FNNClassifier(ClassifierMixin, Network):
 
     def __init__(
         self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: ActivationChoice | Sequence[ActivationChoice] = "relu",
+        hidden_layer_sizes: int | Sequence[int] | Literal["auto"] = "auto",
+        activation: ActivationChoice | Sequence[ActivationChoice] | Literal["auto"] = "auto",
         *,
         norm: Norm | None = "after",
         n_estimators: int = 5,
@@ -472,8 +472,8 @@ class FNNRegressor(RegressorMixin, Network):
 
     def __init__(
         self,
-        hidden_layer_sizes: int | Sequence[int] = (100,),
-        activation: ActivationChoice | Sequence[ActivationChoice] = "relu",
+        hidden_layer_sizes: int | Sequence[int] | Literal["auto"] = "auto",
+        activation: ActivationChoice | Sequence[ActivationChoice] | Literal["auto"] = "auto",
         *,
         norm: Norm | None = "after",
         n_estimators: int = 5,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import numpy as np
@@ -74,8 +74,8 @@ NEVER = 2**62
 class Parameters(BaseEstimator):
     """The parameters of both the classifier and the regressor."""
 
-    hidden_layer_sizes: int | Sequence[int]
-    activation: ActivationChoice | Sequence[ActivationChoice]
+    hidden_layer_sizes: int | Sequence[int] | Literal["auto"]
+    activation: ActivationChoice | Sequence[ActivationChoice] | Literal["auto"]
     norm: Norm | None
     n_estimators: int
     encoding: Encoding | None
@@ -158,7 +158,7 @@ class Parameters(BaseEstimator):
             _check.choice(name, getattr(self, name), known)
         self._hidden()
         if isinstance(self.activation, str):
-            _check.choice("activation", self.activation, tuple(_ACTIVATIONS))
+            _check.choice("activation", self.activation, ("auto", *_ACTIVATIONS))
         elif not isinstance(self.activation, Activation):
             sequence("activation", self.activation)
         if not isinstance(self.weight_decay, str) or self.weight_decay != "auto":
@@ -197,11 +197,21 @@ class Parameters(BaseEstimator):
         if not isinstance(self.dtype, str) or self.dtype != "auto":
             _check.float_dtype("dtype", self.dtype)
 
-    def _hidden(self) -> list[int]:
-        """Return the units of each hidden layer."""
+    def _hidden(self, k: int = 0) -> list[int]:
+        """Return the units of each hidden layer of network k."""
         given: object = self.hidden_layer_sizes
+        if isinstance(given, str):
+            _check.choice("hidden_layer_sizes", given, ("auto",))
+            return defaults.hidden_layers(self._shape_of(k))
         given = [given] if isinstance(given, Integral) else sequence("hidden_layer_sizes", given)
         return [_check.integer("hidden_layer_sizes", size, least=1) for size in given]
+
+    def _shape_of(self, k: int) -> int:
+        """Return whose shape network k has: its own where that is free, otherwise that of the first."""
+        of_layers = not all(
+            isinstance(one, (str, Activation, Real)) for one in (self.activation, self.dropout)
+        )
+        return 0 if of_layers or not isinstance(self.hidden_layer_sizes, str) else k
 
     def _dropout(self, layers: int, rows: float = math.inf) -> list[float]:
         """Return the probability of dropout of each layer.
@@ -212,19 +222,29 @@ class Parameters(BaseEstimator):
         if isinstance(self.dropout, str) and self.dropout == "auto":
             if self.weighted_statistics or not self._planned():
                 return [0.0] * layers
-            return [defaults.dropout(self.solver, self.norm, self._resolved("activation"), rows)] * layers
+            return [defaults.dropout(self.solver, self.norm, self._layers(), rows)] * layers
         given = self.dropout.tolist() if isinstance(self.dropout, np.ndarray) else self.dropout
         if isinstance(given, (list, tuple)):
             return [_check.number("dropout", p, least=0, below=1) for p in given]
         return [_check.number("dropout", given, least=0, below=1)] * layers
 
-    def _activations(self) -> ActivationLike | list[ActivationLike]:
+    def _activations(self, k: int = 0) -> ActivationLike | list[ActivationLike]:
+        """Return the activation of the hidden layers of network k, or one for each."""
+
         def ours(one: ActivationChoice) -> ActivationLike:
             return _ACTIVATIONS.get(one, cast(ActivationName, one)) if isinstance(one, str) else one
 
-        if isinstance(self.activation, (str, Activation)):
-            return ours(self.activation)
+        given = self.activation
+        if isinstance(given, str):
+            return defaults.activation(self._shape_of(k)) if given == "auto" else ours(given)
+        if isinstance(given, Activation):
+            return given
         return [ours(one) for one in sequence("activation", self.activation)]
+
+    def _layers(self, k: int = 0) -> list[ActivationLike]:
+        """Return the activation of each hidden layer of network k."""
+        each = self._activations(k)
+        return each if isinstance(each, list) else [each] * len(self._hidden(k))
 
     def _resolved(self, name: str) -> Any:
         """Return a parameter in a form in which other ways to write the same are equal."""
@@ -232,10 +252,9 @@ class Parameters(BaseEstimator):
         if name == "categorical_features":
             return TableColumns(value).categorical
         if name == "hidden_layer_sizes":
-            return self._hidden()
+            return value if isinstance(value, str) else self._hidden()
         if name == "activation":
-            each = self._activations()
-            return each if isinstance(each, list) else [each] * len(self._hidden())
+            return value if isinstance(value, str) and value == "auto" else self._layers()
         if name == "dropout" and not (isinstance(value, str) and value == "auto"):
             return self._dropout(len(self._hidden()))
         if name == "dtype" and not (isinstance(value, str) and value == "auto"):
@@ -267,14 +286,25 @@ class Parameters(BaseEstimator):
     def _epochs(self, steps: int) -> int:
         """Return the epochs of a training, each of so many steps."""
         if self.max_iter == "auto":
-            layers = self._resolved("activation")
+            layers = self._layers()
             return defaults.epochs(self.solver, self.norm, layers, steps, constant=not self._planned())
         return int(self.max_iter)
+
+    def _halve_epochs(self, samples: int) -> None:
+        """Set half of the epochs that "auto" stands for with so many samples, and the rate for them."""
+        if self.max_iter != "auto" or not self._planned():
+            return
+        epochs = math.ceil(self._epochs(math.ceil(samples / self._batch(samples))) / 2)
+        self.max_iter = epochs
+        if self.learning_rate_init == "auto":
+            self.learning_rate_init = defaults.learning_rate(
+                self.solver, self.norm, self._layers(), epochs=epochs
+            )
 
     def _rate(self, steps: int | None = None) -> float:
         """Return the learning rate that the course is relative to, for planned epochs of so many steps."""
         if self.learning_rate_init == "auto":
-            layers = self._resolved("activation")
+            layers = self._layers()
             if steps is None or self.max_iter != "auto":
                 return defaults.learning_rate(self.solver, self.norm, layers)
             return defaults.learning_rate(self.solver, self.norm, layers, epochs=self._epochs(steps))
@@ -286,7 +316,7 @@ class Parameters(BaseEstimator):
             decay = defaults.weight_decay(
                 self.solver,
                 self.norm,
-                self._resolved("activation"),
+                self._layers(),
                 samples,
                 rate,
                 constant=incremental or self.learning_rate in ("constant", Constant()),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.functions.activations import ActivationLike
+from nbnorm.functions.activations import ActivationLike, ActivationName
 
 # With these, batch normalization behind the activation takes the scale of a hidden layer's weights out again.
 _HOMOGENEOUS = ("relu", "leaky_relu", "identity")
@@ -302,6 +302,55 @@ def fewer_bins(most: int) -> int:
     [3, 2, 2]
     """
     return max(3 * most // 8, 2)
+
+
+def hidden_layers(k: int) -> list[int]:
+    """Return the units of the hidden layers of network `k` of an ensemble: one layer of 100, or two of 64.
+
+    Every second network from the third on has two: they find what depends on several columns at once, and
+    their mistakes differ from those of one layer more than the mistakes of two draws of the weights.
+
+    Parameters
+    ----------
+    k : int
+        Number of the network, from 0.
+
+    Returns
+    -------
+    list of int
+
+    Examples
+    --------
+    >>> [hidden_layers(k) for k in range(5)]
+    [[100], [100], [64, 64], [100], [64, 64]]
+    """
+    return [64, 64] if _has_two_layers(k) else [100]
+
+
+def activation(k: int) -> ActivationName | list[ActivationLike]:
+    """Return the activation of network `k` of an ensemble: "relu", or silu and then relu of two layers.
+
+    Corners suit some targets and a smooth function others.
+
+    Parameters
+    ----------
+    k : int
+        Number of the network, from 0.
+
+    Returns
+    -------
+    str or list of str
+
+    Examples
+    --------
+    >>> activation(0), activation(2)
+    ('relu', ['silu', 'relu'])
+    """
+    return ["silu", "relu"] if _has_two_layers(k) else "relu"
+
+
+def _has_two_layers(k: int) -> bool:
+    return k > 1 and k % 2 == 0
 
 
 def single_precision(dtype: np.dtype[Any], rows: int, *, standardize: bool) -> bool:

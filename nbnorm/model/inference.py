@@ -187,6 +187,20 @@ def logits(net: FNN, X: Table | OnDisk, *, checked: bool = False) -> Array:
     return z
 
 
+def loss(net: FNN, X: Table | OnDisk, y: npt.ArrayLike, sample_weight: Array | None) -> float:
+    """Return the mean loss over samples, with the moving averages; data as for `FNN.fit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `logits`, and if the targets do not fit.
+    """
+    z = logits(net, X, checked=True)
+    truth = inputs.truth(net, "y", y, len(z), "X")
+    labels, targets = inputs.encoded(net, "y", truth)
+    return float(net.loss.value(z, targets.reshape(truth.shape) if labels is None else labels, sample_weight))
+
+
 def table_on_disk(
     net: FNN, X: OnDisk, y: npt.ArrayLike | None = None, sample_weight: npt.ArrayLike | None = None
 ) -> RowGroups:

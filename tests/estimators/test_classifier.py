@@ -392,7 +392,7 @@ def test_equal_parameters_may_go_on(then, now, data):
 
 def test_an_activation_of_one_layer_must_stay(data):
     model = small(hidden_layer_sizes=(8, 4), warm_start=True).fit(*data)
-    with pytest.raises(ValueError, match="activation must stay 'relu'"):
+    with pytest.raises(ValueError, match="activation must stay 'auto'"):
         model.set_params(activation=["relu", "tanh"]).fit(*data)
 
 
@@ -1302,7 +1302,7 @@ def test_score_is_weighted(data):
         ({"solver": "lbfgs"}, "solver must be one of 'adamw', 'adam', 'sgd', got 'lbfgs'"),
         ({"hidden_layer_sizes": (8, 0)}, "hidden_layer_sizes must be at least 1, got 0"),
         ({"hidden_layer_sizes": -1}, "hidden_layer_sizes must be at least 1, got -1"),
-        ({"activation": "relu6"}, "activation must be one of 'logistic'"),
+        ({"activation": "relu6"}, "activation must be one of 'auto', 'logistic'"),
         ({"activation": ["relu", "tanh"]}, "activation"),
         ({"early_stopping": "f3"}, "early_stopping must watch one of 'loss', .*, got 'f3'"),
         ({"metrics": ["f3"], "early_stopping": True}, r"metrics\[0\] must be one of 'accuracy', .* got 'f3'"),

@@ -1,5 +1,6 @@
 """Estimators of several networks, and with encoded columns."""
 
+import pickle
 import warnings
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from nbnorm import set_num_threads
 from nbnorm.estimators import FNNClassifier, FNNRegressor
+from nbnorm.interop import to_onnx
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="too much arithmetic for the interpreter")
 
@@ -51,6 +53,54 @@ def test_bins_of_the_networks():
     assert [net.bins for net in alike.networks_] == [4, 4]
     values = small(FNNRegressor, n_estimators=2, encoding="piecewise", max_iter=2).fit(X, np.abs(X[:, 0]))
     assert values.networks_[0].bins == values.networks_[1].bins
+
+
+def shapes(model):
+    return [(net.sizes[1:-1], net.activations) for net in model.networks_]
+
+
+@pytest.mark.parametrize("kind", [FNNClassifier, FNNRegressor])
+def test_networks_differ_by_default(kind):
+    X, y = data(60)
+    y = y if kind is FNNClassifier else X[:, 0]
+    options = {"n_estimators": 5, "max_iter": 1, "encoding": None, "random_state": 0}
+    one, two = ((100,), ("relu",)), ((64, 64), ("silu", "relu"))
+    assert shapes(kind(**options).fit(X, y)) == [one, one, two, one, two]
+    assert shapes(kind(activation="relu", **options).fit(X, y))[2] == ((64, 64), ("relu", "relu"))
+    for own in ({"dropout": [0.1]}, {"activation": ["relu"]}, {"hidden_layer_sizes": 100}):
+        assert shapes(kind(**options, **own).fit(X, y)) == [one] * 5
+    with pytest.raises(ValueError, match="hidden_layer_sizes must be one of 'auto'"):
+        kind("deep", **options).fit(X, y)
+
+
+@pytest.mark.parametrize("kind", [FNNClassifier, FNNRegressor])
+def test_networks_that_differ_are_trained_kept_and_written_as_others(kind, tmp_path):
+    X, y = data(60)
+    y = y if kind is FNNClassifier else X[:, 0]
+    options = {"n_estimators": 5, "max_iter": 2, "random_state": 0, "dtype": "float32"}
+
+    def kill(net, history):
+        if history.epochs == 1 and len(net.sizes) == 4:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        kind(**options, callbacks=[kill]).fit(X, y, checkpoint=tmp_path / "c.npz")
+    model = kind(**options, warm_start=True).fit(X, y, checkpoint=tmp_path / "c.npz")
+    whole = kind(**options).fit(X, y)
+    assert_array_equal(model.predict(X), whole.predict(X))
+    assert_array_equal(pickle.loads(pickle.dumps(whole)).predict(X), whole.predict(X))
+    assert [net.epochs_trained for net in model.fit(X, y).networks_] == [4] * 5
+    assert [net.epochs_trained for net in model.partial_fit(X, y).networks_] == [5] * 5
+    with pytest.raises(ValueError, match="hidden_layer_sizes must stay 'auto'"):
+        model.set_params(hidden_layer_sizes=(100,)).fit(X, y)
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    whole_file = tmp_path / "model.onnx"
+    to_onnx(whole, whole_file)
+    session = onnxruntime.InferenceSession(whole_file.read_bytes())
+    answers = session.run(None, {"X": X.astype(np.float32)})
+    expected = whole.predict_proba(X) if kind is FNNClassifier else whole.predict(X)
+    assert_allclose(np.reshape(answers[-1], expected.shape), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_with_few_samples_every_second_network_has_bins():
