@@ -9,21 +9,20 @@ data in no particular order, and because c is a mean of the block's own values i
 How far off the sums can be
 ---------------------------
 With u = 2^-53, n rows and S = sum(d^2), a sum over a block's d is off by at most U sqrt(n S), and that over
-d^2 by U S, where U = u (n/2 + 16): two chains of additions, and the rounding of each term.
+d^2 by U S, where U = u (5n/8 + 16): two chains of additions, which are added up after eight rows, and the
+rounding of each term.
 
 How they stay fast
 ------------------
-A few rows at a time are added to sums that live in the first cache, while later rows are prefetched.
-Several rows of a narrow array are read as one wide row, so that the vectors are full; the groups are
-joined at the end.  Panels of blocks are assigned to the threads by their number alone: the same bits for any
-number of threads.
+Eight rows at a time are added to sums that live in the nearest caches, while the next ones are prefetched.
+Several rows of a narrow array are read as one wide row, so that vectors are full and rows are long; the
+groups are joined at the end.  Panels of blocks are assigned to the threads by their number alone: the same
+bits for any number of threads.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +56,7 @@ SHIFT, SUM, SQUARES, WEIGHT = range(4)
 
 BLOCK = 512  # rows between two joins
 FEW = 8  # rows whose mean is the shift of a block
+ADDITIONS = 5 / 8  # roundings of a sum, for each row: two chains, which are added up after each strip
 STEPS = 16  # roundings of a term, or of the join of a block, with some to spare
 
 PANELS = 24  # most partial results: divided evenly by most numbers of threads, joined in no time
@@ -66,97 +66,90 @@ PART = 1 << 17  # rows of weighted data that are read at a time
 
 WHOLE = 2.0**44  # of weights below it, 512 have an exact sum if they are whole numbers
 
-# Rows that are added at once, for elements of 4 and of 8 bytes.
-_ROWS = {4: 4, 8: 2}
+STRIP = 8  # rows that are added to the sums of a few columns while these stand in registers
 
-# In bytes, in the order of reading: whole rows, at least those that come next.  It is needed because the
-# processor's own prefetching does not follow several rows.  From one strip of rows to 128 kB any distance
-# served alike.
-PREFETCH_DISTANCE = 16 << 10
+# Columns of a row that is read at once, of data that come from memory: rows of 3 to 6 kB are so many streams
+# in pages of their own, which arrive faster than short rows.  What a cache holds may have short ones.
+STREAM, CACHED = 768, 128
+
+# In bytes.  The processor's own prefetching does not follow several rows, so the next strip is prefetched
+# while a strip is read.  Where rows begin a multiple of PAGE apart, the elements of a column share one set of
+# the first cache, which cannot hold two strips of them: there the columns that are NEAR are prefetched.
+LINE, NEAR, PAGE = 64, 256, 4096
+
+PADDING = 24  # columns behind each row of the sums, so that these do not share a set either
 
 # ----------------------------------------------------------------------------------------------
 # Rows
 # ----------------------------------------------------------------------------------------------
 
 
-def _lanes() -> int:
-    """Return how many columns are summed up side by side: as many as have their sums in registers."""
-    return simd.native_lanes(np.float64) * (2 if simd.target().registers >= 32 else 1)
-
-
-def _two_chains(start: Any, add: Callable[[Any, Any], Any], terms: list[Any]) -> Any:
-    """Add terms, every second one to a chain of its own, so that additions need not wait for one another."""
-    if len(terms) == 1:
-        return add(start, terms[0])
-    # -0 plus anything is just that: compiled, it is gone.
-    return functools.reduce(add, terms[::2], start) + functools.reduce(add, terms[::-2], -0.0)
-
-
-def _plus(total: Any, term: Any) -> Any:
-    return total + term
-
-
-def _plus_product(total: Any, pair: tuple[Any, Any]) -> Any:
-    return simd.fma(pair[0], pair[1], total)
+def _lanes(dtype: Any) -> tuple[int, ...]:
+    """Return how many columns are summed up side by side: those whose sums fit into registers, or fewer."""
+    doubles = simd.native_lanes(np.float64)
+    most = max(simd.native_lanes(dtype), doubles * (2 if simd.target().registers >= 32 else 1))
+    return (most, doubles, 1) if most > doubles else (most, 1)
 
 
 @simd.traced
 def _add_rows(
-    x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, distance: Any, weights: Any, omit: Any,
+    x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, near: Any, weights: Any, omit: Any,
     extremes: Any, one: Any, sums: Any, ends: Any,
 ) -> None:  # fmt: skip
     """Add the rows [begin, end) of the columns [first, last) to the sums of a block.
 
     Without weights all are 1, and none is missing.  With them, NaN is left out if `omit`, and a row of weight
-    0 does not exist.  `one` is 1, which the compiler must not know.
+    0 does not exist.  `one` is 1, which the compiler must not know.  Rows are added in turn to two chains of
+    additions, which need not wait for each other.  What lies `near` columns further on is prefetched, behind
+    the last column in the next strip.
     """
-    size = x.dtype.itemsize
+    item = x.dtype.itemsize
+    keys = (SUM, SQUARES) if weights is None else (SUM, SQUARES, WEIGHT)
+    stride = width + PADDING  # of the sums
+    next_strip = STRIP * width - (last - first)
 
     def add(several: int, i: Any, j: Any, lanes: int, with_extremes: bool) -> None:
         """Add so many rows of so many columns."""
 
         def get(row: int) -> Any:
-            return simd.load(sums, row * width + j, lanes)
-
-        def put(row: int, value: Any) -> None:
-            simd.store(sums, row * width + j, value)
+            return simd.load(sums, row * stride + j, lanes)
 
         shift = get(SHIFT)
-        low, high = (simd.load(ends, row * width + j, lanes) for row in (0, 1))
-        deviations, masses = [], []
+        low, high = (simd.load(ends, row * stride + j, lanes) for row in (0, 1))
+        zero = simd.zeros(np.float64, lanes)
+        totals = [[get(key), zero] for key in keys]
+        ahead = i * width + j + near + simd.where(j + near < last, 0, next_strip)
         for k in range(several):
+            if several > 1 and lanes > 1:
+                simd.prefetch(x, ahead + k * width, lanes * item)
             value = simd.load(x, (i + k) * width + j, lanes)
-            # x * 1 - shift: the multipliers have time to spare, the adders have none.
-            d = simd.fma(simd.convert(value, np.float64), one, -shift)
+            d = simd.convert(value, np.float64) - shift
             below, above = value < low, value > high
+            terms = [(d, one), (d, d)]
             if weights is not None:
                 weight = simd.get(weights, i + k)
                 valid = ((value == value) | (omit == 0)) & (weight > 0.0)
-                d = simd.where(valid, d, 0.0)
-                masses.append(simd.where(valid, weight, 0.0))
+                d, mass = simd.where(valid, d, 0.0), simd.where(valid, weight, 0.0)
+                terms = [(mass, d), (mass * d, d), (mass, one)]
                 below, above = below & valid, above & valid
-            deviations.append(d)
             low, high = simd.where(below, value, low), simd.where(above, value, high)
-        weighted = [mass * d for mass, d in zip(masses, deviations, strict=True)] if masses else deviations
-        products = list(zip(weighted, deviations, strict=True))
-        put(SUM, _two_chains(get(SUM), _plus, weighted))
-        put(SQUARES, _two_chains(get(SQUARES), _plus_product, products))
-        if masses:
-            put(WEIGHT, _two_chains(get(WEIGHT), _plus, masses))
+            # a sum as d * 1 + sum: the multipliers have time to spare, the adders have none
+            for chains, (a, b) in zip(totals, terms, strict=True):
+                chains[k % 2] = simd.fma(a, b, chains[k % 2])
+        for key, (total, more) in zip(keys, totals, strict=True):
+            simd.store(sums, key * stride + j, total + more if several > 1 else total)
         if with_extremes:
             simd.store(ends, j, low)
-            simd.store(ends, width + j, high)
+            simd.store(ends, stride + j, high)
 
     def add_all(with_extremes: bool) -> None:
         def rows(i: Any, several: int) -> None:
             def columns(j: Any, lanes: int) -> None:
-                for k in range(several if lanes > 1 else 0):
-                    simd.prefetch(x, (i + k) * width + j + distance, lanes * size, level=2)
                 add(several, i, j, lanes, with_extremes)
 
-            simd.loop_steps(first, last, (_lanes(), 1), columns)
+            simd.loop_steps(first, last, _lanes(x.dtype), columns)
 
-        simd.loop_steps(begin, end, (_ROWS[size], 1), rows)
+        simd.loop_steps(begin, end, (STRIP, 1), rows)
 
     if weights is not None:
         add_all(True)
@@ -179,9 +172,9 @@ def _open_block(x: Any, width: Any, row: Any, stop: Any, first: Any, last: Any, 
             for k in range(rows):
                 mean += simd.convert(simd.load(x, (row + k) * width + j, lanes), np.float64) * (1.0 / rows)
             # Infinity and NaN are no shift; minus themselves they are not zero.
-            simd.store(sums, SHIFT * width + j, simd.where(mean - mean == 0.0, mean, 0.0))
+            simd.store(sums, SHIFT * (width + PADDING) + j, simd.where(mean - mean == 0.0, mean, 0.0))
             for key in (SUM, SQUARES):
-                simd.store(sums, key * width + j, simd.zeros(np.float64, lanes))
+                simd.store(sums, key * (width + PADDING) + j, simd.zeros(np.float64, lanes))
 
         simd.loop_steps(first, last, (simd.native_lanes(np.float64), 1), columns)
 
@@ -199,7 +192,7 @@ class _Block(NamedTuple):
 def _closed(block: _Block, rows: Any, panel: Sums, before: Any) -> Sums:
     """Return the sums of a panel of `before` rows and a block: `joined`, where all counts are alike."""
     count = before + rows
-    unit, join = (rows * 0.5 + STEPS) * UNIT, STEPS * UNIT  # relative errors of the sums, and of a join
+    unit, join = (rows * ADDITIONS + STEPS) * UNIT, STEPS * UNIT  # relative errors of the sums, and of a join
     fraction, rest = rows / count, before / count
     offset = block.total * (1.0 / rows)
     within = simd.max(block.squares - block.total * offset, 0.0)
@@ -233,7 +226,8 @@ def _close_block(sums: Any, state: Any, width: Any, before: Any, rows: Any, firs
     """Join a block of full rows to a panel that holds `before` rows."""
 
     def columns(j: Any, lanes: int) -> None:
-        block = _Block(*(simd.load(sums, row * width + j, lanes) for row in (SHIFT, SUM, SQUARES)))
+        stride = width + PADDING
+        block = _Block(*(simd.load(sums, row * stride + j, lanes) for row in (SHIFT, SUM, SQUARES)))
         panel = Sums(*(simd.load(state, row * width + j, lanes) for row in SUMS))
         for row, value in zip(SUMS, _closed(block, rows, panel, before), strict=True):
             simd.store(state, row * width + j, value)
@@ -268,7 +262,8 @@ def _close_weighted_block(
     """Join a block whose columns have weights of their own; the units are relative errors of the sums."""
 
     def columns(j: Any, lanes: int) -> None:
-        shift, total, squares, weight = (simd.load(sums, row * width + j, lanes) for row in range(4))
+        stride = width + PADDING
+        shift, total, squares, weight = (simd.load(sums, row * stride + j, lanes) for row in range(4))
         offset = total / weight
         mean, mean_low = add_low(shift, 0.0, offset)
         within = simd.max(squares - total * offset, 0.0)
@@ -304,7 +299,8 @@ def _panel(
 ) -> None:  # fmt: skip
     """Gather the moments of the rows [begin, end) of the columns [first, last)."""
     width = x.shape[1]
-    distance = max(4, PREFETCH_DISTANCE // ((last - first) * x.itemsize)) * width
+    close = (width * x.itemsize + LINE) % PAGE <= 2 * LINE
+    near = NEAR // x.itemsize if close else last - first
     for j in range(first, last):
         ends[0, j] = math.inf
         ends[1, j] = -math.inf
@@ -317,7 +313,7 @@ def _panel(
                     state[MEAN, j] = sums[SHIFT, j]
         else:
             _open_weighted_block(x, weights, row, stop, first, last, sums)
-        _add_rows(x, width, row, stop, first, last, distance, weights, omit, extremes, one, sums, ends)
+        _add_rows(x, width, row, stop, first, last, near, weights, omit, extremes, one, sums, ends)
         if weights is None:
             _close_block(sums, state, width, float(row - begin), float(stop - row), first, last)
         else:
@@ -364,8 +360,8 @@ def _gather_rows(x: Array, weights: Array | None, options: Options, state: Array
     rows = -(-n // panels)
     rows += -rows % FEW
     panels = -(-n // rows)
-    sums = np.empty((panels, 4, width))
-    ends = np.empty((panels, 2, width), x.dtype)
+    sums = np.empty((panels, 4, width + PADDING))
+    ends = np.empty((panels, 2, width + PADDING), x.dtype)
     fresh = panels == 1 and width == state.shape[1] and not state[COUNT].any()
     states = state[np.newaxis] if fresh else np.empty((panels, ROWS, width))
     if not fresh:
@@ -386,11 +382,13 @@ def _gather_dense(x: Array, weights: Array | None, options: Options, state: Arra
             part = np.ones(len(rows)) if weights is None else weights[start : start + len(rows)]
             _gather_rows(rows, part, options, state)
         return
-    several = rows_in_one(features)
-    whole = n - n % several
-    if several > 1 and whole >= several * BLOCK:
-        _gather_rows(x[:whole].reshape(whole // several, several * features), None, options, state)
-        x = x[whole:]
+    for columns, least in ((STREAM, BLOCK * PANELS // 2), (CACHED, BLOCK)):
+        several = rows_in_one(features, columns)
+        whole = n - n % several
+        if several > 1 and whole >= several * least:
+            _gather_rows(x[:whole].reshape(whole // several, several * features), None, options, state)
+            x = x[whole:]
+            break
     if len(x):
         _gather_rows(x, None, options, state)
 
@@ -447,7 +445,7 @@ def assumed_errors(state: Array) -> tuple[Array, Array, Array]:
     >>> assumed_errors(state)[0]
     array([0.])
     """
-    unit = UNIT * (BLOCK / 2 + STEPS)
+    unit = UNIT * (BLOCK * ADDITIONS + STEPS)
     squares = (1 + BLOCK / FEW) * (state[M2] + state[M2_LOW])  # see the module's text
     whole = state[COUNT] == np.floor(state[COUNT])
     count_error = np.where(whole, 0.0, 2.0 * unit * state[COUNT])

@@ -21,7 +21,6 @@ Array = npt.NDArray[Any]
 CHUNK = 1 << 20  # bytes that are converted at a time
 # Columns of several rows that are read as one are a multiple of it: whole vectors of any processor.
 GROUP = 16
-WIDE = 128  # columns from which vectors are full
 
 
 def is_sparse(x: object) -> TypeIs[SparseMatrix]:
@@ -135,12 +134,13 @@ def converted(x: Array, dtype: np.dtype[Any]) -> Iterator[tuple[int, Array]]:
         yield begin, rows
 
 
-def rows_in_one(n_features: int) -> int:
-    """Return how many rows of a narrow array are read as one, so that whole vectors fill them.
+def rows_in_one(n_features: int, columns: int) -> int:
+    """Return how many rows of a narrow array are read as one of at least so many columns, in whole vectors.
 
     Parameters
     ----------
     n_features : int
+    columns : int
 
     Returns
     -------
@@ -148,10 +148,10 @@ def rows_in_one(n_features: int) -> int:
 
     Examples
     --------
-    >>> rows_in_one(10), rows_in_one(1000)
-    (16, 1)
+    >>> rows_in_one(10, 128), rows_in_one(10, 768), rows_in_one(1000, 768)
+    (16, 80, 1)
     """
-    if n_features >= 2 * WIDE:
+    if n_features >= max(256, 2 * columns // 3):
         return 1
     step = GROUP // math.gcd(n_features, GROUP)
-    return step * -(-WIDE // (step * n_features))
+    return step * -(-columns // (step * n_features))

@@ -23,6 +23,7 @@ from nbnorm.statistics.reading import converted, is_ready, result_dtype, rows_in
 _MEAN, _MEAN_LOW, _SCALE, _SLOPE, _OFFSET = range(5)
 
 TASKS = 64
+PERIOD = 128  # columns of a table at least: whole vectors
 SMALLEST = 2.0**-960  # of the scales whose reciprocals keep all digits
 LARGEST = 2.0**960  # of these, and of means whose differences cannot overflow where the result does not
 _KEPT_BYTES = 4096  # of parameters whose table is kept for the next call
@@ -110,7 +111,7 @@ def _table(params: Float64Array, inverse: bool) -> Float64Array | None:
     if not inverse and wide.any():
         return None
     table = np.vstack([params, slope, offset])
-    several = max(rows_in_one(table.shape[1]), -(-WRAP // table.shape[1]))
+    several = max(rows_in_one(table.shape[1], PERIOD), -(-WRAP // table.shape[1]))
     table = np.tile(table, (1, several))
     return np.hstack([table, table[:, :WRAP]])
 
