@@ -483,6 +483,8 @@ class Activation:
     >>> @njit
     ... def double(z):
     ...     return 2 * z
+    >>> Activation(square, double)
+    Activation(square, double)
     >>> activation_forward(np.array([-1.0, 3.0]), Activation(square, double))
     array([1., 9.])
     """
@@ -497,6 +499,12 @@ class Activation:
         if not isinstance(self.name or "", str):
             raise TypeError(f"name must be a string, got {type(self.name).__name__}")
         object.__setattr__(self, "name", self.name or self.function.__name__)
+
+    def __repr__(self) -> str:
+        """Show the names of the functions, and another name if there is one."""
+        function, derivative = self.function.__name__, self.derivative.__name__
+        name = f", name={self.name!r}" if self.name != function else ""
+        return f"Activation({function}, {derivative}{name})"
 
 
 # An activation as the package's own functions and networks are given it.

@@ -413,6 +413,8 @@ class CustomLoss(Loss):
     ...         loss += (z[o] - target[o]) ** 4
     ...         gradient[o] = 4 * (z[o] - target[o]) ** 3
     ...     return loss
+    >>> CustomLoss(quartic)
+    CustomLoss(quartic)
     >>> CustomLoss(quartic).value([[2.0]], [[0.0]])
     16.0
     """
@@ -428,6 +430,12 @@ class CustomLoss(Loss):
         if not isinstance(self.name or "", str):
             raise TypeError(f"name must be a string, got {type(self.name).__name__}")
         object.__setattr__(self, "name", self.name or self.function.__name__)
+
+    def __repr__(self) -> str:
+        """Show the name of the function, and another name if there is one."""
+        function = self.function.__name__
+        name = f", name={self.name!r}" if self.name != function else ""
+        return f"CustomLoss({function}{name})"
 
     def options(self) -> Float64Array:
         """Return the code of the output that the loss is used for."""

@@ -310,14 +310,11 @@ class Metric:
     >>> X, y = load_digits()
     >>> def brier(truth, p):
     ...     return ((p - truth) ** 2).mean()
+    >>> metric = Metric(brier, wants="probabilities", mode="min")
+    >>> metric
+    Metric(brier, wants='probabilities', mode='min')
     >>> net = FNN([64, 16, 1], output="sigmoid", seed=0)
-    >>> history = net.fit(
-    ...     X,
-    ...     y == 8,
-    ...     epochs=2,
-    ...     validation_data=(X, y == 8),
-    ...     metrics=[Metric(brier, wants="probabilities", mode="min")],
-    ... )
+    >>> history = net.fit(X, y == 8, epochs=2, validation_data=(X, y == 8), metrics=[metric])
     >>> 0.0 < history.metrics["brier"][-1] < 0.1
     True
     """
@@ -334,6 +331,12 @@ class Metric:
             raise TypeError(f"name must be a text that is not empty, got {self.name!r}")
         _check.choice("wants", self.wants, (*_WANTS, None))
         _check.choice("mode", self.mode, ("min", "max", None))
+
+    def __repr__(self) -> str:
+        """Show the name of the function, and the options that are given."""
+        options = {"name": self.name, "wants": self.wants, "mode": self.mode}
+        given = [f"{option}={value!r}" for option, value in options.items() if value is not None]
+        return f"Metric({', '.join([name_of(self.function), *given])})"
 
 
 # A metric as `FNN.fit` is given it.
