@@ -86,6 +86,8 @@ def _arrow_numbers(column: Any) -> Array | None:
         known(kind) for known in (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_null)
     ):
         return None
+    if kinds.is_decimal(kind):
+        column = column.cast(pa.string())  # a number that is read from text is rounded once
     if not kinds.is_floating(kind):
         # Unsafe only in that integers beyond 2^53 are rounded, which a null would make an error.
         column = column.cast(pa.float64(), safe=False)

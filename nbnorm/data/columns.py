@@ -144,9 +144,9 @@ def _objects(values: Array) -> Values | None:
         stamps = np.full(len(values), np.datetime64("NaT"), "datetime64[us]")
         stamps[~missing] = np.array(utc, "datetime64[us]")
         return _from_numpy(stamps)
-    if all_are(datetime.timedelta, np.timedelta64):
+    if all_are(datetime.timedelta, np.timedelta64) or all_are(datetime.time):
         spans = np.full(len(values), np.timedelta64("NaT"), "timedelta64[us]")
-        spans[~missing] = there.astype("timedelta64[us]")
+        spans[~missing] = np.array([_span(value) for value in there.tolist()], object).astype(spans.dtype)
         return _from_numpy(spans)
     return None
 
@@ -167,6 +167,13 @@ def _utc(value: object) -> object:
     """Return a time that has a zone in UTC, and without it."""
     if isinstance(value, datetime.datetime) and value.tzinfo is not None:
         return value.astimezone(datetime.timezone.utc).replace(tzinfo=None)
+    return value
+
+
+def _span(value: object) -> object:
+    """Return a time of day as a duration."""
+    if isinstance(value, datetime.time):
+        return datetime.datetime.combine(datetime.date.min, value) - datetime.datetime.min
     return value
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import pickle
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -63,6 +64,25 @@ def test_frames_of_all_libraries_give_the_same_bits():
         model = small(max_iter=30).fit(other, y)
         assert_array_equal(model.predict_proba(other), expected.predict_proba(frame))
         assert_array_equal(pickle.loads(pickle.dumps(model)).predict(frame), expected.predict(frame))
+
+
+def test_columns_of_rarer_types_give_the_same_bits():
+    pd, pl, pa = (pytest.importorskip(name) for name in ("pandas", "polars", "pyarrow"))
+    numbers = np.random.default_rng(0).integers(0, 999, 60).tolist()
+    data = {
+        "price": [Decimal(k) / 100 if k % 5 else None for k in numbers],
+        "wait": [datetime.timedelta(minutes=k) if k % 7 else None for k in numbers],
+        "day": [datetime.date(2020, 1, 1) + datetime.timedelta(k) if k % 5 else None for k in numbers],
+        "time": [datetime.time(k % 24, k % 60) if k % 3 else None for k in numbers],
+        "agreed": [k % 3 == 1 if k % 3 else None for k in numbers],
+        "count": [k if k % 4 else None for k in numbers],
+    }
+    frame, table = pd.DataFrame(data), pa.table(data)
+    y = np.arange(60) % 2
+    expected = small(max_iter=2).fit(frame, y).predict_proba(frame)
+    arrow = table.to_pandas(types_mapper=pd.ArrowDtype)
+    for other in (frame.convert_dtypes(), arrow, table.to_pandas(), table, pl.DataFrame(data)):
+        assert_array_equal(small(max_iter=2).fit(other, y).predict_proba(other), expected)
 
 
 def test_categories_by_name_mask_and_position():
