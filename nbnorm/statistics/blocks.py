@@ -94,7 +94,7 @@ def _lanes(dtype: Any) -> tuple[int, ...]:
 @simd.traced
 def _add_rows(
     x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, near: Any, weights: Any, omit: Any,
-    extremes: Any, one: Any, sums: Any, ends: Any,
+    one: Any, sums: Any, ends: Any,
 ) -> None:  # fmt: skip
     """Add the rows [begin, end) of the columns [first, last) to the sums of a block.
 
@@ -108,7 +108,7 @@ def _add_rows(
     stride = width + PADDING  # of the sums
     next_strip = STRIP * width - (last - first)
 
-    def add(several: int, i: Any, j: Any, lanes: int, with_extremes: bool) -> None:
+    def add(several: int, i: Any, j: Any, lanes: int) -> None:
         """Add so many rows of so many columns."""
 
         def get(row: int) -> Any:
@@ -138,23 +138,13 @@ def _add_rows(
                 chains[k % 2] = simd.fma(a, b, chains[k % 2])
         for key, (total, more) in zip(keys, totals, strict=True):
             simd.store(sums, key * stride + j, total + more if several > 1 else total)
-        if with_extremes:
-            simd.store(ends, j, low)
-            simd.store(ends, stride + j, high)
+        simd.store(ends, j, low)
+        simd.store(ends, stride + j, high)
 
-    def add_all(with_extremes: bool) -> None:
-        def rows(i: Any, several: int) -> None:
-            def columns(j: Any, lanes: int) -> None:
-                add(several, i, j, lanes, with_extremes)
+    def rows(i: Any, several: int) -> None:
+        simd.loop_steps(first, last, _lanes(x.dtype), lambda j, lanes: add(several, i, j, lanes))
 
-            simd.loop_steps(first, last, _lanes(x.dtype), columns)
-
-        simd.loop_steps(begin, end, (STRIP, 1), rows)
-
-    if weights is not None:
-        add_all(True)
-    else:
-        simd.switch(extremes, [lambda: add_all(False), lambda: add_all(True)])
+    simd.loop_steps(begin, end, (STRIP, 1), rows)
 
 
 # ----------------------------------------------------------------------------------------------
@@ -294,8 +284,8 @@ def _relative_error(weights: Array, row: int, stop: int) -> float:
 
 @inner_kernel
 def _panel(
-    x: Array, weights: Array | None, omit: bool, extremes: bool, one: float, begin: int, end: int, first: int,
-    last: int, sums: Array, ends: Array, state: Array,
+    x: Array, weights: Array | None, omit: bool, one: float, begin: int, end: int, first: int, last: int,
+    sums: Array, ends: Array, state: Array,
 ) -> None:  # fmt: skip
     """Gather the moments of the rows [begin, end) of the columns [first, last)."""
     width = x.shape[1]
@@ -313,7 +303,7 @@ def _panel(
                     state[MEAN, j] = sums[SHIFT, j]
         else:
             _open_weighted_block(x, weights, row, stop, first, last, sums)
-        _add_rows(x, width, row, stop, first, last, near, weights, omit, extremes, one, sums, ends)
+        _add_rows(x, width, row, stop, first, last, near, weights, omit, one, sums, ends)
         if weights is None:
             _close_block(sums, state, width, float(row - begin), float(stop - row), first, last)
         else:
@@ -326,8 +316,8 @@ def _panel(
 
 @parallel_kernel
 def _panels(
-    x: Array, weights: Array | None, omit: bool, extremes: bool, one: float, rows: int, tile: int, sums:
-    Array, ends: Array, states: Array,
+    x: Array, weights: Array | None, omit: bool, one: float, rows: int, tile: int, sums: Array,
+    ends: Array, states: Array,
 ) -> None:  # fmt: skip
     """Gather the moments of every panel of `rows` rows; states[p] belongs to panel p."""
     n, width = x.shape
@@ -337,7 +327,7 @@ def _panels(
         first = (task - p * tiles) * tile
         begin, last = p * rows, min(first + tile, width)
         end = min(begin + rows, n)
-        _panel(x, weights, omit, extremes, one, begin, end, first, last, sums[p], ends[p], states[p])
+        _panel(x, weights, omit, one, begin, end, first, last, sums[p], ends[p], states[p])
 
 
 # ----------------------------------------------------------------------------------------------
@@ -366,7 +356,7 @@ def _gather_rows(x: Array, weights: Array | None, options: Options, state: Array
     states = state[np.newaxis] if fresh else np.empty((panels, ROWS, width))
     if not fresh:
         states[:] = empty_state(1)
-    _panels(x.size, x, weights, options.omit, options.extremes, 1.0, rows, TILE, sums, ends, states)
+    _panels(x.size, x, weights, options.omit, 1.0, rows, TILE, sums, ends, states)
     if not fresh:
         join_panels(states, state)
     if not options.extremes:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nbnorm.statistics.blocks import TILE, Options, gather
-from nbnorm.statistics.states import empty_state
+from nbnorm.statistics.states import COUNT, M2, MAX, MEAN, MIN, empty_state
 
 
 def gathered(x, weights, options):
@@ -34,3 +34,17 @@ def test_extremes_do_not_change_the_sums(dtype):
     with_extremes, without = (gathered(x, None, Options(extremes=extremes)) for extremes in (True, False))
     sums = [0, 1, 2, 3, 4, 7, 8, 9]
     np.testing.assert_array_equal(with_extremes[sums], without[sums])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((24_601, 300), np.float32), ((40, 1024), np.float32), ((40, 512), np.float64)]
+)
+def test_long_rows_and_rows_a_page_apart_give_the_exact_moments(shape, dtype):
+    x = (1e4 + np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    state = gathered(x, None, Options())
+    d = x.astype(np.float64) - 1e4
+    mean = d.mean(axis=0)
+    np.testing.assert_array_equal(state[COUNT], len(x))
+    np.testing.assert_allclose(state[MEAN] - 1e4, mean, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(state[M2], ((d - mean) ** 2).sum(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(state[[MIN, MAX]], [x.min(axis=0), x.max(axis=0)])
