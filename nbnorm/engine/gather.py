@@ -77,7 +77,7 @@ class Data:
         self.address = int(x.__array_interface__["data"][0])
         self.strides = x.strides
         self.encoder = encoder
-        self.kernel = gather if encoder is None else gather_encoded
+        self.kernel = reading_kernel(sparse=False, encoded=encoder is not None)
         # small types are standardized in the network's precision, others in double precision
         self.double = self.code > 1 or encoder is not None
 
@@ -111,7 +111,7 @@ class SparseData:
         self.address, *ends = (int(a.__array_interface__["data"][0]) for a in self.arrays)
         self.strides = tuple(ends)
         self.encoder, self._columns = encoder, x.shape[1]
-        self.kernel = gather_sparse if encoder is None else gather_encoded_sparse
+        self.kernel = reading_kernel(sparse=True, encoded=encoder is not None)
         self.double = True
 
     def rows(self, first: int, last: int) -> npt.NDArray[Any]:
@@ -480,3 +480,10 @@ def gather_encoded_sparse(
             while low < last and exact[_SOURCE, low] == i:
                 put(out, target + low * width, number(_encoded(x, exact, low)))
                 low += 1
+
+
+def reading_kernel(*, sparse: bool, encoded: bool) -> Any:
+    """Return the kernel that reads mini-batches of a table."""
+    if sparse:
+        return gather_encoded_sparse if encoded else gather_sparse
+    return gather_encoded if encoded else gather

@@ -674,8 +674,13 @@ _AHEAD = (
 )
 
 
-def kernels_ahead(dtype: np.dtype[Any], hidden: bool, norm: str | None) -> list[Kernel]:
+def kernels_ahead(
+    dtype: np.dtype[Any], hidden: bool, norm: str | None, loss: Loss, reading: Any
+) -> list[Kernel]:
     """Return kernels that a training compiles and their types, what it needs last first.
+
+    The kernel of the loss is needed first, but a second process has time for it while the first one
+    compiles the statistics.
 
     Parameters
     ----------
@@ -685,10 +690,17 @@ def kernels_ahead(dtype: np.dtype[Any], hidden: bool, norm: str | None) -> list[
         Whether it has hidden layers.
     norm : str or None
         Their normalization.
+    loss : Loss
+        Its own.
+    reading : kernel
+        The one that reads a mini-batch.
     """
     batch_norm, sample_norm, _ = table.NORMS[norm if hidden else None]
     index = types.int64[::1]
     found: list[Kernel] = [(permutation, (types.uint64, types.uint64, types.boolean, index))]
+    block = block_kernel(loss)
+    if "<locals>" not in block.py_func.__qualname__:  # or another process does not find it
+        found.insert(0, (block, _signatures(dtype)["block"]))
     for function in _AHEAD:
         name = function.__name__
         if "backward" in name and not hidden:
@@ -698,7 +710,7 @@ def kernels_ahead(dtype: np.dtype[Any], hidden: bool, norm: str | None) -> list[
         if sample_norm != table.NO_NORM:
             function = _SAMPLE_KERNELS.get(name, function)
         found.append((function, _signatures(dtype)[name]))
-    return found
+    return [*found, (reading, _signatures(dtype)["gather"])]
 
 
 def _row(code: Any, operation: str, dtype: np.dtype[Any]) -> int:

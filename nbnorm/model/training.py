@@ -17,6 +17,7 @@ from nbnorm._types import Table
 from nbnorm.compile.ahead import compile_ahead
 from nbnorm.compile.clock import clock
 from nbnorm.engine.concurrency import end_turn, turn
+from nbnorm.engine.gather import reading_kernel
 from nbnorm.engine.run import Run, kernels_ahead
 from nbnorm.engine.table import FORWARD, LOSS, SEEN, TRAIN
 from nbnorm.engine.thread_pool import ThreadPool
@@ -36,6 +37,7 @@ from nbnorm.model.progress import Progress
 from nbnorm.model.samples import Samples, ValidationData
 from nbnorm.model.schedules import Plateau
 from nbnorm.model.streaming import Stream, StreamedRun, StreamedValidation
+from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from nbnorm.model.network import FNN
@@ -144,7 +146,10 @@ def _run_of(net: FNN, plan: Plan) -> Run | ParallelRun:
     samples = plan.samples
     options: dict[str, Any] = {**plan.bounds, "factors": plan.factors}
     if isinstance(samples, Samples):
-        with compile_ahead(lambda: kernels_ahead(net.dtype, len(net.widths) > 2, net.norm)):
+        reading = reading_kernel(sparse=is_sparse(samples.x), encoded=net.encoding is not None)
+        with compile_ahead(
+            lambda: kernels_ahead(net.dtype, len(net.widths) > 2, net.norm, net.loss, reading)
+        ):
             return training_run(net, samples, plan.optimizer, **options)
     net.arrays.check_finite()
     samples.learn()

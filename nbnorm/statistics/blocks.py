@@ -22,15 +22,18 @@ bits for any number of threads.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import numpy.typing as npt
-from numba import prange
+from numba import prange, types
 
 from nbnorm import _check, simd
 from nbnorm.compile.kernels import inner_kernel, parallel_kernel
+from nbnorm.compile.pointers import address, call
 from nbnorm.statistics.double import add_low, two_sum
 from nbnorm.statistics.reading import converted, is_ready, rows_in_one, target_dtype
 from nbnorm.statistics.states import (
@@ -314,20 +317,31 @@ def _panel(
         state[MAX, j] = ends[1, j]
 
 
+@functools.cache
+def _panel_kernel(dtype: np.dtype[Any], weighted: bool) -> int:
+    """Return the address of `_panel`, which is compiled once for the serial and the parallel loop."""
+    scalar, whole, table = numba.from_dtype(dtype), types.int64, types.float64[:, ::1]
+    weights = types.float64[::1] if weighted else types.none
+    return address(
+        _panel, scalar[:, ::1], weights, types.boolean, types.float64, whole, whole, whole, whole, table,
+        scalar[:, ::1], table,
+    )  # fmt: skip
+
+
 @parallel_kernel
 def _panels(
-    x: Array, weights: Array | None, omit: bool, one: float, rows: int, tile: int, sums: Array,
+    panel: int, x: Array, weights: Array | None, omit: bool, one: float, rows: int, tile: int, sums: Array,
     ends: Array, states: Array,
 ) -> None:  # fmt: skip
-    """Gather the moments of every panel of `rows` rows; states[p] belongs to panel p."""
+    """Gather the moments of panels of `rows` rows; states[p] belongs to panel p, `panel` is the kernel."""
     n, width = x.shape
     tiles = (width + tile - 1) // tile
     for task in prange(states.shape[0] * tiles):
-        p = task // tiles
-        first = (task - p * tiles) * tile
+        p = np.int64(task) // tiles
+        first = (np.int64(task) - p * tiles) * tile
         begin, last = p * rows, min(first + tile, width)
         end = min(begin + rows, n)
-        _panel(x, weights, omit, one, begin, end, first, last, sums[p], ends[p], states[p])
+        call(panel, x, weights, omit, one, begin, end, first, last, sums[p], ends[p], states[p])
 
 
 # ----------------------------------------------------------------------------------------------
@@ -356,7 +370,8 @@ def _gather_rows(x: Array, weights: Array | None, options: Options, state: Array
     states = state[np.newaxis] if fresh else np.empty((panels, ROWS, width))
     if not fresh:
         states[:] = empty_state(1)
-    _panels(x.size, x, weights, options.omit, 1.0, rows, TILE, sums, ends, states)
+    panel = _panel_kernel(x.dtype, weights is not None)
+    _panels(x.size, panel, x, weights, options.omit, 1.0, rows, TILE, sums, ends, states)
     if not fresh:
         join_panels(states, state)
     if not options.extremes:
