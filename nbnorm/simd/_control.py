@@ -159,6 +159,7 @@ def switch(number: Any, functions: Sequence[Callable[..., Any]], *args: Any) -> 
     0.0
     """
     if not isinstance(number, Emitted):
+        number = int(number)  # a boolean of NumPy's is no index
         return functions[number if 0 <= number < len(functions) else -1](*args)
     builder = emission()[1]
     blocks = [builder.append_basic_block(f"switch.{k}") for k in range(len(functions))]

@@ -884,7 +884,8 @@ def test_switch_takes_the_last_where_there_are_not_so_many():
     def compute(number, out):
         out[0] = chosen(number, out[1])
 
-    for number, expected in ((0, 4), (1, 6), (2, -3), (3, -3), (-1, -3)):
+    cases = [(0, 4), (1, 6), (2, -3), (3, -3), (-1, -3), (np.False_, 4), (np.True_, 6)]
+    for number, expected in cases:
         assert both(compute, number, np.array([0.0, 3.0]))[0] == expected
 
 
