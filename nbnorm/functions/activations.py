@@ -27,7 +27,7 @@ LEAK = 0.01
 # Scale s and alpha a of selu, and s a, each rounded to float64: features of mean 0 and variance 1 keep them.
 SELU_SCALE = 1.0507009873554805
 SELU_ALPHA = 1.6732632423543772
-_SELU_LIMIT = 1.7580993408473769
+SELU_LIMIT = 1.7580993408473769
 
 # Elements in one block of a parallel loop.
 BLOCK = 16_384
@@ -127,7 +127,7 @@ def selu(z: Any) -> Any:
     >>> round(float(selu(-1.0)), 4), round(float(selu(1.0)), 4)
     (-1.1113, 1.0507)
     """
-    return simd.where(z >= 0.0, z * SELU_SCALE, simd.expm1_below_0(z) * _SELU_LIMIT)
+    return simd.where(z >= 0.0, z * SELU_SCALE, simd.expm1_below_0(z) * SELU_LIMIT)
 
 
 @simd.elementwise
@@ -220,7 +220,7 @@ def selu_slope(z: Any) -> Any:
     >>> round(float(selu_slope(3.0)), 4)
     1.0507
     """
-    below = simd.exp_below_0(simd.min(z, 0.0)) * _SELU_LIMIT
+    below = simd.exp_below_0(simd.min(z, 0.0)) * SELU_LIMIT
     return simd.where(z > 0.0, simd.full_like(z, SELU_SCALE), below)
 
 

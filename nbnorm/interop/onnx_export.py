@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import _check, _files
-from nbnorm.functions.activations import SELU_ALPHA, SELU_SCALE
+from nbnorm.functions.activations import SELU_ALPHA, SELU_LIMIT, SELU_SCALE
 from nbnorm.functions.loss_options import Poisson
 from nbnorm.interop import onnx_columns
 from nbnorm.interop.extras import activation_names, normalization
@@ -46,6 +46,13 @@ _MOST_SHIFT = 64.0
 # ----------------------------------------------------------------------------------------------
 
 
+def _expm1_below_0(graph: Graph, z: str) -> str:
+    """Return exp(z) - 1 below 0, and 0 above."""
+    return graph.node(
+        "Sub", graph.node("Exp", graph.node("Min", z, graph.constant(0.0))), graph.constant(1.0)
+    )
+
+
 def _activated(graph: Graph, name: str, z: str) -> str:
     """Apply an activation.  ONNX Runtime has Elu and Softplus for float32 only."""
     node, single = graph.node, graph.dtype == np.float32
@@ -58,14 +65,12 @@ def _activated(graph: Graph, name: str, z: str) -> str:
     if name == "elu":
         if single:
             return node("Elu", z, alpha=1.0)
-        below = node("Sub", node("Exp", node("Min", z, graph.constant(0.0))), graph.constant(1.0))
-        return node("Add", node("Relu", z), below)
+        return node("Add", node("Relu", z), _expm1_below_0(graph, z))
     if name == "selu":
         if single:
             return node("Selu", z, alpha=SELU_ALPHA, gamma=SELU_SCALE)
-        below = node("Sub", node("Exp", node("Min", z, graph.constant(0.0))), graph.constant(1.0))
         above = node("Mul", node("Relu", z), graph.constant(SELU_SCALE))
-        return node("Add", above, node("Mul", below, graph.constant(SELU_SCALE * SELU_ALPHA)))
+        return node("Add", above, node("Mul", _expm1_below_0(graph, z), graph.constant(SELU_LIMIT)))
     if name == "silu":
         return node("Mul", z, node("Sigmoid", z))
     if name == "softplus":
