@@ -405,6 +405,8 @@ def table(name: str, x: object, expected: Sequence[str] | None = None) -> tuple[
     ValueError
         If elements are masked, or the names of the columns are not those expected.
     """
+    if type(x) is np.ndarray and x.dtype.kind in _REAL:  # as most tables are: nothing else can be wrong
+        return x, None
     names, order = header(name, x, expected)
     data = numeric(name, x)
     return (data if order is None else data[:, order]), names

@@ -366,7 +366,7 @@ def _gather_rows(x: Array, weights: Array | None, options: Options, state: Array
     panels = -(-n // rows)
     sums = np.empty((panels, 4, width + PADDING))
     ends = np.empty((panels, 2, width + PADDING), x.dtype)
-    fresh = panels == 1 and width == state.shape[1] and not state[COUNT].any()
+    fresh = panels == 1 and width == state.shape[1] and not np.count_nonzero(state[COUNT])
     states = state[np.newaxis] if fresh else np.empty((panels, ROWS, width))
     if not fresh:
         states[:] = empty_state(1)
@@ -388,6 +388,8 @@ def _gather_dense(x: Array, weights: Array | None, options: Options, state: Arra
             _gather_rows(rows, part, options, state)
         return
     for columns, least in ((STREAM, BLOCK * PANELS // 2), (CACHED, BLOCK)):
+        if x.size < columns * least:
+            continue  # too few rows, however many are read as one
         several = rows_in_one(features, columns)
         whole = n - n % several
         if several > 1 and whole >= several * least:

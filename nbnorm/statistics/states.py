@@ -239,8 +239,11 @@ def refuse_range(name: str, state: Array, names: list[str] | None, column: Calla
         If there is such a feature.
     """
     m2 = state[M2]
-    lost = ~np.isfinite(m2)
-    for j in np.flatnonzero(lost) if lost.any() else ():
+    tiny = LEAST_VARIANCE * state[COUNT]
+    good = (m2 >= tiny) & (m2 < math.inf)
+    if np.count_nonzero(good) == good.size:  # takes a third of the time of all()
+        return
+    for j in np.flatnonzero(~np.isfinite(m2)):
         values = column(int(j))
         if np.isfinite(values).all():
             label = repr(names[j]) if names else str(j)
@@ -249,10 +252,7 @@ def refuse_range(name: str, state: Array, names: list[str] | None, column: Calla
                 f"it has values up to {np.abs(values).max():g}; use a larger unit"
             )
     # Beside a larger mean, different values are too far apart for that.
-    tiny = m2 < LEAST_VARIANCE * state[COUNT]
-    if not tiny.any():
-        return
-    for j in np.flatnonzero(tiny & (np.abs(state[MEAN]) < 1e-130)):
+    for j in np.flatnonzero((m2 < tiny) & (np.abs(state[MEAN]) < 1e-130)):
         values = column(int(j))
         if state[MEAN, j] == 0.0:  # nearly always a column of zeros
             values = values[:1024]
