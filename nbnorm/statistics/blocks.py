@@ -94,6 +94,11 @@ def _lanes(dtype: Any) -> tuple[int, ...]:
     return (most, doubles, 1) if most > doubles else (most, 1)
 
 
+def _position(row: Any, j: Any, width: Any) -> Any:
+    """Return where an element of a row of the sums, or of the extremes, stands."""
+    return row * (width + PADDING) + j
+
+
 @simd.traced
 def _add_rows(
     x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, near: Any, weights: Any, omit: Any,
@@ -108,17 +113,16 @@ def _add_rows(
     """
     item = x.dtype.itemsize
     keys = (SUM, SQUARES) if weights is None else (SUM, SQUARES, WEIGHT)
-    stride = width + PADDING  # of the sums
     next_strip = STRIP * width - (last - first)
 
     def add(several: int, i: Any, j: Any, lanes: int) -> None:
         """Add so many rows of so many columns."""
 
         def get(row: int) -> Any:
-            return simd.load(sums, row * stride + j, lanes)
+            return simd.load(sums, _position(row, j, width), lanes)
 
         shift = get(SHIFT)
-        low, high = (simd.load(ends, row * stride + j, lanes) for row in (0, 1))
+        low, high = (simd.load(ends, _position(row, j, width), lanes) for row in (0, 1))
         zero = simd.zeros(np.float64, lanes)
         totals = [[get(key), zero] for key in keys]
         ahead = i * width + j + near + simd.where(j + near < last, 0, next_strip)
@@ -140,9 +144,9 @@ def _add_rows(
             for chains, (a, b) in zip(totals, terms, strict=True):
                 chains[k % 2] = simd.fma(a, b, chains[k % 2])
         for key, (total, more) in zip(keys, totals, strict=True):
-            simd.store(sums, key * stride + j, total + more if several > 1 else total)
-        simd.store(ends, j, low)
-        simd.store(ends, stride + j, high)
+            simd.store(sums, _position(key, j, width), total + more if several > 1 else total)
+        simd.store(ends, _position(0, j, width), low)
+        simd.store(ends, _position(1, j, width), high)
 
     def rows(i: Any, several: int) -> None:
         simd.loop_steps(first, last, _lanes(x.dtype), lambda j, lanes: add(several, i, j, lanes))
@@ -165,9 +169,9 @@ def _open_block(x: Any, width: Any, row: Any, stop: Any, first: Any, last: Any, 
             for k in range(rows):
                 mean += simd.convert(simd.load(x, (row + k) * width + j, lanes), np.float64) * (1.0 / rows)
             # Infinity and NaN are no shift; minus themselves they are not zero.
-            simd.store(sums, SHIFT * (width + PADDING) + j, simd.where(mean - mean == 0.0, mean, 0.0))
+            simd.store(sums, _position(SHIFT, j, width), simd.where(mean - mean == 0.0, mean, 0.0))
             for key in (SUM, SQUARES):
-                simd.store(sums, key * (width + PADDING) + j, simd.zeros(np.float64, lanes))
+                simd.store(sums, _position(key, j, width), simd.zeros(np.float64, lanes))
 
         simd.loop_steps(first, last, (simd.native_lanes(np.float64), 1), columns)
 
@@ -219,8 +223,7 @@ def _close_block(sums: Any, state: Any, width: Any, before: Any, rows: Any, firs
     """Join a block of full rows to a panel that holds `before` rows."""
 
     def columns(j: Any, lanes: int) -> None:
-        stride = width + PADDING
-        block = _Block(*(simd.load(sums, row * stride + j, lanes) for row in (SHIFT, SUM, SQUARES)))
+        block = _Block(*(simd.load(sums, _position(row, j, width), lanes) for row in (SHIFT, SUM, SQUARES)))
         panel = Sums(*(simd.load(state, row * width + j, lanes) for row in SUMS))
         for row, value in zip(SUMS, _closed(block, rows, panel, before), strict=True):
             simd.store(state, row * width + j, value)
@@ -255,8 +258,8 @@ def _close_weighted_block(
     """Join a block whose columns have weights of their own; the units are relative errors of the sums."""
 
     def columns(j: Any, lanes: int) -> None:
-        stride = width + PADDING
-        shift, total, squares, weight = (simd.load(sums, row * stride + j, lanes) for row in range(4))
+        positions = (_position(row, j, width) for row in range(4))
+        shift, total, squares, weight = (simd.load(sums, at, lanes) for at in positions)
         offset = total / weight
         mean, mean_low = add_low(shift, 0.0, offset)
         within = simd.max(squares - total * offset, 0.0)
