@@ -1,7 +1,7 @@
 """Reading a mini-batch where the data lie: gathered, converted, standardized and blocked at once.
 
 Rows of the table are samples; in the engine's input (see `nbnorm.engine.run`) samples stand side by
-side.  Squares of as many samples and features as a tile has rows are therefore transposed in
+side.  Squares of samples and features, as long as a vector, are therefore transposed in
 registers, between the conversion to floating point and the store.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel, kernel
-from nbnorm.engine.microkernels import tile, tile_rows, tile_width
+from nbnorm.engine.microkernels import number, tile, tile_width
 from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, peek, put
 from nbnorm.simd._functions import Signature, caller, function_address
@@ -52,6 +52,19 @@ PEEK_DTYPES = tuple(
         "uint64",
     )
 )
+
+
+@functools.cache
+def _square(dtype: Any) -> int:
+    """Return the side of the squares that are transposed: as long as a vector, if that has 8 lanes at most."""
+    shape = tile(dtype)
+    return max(shape.rows, min(shape.lanes, 8))
+
+
+@simd.traced
+def _square_side(x: Any) -> Any:
+    """Return the side of the squares of elements of the type of x."""
+    return number(_square(x.dtype))
 
 
 class Data:
@@ -140,18 +153,17 @@ def peek_any(address: Any, offset: Any, code: Any) -> Any:
 
 
 def _read_tile(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
-    shape, item = tile(dtype), source.itemsize
+    width, size, item = tile(dtype).width, _square(dtype), source.itemsize
 
     def read(
         rows: Any, following: Any, high: Any, low: Any, inverse: Any, out: Any, address: Any, stride: Any,
         first: Any, steps: Any,
     ) -> None:  # fmt: skip
-        """Standardize `steps` square tiles, whose side is as long as a register tile has rows.
+        """Standardize `steps` squares side by side.
 
         The features begin with `first`, the samples are ``rows[0]`` and so on; those in `following` are
         prefetched.
         """
-        size = shape.rows
 
         def samples(indices: Any) -> list[Any]:
             begins = (address + simd.get(indices, r) * stride + first * item for r in range(size))
@@ -169,7 +181,7 @@ def _read_tile(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any
             for sample in current:
                 x = simd.convert(simd.load(sample, i, size), middle)
                 values.append(simd.convert(((x - shift) - rest) * factor, dtype))
-            simd.tile_store(out, i * shape.width, shape.width, simd.transpose(simd.tile_of(*values)))
+            simd.tile_store(out, i * width, width, simd.transpose(simd.tile_of(*values)))
 
         simd.loop(0, steps, 1, tile_at)
 
@@ -248,10 +260,10 @@ def _read_tiles(
     out: Any,
     block: Any,
 ) -> None:
-    """Read as many samples as a tile has rows, from sample `b` on, and features [begin, end)."""
+    """Read the samples of a row of squares, from sample `b` on, and features [begin, end)."""
     width = tile_width(out)
     address, stride = control.address, control.row_stride
-    steps, target, size = (end - begin) // tile_rows(out), block + begin * width, exact.shape[1]
+    steps, target, size = (end - begin) // _square_side(out), block + begin * width, exact.shape[1]
     if control.element_code == 2:
         gather_tiles(
             tiles, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
@@ -284,7 +296,7 @@ def gather(
     element.  Samples that stand behind the n in `rows` are those of the next batch: if these are few
     bytes, they are prefetched.
     """
-    width, side = tile_width(out), tile_rows(out)
+    width, side = tile_width(out), _square_side(out)
     first, last = _own_features(size, width, tid, threads)
     tiles, stride = control.tiles_kernel, control.row_stride
     # The last tile overlaps the one before: what both read becomes the same bits.  It must not begin in

@@ -85,22 +85,22 @@ def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
 @simd.traced
 def tile_width(x: Any) -> Any:
     """Return the width of a block of elements of the type of x."""
-    return _number(tile(x.dtype).width)
+    return number(tile(x.dtype).width)
 
 
 @simd.traced
 def tile_rows(x: Any) -> Any:
     """Return the number of rows of a register tile."""
-    return _number(tile(x.dtype).rows)
+    return number(tile(x.dtype).rows)
 
 
 @simd.traced
 def tile_tall_rows(x: Any) -> Any:
     """Return the number of rows of the taller register tile."""
-    return _number(tall_rows(x.dtype))
+    return number(tall_rows(x.dtype))
 
 
-def _number(value: int) -> Any:
+def number(value: int) -> Any:
     """Return a number that is no constant to Numba, which compiles a function anew for each constant."""
     return simd.sum(simd.zeros(np.int64, 1) + value)
 
