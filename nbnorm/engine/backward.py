@@ -269,7 +269,6 @@ def weight_layer(
     t, end = first * rows, last * rows
     while t < end:
         o, i = t // pad_in, t % pad_in
-        tall = min(end - t, pad_in - i) % most == 0
         at = layer.weight_offset + (o * pad_in + i) * width
         vector = layer.transposed_gradient_offset + o * padded * width
         if layer.bfloat16 == 1 and control.bfloat16 == 1:
@@ -283,10 +282,13 @@ def weight_layer(
             t += rows
             continue
         narrow = 2 * (layer.features - o * width) <= width
+        # One or two low tiles first, so that whole pairs of tall ones are left: two are as high as three.
+        left = min(end - t, pad_in - i)
+        tall = left % most == 0
         if tall:
-            kernel = calls.tall_half_tile_update if narrow else calls.tall_tile_update
+            count, kernel = left // most, calls.tall_half_tile_update if narrow else calls.tall_tile_update
         else:
-            kernel = calls.half_tile_update if narrow else calls.tile_update
+            count, kernel = left // rows % 3, calls.half_tile_update if narrow else calls.tile_update
         tile_update(
             kernel,
             act,
@@ -302,5 +304,6 @@ def weight_layer(
             n,
             pad_in * width,
             control.weight_size,
+            count,
         )
-        t += most if tall else rows
+        t += count * (most if tall else rows)

@@ -23,9 +23,6 @@ from nbnorm.simd._functions import Signature, caller, function_address
 from nbnorm.statistics import encoding
 from nbnorm.statistics.encoding import ColumnEncoder, encode_value
 
-# Features that are transposed for all samples of a block before the next ones: 16 kB of output.
-_STRIP = 128
-
 # Bytes of a batch that waits in the second-level cache, beside what a step of its network needs, until it
 # is read; of a larger one only the next tile is prefetched.
 _NEAR = 1 << 18
@@ -305,21 +302,19 @@ def gather(
     if samples > 0 and n % width >= side:
         samples = n
     near = len(rows) - n if n * abs(stride) <= _NEAR else 0
-    for begin in range(first, last, _STRIP):
-        end = min(begin + _STRIP, last)
-        whole = begin + (end - begin) // side * side
-        for corner in range(0, samples, side):
-            b = min(corner, samples - side)
-            following = b + side if b + 2 * side <= n else b
-            if b + side <= near:
-                following = b + n
-            block = base + b // width * pad * width + b % width
-            _read_tiles(tiles, control, rows, b, following, exact, single, begin, whole, out, block)
-            if whole < end and end - side >= first:
-                _read_tiles(tiles, control, rows, b, following, exact, single, end - side, end, out, block)
-        if whole < end and end - side < first:
-            # a literal 0 would be a type of its own, and one more compiled function
-            _gather_part(control, rows, np.int64(0), samples, whole, end, exact, single, out, base, pad)
+    whole = first + (last - first) // side * side
+    for corner in range(0, samples, side):
+        b = min(corner, samples - side)
+        following = b + side if b + 2 * side <= n else b
+        if b + side <= near:
+            following = b + n
+        block = base + b // width * pad * width + b % width
+        _read_tiles(tiles, control, rows, b, following, exact, single, first, whole, out, block)
+        if whole < last and last - side >= first:
+            _read_tiles(tiles, control, rows, b, following, exact, single, last - side, last, out, block)
+    if whole < last and last - side < first:
+        # a literal 0 would be a type of its own, and one more compiled function
+        _gather_part(control, rows, np.int64(0), samples, whole, last, exact, single, out, base, pad)
     _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)
 
 

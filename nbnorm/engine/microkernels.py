@@ -160,15 +160,15 @@ def _packed(broadcast: Any, vector: Any, length: Any, tall: bool, pairs: bool) -
 
 def _strided(
     broadcast: Any, vector: Any, length: Any, stride: Any, tall: bool = False, *, half: bool = False,
-    pairs: bool = False,
+    pairs: bool = False, first: Any = 0,
 ) -> Any:  # fmt: skip
-    """Sum of outer products, the first operand strided; its last block may be short."""
+    """Sum of outer products, the first operand strided, from `first` on; its last block may be short."""
     shape, item = tile(vector.dtype), vector.dtype.itemsize
     width = shape.width // 2 if pairs else shape.width
     size, bits = _rows(vector.dtype, tall) * width, width.bit_length() - 1
 
     def block(k: Any, *sums: Any) -> Any:
-        begin = (k >> bits) * stride
+        begin = first + (k >> bits) * stride
         # the caller comes back for the rows beside these, which follow in memory
         simd.prefetch(broadcast, begin + size, size * item)
         return _sum(sums, broadcast, begin, 1, width, vector, k, simd.min(length - k, width), pairs)
@@ -265,26 +265,34 @@ def _update(rule: Rule | None, given: list[Any], weight: Any, state: Any, size: 
     return w
 
 
-def _prefetch_weights(rule: Rule | None, weight: Any, state: Any, size: Any, tall: bool = False) -> None:
-    """Let the tile of weights arrive while the sum is made."""
+def _prefetch_weights(
+    rule: Rule | None, weight: Any, state: Any, size: Any, tall: bool = False, at: Any = 0
+) -> None:
+    """Let the tile of weights that begins at `at` arrive while the sum is made."""
     item = _rows(weight.dtype, tall) * tile(weight.dtype).width * weight.dtype.itemsize
     if rule is not None:
-        simd.prefetch(weight, 0, item, write=True)
+        simd.prefetch(weight, at, item, write=True)
     for k in range(1 if rule is None else len(rule.state)):
-        simd.prefetch(state, k * size if k else 0, item, write=True)
+        simd.prefetch(state, at + k * size if k else at, item, write=True)
 
 
 def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -> Callable[..., None]:
     def update(
         broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, length: Any, stride: Any,
-        size: Any,
+        size: Any, count: Any,
     ) -> None:  # fmt: skip
+        """Update `count` tiles, one behind the other."""
         width = tile(vector.dtype).width
-        _prefetch_weights(rule, weight, state, size, tall)
-        gradients = _strided(broadcast, vector, length, stride, tall, half=half)
         given = _loaded(rule, penalized, numbers)
-        for r, gradient in enumerate(gradients):
-            _update(rule, given, weight, state, size, r * width, gradient)
+
+        def one(first: Any) -> None:
+            _prefetch_weights(rule, weight, state, size, tall, first)
+            gradients = _strided(broadcast, vector, length, stride, tall, half=half, first=first)
+            for r, gradient in enumerate(gradients):
+                _update(rule, given, weight, state, size, first + r * width, gradient)
+
+        step = _rows(vector.dtype, tall) * width
+        simd.loop(0, count * step, step, one)
 
     return update
 
@@ -343,7 +351,7 @@ def _vector_update(rule: Rule | None) -> Callable[..., None]:
 # ----------------------------------------------------------------------------------------------
 
 _PRODUCT, _NUMBERS = Signature(3, 3), Signature(3, 1)
-_WEIGHT_UPDATE, _PAIRS_UPDATE, _VECTOR_UPDATE = Signature(5, 3), Signature(7, 3), Signature(4, 2)
+_WEIGHT_UPDATE, _PAIRS_UPDATE, _VECTOR_UPDATE = Signature(5, 4), Signature(7, 3), Signature(4, 2)
 
 
 @functools.cache
@@ -403,9 +411,9 @@ def numbers_kernel(operation: str, dtype: Any) -> int:
 # They take an address, then each array with the offset in it, then the integers of the signature:
 # broadcast, vector and out; length, stride, accumulate
 tile_product = caller(_PRODUCT, (1, 1, 1))
-# broadcast, vector, weight, state and numbers; length, stride, elements of an array of the state
+# broadcast, vector, weight, state and numbers; length, stride, elements of an array of the state, tiles
 tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1))
-# broadcast and vector; weight, state, numbers; pairs of inputs and of outputs; the same integers
+# broadcast and vector; weight, state, numbers; pairs of inputs and of outputs; the same integers but tiles
 pairs_update = caller(_PAIRS_UPDATE, (2, 1, 1, 1, 2))
 # vector, state, gradient and numbers; elements of an array of the state, count
 vector_update = caller(_VECTOR_UPDATE, (1, 1, 1, 1))

@@ -22,8 +22,8 @@ def product(address, a, i, b, j, out, o, length, stride, add):
 
 
 @kernel
-def update(address, a, b, weight, state, numbers, length, stride, size):
-    microkernels.tile_update(address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size)
+def update(address, a, b, weight, state, numbers, length, stride, size, count):
+    microkernels.tile_update(address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size, count)
 
 
 @kernel
@@ -151,7 +151,8 @@ def numbers_of(rng, dtype):
 @pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tile_update(dtype, rng, kind, penalized, half, tall):
-    rows, width = rows_of(dtype, tall), microkernels.tile(dtype).width
+    count = 2  # tiles
+    rows, width = count * rows_of(dtype, tall), microkernels.tile(dtype).width
     length = 2 * width + 3
     left = rng.normal(size=(3, rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
@@ -166,7 +167,7 @@ def test_tile_update(dtype, rng, kind, penalized, half, tall):
     address = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half, tall=tall)
     update(
         address, left.reshape(-1), right.reshape(-1), weight.reshape(-1), state.reshape(-1), numbers, length,
-        rows * width, weight.size,
+        rows * width, weight.size, count,
     )  # fmt: skip
     for got, values in zip((weight, *state), expected, strict=True):
         np.testing.assert_allclose(got, values, rtol=tolerance(dtype, length), atol=tolerance(dtype, length))
