@@ -53,7 +53,7 @@ PEEK_DTYPES = tuple(
 
 @functools.cache
 def _square(dtype: Any) -> int:
-    """Return the side of the squares that are transposed: as long as a vector, if that has 8 lanes at most."""
+    """Return the side of the squares that are transposed: as long as a vector, 8 at most."""
     shape = tile(dtype)
     return max(shape.rows, min(shape.lanes, 8))
 

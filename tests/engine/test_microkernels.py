@@ -23,7 +23,9 @@ def product(address, a, i, b, j, out, o, length, stride, add):
 
 @kernel
 def update(address, a, b, weight, state, numbers, length, stride, size, count):
-    microkernels.tile_update(address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size, count)
+    microkernels.tile_update(
+        address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size, count
+    )  # fmt: skip
 
 
 @kernel
