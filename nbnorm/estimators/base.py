@@ -49,8 +49,9 @@ _LEAST_COMPARED, _MOST_COMPARED = 100, 20_000
 # What the loss without bins must be, relative to that with them, to do without; the second after half of the
 # epochs, when the two are still nearer to each other.
 _CLEARLY, _CLEARLY_HALFWAY = 0.9, 0.92
-# With few samples, how many are compared, and what the loss without dropout must be relative to that with it.
-_LEAST_OF_FEW, _CLEARLY_OF_FEW = 50, 0.7
+# With few samples, how many are compared, on how many parts, because one says little, and what the loss without
+# dropout must be, relative to that with it, to find little noise.
+_LEAST_OF_FEW, _PARTS_OF_FEW, _CLEARLY_OF_FEW = 50, 2, 0.5
 
 
 class Network(Inputs):
@@ -280,8 +281,9 @@ class Network(Inputs):
 
         Bins bend to what is not linear, and to noise.  With more than a few samples every second network of a
         classifier has fewer of them, and a regressor none if that is clearly better.  With few samples
-        networks with bins and without are averaged, with dropout, unless one without dropout is clearly
-        better: then the targets hold little noise.  What is compared are networks that are trained on three
+        networks with bins and without are averaged: with dropout and the first without bins, unless one without
+        dropout is better; then the better kind is that of the first, and of all if it is clearly better,
+        because then the targets hold little noise.  What is compared are networks that are trained on three
         quarters of the samples and tested on the rest.
         """
         count, rows = self.n_estimators, X.shape[0]
@@ -292,9 +294,9 @@ class Network(Inputs):
         combined = products(weights, class_factors)
         used = len(targets) if combined is None else np.count_nonzero(combined)
         few = defaults.mixed(rows)
-        comparable = not incremental and not is_sparse(X) and used <= _MOST_COMPARED
-        if isinstance(X, RowGroups) and not few:  # to read them takes longer than to train
-            comparable = False
+        comparable = not incremental and used <= _MOST_COMPARED
+        if (is_sparse(X) or isinstance(X, RowGroups)) and not few:
+            comparable = False  # to read them takes longer than to train
 
         @functools.cache
         def loss(bins: int | None, dropout_rows: float) -> float:
@@ -305,30 +307,34 @@ class Network(Inputs):
             trial._chosen_bins, trial._dropout_rows = [bins], dropout_rows
             if not few:
                 trial._halve_epochs(3 * int(used) // 4)
-            train, test = map(np.sort, trial._split(targets, combined, np.random.RandomState(seed % 2**32)))
-            inside, own = (None if part is None else part[train] for part in (weights, class_factors))
-            nets = trial._networks_for(X, seed, True)
-            try:
-                trial._train(nets, X[train], targets[train], inside, own, None, True, False, None, 0)
-                held_out = None if combined is None else combined[test]
-                found = inference.loss(nets[0], X[test], targets[test], held_out)
-            except ValueError:  # diverged
-                return math.inf
-            if trial.history_.stopped == "interrupted":
-                raise KeyboardInterrupt
-            return found
+            rng = np.random.RandomState(seed % 2**32)
+            found = []
+            for _ in range(_PARTS_OF_FEW if few else 1):
+                train, test = map(np.sort, trial._split(targets, combined, rng))
+                inside, own = (None if part is None else part[train] for part in (weights, class_factors))
+                nets = trial._networks_for(X, seed, True)
+                try:
+                    trial._train(nets, X[train], targets[train], inside, own, None, True, False, None, 0)
+                    held_out = None if combined is None else combined[test]
+                    found.append(inference.loss(nets[0], X[test], targets[test], held_out))
+                except ValueError:  # diverged
+                    return math.inf
+                if trial.history_.stopped == "interrupted":
+                    raise KeyboardInterrupt
+            return sum(found) / len(found)
 
         if few:
             layers = len(self._hidden())
             drops = not incremental and self._dropout(layers, rows) != self._dropout(layers)
             with_dropout = rows if drops else math.inf
-            free = comparable and used >= _LEAST_OF_FEW
-            if free and (most is not None or drops):
-                without = min(loss(most, math.inf), loss(None, math.inf))
-                free = without < _CLEARLY_OF_FEW * loss(None, with_dropout)
-            if not free:
-                self._chosen_bins = [most if k % 2 else None for k in range(count)]
-                self._dropout_rows = with_dropout
+            better = clearly = comparable and used >= _LEAST_OF_FEW
+            if better and (most is not None or drops):
+                without, noisy = min(loss(most, math.inf), loss(None, math.inf)), loss(None, with_dropout)
+                better, clearly = without < noisy, without < _CLEARLY_OF_FEW * noisy
+            if not clearly:
+                with_bins_first = better and loss(most, math.inf) < loss(None, math.inf)
+                self._chosen_bins = [most if (k % 2 == 0) == with_bins_first else None for k in range(count)]
+                self._dropout_rows = math.inf if better else with_dropout
                 return
         elif is_classifier(self) or not comparable:
             return

@@ -30,7 +30,8 @@ hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         networks of a classifier has three eighths of them, but 2.  In `fit` a regressor has none up to 20,000
         samples where that is clearly better: one network of each, trained on three quarters of the samples,
         is compared on the rest.  With less than 800 samples only every second network has bins, and the first
-        has none, unless such a comparison finds a network without dropout clearly better.
+        has none, unless two such comparisons find a network without dropout better: then the first is of the
+        better kind, with bins or without, and all are if it is clearly better.
     categorical_features : "from_dtype", None or array-like, default "from_dtype"
         Columns of categories, which become an indicator for each level: those of a frame whose type says
         so and those of text; none; or a mask, names or positions.  Levels that were not there in training
@@ -117,7 +118,7 @@ hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         Probability with which a training step drops a unit of a hidden layer.  "auto" is 0.3 up to 500
         samples and falls to 0 at 800, for "adamw" with a planned learning rate and batch norm behind "relu",
         "leaky_relu" or "identity"; 0 for all others, in `partial_fit`, with `weighted_statistics`, and where
-        a network without it is clearly better on a quarter of the samples, as with targets of little noise.
+        a network without it is better on two quarters of the samples, trained on the rest of each.
     init : {"he", "glorot", "lecun", "orthogonal"}, default "he"
         Distribution of the initial weights.
     standardize : bool, default True
