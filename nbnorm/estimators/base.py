@@ -49,8 +49,8 @@ _LEAST_COMPARED, _MOST_COMPARED = 100, 20_000
 # What the loss without bins must be, relative to that with them, to do without; the second after half of the
 # epochs, when the two are still nearer to each other.
 _CLEARLY, _CLEARLY_HALFWAY = 0.9, 0.92
-# With few samples, how many are compared, on how many parts, because one says little, and what the loss without
-# dropout must be, relative to that with it, to find little noise.
+# With few samples, how many are compared, on how many parts, because one says little, and what the loss
+# without dropout must be, relative to that with it, to find little noise.
 _LEAST_OF_FEW, _PARTS_OF_FEW, _CLEARLY_OF_FEW = 50, 2, 0.5
 
 
@@ -281,10 +281,10 @@ class Network(Inputs):
 
         Bins bend to what is not linear, and to noise.  With more than a few samples every second network of a
         classifier has fewer of them, and a regressor none if that is clearly better.  With few samples
-        networks with bins and without are averaged: with dropout and the first without bins, unless one without
-        dropout is better; then the better kind is that of the first, and of all if it is clearly better,
-        because then the targets hold little noise.  What is compared are networks that are trained on three
-        quarters of the samples and tested on the rest.
+        networks with bins and without are averaged: with dropout and the first without bins, unless one
+        without dropout is better; then the better kind is that of the first, and of all if it is clearly
+        better, because then the targets hold little noise.  What is compared are networks that are trained on
+        three quarters of the samples and tested on the rest.
         """
         count, rows = self.n_estimators, X.shape[0]
         most = defaults.bins(*X.shape) if self.encoding is not None and self.bins == "auto" else None
@@ -296,7 +296,7 @@ class Network(Inputs):
         few = defaults.mixed(rows)
         comparable = not incremental and used <= _MOST_COMPARED
         if (is_sparse(X) or isinstance(X, RowGroups)) and not few:
-            comparable = False  # to read them takes longer than to train
+            comparable = False  # to read them again takes longer than to train
 
         @functools.cache
         def loss(bins: int | None, dropout_rows: float) -> float:
