@@ -40,7 +40,10 @@ def _ratio(other: float | None, ours: float) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
+    """Return a table of Markdown, without the columns that hold nothing."""
+    filled = [name for name, *cells in zip(head, *rows, strict=True) if any(cells)]
+    rows = [[cell for name, cell in zip(head, row, strict=True) if name in filled] for row in rows]
+    lines = [filled, ["---"] * len(filled), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
@@ -92,7 +95,9 @@ def training(entries: list[Results]) -> str:
     absent = sorted({f"{name}: {why}" for entry in entries for name, why in entry["absent"].items()})
     text = "Time of a step:\n\n" + _table([*head, *names], times)
     text += "\nTimes of the peers divided by nbnorm's, and nbnorm's share of the measured multiply-adds"
-    text += " (torch bfloat16: the better one, divided by nbnorm's in bfloat16):\n\n"
+    if any("nbnorm bfloat16" in entry["seconds"] for entry in entries):
+        text += " (torch bfloat16: the better one, divided by nbnorm's in bfloat16)"
+    text += ":\n\n"
     columns = [
         "jax scan",
         "jax jit",
