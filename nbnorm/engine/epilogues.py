@@ -169,15 +169,21 @@ def _statistics(code: int, weighted: bool) -> Callable[..., Any]:
         dtype = y.dtype
         _, rows, width, _ = tile(dtype)
         bias = simd.load(bias_at, 0, rows)
-        shift = activate(simd.gather(y, simd.iota(np.int64, rows) * width) + bias)
+
+        def values(i: Any, at: Any) -> None:
+            for r in range(rows):
+                z = simd.load(y, at + r * width, width) + simd.extract(bias, r)
+                simd.store(y, at + r * width, activate(z))
+
+        # By themselves: the sums wait for the first sample of each row, the values for nothing.
+        _blocks(width, stride, n, values)
+        shift = simd.gather(y, simd.iota(np.int64, rows) * width)
 
         def weigh(i: Any, term: Any) -> Any:
             return simd.load(weights, i, width) * term if weighted else term
 
         def deviation(r: int, i: Any, at: Any) -> list[Any]:
-            value = activate(simd.load(y, at, width) + simd.extract(bias, r))
-            simd.store(y, at, value)
-            return [weigh(i, value - simd.extract(shift, r))]
+            return [weigh(i, simd.load(y, at, width) - simd.extract(shift, r))]
 
         (sums,) = row_sums(dtype, stride, n, 1, deviation)
         samples = simd.full_like(bias, total if weighted else n)
