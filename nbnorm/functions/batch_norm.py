@@ -64,9 +64,14 @@ BACKWARDS = 2 << 20
 # ----------------------------------------------------------------------------------------------
 
 
-def _sum_vectors() -> int:
-    """Return how many registers of columns are summed up together, two sums and an origin for each."""
-    return 8 if simd.target().registers == 32 and simd.target().register_bytes == 64 else 4
+def _sum_vectors(arrays: tuple[Any, ...]) -> int:
+    """Return how many registers of columns are summed up together, two sums and an origin for each.
+
+    Elements that are converted need registers too: those of two arrays leave none for more than 4.
+    """
+    converted = len(arrays) if arrays[0].dtype == np.float32 else 0
+    wide = simd.target().registers == 32 and simd.target().register_bytes == 64
+    return 8 if wide and converted < 2 else 4
 
 
 def _add_rows(
@@ -89,7 +94,7 @@ def _add_rows(
                 columns.put(sums, 0, totals[0])
                 columns.put(sums, width, totals[1])
 
-            for_columns(first, last, _sum_vectors(), some)
+            for_columns(first, last, _sum_vectors(arrays), some)
 
         simd.loop_steps(start, stop, (STRIP, 1), rows)
 
