@@ -9,7 +9,7 @@ can be stepped through in a debugger.  The page *Vectors in your own kernels* of
 to write one.
 
 Memory
-    `load`, `store`, `stream`, `fence`, `prefetch`, `gather`, `get`, `put`, `size`, `address`,
+    `load`, `store`, `stream`, `fence`, `prefetch`, `in_register`, `gather`, `get`, `put`, `size`, `address`,
     `peek`, `array_at`
 Making vectors and masks
     `splat`, `zeros`, `iota`, `full_like`, `first_lanes`
@@ -112,7 +112,20 @@ from nbnorm.simd._lanes import (
     smallest,
     sum,
 )
-from nbnorm.simd._memory import address, array_at, fence, get, load, peek, prefetch, put, size, store, stream
+from nbnorm.simd._memory import (
+    address,
+    array_at,
+    fence,
+    get,
+    in_register,
+    load,
+    peek,
+    prefetch,
+    put,
+    size,
+    store,
+    stream,
+)
 from nbnorm.simd._tiles import (
     rank1,
     row,
@@ -161,6 +174,7 @@ __all__ = [
     "gelu_slope",
     "get",
     "high_half",
+    "in_register",
     "insert",
     "interleave",
     "iota",

@@ -251,6 +251,38 @@ def prefetch(x: Any, i: Any, size: Any = 1, level: Any = 1, write: Any = False) 
     """
 
 
+def _emit_in_register(v: Any) -> Emitted:
+    form = llvm_type(v.type)
+    return Emitted(v.type, intrinsic(f"llvm.arithmetic.fence.{suffix(form)}", form, [v.value]))
+
+
+@operation(_emit_in_register)
+def in_register(v: Any) -> Any:
+    """Return a vector of floats as it is, loaded as a whole before parts of it are used.
+
+    Without it the compiler may load the halves of a vector each by itself, such as those that `convert`
+    widens: twice as many loads, which are what a loop over data from memory waits for.
+
+    Parameters
+    ----------
+    v : vector or number
+        Floating, from `load`.
+
+    Returns
+    -------
+    vector or number
+        `v`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> simd.convert(simd.in_register(simd.load(np.ones(2, np.float32), 0, 2)), np.float64)
+    NumpyVector(array([1., 1.]))
+    """
+    return v
+
+
 def _emit_size(x: Any) -> Emitted:
     context, builder = emission()
     return Emitted(types.int64, context.make_array(x.type)(context, builder, x.value).nitems)

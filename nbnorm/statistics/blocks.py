@@ -71,14 +71,8 @@ WHOLE = 2.0**44  # of weights below it, 512 have an exact sum if they are whole 
 
 STRIP = 8  # rows that are added to the sums of a few columns while these stand in registers
 
-# Columns of a row that is read at once, of data that come from memory: rows of 3 to 6 kB are so many streams
-# in pages of their own, which arrive faster than short rows.  What a cache holds may have short ones.
-STREAM, CACHED = 768, 128
-
-# In bytes.  The processor's own prefetching does not follow several rows, so the next strip is prefetched
-# while a strip is read.  Where rows begin a multiple of PAGE apart, the elements of a column share one set of
-# the first cache, which cannot hold two strips of them: there the columns that are NEAR are prefetched.
-LINE, NEAR, PAGE = 64, 256, 4096
+# Columns of a row that is read at once, of data that come from memory, and of what a cache holds.
+STREAM, CACHED = 240, 128
 
 PADDING = 24  # columns behind each row of the sums, so that these do not share a set either
 
@@ -101,19 +95,20 @@ def _position(row: Any, j: Any, width: Any) -> Any:
 
 @simd.traced
 def _add_rows(
-    x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, near: Any, weights: Any, omit: Any,
-    one: Any, sums: Any, ends: Any,
+    x: Any, width: Any, begin: Any, end: Any, first: Any, last: Any, weights: Any, omit: Any, one: Any,
+    sums: Any, ends: Any,
 ) -> None:  # fmt: skip
     """Add the rows [begin, end) of the columns [first, last) to the sums of a block.
 
     Without weights all are 1, and none is missing.  With them, NaN is left out if `omit`, and a row of weight
     0 does not exist.  `one` is 1, which the compiler must not know.  Rows are added in turn to two chains of
-    additions, which need not wait for each other.  What lies `near` columns further on is prefetched, behind
-    the last column in the next strip.
+    additions, which need not wait for each other.  Extremes are looked for unless `ends` is None.
+
+    The processor's own prefetching does not follow several rows, so the strip after the next is prefetched
+    while one is read: into the second cache, because the first cannot hold so much beside the sums.
     """
     item = x.dtype.itemsize
     keys = (SUM, SQUARES) if weights is None else (SUM, SQUARES, WEIGHT)
-    next_strip = STRIP * width - (last - first)
 
     def add(several: int, i: Any, j: Any, lanes: int) -> None:
         """Add so many rows of so many columns."""
@@ -122,31 +117,36 @@ def _add_rows(
             return simd.load(sums, _position(row, j, width), lanes)
 
         shift = get(SHIFT)
-        low, high = (simd.load(ends, _position(row, j, width), lanes) for row in (0, 1))
+        if ends is not None:
+            low, high = (simd.load(ends, _position(row, j, width), lanes) for row in (0, 1))
         zero = simd.zeros(np.float64, lanes)
         totals = [[get(key), zero] for key in keys]
-        ahead = i * width + j + near + simd.where(j + near < last, 0, next_strip)
         for k in range(several):
             if several > 1 and lanes > 1:
-                simd.prefetch(x, ahead + k * width, lanes * item)
+                simd.prefetch(x, (i + k + 2 * STRIP) * width + j, lanes * item, level=2)
             value = simd.load(x, (i + k) * width + j, lanes)
+            if ends is None:  # extremes take the whole vector anyway
+                value = simd.in_register(value)
             d = simd.convert(value, np.float64) - shift
-            below, above = value < low, value > high
             terms = [(d, one), (d, d)]
             if weights is not None:
                 weight = simd.get(weights, i + k)
                 valid = ((value == value) | (omit == 0)) & (weight > 0.0)
                 d, mass = simd.where(valid, d, 0.0), simd.where(valid, weight, 0.0)
                 terms = [(mass, d), (mass * d, d), (mass, one)]
-                below, above = below & valid, above & valid
-            low, high = simd.where(below, value, low), simd.where(above, value, high)
+            if ends is not None:
+                below, above = value < low, value > high
+                if weights is not None:
+                    below, above = below & valid, above & valid
+                low, high = simd.where(below, value, low), simd.where(above, value, high)
             # a sum as d * 1 + sum: the multipliers have time to spare, the adders have none
             for chains, (a, b) in zip(totals, terms, strict=True):
                 chains[k % 2] = simd.fma(a, b, chains[k % 2])
         for key, (total, more) in zip(keys, totals, strict=True):
             simd.store(sums, _position(key, j, width), total + more if several > 1 else total)
-        simd.store(ends, _position(0, j, width), low)
-        simd.store(ends, _position(1, j, width), high)
+        if ends is not None:
+            simd.store(ends, _position(0, j, width), low)
+            simd.store(ends, _position(1, j, width), high)
 
     def rows(i: Any, several: int) -> None:
         simd.loop_steps(first, last, _lanes(x.dtype), lambda j, lanes: add(several, i, j, lanes))
@@ -291,15 +291,14 @@ def _relative_error(weights: Array, row: int, stop: int) -> float:
 @inner_kernel
 def _panel(
     x: Array, weights: Array | None, omit: bool, one: float, begin: int, end: int, first: int, last: int,
-    sums: Array, ends: Array, state: Array,
+    sums: Array, ends: Array | None, state: Array,
 ) -> None:  # fmt: skip
     """Gather the moments of the rows [begin, end) of the columns [first, last)."""
     width = x.shape[1]
-    close = (width * x.itemsize + LINE) % PAGE <= 2 * LINE
-    near = NEAR // x.itemsize if close else last - first
-    for j in range(first, last):
-        ends[0, j] = math.inf
-        ends[1, j] = -math.inf
+    if ends is not None:
+        for j in range(first, last):
+            ends[0, j] = math.inf
+            ends[1, j] = -math.inf
     for row in range(begin, end, BLOCK):
         stop = min(row + BLOCK, end)
         if weights is None:
@@ -309,32 +308,34 @@ def _panel(
                     state[MEAN, j] = sums[SHIFT, j]
         else:
             _open_weighted_block(x, weights, row, stop, first, last, sums)
-        _add_rows(x, width, row, stop, first, last, near, weights, omit, one, sums, ends)
+        _add_rows(x, width, row, stop, first, last, weights, omit, one, sums, ends)
         if weights is None:
             _close_block(sums, state, width, float(row - begin), float(stop - row), first, last)
         else:
             unit, count_unit = UNIT * (stop - row + STEPS), _relative_error(weights, row, stop)
             _close_weighted_block(sums, state, width, unit, count_unit, first, last)
-    for j in range(first, last):
-        state[MIN, j] = ends[0, j]
-        state[MAX, j] = ends[1, j]
+    if ends is not None:
+        for j in range(first, last):
+            state[MIN, j] = ends[0, j]
+            state[MAX, j] = ends[1, j]
 
 
 @functools.cache
-def _panel_kernel(dtype: np.dtype[Any], weighted: bool) -> int:
+def _panel_kernel(dtype: np.dtype[Any], weighted: bool, extremes: bool) -> int:
     """Return the address of `_panel`, which is compiled once for the serial and the parallel loop."""
     scalar, whole, table = numba.from_dtype(dtype), types.int64, types.float64[:, ::1]
     weights = types.float64[::1] if weighted else types.none
+    ends = scalar[:, ::1] if extremes else types.none
     return address(
         _panel, scalar[:, ::1], weights, types.boolean, types.float64, whole, whole, whole, whole, table,
-        scalar[:, ::1], table,
+        ends, table,
     )  # fmt: skip
 
 
 @parallel_kernel
 def _panels(
     panel: int, x: Array, weights: Array | None, omit: bool, one: float, rows: int, tile: int, sums: Array,
-    ends: Array, states: Array,
+    ends: Array | None, states: Array,
 ) -> None:  # fmt: skip
     """Gather the moments of panels of `rows` rows; states[p] belongs to panel p, `panel` is the kernel."""
     n, width = x.shape
@@ -344,7 +345,10 @@ def _panels(
         first = (np.int64(task) - p * tiles) * tile
         begin, last = p * rows, min(first + tile, width)
         end = min(begin + rows, n)
-        call(panel, x, weights, omit, one, begin, end, first, last, sums[p], ends[p], states[p])
+        if ends is None:
+            call(panel, x, weights, omit, one, begin, end, first, last, sums[p], None, states[p])
+        else:
+            call(panel, x, weights, omit, one, begin, end, first, last, sums[p], ends[p], states[p])
 
 
 # ----------------------------------------------------------------------------------------------
@@ -368,12 +372,12 @@ def _gather_rows(x: Array, weights: Array | None, options: Options, state: Array
     rows += -rows % FEW
     panels = -(-n // rows)
     sums = np.empty((panels, 4, width + PADDING))
-    ends = np.empty((panels, 2, width + PADDING), x.dtype)
+    ends = np.empty((panels, 2, width + PADDING), x.dtype) if options.extremes else None
     fresh = panels == 1 and width == state.shape[1] and not np.count_nonzero(state[COUNT])
     states = state[np.newaxis] if fresh else np.empty((panels, ROWS, width))
     if not fresh:
         states[:] = empty_state(1)
-    panel = _panel_kernel(x.dtype, weights is not None)
+    panel = _panel_kernel(x.dtype, weights is not None, options.extremes)
     _panels(x.size, panel, x, weights, options.omit, 1.0, rows, TILE, sums, ends, states)
     if not fresh:
         join_panels(states, state)

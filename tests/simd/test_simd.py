@@ -351,6 +351,19 @@ def test_stream_and_prefetch(dtype, rng):
     np.testing.assert_array_equal(out, x)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_in_register(dtype, rng):
+    lanes = simd.native_lanes(dtype)
+
+    @njit
+    def compute(x, out):
+        simd.store(out, 0, simd.convert(simd.in_register(simd.load(x, 0, lanes)), np.float64))
+        simd.put(out, lanes, simd.in_register(simd.get(x, lanes)))
+
+    x = rng.normal(size=lanes + 1).astype(dtype)
+    np.testing.assert_array_equal(both(compute, x, np.zeros(lanes + 1)), x)
+
+
 def test_gather(rng):
     @njit
     def compute(x, out):
