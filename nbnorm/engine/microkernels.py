@@ -160,32 +160,35 @@ def _packed(broadcast: Any, vector: Any, length: Any, tall: bool, pairs: bool) -
 
 def _strided(
     broadcast: Any, vector: Any, length: Any, stride: Any, tall: bool = False, *, half: bool = False,
-    pairs: bool = False, first: Any = 0,
+    pairs: bool = False, first: Any = 0, begin: Any = 0,
 ) -> Any:  # fmt: skip
-    """Sum of outer products, the first operand strided, from `first` on; its last block may be short."""
+    """Sum of outer products from number `begin` on, the first operand strided, from `first` on.
+
+    `begin` is the first of a block; the last block may be short.
+    """
     shape, item = tile(vector.dtype), vector.dtype.itemsize
     width = shape.width // 2 if pairs else shape.width
     size, bits = _rows(vector.dtype, tall) * width, width.bit_length() - 1
 
     def block(k: Any, *sums: Any) -> Any:
-        begin = first + (k >> bits) * stride
+        column = first + (k >> bits) * stride
         # the caller comes back for the rows beside these, which follow in memory
-        simd.prefetch(broadcast, begin + size, size * item)
-        return _sum(sums, broadcast, begin, 1, width, vector, k, simd.min(length - k, width), pairs)
+        simd.prefetch(broadcast, column + size, size * item)
+        return _sum(sums, broadcast, column, 1, width, vector, k, simd.min(length - k, width), pairs)
 
-    return simd.loop(0, length, width, block, *_zeros(vector.dtype, tall, half))
+    return simd.loop(begin, length, width, block, *_zeros(vector.dtype, tall, half))
 
 
-def _store_tile(out: Any, sums: Any, accumulate: Any) -> None:
+def _store_tile(out: Any, sums: Any, accumulate: Any, at: Any = 0) -> None:
     """Write the tile, or add it to what stands there."""
     width = sums[0].lanes
 
     def write() -> None:
-        simd.tile_store(out, 0, width, sums)
+        simd.tile_store(out, at, width, sums)
 
     def add() -> None:
-        before = simd.tile_load(out, 0, width, len(sums), width)
-        simd.tile_store(out, 0, width, simd.tile_add(before, sums))
+        before = simd.tile_load(out, at, width, len(sums), width)
+        simd.tile_store(out, at, width, simd.tile_add(before, sums))
 
     simd.switch(accumulate, [write, add])
 
@@ -209,6 +212,10 @@ def _product(operation: str, tall: bool, pairs: bool) -> Callable[..., None]:
 
 # What becomes of a gradient: it is stored, or moves a parameter by one of the rules.
 STORE = "store"
+
+# Bytes of the vector operand in a part of the samples, which stays in the first-level cache while several
+# tiles pass by, and of their partial sums on the stack, which with the registers spilled stay within a page.
+_PART, _STACK = 16384, 3072
 
 # The numbers of a step, in the type of the weights: PENALTY, which times the weight is added to the gradient,
 # and behind it those of the rule.  NUMBERS for the weights are followed by as many for the vectors; each
@@ -281,18 +288,43 @@ def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -
         broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, length: Any, stride: Any,
         size: Any, count: Any,
     ) -> None:  # fmt: skip
-        """Update `count` tiles, one behind the other."""
-        width = tile(vector.dtype).width
+        """Update `count` tiles, one behind the other, their sums over many samples in parts."""
         given = _loaded(rule, penalized, numbers)
-
-        def one(first: Any) -> None:
-            _prefetch_weights(rule, weight, state, size, tall, first)
-            gradients = _strided(broadcast, vector, length, stride, tall, half=half, first=first)
-            for r, gradient in enumerate(gradients):
-                _update(rule, given, weight, state, size, first + r * width, gradient)
-
+        width = tile(vector.dtype).width
         step = _rows(vector.dtype, tall) * width
-        simd.loop(0, count * step, step, one)
+        item = vector.dtype.itemsize
+        samples, together = _PART // (width * item), max(_STACK // (step * item), 1)
+        partial = simd.stack_array(vector.dtype, together * step)
+        rest = (length - 1) & -samples  # where the last part begins
+
+        def some(first: Any) -> None:
+            end = simd.min(first + together * step, count * step)
+
+            def part(begin: Any) -> None:
+                def add(at: Any) -> None:
+                    sums = _strided(
+                        broadcast, vector, begin + samples, stride, tall, half=half, first=at, begin=begin
+                    )
+                    _store_tile(partial, sums, simd.min(begin, 1), at - first)
+
+                simd.loop(first, end, step, add)
+
+            def finish(at: Any) -> None:
+                _prefetch_weights(rule, weight, state, size, tall, at)
+                sums = _strided(broadcast, vector, length, stride, tall, half=half, first=at, begin=rest)
+
+                def add(_: Any, *sums: Any) -> Any:
+                    lanes = sums[0].lanes
+                    before = simd.tile_load(partial, at - first, lanes, len(sums), lanes)
+                    return tuple(simd.tile_add(before, sums))
+
+                for r, gradient in enumerate(simd.loop(0, simd.min(rest, 1), 1, add, *sums)):
+                    _update(rule, given, weight, state, size, at + r * width, gradient)
+
+            simd.loop(0, rest, samples, part)
+            simd.loop(first, end, step, finish)
+
+        simd.loop(0, count * step, together * step, some)
 
     return update
 

@@ -185,5 +185,5 @@ LOSS, CORRECT, SEEN, PROGRESSES = range(4)
 # Blocking of the products: the vector operand of `DEPTH` rows stays in the first-level cache while
 # the tiles of one group of features pass by; the group's weights stay in the second level.  Narrow tiles
 # take a smaller part of each line of weights, so that the line must stay for the next ones.
-DEPTH = 256 if tile(np.float32).width >= 32 else 192
+DEPTH = 192
 GROUP = 256

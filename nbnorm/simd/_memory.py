@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.np import arrayobj
 
 from nbnorm.simd import _emitted, _numpy
@@ -281,6 +282,42 @@ def in_register(v: Any) -> Any:
     NumpyVector(array([1., 1.]))
     """
     return v
+
+
+def _emit_stack_array(dtype: Any, size: Any) -> Emitted:
+    numba_type = number_type(dtype)
+    pointer = cgutils.alloca_once(emission()[1], llvm_type(numba_type), static("size", size))
+    pointer.align = 64
+    return Emitted(types.CPointer(numba_type), pointer)
+
+
+@operation(_emit_stack_array)
+def stack_array(dtype: Any, size: Any) -> Any:
+    """Return memory on the stack of the function that is compiled, with any content.
+
+    Parameters
+    ----------
+    dtype : dtype
+        Type of the elements.
+    size : int
+        Number of elements, known when the code is compiled.  All arrays of a function together should stay
+        below 4 KB, a page, which the stack of every platform has left.
+
+    Returns
+    -------
+    pointer
+        It begins at a cache line and ends with the function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> x = simd.stack_array(np.float32, 4)
+    >>> simd.put(x, 3, 1.5)
+    >>> simd.get(x, 3)
+    np.float32(1.5)
+    """
+    return np.zeros(size, dtype)
 
 
 def _emit_size(x: Any) -> Emitted:
