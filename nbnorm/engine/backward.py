@@ -167,17 +167,18 @@ def bias_part(
 
 
 @inner_kernel
-def transpose_panel(control: Any, layer: Any, i: Any, first: Any, last: Any, act: Any) -> None:
-    """Store the gradient of a panel, of blocks [first, last) of samples, with the features side by side.
+def transpose_block(control: Any, layer: Any, j: Any, first: Any, last: Any, act: Any) -> None:
+    """Store the gradient of features [first, last) of block j of samples with the features side by side.
 
+    A line of the result takes the features of several panels: it is written while it is in the cache.
     Rows beyond the last feature are zero: their weights are.
     """
     width, rows = tile_width(act), tile_rows(act)
-    at = _transposed_offset(layer, control.padded_batch, i, width)
-    for j in range(first, last):
+    for i in range(first, last, rows):
         here = layer.gradient_offset + (j * layer.padded + i) * width
+        at = _transposed_offset(layer, control.padded_batch, i, width) + j * width * width
         for b in range(0, width, rows):
-            transpose(act, here + b, width, act, at + (j * width + b) * width, width)
+            transpose(act, here + b, width, act, at + b * width, width)
 
 
 @inner_kernel
@@ -240,8 +241,8 @@ def backward_layer(
             vector, state, stored, saved, gradients, act,
         )  # fmt: skip
         if layer.sample_norm == 0 and layer.bfloat16 * control.bfloat16 == 0:
-            for p in range(begin, end):
-                transpose_panel(control, layer, p * rows, 0, blocks, act)
+            for j in range(blocks):
+                transpose_block(control, layer, j, begin * rows, end * rows, act)
 
 
 @inner_kernel

@@ -28,7 +28,7 @@ import numpy as np
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel
 from nbnorm.compile.pointers import call
-from nbnorm.engine.backward import transpose_panel
+from nbnorm.engine.backward import transpose_block
 from nbnorm.engine.epilogues import (
     FROM_VALUE,
     activate_row,
@@ -364,7 +364,7 @@ def backward_blocks(
     net: Any, control: Any, l: Any, n: Any, first: Any, last: Any, saved: Any, act: Any
 ) -> None:
     """Turn ``gamma * dout`` of blocks [first, last) of samples into the gradient of z, stored twice."""
-    number, width, rows = act.dtype.type, tile_width(act), tile_rows(act)
+    number, width = act.dtype.type, tile_width(act)
     layer, length = net[l], len(saved) // 3
     stride = layer.padded * width
     for j in range(first, last):
@@ -378,5 +378,4 @@ def backward_blocks(
         if layer.custom == 1 and layer.sample_norm == AFTER:
             for i in range(layer.features):
                 derive_row(layer.derive_kernel, act, g + i * width, z + i * width, stride, valid)
-        for i in range(0, layer.padded, rows):
-            transpose_panel(control, layer, i, j, j + 1, act)
+        transpose_block(control, layer, j, 0, layer.padded, act)
