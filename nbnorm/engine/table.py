@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.engine.microkernels import tile
-
 
 def _record(scalar: type[np.generic], *names: str) -> np.dtype[Any]:
     """Return the type of records whose fields are properties: those of np.record take four times as long."""
