@@ -126,17 +126,40 @@ def _rank1_of_pairs(sums: Any, a: Any, i: Any, v: Any, stride: int) -> list[Any]
     return [simd.dot_bfloat16(total, x, pairs) for total, x in zip(sums, column, strict=True)]
 
 
+def _rank1_of_split(lanes: int) -> Callable[..., Any]:
+    """Return the same without products of bfloat16; the column has been split by `_split`."""
+
+    def rank1(sums: Any, a: Any, i: Any, v: Any, stride: int) -> Any:
+        even, odd = simd.split_bfloat16_pairs(simd.bitcast(v, np.uint32))
+        return simd.rank1(simd.rank1(sums, a, i + lanes, odd, stride), a, i, even, stride)
+
+    return rank1
+
+
+def _split(source: Any, i: Any, stride: Any, target: Any, rows: Any, lanes: int) -> None:
+    """Split rows of pairs of bfloat16 into float32: in each row the even numbers, and then the odd ones.
+
+    The broadcast operand is split once for all lanes of a tile: what is left is mostly multiply-adds.
+    """
+
+    def split(r: Any) -> None:
+        pairs = simd.bitcast(simd.load(source, i + r * stride, lanes), np.uint32)
+        for k, values in enumerate(simd.split_bfloat16_pairs(pairs)):
+            simd.store(target, (2 * r + k) * lanes, values)
+
+    simd.loop(0, rows, 1, split)
+
+
 def _sum(
     sums: Any, broadcast: Any, begin: Any, step: int, stride: int, vector: Any, row: Any, count: Any,
-    pairs: bool,
+    rank1: Callable[..., Any],
 ) -> Any:  # fmt: skip
     """Add `count` outer products to the rows of a tile, four in each turn of the loop.
 
     Column k of the first operand begins ``k * step`` behind `begin`, its elements stand `stride` apart; its
-    row of the second operand is number ``row + k``.  Elements are numbers, or `pairs` of bfloat16.
+    row of the second operand is number ``row + k``.  `rank1` takes them as numbers or as pairs of bfloat16.
     """
     lanes, width = sums[0].lanes, tile(vector.dtype).width
-    rank1 = _rank1_of_pairs if pairs else simd.rank1
 
     def turn(steps: int) -> Callable[..., Any]:
         def add(first: Any, *sums: Any) -> Any:
@@ -155,7 +178,18 @@ def _sum(
 def _packed(broadcast: Any, vector: Any, length: Any, tall: bool, pairs: bool) -> Any:
     """Sum of outer products, the first operand packed."""
     zeros, width = _zeros(vector.dtype, tall), tile(vector.dtype).width
-    return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, pairs)
+    if not pairs or processor().bfloat16:
+        rank1 = _rank1_of_pairs if pairs else simd.rank1
+        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, rank1)
+    rows, columns = _rows(vector.dtype, tall), width // 2
+    split = simd.stack_array(vector.dtype, rows * width)
+
+    def block(k: Any, *sums: Any) -> Any:
+        count = simd.min(length - k, columns)
+        _split(broadcast, k * width, width, split, count, rows)
+        return _sum(sums, split, 0, 2 * rows, 1, vector, k, count, _rank1_of_split(rows))
+
+    return simd.loop(0, length, columns, block, *zeros)
 
 
 def _strided(
@@ -168,13 +202,20 @@ def _strided(
     """
     shape, item = tile(vector.dtype), vector.dtype.itemsize
     width = shape.width // 2 if pairs else shape.width
-    size, bits = _rows(vector.dtype, tall) * width, width.bit_length() - 1
+    rows = _rows(vector.dtype, tall)
+    size, bits = rows * width, width.bit_length() - 1
+    taken_apart = pairs and not processor().bfloat16
+    split = simd.stack_array(vector.dtype, 2 * size) if taken_apart else None
 
     def block(k: Any, *sums: Any) -> Any:
-        column = first + (k >> bits) * stride
+        column, count = first + (k >> bits) * stride, simd.min(length - k, width)
         # the caller comes back for the rows beside these, which follow in memory
         simd.prefetch(broadcast, column + size, size * item)
-        return _sum(sums, broadcast, column, 1, width, vector, k, simd.min(length - k, width), pairs)
+        if taken_apart:
+            _split(broadcast, column, width, split, rows, width)
+            return _sum(sums, split, 0, 1, 2 * width, vector, k, count, _rank1_of_split(width))
+        rank1 = _rank1_of_pairs if pairs else simd.rank1
+        return _sum(sums, broadcast, column, 1, width, vector, k, count, rank1)
 
     return simd.loop(begin, length, width, block, *_zeros(vector.dtype, tall, half))
 

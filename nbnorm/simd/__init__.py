@@ -28,7 +28,7 @@ Register tiles
     `tile_zeros`, `tile_load`, `tile_store`, `tile_of`, `tile_add`, `rank1`, `row`, `row_sums`,
     `transpose`
 Products of bfloat16
-    `round_to_bfloat16`, `to_bfloat16`, `to_bfloat16_pairs`, `dot_bfloat16`
+    `round_to_bfloat16`, `to_bfloat16`, `to_bfloat16_pairs`, `split_bfloat16_pairs`, `dot_bfloat16`
 Elementary functions
     `exp`, `exp_below_0`, `expm1_below_0`, `log`, `log1p`, `sigmoid`, `tanh`, `normal`, `gelu`,
     `gelu_slope`, `softplus`
@@ -78,7 +78,13 @@ from nbnorm.simd._arithmetic import (
     where,
     zeros,
 )
-from nbnorm.simd._bfloat16 import dot_bfloat16, round_to_bfloat16, to_bfloat16, to_bfloat16_pairs
+from nbnorm.simd._bfloat16 import (
+    dot_bfloat16,
+    round_to_bfloat16,
+    split_bfloat16_pairs,
+    to_bfloat16,
+    to_bfloat16_pairs,
+)
 from nbnorm.simd._control import loop, loop_steps, map_elements, switch
 from nbnorm.simd._elementary import (
     exp,
@@ -210,6 +216,7 @@ __all__ = [
     "smallest",
     "softplus",
     "splat",
+    "split_bfloat16_pairs",
     "sqrt",
     "stack_array",
     "store",

@@ -141,10 +141,35 @@ def to_bfloat16_pairs(even: Any, odd: Any) -> Any:
 
 
 @traced
+def split_bfloat16_pairs(pairs: Any) -> Any:
+    """Return the even and the odd numbers of pairs of bfloat16, each as float32.
+
+    Parameters
+    ----------
+    pairs : vector or number
+        Pairs, uint32.
+
+    Returns
+    -------
+    even, odd : vector or number
+        Exact values, float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nbnorm import simd
+    >>> pairs = simd.to_bfloat16_pairs(*(simd.splat(np.float32(x), 2) for x in (2, 3)))
+    >>> simd.split_bfloat16_pairs(pairs)
+    (NumpyVector(array([2., 2.], dtype=float32)), NumpyVector(array([3., 3.], dtype=float32)))
+    """
+    return bitcast(pairs << 16, np.float32), bitcast(pairs & 0xFFFF0000, np.float32)
+
+
+@traced
 def dot_bfloat16(total: Any, x: Any, y: Any) -> Any:
     """Add the products of pairs of bfloat16 to float32: the step of a matrix product.
 
-    Where ``target().bfloat16`` says that the processor has the instruction (AVX512-BF16), it is used for
+    Where ``target().bfloat16`` says that the processor has a fast instruction (AVX512-BF16), it is used for
     vectors of 16, 32, 64 or so many lanes; elsewhere it is two multiply-adds of float32, with the same bits
     but for sums below the smallest normal float32, which the instruction flushes to 0.
 
@@ -184,6 +209,5 @@ def dot_bfloat16(total: Any, x: Any, y: Any) -> Any:
             name = "llvm.x86.avx512bf16.dpbf16ps.512"
             sums.append(start.with_value(intrinsic(name, start.value.type, [start.value, *operands])))
         return concatenate(*sums)
-    x_even, y_even = (bitcast(v << 16, np.float32) for v in (x, y))
-    x_odd, y_odd = (bitcast(v & 0xFFFF0000, np.float32) for v in (x, y))
+    (x_even, x_odd), (y_even, y_odd) = split_bfloat16_pairs(x), split_bfloat16_pairs(y)
     return fma(x_even, y_even, fma(x_odd, y_odd, total))

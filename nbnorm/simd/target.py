@@ -36,7 +36,8 @@ class Target(NamedTuple):
     fma : bool
         Whether there is a fused multiply-add.
     bfloat16 : bool
-        Whether there are products of bfloat16 in float32 sums (AVX512-BF16).
+        Whether there are products of bfloat16 in float32 sums (AVX512-BF16) that are faster than those of
+        float32.
     """
 
     architecture: str
@@ -46,6 +47,10 @@ class Target(NamedTuple):
     fma: bool
     bfloat16: bool
 
+
+# The instruction takes two cycles here, as long as four multiply-adds of as many lanes: these processors
+# have other units for bfloat16 (AMX).  Measured on Emerald Rapids; the others have cores of its kind.
+_SLOW_BFLOAT16 = ("sapphirerapids", "emeraldrapids", "graniterapids", "graniterapids-d")
 
 # (bytes, number) of the vector registers
 _REGISTERS = {"avx512": (64, 32), "avx2": (32, 16), "neon": (16, 32), "plain": (16, 16)}
@@ -109,6 +114,7 @@ def _known(triple: str, name: str, features: str) -> Target:
         instruction_set = "avx512" if "zmm" in code else "avx2" if fma and "ymm" in code else "plain"
         fma = fma and instruction_set != "plain"
         bfloat16 = instruction_set == "avx512" and "vcvtneps2bf16\t%zmm" in code
+        bfloat16 = bfloat16 and name not in _SLOW_BFLOAT16
     else:
         fma = architecture in ("aarch64", "arm64")
         instruction_set = "neon" if fma else "plain"
