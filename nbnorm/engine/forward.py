@@ -241,6 +241,8 @@ def forward_layer(
             length = min(DEPTH, depth - k)
             for j in range(blocks):
                 o = begin * rows
+                # The features' next part is fetched meanwhile, from the core of the thread that wrote it.
+                ahead = (pad_in if j + 1 < blocks else DEPTH - j * pad_in) * width
                 while o < end * rows:
                     # tiles do not reach into the next block of weights
                     left = min(end * rows, (o // width + 1) * width) - o
@@ -254,9 +256,10 @@ def forward_layer(
                         act,
                         y + (j * pad + o) * width,
                         length,
-                        0,
+                        ahead,
                         1 if k > 0 else 0,
                     )
+                    ahead += length * (width // 4)
                     o += most if tall else rows
         call(
             calls.forward_features, net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector,

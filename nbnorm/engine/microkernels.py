@@ -152,17 +152,20 @@ def _split(source: Any, i: Any, stride: Any, target: Any, rows: Any, lanes: int)
 
 def _sum(
     sums: Any, broadcast: Any, begin: Any, step: int, stride: int, vector: Any, row: Any, count: Any,
-    rank1: Callable[..., Any],
+    rank1: Callable[..., Any], ahead: Any = None,
 ) -> Any:  # fmt: skip
     """Add `count` outer products to the rows of a tile, four in each turn of the loop.
 
     Column k of the first operand begins ``k * step`` behind `begin`, its elements stand `stride` apart; its
     row of the second operand is number ``row + k``.  `rank1` takes them as numbers or as pairs of bfloat16.
+    Elements of `vector` from `ahead` on, a quarter as many as this sum takes, are fetched meanwhile.
     """
     lanes, width = sums[0].lanes, tile(vector.dtype).width
 
     def turn(steps: int) -> Callable[..., Any]:
         def add(first: Any, *sums: Any) -> Any:
+            if ahead is not None:
+                simd.prefetch(vector, ahead + first * (width // 4), width * vector.dtype.itemsize, level=2)
             for k in (first + more for more in range(steps)):
                 values = simd.load(vector, (row + k) * width, lanes)
                 sums = tuple(rank1(sums, broadcast, begin + k * step, values, stride))
@@ -175,12 +178,12 @@ def _sum(
     return simd.loop(unrolled, count, 1, turn(1), *sums)
 
 
-def _packed(broadcast: Any, vector: Any, length: Any, tall: bool, pairs: bool) -> Any:
-    """Sum of outer products, the first operand packed."""
+def _packed(broadcast: Any, vector: Any, length: Any, ahead: Any, tall: bool, pairs: bool) -> Any:
+    """Sum of outer products, the first operand packed; for `ahead` see `_sum`."""
     zeros, width = _zeros(vector.dtype, tall), tile(vector.dtype).width
     if not pairs or processor().bfloat16:
         rank1 = _rank1_of_pairs if pairs else simd.rank1
-        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, rank1)
+        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, rank1, ahead)
     rows, columns = _rows(vector.dtype, tall), width // 2
     split = simd.stack_array(vector.dtype, rows * width)
 
@@ -239,7 +242,7 @@ def _product(operation: str, tall: bool, pairs: bool) -> Callable[..., None]:
 
     def product(broadcast: Any, vector: Any, out: Any, length: Any, stride: Any, accumulate: Any) -> None:
         if operation == "packed":
-            sums = _packed(broadcast, vector, length, tall, pairs)
+            sums = _packed(broadcast, vector, length, stride, tall, pairs)
         else:
             sums = _strided(broadcast, vector, length, stride, tall, pairs=pairs)
         _store_tile(out, sums, accumulate)
@@ -482,7 +485,7 @@ def numbers_kernel(operation: str, dtype: Any) -> int:
 
 
 # They take an address, then each array with the offset in it, then the integers of the signature:
-# broadcast, vector and out; length, stride, accumulate
+# broadcast, vector and out; length, stride of a strided operand or what to fetch ahead, accumulate
 tile_product = caller(_PRODUCT, (1, 1, 1))
 # broadcast, vector, weight, state and numbers; length, stride, elements of an array of the state, tiles
 tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1))

@@ -9,8 +9,8 @@ can be stepped through in a debugger.  The page *Vectors in your own kernels* of
 to write one.
 
 Memory
-    `load`, `store`, `stream`, `fence`, `prefetch`, `in_register`, `gather`, `get`, `put`, `size`, `stack_array`,
-    `address`, `peek`, `array_at`
+    `load`, `store`, `stream`, `fence`, `prefetch`, `in_register`, `gather`, `get`, `put`, `size`,
+    `stack_array`, `address`, `peek`, `array_at`
 Making vectors and masks
     `splat`, `zeros`, `iota`, `full_like`, `first_lanes`
 Arithmetic, on vectors and numbers
