@@ -265,7 +265,7 @@ def _describe(args: argparse.Namespace, net: FNN) -> None:
     sizes = "-".join(str(size) for size in net.sizes)
     say(f"Network: {sizes}, {layers}, {plural(net.n_parameters, 'parameter')}")
     if net.precision == "bfloat16" and args.hidden:
-        made = "" if target().bfloat16 else ", made of float32: this processor has no such products"
+        made = "" if target().bfloat16 else ", made of float32: this processor has none that are faster"
         say(f"Precision: products of bfloat16{made}")
     threads = plural(get_num_threads(), "thread")
     momentum = "" if args.momentum is None else f"momentum {args.momentum:g}, "

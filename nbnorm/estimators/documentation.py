@@ -129,7 +129,7 @@ hidden_layer_sizes : int, sequence of int or "auto", default "auto"
         the target then tell it to the network while it trains.
     precision : {"float32", "bfloat16"}, default "float32"
         "bfloat16" rounds the operands of the hidden layers' products while training, see `FNN`.  It is faster
-        where the processor has such products, ``nbnorm.simd.target().bfloat16``."""
+        where the processor has fast ones, ``nbnorm.simd.target().bfloat16``."""
 
 _DTYPE = """\
 dtype : {"auto", "float32", "float64"} or dtype, default "auto"

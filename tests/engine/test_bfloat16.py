@@ -133,6 +133,7 @@ for library, _ in pointers.EMITTED.values():
         ("znver4", "", True),
         ("cooperlake", "", True),
         ("znver4", "-avx512bf16", False),
+        ("emeraldrapids", "", False),  # slower than multiply-adds
         ("haswell", "", False),
     ],
 )

@@ -153,10 +153,20 @@ def numbers_of(rng, dtype):
 @pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_tile_update(dtype, rng, kind, penalized, half, tall):
-    count = 2  # tiles
+    check_tile_update(dtype, rng, kind, penalized, half, tall, 2, 2 * microkernels.tile(dtype).width + 3)
+
+
+@TALL
+@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
+@pytest.mark.parametrize("samples", [512, 513, 1027])
+def test_sums_over_many_samples_are_made_in_parts(dtype, rng, samples, half, tall):
+    check_tile_update(dtype, rng, "sgd", False, half, tall, 11, samples)
+
+
+def check_tile_update(dtype, rng, kind, penalized, half, tall, count, length):
+    """Compare the update of `count` tiles with the formulas."""
     rows, width = count * rows_of(dtype, tall), microkernels.tile(dtype).width
-    length = 2 * width + 3
-    left = rng.normal(size=(3, rows, width)).astype(dtype)
+    left = rng.normal(size=(-(-length // width), rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
     weight = rng.normal(size=(rows, width)).astype(dtype)
     state = rng.uniform(1, 2, (3, rows, width)).astype(dtype)

@@ -102,7 +102,7 @@ def test_dot_bfloat16_refuses_other_types():
     [
         ("znver4", "", True), ("cooperlake", "", True), ("znver4", "-avx512bf16", False),
         ("skylake-avx512", "", False), ("skylake-avx512", "+avx512bf16", True), ("haswell", "", False),
-        ("x86-64", "", False),
+        ("x86-64", "", False), ("sapphirerapids", "", False), ("emeraldrapids", "", False),
     ],
 )  # fmt: skip
 def test_target_of_bfloat16(name, features, expected, monkeypatch):

@@ -331,6 +331,31 @@ def test_memory_of_any_shape(rng):
     np.testing.assert_array_equal(both(compute, x, np.zeros_like(x)), expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64])
+def test_stack_array(dtype):
+    @simd.traced
+    def swap(x, n):
+        """Reverse pairs of vectors on the way through two arrays of the stack."""
+        first, second = simd.stack_array(x.dtype, 4), simd.stack_array(x.dtype, 4)
+
+        def pair(i):
+            simd.store(first, 0, simd.load(x, i, 4))
+            simd.store(second, 0, simd.load(x, i + 4, 4))
+            simd.store(x, i, simd.load(second, 0, 4))
+            simd.store(x, i + 4, simd.load(first, 0, 4))
+
+        simd.loop(0, n, 8, pair)
+
+    @njit
+    def run(x):
+        swap(x, x.size)
+
+    for call in (run, run.py_func):
+        x = np.arange(16).astype(dtype)
+        call(x)
+        np.testing.assert_array_equal(x, [4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11])
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_stream_and_prefetch(dtype, rng):
     lanes = 2 * simd.native_lanes(dtype)
