@@ -126,14 +126,24 @@ def _rank1_of_pairs(sums: Any, a: Any, i: Any, v: Any, stride: int) -> list[Any]
     return [simd.dot_bfloat16(total, x, pairs) for total, x in zip(sums, column, strict=True)]
 
 
+def _rank1(pairs: bool) -> Callable[..., Any]:
+    """Return what adds an outer product of numbers, or two of `pairs`, to the rows of a tile."""
+    return _rank1_of_pairs if pairs else simd.rank1
+
+
 def _rank1_of_split(lanes: int) -> Callable[..., Any]:
-    """Return the same without products of bfloat16; the column has been split by `_split`."""
+    """Return what does the work of `_rank1_of_pairs` where `_split` has split the column into `lanes`."""
 
     def rank1(sums: Any, a: Any, i: Any, v: Any, stride: int) -> Any:
         even, odd = simd.split_bfloat16_pairs(simd.bitcast(v, np.uint32))
         return simd.rank1(simd.rank1(sums, a, i + lanes, odd, stride), a, i, even, stride)
 
     return rank1
+
+
+def _has_to_split(pairs: bool) -> bool:
+    """Whether operands are pairs of bfloat16 that the processor multiplies no faster than float32."""
+    return pairs and not processor().bfloat16
 
 
 def _split(source: Any, i: Any, stride: Any, target: Any, rows: Any, lanes: int) -> None:
@@ -181,9 +191,8 @@ def _sum(
 def _packed(broadcast: Any, vector: Any, length: Any, ahead: Any, tall: bool, pairs: bool) -> Any:
     """Sum of outer products, the first operand packed; for `ahead` see `_sum`."""
     zeros, width = _zeros(vector.dtype, tall), tile(vector.dtype).width
-    if not pairs or processor().bfloat16:
-        rank1 = _rank1_of_pairs if pairs else simd.rank1
-        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, rank1, ahead)
+    if not _has_to_split(pairs):
+        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, _rank1(pairs), ahead)
     rows, columns = _rows(vector.dtype, tall), width // 2
     split = simd.stack_array(vector.dtype, rows * width)
 
@@ -207,32 +216,34 @@ def _strided(
     width = shape.width // 2 if pairs else shape.width
     rows = _rows(vector.dtype, tall)
     size, bits = rows * width, width.bit_length() - 1
-    taken_apart = pairs and not processor().bfloat16
-    split = simd.stack_array(vector.dtype, 2 * size) if taken_apart else None
+    split = simd.stack_array(vector.dtype, 2 * size) if _has_to_split(pairs) else None
 
     def block(k: Any, *sums: Any) -> Any:
         column, count = first + (k >> bits) * stride, simd.min(length - k, width)
         # the caller comes back for the rows beside these, which follow in memory
         simd.prefetch(broadcast, column + size, size * item)
-        if taken_apart:
+        if split is not None:
             _split(broadcast, column, width, split, rows, width)
             return _sum(sums, split, 0, 1, 2 * width, vector, k, count, _rank1_of_split(width))
-        rank1 = _rank1_of_pairs if pairs else simd.rank1
-        return _sum(sums, broadcast, column, 1, width, vector, k, count, rank1)
+        return _sum(sums, broadcast, column, 1, width, vector, k, count, _rank1(pairs))
 
     return simd.loop(begin, length, width, block, *_zeros(vector.dtype, tall, half))
 
 
+def _added(out: Any, sums: Any, at: Any = 0) -> Any:
+    """Return the tile plus what stands in memory."""
+    width = sums[0].lanes
+    return simd.tile_add(simd.tile_load(out, at, width, len(sums), width), sums)
+
+
 def _store_tile(out: Any, sums: Any, accumulate: Any, at: Any = 0) -> None:
     """Write the tile, or add it to what stands there."""
-    width = sums[0].lanes
 
     def write() -> None:
-        simd.tile_store(out, at, width, sums)
+        simd.tile_store(out, at, sums[0].lanes, sums)
 
     def add() -> None:
-        before = simd.tile_load(out, at, width, len(sums), width)
-        simd.tile_store(out, at, width, simd.tile_add(before, sums))
+        simd.tile_store(out, at, sums[0].lanes, _added(out, sums, at))
 
     simd.switch(accumulate, [write, add])
 
@@ -358,9 +369,7 @@ def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -
                 sums = _strided(broadcast, vector, length, stride, tall, half=half, first=at, begin=rest)
 
                 def add(_: Any, *sums: Any) -> Any:
-                    lanes = sums[0].lanes
-                    before = simd.tile_load(partial, at - first, lanes, len(sums), lanes)
-                    return tuple(simd.tile_add(before, sums))
+                    return tuple(_added(partial, sums, at - first))
 
                 for r, gradient in enumerate(simd.loop(0, simd.min(rest, 1), 1, add, *sums)):
                     _update(rule, given, weight, state, size, at + r * width, gradient)

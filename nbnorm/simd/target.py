@@ -113,8 +113,8 @@ def _known(triple: str, name: str, features: str) -> Target:
         fma = "vfmadd" in code
         instruction_set = "avx512" if "zmm" in code else "avx2" if fma and "ymm" in code else "plain"
         fma = fma and instruction_set != "plain"
-        bfloat16 = instruction_set == "avx512" and "vcvtneps2bf16\t%zmm" in code
-        bfloat16 = bfloat16 and name not in _SLOW_BFLOAT16
+        native = instruction_set == "avx512" and "vcvtneps2bf16\t%zmm" in code
+        bfloat16 = native and name not in _SLOW_BFLOAT16
     else:
         fma = architecture in ("aarch64", "arm64")
         instruction_set = "neon" if fma else "plain"
