@@ -24,6 +24,7 @@ from numba import config
 from nbnorm.compile.clock import on_missing
 from nbnorm.compile.folder import PACKAGE, cache_folder
 from nbnorm.compile.locks import locks
+from nbnorm.compile.numba_start import is_ready
 from nbnorm.compile.threads import get_num_threads
 
 # A dispatcher and the types for which it will be compiled.
@@ -55,8 +56,15 @@ def compile_ahead(kernels: Callable[[], Sequence[Kernel]]) -> Iterator[None]:
     kernels : function
         Returns kernels and the types of their arguments, what is needed last first.
     """
-    with contextlib.ExitStack() as stack, on_missing(lambda: _start(stack, kernels)):
-        yield
+    with contextlib.ExitStack() as stack:
+
+        def start() -> None:
+            _start(stack, kernels)
+
+        with on_missing(start):
+            if not is_ready():  # both processes get Numba ready at the same time
+                start()
+            yield
 
 
 def _start(stack: contextlib.ExitStack, kernels: Callable[[], Sequence[Kernel]]) -> None:

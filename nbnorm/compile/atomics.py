@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = cgutils.create_struct_proxy(array_type)(context, builder, array).data
+    data = builder.extract_value(array, context.data_model_manager[array_type].get_field_position("data"))
     return builder.gep(data, [index], inbounds=True)
 
 

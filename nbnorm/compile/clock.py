@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nbnorm.compile.folder import cache_folder
+from nbnorm.compile.numba_start import get_ready
+from nbnorm.compile.passes import fewer_passes
 
 
 class _Compilation(threading.local):
@@ -82,7 +84,8 @@ def compiling() -> Iterator[None]:
         return
     _compilation.begun, _compilation.fresh = time.perf_counter(), False
     try:
-        with _held_back(), _uncollected():
+        with _held_back(), _uncollected(), fewer_passes():
+            get_ready()
             yield
     finally:
         if _compilation.fresh:

@@ -113,7 +113,8 @@ def _borrowed(context: Any, builder: Any, kind: Any, value: Any) -> Any:
     """
     if not isinstance(kind, types.Array):
         return value
-    array = context.make_array(kind)(context, builder, value)
-    array.meminfo = array.meminfo.type(None)
-    array.parent = array.parent.type(None)
-    return array._getvalue()
+    fields = context.data_model_manager[kind]
+    for name in ("meminfo", "parent"):
+        place = fields.get_field_position(name)
+        value = builder.insert_value(value, value.type.elements[place](None), place)
+    return value

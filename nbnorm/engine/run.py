@@ -432,7 +432,6 @@ class Run:
                 names += ["backward_layer", "backward_features"]
             if control.clipped == 1:
                 names += ["norm_part", "apply_part"]
-            calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
             operation = microkernels.STORE if control.stored == 1 else rule
             penalized = penalized and operation == rule
             for half, tall in itertools.product((False, True), repeat=2):
@@ -457,15 +456,9 @@ class Run:
                 calls[f"{'tall_' * tall}{product}_product"] = microkernels.micro_kernel(
                     product, dtype, tall=tall
                 )
-        self.steps: Any = _steps(dtype)
-        kernels = _KERNELS
         if any(net["sample_norm"] != table.NO_NORM):
-            kernels = _KERNELS | _SAMPLE_KERNELS
             names += ["forward_blocks", "backward_blocks"] if backward else ["forward_blocks"]
             calls.add_bias = epilogues.row_kernel("activate", dtype)
-        for name in names:
-            function = self.data.kernel if name == "gather" else kernels[name]
-            calls[name] = _address(function, name, dtype)
         self.control.tiles_kernel = self.data.tiles(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
@@ -473,7 +466,7 @@ class Run:
             inside = code if fused else activations.IDENTITY
             if row.dropout_threshold > 0:
                 calls.drop_row = epilogues.row_kernel("drop", dtype)
-                calls.drop_panel = _address(forward.drop_panel, "drop_panel", dtype)
+                names.append("drop_panel")
             if row.sample_norm != table.NO_NORM:
                 self._compile_sample_norm(row, code)
                 continue
@@ -489,7 +482,7 @@ class Run:
             feeds = layout.net[l + 1].bfloat16 == 1 and row.features_apart == 0
             row.normalize_kernel = epilogues.row_kernel("normalize", dtype, then, packed=feeds)
             if training:
-                calls.wide_statistics = _address(forward.wide_statistics, "wide_statistics", dtype)
+                names.append("wide_statistics")
                 row.statistics_kernel = epilogues.row_kernel("statistics", dtype, first, weighted=weighted)
             if backward:
                 operation = "before" if norm == table.BEFORE else "backward"
@@ -497,6 +490,15 @@ class Run:
                 row.backward_kernel = epilogues.row_kernel(
                     operation, dtype, inside, weighted=weighted, packed=packed
                 )
+        # These last: a second process, which begins at the other end, compiles some of them meanwhile.
+        self.steps: Any = _steps(dtype)
+        kernels = _KERNELS | {"gather": self.data.kernel}
+        if any(net["sample_norm"] != table.NO_NORM):
+            kernels |= _SAMPLE_KERNELS
+        for name in dict.fromkeys(names):
+            calls[name] = _address(kernels[name], name, dtype)
+        if backward:
+            calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
 
     def _compile_sample_norm(self, row: Any, code: Any) -> None:
         """Find the addresses of the kernels of layer norm or RMS norm and of its activation."""
@@ -636,6 +638,8 @@ _KERNELS = {
     for function in (
         forward.forward_layer,
         forward.forward_features,
+        forward.wide_statistics,
+        forward.drop_panel,
         forward.write_logits,
         backward.loss_part,
         backward.bias_part,
@@ -678,9 +682,6 @@ def kernels_ahead(
     dtype: np.dtype[Any], hidden: bool, norm: str | None, loss: Loss, reading: Any
 ) -> list[Kernel]:
     """Return kernels that a training compiles and their types, what it needs last first.
-
-    The kernel of the loss is needed first, but a second process has time for it while the first one
-    compiles the statistics.
 
     Parameters
     ----------

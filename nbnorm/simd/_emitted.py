@@ -328,7 +328,8 @@ def address(x: Any, i: Any) -> Any:
     if isinstance(x.type, types.CPointer):
         base = x.value
     elif isinstance(x.type, types.Array) and (x.type.layout == "C" or x.type.ndim == 0):
-        base = context.make_array(x.type)(context, builder, x.value).data
+        fields = context.data_model_manager[x.type]
+        base = builder.extract_value(x.value, fields.get_field_position("data"))
     else:
         raise TypeError(f"memory must be a C-contiguous array or a pointer, got {x.type}")
     return builder.gep(base, [index(i)], inbounds=True)

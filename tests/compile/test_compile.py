@@ -10,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 from numba import config
@@ -469,3 +470,37 @@ def test_missing_code_is_announced_once(tmp_path, python):
     cache = tmp_path / "cache"
     assert python(textwrap.dedent(code), NUMBA_CACHE_DIR=cache) == "[True] True\n"
     assert python(textwrap.dedent(code), NUMBA_CACHE_DIR=cache) == "[] False\n"
+
+
+@compiled
+def test_first_compilation_leaves_linear_algebra_to_those_who_use_it(python):
+    code = """
+    import sys
+    import numpy as np
+    import numba
+    from nbnorm import sgd_step
+    sgd_step(*(np.ones(3) for _ in range(3)), lr=0.1)
+    print("scipy.linalg" in sys.modules)
+
+    @numba.njit
+    def users(a):
+        return np.linalg.solve(a, a @ a), np.cov(a)
+
+    solution, covariance = users(np.eye(2) * 3)
+    print(solution.tolist(), covariance.tolist(), "scipy.linalg" in sys.modules)
+    """
+    assert python(textwrap.dedent(code)).splitlines() == [
+        "False",
+        "[[3.0, 0.0], [0.0, 3.0]] [[4.5, -4.5], [-4.5, 4.5]] True",
+    ]
+
+
+@compiled
+def test_functions_of_users_are_compiled_as_ever():
+    def library_of(function):
+        function.compile("int64(int64)")
+        return type(next(iter(function.overloads.values())).library)
+
+    own = library_of(numba.njit(lambda x: x + 1))
+    assert library_of(kernel(lambda x: x + 1, cache=False)) is not own
+    assert library_of(numba.njit(lambda x: x + 2)) is own
