@@ -62,7 +62,7 @@ def compile_ahead(kernels: Callable[[], Sequence[Kernel]]) -> Iterator[None]:
             _start(stack, kernels)
 
         with on_missing(start):
-            if not is_ready():  # both processes get Numba ready at the same time
+            if not (is_ready() or config.DISABLE_JIT):  # both processes get Numba ready at the same time
                 start()
             yield
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from nbnorm.compile.folder import cache_folder
 from nbnorm.compile.numba_start import get_ready
-from nbnorm.compile.passes import fewer_passes
+from nbnorm.compile.passes import code_of_the_package
 
 
 class _Compilation(threading.local):
@@ -84,7 +84,7 @@ def compiling() -> Iterator[None]:
         return
     _compilation.begun, _compilation.fresh = time.perf_counter(), False
     try:
-        with _held_back(), _uncollected(), fewer_passes():
+        with _held_back(), _uncollected(), code_of_the_package():
             get_ready()
             yield
     finally:

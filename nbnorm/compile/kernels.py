@@ -11,6 +11,7 @@ from numba import config
 
 from nbnorm.compile.cache import _Cache
 from nbnorm.compile.clock import _compilation, compiling
+from nbnorm.compile.passes import code_of_the_package
 from nbnorm.compile.threads import _launch
 
 
@@ -21,6 +22,7 @@ def _compile(
     inline: str = "never",
     cache: bool = True,
     allocates: bool = False,
+    linked: bool = False,
     **more: Any,
 ) -> Any:
     if not (parallel or allocates):
@@ -48,7 +50,7 @@ def _compile(
     compile_ = dispatcher.compile
 
     def timed(signature: Any) -> Any:
-        with compiling():
+        with compiling(), code_of_the_package(linked):
             if not cache:
                 _compilation.begins(cached=False)
                 return compile_(signature)
@@ -91,14 +93,27 @@ def kernel(
 
 
 def inner_kernel(function: Callable[..., Any] | None = None, *, allocates: bool = False) -> Any:
-    """Decorate a kernel that only compiled code calls, directly or by its address.
+    """Decorate a kernel that only compiled code calls, by its address or as part of users' functions.
 
     It has no way in from Python: to unpack tens of arrays is code that takes time to compile as well.  One
     that makes arrays, or returns any, says ``allocates=True``.
     """
     if function is None:
         return functools.partial(inner_kernel, allocates=allocates)
-    dispatcher = _compile(function, allocates=allocates, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    return _without_python(function, allocates=allocates)
+
+
+def linked_kernel(function: Callable[..., Any]) -> Any:
+    """Decorate a function whose compiled code becomes part of the kernels that call it by its name.
+
+    It has no machine code of its own, no address, and nothing in the cache but its callers.
+    """
+    return _without_python(function, cache=False, linked=True)
+
+
+def _without_python(function: Callable[..., Any], **options: Any) -> Any:
+    """Make a kernel that Python cannot call."""
+    dispatcher = _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
     if not config.DISABLE_JIT:
 
         def add_overload(result: Any) -> None:

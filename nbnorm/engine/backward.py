@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm import simd
+from nbnorm.compile.kernels import inner_kernel, kernel, linked_kernel
 from nbnorm.compile.pointers import call
 from nbnorm.engine.bfloat16 import pack_panel
 from nbnorm.engine.epilogues import (
@@ -33,26 +34,14 @@ def _transposed_offset(layer: Any, padded: Any, i: Any, width: Any) -> Any:
 
 
 @inner_kernel
-def loss_part(
-    tid: Any,
-    threads: Any,
-    net: Any,
-    control: Any,
-    calls: Any,
-    n: Any,
-    total: Any,
-    rows: Any,
-    labels: Any,
-    targets: Any,
-    weights: Any,
-    options: Any,
-    act: Any,
-    partial: Any,
-) -> None:
-    """Loss of this thread's blocks of samples and its gradient with respect to the logits."""
+def loss_part(tid: Any, threads: Any, run: Any, begin: Any, n: Any, total: Any) -> None:
+    """Loss of this thread's blocks of samples and its gradient with respect to the logits.
+
+    The samples are those from `begin` on in the order of the epoch.
+    """
+    control, act = run.control, run.act
     width = tile_width(act)
-    l = control.layers
-    layer = net[l]
+    layer = run.net[control.layers]
     size, pad = layer.features, layer.padded
     blocks = (n + width - 1) // width
     first, last = thread_range(blocks, tid, threads)
@@ -61,12 +50,9 @@ def loss_part(
     for j in range(first, last):
         z = layer.norm_input_offset + j * pad * width
         g = layer.gradient_offset + j * pad * width
-        valid = min(width, n - j * width)
+        valid = simd.min(width, n - j * width)
         workspace = layer.output_offset + j * width * (3 * size)
-        call(
-            calls.loss_block, act, z, g, workspace, size, j * width, valid, inverse, rows, labels, targets,
-            weights, options, partial, 2 * j,
-        )  # fmt: skip
+        call(run.calls.loss_block, run, z, g, workspace, size, begin + j * width, valid, inverse, 2 * j)
         for o in range(size):
             at = _transposed_offset(layer, padded, o, width) + j * width * width
             for b in range(valid):
@@ -74,41 +60,26 @@ def loss_part(
 
 
 @inner_kernel
-def backward_features(
-    net: Any,
-    control: Any,
-    calls: Any,
-    l: Any,
-    first: Any,
-    last: Any,
-    n: Any,
-    total: Any,
-    numbers: Any,
-    k: Any,
-    vector: Any,
-    state: Any,
-    stored: Any,
-    saved: Any,
-    gradients: Any,
-    act: Any,
-) -> None:
+def backward_features(run: Any, l: Any, first: Any, last: Any, n: Any, total: Any, k: Any) -> None:
     """Turn the gradient of the panels of features [first, last) to z; update bias, gamma and beta."""
+    control, calls = run.control, run.calls
+    vector, saved, gradients, act = run.vector, run.saved, run.gradients, run.act
     number = act.dtype.type
     width, rows = tile_width(act), tile_rows(act)
-    layer = net[l]
+    layer = run.net[l]
     stride, length = layer.padded * width, len(saved) // 3
     norm, fused = layer.norm, layer.fused == 1
-    kept = stored if control.stored == 1 else state
+    kept = run.vector_gradient if control.stored == 1 else run.vector_state
     for i in range(first, last, rows):
         y, z = layer.norm_input_offset + i * width, layer.slope_input_offset + i * width
         v, g = layer.result_offset + i * width, layer.gradient_offset + i * width
-        stop = min(rows, layer.features - i)
+        stop = simd.min(rows, layer.features - i)
         bias, gamma, beta = layer.bias_offset + i, layer.gamma_offset + i, layer.beta_offset + i
         at = layer.statistics_offset + i
         pairs = layer.gradient_pairs_offset + i // 2 * width
         sample_pairs = _transposed_offset(layer, control.padded_batch, i, width)
         if layer.dropout_threshold > 0:
-            call(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
+            call(calls.drop_panel, run, l, i, g, g, n)
         if norm == BEFORE and not fused:
             for r in range(stop):
                 derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
@@ -129,85 +100,55 @@ def backward_features(
             if (norm == BEFORE) if first_of == bias else (norm == NO_NORM):
                 continue
             vector_update(
-                calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, numbers,
+                calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, run.numbers,
                 k + numbers_of, len(vector), stop,
             )  # fmt: skip
 
 
 @inner_kernel
-def bias_part(
-    net: Any,
-    control: Any,
-    calls: Any,
-    l: Any,
-    n: Any,
-    numbers: Any,
-    k: Any,
-    vector: Any,
-    state: Any,
-    stored: Any,
-    gradients: Any,
-    act: Any,
-    first: Any,
-    last: Any,
-) -> None:
+def bias_part(run: Any, l: Any, n: Any, k: Any, first: Any, last: Any) -> None:
     """Gradient and update of elements [first, last) of the bias of layer l, by itself."""
+    calls, vector, gradients, act = run.calls, run.vector, run.gradients, run.act
     width = tile_width(act)
-    layer = net[l]
+    layer = run.net[l]
     for o in range(first, last):
         g = layer.gradient_offset + o * width
         slope = derive_row(calls.sum_row, act, g, g, layer.padded * width, n)
         put(gradients, layer.bias_offset + o, slope)
     at = layer.bias_offset + first
-    kept = stored if control.stored == 1 else state
+    kept = run.vector_gradient if run.control.stored == 1 else run.vector_state
     vector_update(
-        calls.vector_update, vector, at, kept, at, gradients, at, numbers, k + layer.bias_numbers,
+        calls.vector_update, vector, at, kept, at, gradients, at, run.numbers, k + layer.bias_numbers,
         len(vector), last - first,
     )  # fmt: skip
 
 
-@inner_kernel
-def transpose_block(control: Any, layer: Any, j: Any, first: Any, last: Any, act: Any) -> None:
+@linked_kernel
+def transpose_block(run: Any, layer: Any, j: Any, first: Any, last: Any) -> None:
     """Store the gradient of features [first, last) of block j of samples with the features side by side.
 
     A line of the result takes the features of several panels: it is written while it is in the cache.
     Rows beyond the last feature are zero: their weights are.
     """
+    act, padded = run.act, run.control.padded_batch
     width, rows = tile_width(act), tile_rows(act)
     for i in range(first, last, rows):
         here = layer.gradient_offset + (j * layer.padded + i) * width
-        at = _transposed_offset(layer, control.padded_batch, i, width) + j * width * width
+        at = _transposed_offset(layer, padded, i, width) + j * width * width
         for b in range(0, width, rows):
             transpose(act, here + b, width, act, at + b * width, width)
 
 
 @inner_kernel
-def backward_layer(
-    net: Any,
-    control: Any,
-    calls: Any,
-    l: Any,
-    n: Any,
-    total: Any,
-    numbers: Any,
-    k: Any,
-    weight: Any,
-    vector: Any,
-    state: Any,
-    stored: Any,
-    saved: Any,
-    gradients: Any,
-    act: Any,
-    first: Any,
-    last: Any,
-) -> None:
+def backward_layer(run: Any, l: Any, n: Any, total: Any, k: Any, first: Any, last: Any) -> None:
     """Gradient with respect to z of panels [first, last) of layer l, from that of layer l + 1."""
+    control, calls, weight, act = run.control, run.calls, run.weight, run.act
     width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
-    layer, above = net[l], net[l + 1]
+    layer, above = run.net[l], run.net[l + 1]
     depth = above.features
     pad_out, pad, g = above.padded, layer.padded, layer.gradient_offset
     blocks = (n + width - 1) // width
-    group = max(GROUP // rows, 1)
+    group = simd.max(GROUP // rows, 1)
     operand, source = above.weight_offset, above.gradient_offset
     part = width  # of a row of weights in a block
     short, long = calls.strided_product, calls.tall_strided_product
@@ -216,9 +157,9 @@ def backward_layer(
         depth, pad_out, most = (depth + 1) // 2, pad_out // 2, rows
         short = long = calls.strided_pairs_product
     for begin in range(first, last, group):
-        end = min(begin + group, last)
+        end = simd.min(begin + group, last)
         for d in range(0, depth, DEPTH):
-            length = min(DEPTH, depth - d)
+            length = simd.min(DEPTH, depth - d)
             for j in range(blocks):
                 i = begin * rows
                 while i < end * rows:
@@ -236,37 +177,20 @@ def backward_layer(
                         1 if d > 0 else 0,
                     )
                     i += most if tall else rows
-        call(
-            calls.backward_features, net, control, calls, l, begin * rows, end * rows, n, total, numbers, k,
-            vector, state, stored, saved, gradients, act,
-        )  # fmt: skip
+        call(calls.backward_features, run, l, begin * rows, end * rows, n, total, k)
         if layer.sample_norm == 0 and layer.bfloat16 * control.bfloat16 == 0:
             for j in range(blocks):
-                transpose_block(control, layer, j, begin * rows, end * rows, act)
+                transpose_block(run, layer, j, begin * rows, end * rows)
 
 
 @inner_kernel
-def weight_layer(
-    net: Any,
-    control: Any,
-    calls: Any,
-    l: Any,
-    n: Any,
-    source: Any,
-    numbers: Any,
-    k: Any,
-    weight: Any,
-    state: Any,
-    stored: Any,
-    act: Any,
-    first: Any,
-    last: Any,
-) -> None:
+def weight_layer(run: Any, l: Any, n: Any, source: Any, k: Any, first: Any, last: Any) -> None:
     """Gradient and update of tiles [first, last) of the weights of layer l."""
+    control, calls, numbers, weight, act = run.control, run.calls, run.numbers, run.weight, run.act
     width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
-    layer, pad_in = net[l], net[l - 1].padded
+    layer, pad_in = run.net[l], run.net[l - 1].padded
     padded = control.padded_batch
-    kept = stored if control.stored == 1 else state
+    kept = run.weight_gradient if control.stored == 1 else run.weight_state
     t, end = first * rows, last * rows
     while t < end:
         o, i = t // pad_in, t % pad_in
@@ -284,7 +208,7 @@ def weight_layer(
             continue
         narrow = 2 * (layer.features - o * width) <= width
         # One or two low tiles first, so that whole pairs of tall ones are left: two are as high as three.
-        left = min(end - t, pad_in - i)
+        left = simd.min(end - t, pad_in - i)
         tall = left % most == 0
         if tall:
             count, kernel = left // most, calls.tall_half_tile_update if narrow else calls.tall_tile_update

@@ -120,12 +120,11 @@ round_tile = caller(_ROUND, (3,))
 
 
 @inner_kernel
-def pack_input(
-    tid: Any, threads: Any, net: Any, calls: Any, n: Any, act: Any, source: Any, pairs: Any, other: Any
-) -> None:
+def pack_input(tid: Any, threads: Any, run: Any, n: Any, source: Any, pairs: Any, other: Any) -> None:
     """Pack the features of a mini-batch that this thread has read."""
+    calls, act = run.calls, run.act
     width, rows = tile_width(act), tile_rows(act)
-    layer = net[0]
+    layer = run.net[0]
     first, last = thread_range((layer.features + width - 1) // width, tid, threads)
     for i in range(first * width, min(last * width, layer.padded), rows):
         pack_panel(
@@ -135,10 +134,11 @@ def pack_input(
 
 
 @inner_kernel
-def round_weights(tid: Any, threads: Any, net: Any, control: Any, calls: Any, weight: Any) -> None:
+def round_weights(tid: Any, threads: Any, run: Any) -> None:
     """Write the pairs of this thread's tiles of weights."""
+    net, calls, weight = run.net, run.calls, run.weight
     width, rows = tile_width(weight), tile_rows(weight)
-    for l in range(1, control.layers + 1):
+    for l in range(1, run.control.layers + 1):
         layer, pad_in = net[l], net[l - 1].padded
         if layer.bfloat16 == 1:
             panels = pad_in // rows

@@ -14,23 +14,15 @@ from nbnorm.simd import get, put
 
 
 @inner_kernel
-def norm_part(
-    tid: Any,
-    threads: Any,
-    net: Any,
-    control: Any,
-    hyper: Any,
-    weight_gradient: Any,
-    vector_gradient: Any,
-    norms: Any,
-    act: Any,
-) -> None:
+def norm_part(tid: Any, threads: Any, run: Any) -> None:
     """Square of the norm of this thread's blocks of gradients, each into its element of `norms`.
 
     Elements are bounded first.  The last block is that of all vectors.
     """
-    width = tile_width(act)
-    bound = hyper.clip_value
+    net, control, norms = run.net, run.control, run.norms
+    weight_gradient, vector_gradient = run.weight_gradient, run.vector_gradient
+    width = tile_width(weight_gradient)
+    bound = run.hyper.clip_value
     block = 0
     for l in range(1, control.layers + 2):
         blocks = 1 if l > control.layers else (net[l].features + width - 1) // width
@@ -53,26 +45,13 @@ def norm_part(
 
 
 @inner_kernel
-def apply_part(
-    tid: Any,
-    threads: Any,
-    net: Any,
-    control: Any,
-    hyper: Any,
-    calls: Any,
-    numbers: Any,
-    k: Any,
-    norms: Any,
-    weight: Any,
-    weight_state: Any,
-    weight_gradient: Any,
-    vector: Any,
-    vector_state: Any,
-    vector_gradient: Any,
-    act: Any,
-) -> None:
+def apply_part(tid: Any, threads: Any, run: Any, k: Any) -> None:
     """Update this thread's weights and vectors with bounded gradients."""
-    number = act.dtype.type
+    net, control, hyper, calls = run.net, run.control, run.hyper, run.calls
+    numbers, norms = run.numbers, run.norms
+    weight, weight_state, weight_gradient = run.weight, run.weight_state, run.weight_gradient
+    vector, vector_state, vector_gradient = run.vector, run.vector_state, run.vector_gradient
+    number = weight.dtype.type
     total = 0.0
     for block in range(len(norms)):
         total += norms[block]

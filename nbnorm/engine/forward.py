@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from nbnorm.compile.kernels import inner_kernel
+from nbnorm import simd
+from nbnorm.compile.kernels import inner_kernel, linked_kernel
 from nbnorm.compile.pointers import call
 from nbnorm.engine.bfloat16 import pack_panel
 from nbnorm.engine.epilogues import (
@@ -28,10 +29,9 @@ from nbnorm.simd import get, put
 
 
 @inner_kernel
-def wide_statistics(
-    control: Any, act: Any, y: Any, stride: Any, n: Any, total: Any, saved: Any, variance: Any, at: Any
-) -> None:
+def wide_statistics(run: Any, y: Any, stride: Any, n: Any, total: Any, at: Any) -> None:
     """Repeat the second pass of a panel in float64, for squares beyond the range of float32."""
+    control, act, saved, variance = run.control, run.act, run.saved, run.variance
     width, rows, length = tile_width(act), tile_rows(act), len(variance)
     weights = control.weights_offset
     for r in range(rows):
@@ -52,15 +52,15 @@ def wide_statistics(
         put(variance, at + r, square / total)
 
 
-@inner_kernel
-def _scale(
-    control: Any, hyper: Any, at: Any, last: Any, n: Any, total: Any, running: Any, saved: Any, variance: Any
-) -> None:
+@linked_kernel
+def _scale(run: Any, at: Any, last: Any, n: Any, total: Any) -> None:
     """Make rstd of the variances of features [at, last) and move the averages.
 
     The unbiased variance takes the number of samples: whole weights repeat them, but no weights make
     them fewer than the rows, or a total just above 1 would make the variance as large as you like.
     """
+    control, hyper = run.control, run.hyper
+    running, saved, variance = run.running, run.saved, run.variance
     length = len(variance)
     eps = hyper.eps
     # plain loops over few arrays: vectors of square roots and quotients
@@ -73,7 +73,7 @@ def _scale(
         seen = get(running, 2 * length)
         decay = seen / (seen + 1.0)
     fresh = 1.0 - decay
-    samples = max(total * hyper.weight_unit, float(n))
+    samples = simd.max(total * hyper.weight_unit, float(n))
     factor = samples / (samples - 1.0) if control.unbiased == 1 else 1.0
     for f in range(at, last):
         mean = np.float64(get(saved, f)) + np.float64(get(saved, length + f))
@@ -85,9 +85,10 @@ def _scale(
         put(running, length + f, decay * get(running, length + f) + fresh * second)
 
 
-@inner_kernel
-def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, saved: Any) -> None:
+@linked_kernel
+def _take_averages(run: Any, at: Any, last: Any) -> None:
     """Use the moving averages as the statistics of features [at, last)."""
+    control, hyper, running, saved = run.control, run.hyper, run.running, run.saved
     number = saved.dtype.type
     length = len(running) // 2
     for f in range(at, last):
@@ -99,19 +100,19 @@ def _take_averages(control: Any, hyper: Any, at: Any, last: Any, running: Any, s
         put(saved, 2 * length + f, number(1.0 / math.sqrt(variance + hyper.eps)))
 
 
-@inner_kernel
+@linked_kernel
 def drop_threshold(layer: Any, control: Any) -> Any:
     """Probability of dropout in units of 2**-32; in evaluation mode nothing is dropped."""
     return layer.dropout_threshold if control.drops == 1 else 0
 
 
-@inner_kernel
+@linked_kernel
 def drop_scale(act: Any, threshold: Any) -> Any:
     """Factor of the elements that are kept."""
     return act.dtype.type(1.0 / (1.0 - threshold / 4294967296.0))
 
 
-@inner_kernel
+@linked_kernel
 def drop_key(control: Any, l: Any, feature: Any) -> Any:
     """Hash of epoch, step, layer and feature: SplitMix64's finalizer."""
     x = np.uint64(control.dropout_key) + np.uint64(control.step) * np.uint64(0x9E3779B97F4A7C15)
@@ -122,12 +123,11 @@ def drop_key(control: Any, l: Any, feature: Any) -> Any:
 
 
 @inner_kernel
-def drop_panel(
-    net: Any, control: Any, calls: Any, l: Any, i: Any, source: Any, target: Any, n: Any, act: Any
-) -> None:
+def drop_panel(run: Any, l: Any, i: Any, source: Any, target: Any, n: Any) -> None:
     """Drop elements of a panel of layer l, the same for the values and their gradient."""
+    control, calls, act = run.control, run.calls, run.act
     width, rows = tile_width(act), tile_rows(act)
-    layer = net[l]
+    layer = run.net[l]
     stride = layer.padded * width
     threshold = drop_threshold(layer, control)
     scale = drop_scale(act, threshold)
@@ -138,31 +138,18 @@ def drop_panel(
 
 
 @inner_kernel
-def forward_features(
-    net: Any,
-    control: Any,
-    hyper: Any,
-    calls: Any,
-    l: Any,
-    first: Any,
-    last: Any,
-    n: Any,
-    total: Any,
-    vector: Any,
-    running: Any,
-    saved: Any,
-    variance: Any,
-    act: Any,
-) -> None:
+def forward_features(run: Any, l: Any, first: Any, last: Any, n: Any, total: Any) -> None:
     """Finish the panels of features [first, last) of layer l: bias, activation, batch norm, dropout.
 
     The batch's mean is kept as shift + center: the values are shifted by the first one, which is
     exact where a large mean would cost digits; the second pass subtracts the mean and corrects for
     its rounding.  Features that fill up the last panel have gamma = beta = 0.
     """
+    control, calls = run.control, run.calls
+    vector, saved, variance, act = run.vector, run.saved, run.variance, run.act
     number = act.dtype.type
     width, rows = tile_width(act), tile_rows(act)
-    layer = net[l]
+    layer = run.net[l]
     stride = layer.padded * width
     norm, length = layer.norm, len(variance)
     training = norm != NO_NORM and control.training == 1
@@ -184,10 +171,10 @@ def forward_features(
                     length + at, variance, at, stride, n, number(total),
                 )  # fmt: skip
                 if good == 0:
-                    call(calls.wide_statistics, control, act, y, stride, n, total, saved, variance, at)
-                _scale(control, hyper, at, at + rows, n, total, running, saved, variance)
+                    call(calls.wide_statistics, run, y, stride, n, total, at)
+                _scale(run, at, at + rows, n, total)
             else:
-                _take_averages(control, hyper, at, at + rows, running, saved)
+                _take_averages(run, at, at + rows)
             panel_normalize(
                 layer.normalize_kernel, act, y, v, pairs, sample_pairs, vector, layer.gamma_offset + i,
                 layer.beta_offset + i, saved, at, length + at, 2 * length + at, stride, n,
@@ -199,53 +186,37 @@ def forward_features(
                     )
         a = layer.output_offset + i * width
         if layer.dropout_threshold > 0:
-            call(calls.drop_panel, net, control, calls, l, i, v, a, n, act)
+            call(calls.drop_panel, run, l, i, v, a, n)
         if layer.features_apart == 1 and control.bfloat16 == 1:
             pack_panel(calls.pack_features, act, a, pairs, sample_pairs, stride, n)
 
 
 @inner_kernel
-def forward_layer(
-    net: Any,
-    control: Any,
-    hyper: Any,
-    calls: Any,
-    l: Any,
-    n: Any,
-    total: Any,
-    source: Any,
-    weight: Any,
-    vector: Any,
-    running: Any,
-    saved: Any,
-    variance: Any,
-    act: Any,
-    first: Any,
-    last: Any,
-) -> None:
+def forward_layer(run: Any, l: Any, n: Any, total: Any, source: Any, first: Any, last: Any) -> None:
     """Compute panels [first, last) of layer l for the whole batch; `source` may hold pairs of features."""
+    control, calls, weight, act = run.control, run.calls, run.weight, run.act
     width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
-    layer, below = net[l], net[l - 1]
+    layer, below = run.net[l], run.net[l - 1]
     depth = below.features
     pad_in, pad, y = below.padded, layer.padded, layer.norm_input_offset
     blocks = (n + width - 1) // width
-    group = max(GROUP // rows, 1)
+    group = simd.max(GROUP // rows, 1)
     operand = layer.weight_offset
     short, long = calls.packed_product, calls.tall_packed_product
     if layer.bfloat16 == 1 and control.bfloat16 == 1:
         operand, depth, pad_in, most = layer.input_pairs_offset, (depth + 1) // 2, pad_in // 2, rows
         short = long = calls.packed_pairs_product
     for begin in range(first, last, group):
-        end = min(begin + group, last)
+        end = simd.min(begin + group, last)
         for k in range(0, depth, DEPTH):
-            length = min(DEPTH, depth - k)
+            length = simd.min(DEPTH, depth - k)
             for j in range(blocks):
                 o = begin * rows
                 # The features' next part is fetched meanwhile, from the core of the thread that wrote it.
                 ahead = (pad_in if j + 1 < blocks else DEPTH - j * pad_in) * width
                 while o < end * rows:
                     # tiles do not reach into the next block of weights
-                    left = min(end * rows, (o // width + 1) * width) - o
+                    left = simd.min(end * rows, (o // width + 1) * width) - o
                     tall = left % most == 0
                     tile_product(
                         long if tall else short,
@@ -261,18 +232,16 @@ def forward_layer(
                     )
                     ahead += length * (width // 4)
                     o += most if tall else rows
-        call(
-            calls.forward_features, net, control, hyper, calls, l, begin * rows, end * rows, n, total, vector,
-            running, saved, variance, act,
-        )  # fmt: skip
+        call(calls.forward_features, run, l, begin * rows, end * rows, n, total)
 
 
 @inner_kernel
-def write_logits(tid: Any, threads: Any, net: Any, l: Any, begin: Any, n: Any, act: Any, out: Any) -> None:
-    """Copy this thread's samples of the batch into rows of `out`."""
+def write_logits(tid: Any, threads: Any, run: Any, begin: Any, n: Any) -> None:
+    """Copy this thread's samples of the batch into rows of the results, from row `begin` on."""
+    act, out = run.act, run.out
     width = tile_width(act)
     first, last = thread_range(n, tid, threads)
-    layer = net[l]
+    layer = run.net[run.control.layers]
     for b in range(first, last):
         z = layer.norm_input_offset + (b // width * layer.padded) * width + b % width
         for o in range(layer.features):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nbnorm import simd
-from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm.compile.kernels import inner_kernel, kernel, linked_kernel
 from nbnorm.engine.microkernels import number, tile, tile_width
 from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, peek, put
@@ -205,33 +205,22 @@ gather_tiles = caller(_TILES, (2, 3, 1))
 def _own_features(size: Any, width: Any, tid: Any, threads: Any) -> Any:
     """Range of the features that a thread reads: whole panels."""
     first, last = thread_range((size + width - 1) // width, tid, threads)
-    return first * width, min(last * width, size)
+    return first * width, simd.min(last * width, size)
 
 
-@inner_kernel
-def _gather_part(
-    control: Any,
-    rows: Any,
-    b: Any,
-    stop: Any,
-    first: Any,
-    last: Any,
-    exact: Any,
-    single: Any,
-    out: Any,
-    base: Any,
-    pad: Any,
-) -> None:
+@linked_kernel
+def _gather_part(run: Any, begin: Any, b: Any, stop: Any, first: Any, last: Any, base: Any) -> None:
     """Read samples [b, stop) and features [first, last), element by element.
 
     The arithmetic is that of the tiles: a sample's bits must not depend on its position in the batch
     or on the layout of the table.
     """
-    width = tile_width(out)
+    control, rows, exact, single, out = run.control, run.order, run.exact, run.single, run.act
+    width, pad = tile_width(out), run.net[0].padded
     address, stride = control.address, control.row_stride
     column, code = control.column_stride, control.element_code
     for sample in range(b, stop):
-        source = get(rows, sample) * stride
+        source = get(rows, begin + sample) * stride
         target = base + sample // width * pad * width + sample % width
         for i in range(first, last):
             x = peek_any(address, source + i * column, code)
@@ -243,105 +232,72 @@ def _gather_part(
                 put(out, target + i * width, out.dtype.type(value))
 
 
-@inner_kernel
-def _read_tiles(
-    tiles: Any,
-    control: Any,
-    rows: Any,
-    b: Any,
-    following: Any,
-    exact: Any,
-    single: Any,
-    begin: Any,
-    end: Any,
-    out: Any,
-    block: Any,
-) -> None:
-    """Read the samples of a row of squares, from sample `b` on, and features [begin, end)."""
-    width = tile_width(out)
+@linked_kernel
+def _read_tiles(run: Any, b: Any, following: Any, first: Any, last: Any, block: Any) -> None:
+    """Read the samples of a row of squares, from place `b` of the order on, and features [first, last)."""
+    control, rows, exact, single, out = run.control, run.order, run.exact, run.single, run.act
+    width, tiles = tile_width(out), control.tiles_kernel
     address, stride = control.address, control.row_stride
-    steps, target, size = (end - begin) // _square_side(out), block + begin * width, exact.shape[1]
+    steps, target, size = (last - first) // _square_side(out), block + first * width, exact.shape[1]
     if control.element_code == 2:
         gather_tiles(
-            tiles, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, begin, steps
+            tiles, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, first, steps
         )
     else:
         gather_tiles(
-            tiles, rows, b, following, single, 0, size, 2 * size, out, target, address, stride, begin, steps
+            tiles, rows, b, following, single, 0, size, 2 * size, out, target, address, stride, first, steps
         )
 
 
 @inner_kernel
-def gather(
-    tid: Any,
-    threads: Any,
-    control: Any,
-    size: Any,
-    pad: Any,
-    rows: Any,
-    n: Any,
-    exact: Any,
-    single: Any,
-    out: Any,
-    base: Any,
-) -> None:
-    """Read the samples `rows[:n]` into the blocked input at `base`, each thread some of the features.
+def gather(tid: Any, threads: Any, run: Any, begin: Any, n: Any, base: Any) -> None:
+    """Read n samples into the blocked input at `base`, each thread some of the features.
 
-    ``x`` becomes ``((x - s[0]) - s[1]) * s[2]``: for uint8 and float32 with s = `single` in the
-    precision of `out`, which holds them, for other types in float64 with s = `exact`.  Contiguous rows
-    of uint8, float32 and float64 are read by square tiles, others and what fills no tile element by
-    element.  Samples that stand behind the n in `rows` are those of the next batch: if these are few
-    bytes, they are prefetched.
+    They are those from `begin` on in the order of the epoch.  ``x`` becomes ``((x - s[0]) - s[1]) * s[2]``:
+    for uint8 and float32 with s = `single` in the network's precision, which holds them, for other types in
+    float64 with s = `exact`.  Contiguous rows of uint8, float32 and float64 are read by square tiles, others
+    and what fills no tile element by element.  The n samples that follow in the order are those of the next
+    batch: if these are few bytes, they are prefetched.
     """
-    width, side = tile_width(out), _square_side(out)
-    first, last = _own_features(size, width, tid, threads)
+    control, out = run.control, run.act
+    width, side, pad = tile_width(out), _square_side(out), run.net[0].padded
+    first, last = _own_features(run.net[0].features, width, tid, threads)
     tiles, stride = control.tiles_kernel, control.row_stride
     # The last tile overlaps the one before: what both read becomes the same bits.  It must not begin in
     # another block of samples, or be another thread's.
     samples = n // side * side if tiles != 0 else 0
     if samples > 0 and n % width >= side:
         samples = n
-    near = len(rows) - n if n * abs(stride) <= _NEAR else 0
+    near = simd.min(len(run.order) - begin - n, n) if n * abs(stride) <= _NEAR else 0
     whole = first + (last - first) // side * side
     for corner in range(0, samples, side):
-        b = min(corner, samples - side)
+        b = simd.min(corner, samples - side)
         following = b + side if b + 2 * side <= n else b
         if b + side <= near:
             following = b + n
         block = base + b // width * pad * width + b % width
-        _read_tiles(tiles, control, rows, b, following, exact, single, first, whole, out, block)
+        _read_tiles(run, begin + b, begin + following, first, whole, block)
         if whole < last and last - side >= first:
-            _read_tiles(tiles, control, rows, b, following, exact, single, last - side, last, out, block)
+            _read_tiles(run, begin + b, begin + following, last - side, last, block)
     if whole < last and last - side < first:
         # a literal 0 would be a type of its own, and one more compiled function
-        _gather_part(control, rows, np.int64(0), samples, whole, last, exact, single, out, base, pad)
-    _gather_part(control, rows, samples, n, first, last, exact, single, out, base, pad)
+        _gather_part(run, begin, np.int64(0), samples, whole, last, base)
+    _gather_part(run, begin, samples, n, first, last, base)
 
 
 @inner_kernel
-def gather_sparse(
-    tid: Any,
-    threads: Any,
-    control: Any,
-    size: Any,
-    pad: Any,
-    rows: Any,
-    n: Any,
-    exact: Any,
-    single: Any,
-    out: Any,
-    base: Any,
-) -> None:
+def gather_sparse(tid: Any, threads: Any, run: Any, begin: Any, n: Any, base: Any) -> None:
     """As `gather`, from compressed rows: what is not stored is 0 before it is standardized."""
+    control, rows, exact, out = run.control, run.order, run.exact, run.act
     number = out.dtype.type
-    width = tile_width(out)
-    first, last = _own_features(size, width, tid, threads)
+    width, pad = tile_width(out), run.net[0].padded
+    first, last = _own_features(run.net[0].features, width, tid, threads)
     values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
         for i in range(first, last):
             put(out, target + i * width, number(((0.0 - exact[0, i]) - exact[1, i]) * exact[2, i]))
-        row = get(rows, b)
+        row = get(rows, begin + b)
         for e in range(peek(ends, row * 8, np.int64), peek(ends, row * 8 + 8, np.int64)):
             i = peek(columns, e * 8, np.int64)
             if first <= i < last:
@@ -349,7 +305,7 @@ def gather_sparse(
                 put(out, target + i * width, number(((x - exact[0, i]) - exact[1, i]) * exact[2, i]))
 
 
-@inner_kernel
+@linked_kernel
 def _encoded(x: Any, exact: Any, e: Any) -> Any:
     """Return encoded column `e`, standardized, where the column that it reads holds `x`.
 
@@ -414,33 +370,22 @@ def _encode_block(
 
 
 @inner_kernel
-def gather_encoded(
-    tid: Any,
-    threads: Any,
-    control: Any,
-    size: Any,
-    pad: Any,
-    rows: Any,
-    n: Any,
-    exact: Any,
-    single: Any,
-    out: Any,
-    base: Any,
-) -> None:
+def gather_encoded(tid: Any, threads: Any, run: Any, begin: Any, n: Any, base: Any) -> None:
     """As `gather`, the columns encoded: see `nbnorm.statistics.encoding`.
 
     The samples of a block are read together, one column at a time, and encoded side by side.
     """
-    width = tile_width(out)
-    first, last = _own_features(size, width, tid, threads)
+    control, rows, exact, out = run.control, run.order, run.exact, run.act
+    width, pad = tile_width(out), run.net[0].padded
+    first, last = _own_features(run.net[0].features, width, tid, threads)
     address, stride = control.address, control.row_stride
     step, element = control.column_stride, control.element_code
     for b in range(0, n, width):
-        target, count = base + b // width * pad * width, min(n - b, width)
+        target, count = base + b // width * pad * width, simd.min(n - b, width)
         e = first
         while e < last:
             i = exact[_SOURCE, e]
-            x = _column_of_block(address, rows, b, count, stride, np.int64(i) * step, element, out)
+            x = _column_of_block(address, rows, begin + b, count, stride, np.int64(i) * step, element, out)
             while e < last and exact[_SOURCE, e] == i:
                 code = np.int64(exact[_KIND, e])
                 _encode_block(
@@ -450,29 +395,18 @@ def gather_encoded(
 
 
 @inner_kernel
-def gather_encoded_sparse(
-    tid: Any,
-    threads: Any,
-    control: Any,
-    size: Any,
-    pad: Any,
-    rows: Any,
-    n: Any,
-    exact: Any,
-    single: Any,
-    out: Any,
-    base: Any,
-) -> None:
+def gather_encoded_sparse(tid: Any, threads: Any, run: Any, begin: Any, n: Any, base: Any) -> None:
     """As `gather_sparse`, the columns encoded."""
+    control, rows, exact, out = run.control, run.order, run.exact, run.act
     number = out.dtype.type
-    width = tile_width(out)
-    first, last = _own_features(size, width, tid, threads)
+    width, pad = tile_width(out), run.net[0].padded
+    first, last = _own_features(run.net[0].features, width, tid, threads)
     values, ends, columns = control.address, control.row_stride, control.column_stride
     for b in range(n):
         target = base + b // width * pad * width + b % width
         for e in range(first, last):
             put(out, target + e * width, number(_encoded(0.0, exact, e)))
-        row = get(rows, b)
+        row = get(rows, begin + b)
         for k in range(peek(ends, row * 8, np.int64), peek(ends, row * 8 + 8, np.int64)):
             i = peek(columns, k * 8, np.int64)
             x = peek(values, k * 8, np.float64)

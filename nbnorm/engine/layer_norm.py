@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from nbnorm import simd
-from nbnorm.compile.kernels import inner_kernel
+from nbnorm.compile.kernels import inner_kernel, linked_kernel
 from nbnorm.compile.pointers import call
 from nbnorm.engine.backward import transpose_block
 from nbnorm.engine.epilogues import (
@@ -250,24 +250,21 @@ def block_kernel(operation: str, dtype: Any, code: int = IDENTITY) -> int:
 
 
 @inner_kernel
-def forward_features(
-    net: Any, control: Any, hyper: Any, calls: Any, l: Any, first: Any, last: Any, n: Any, total: Any,
-    vector: Any, running: Any, saved: Any, variance: Any, act: Any,
-) -> None:  # fmt: skip
+def forward_features(run: Any, l: Any, first: Any, last: Any, n: Any, total: Any) -> None:
     """Add the bias to features [first, last) of layer l; compute f where it stands in front of the norm."""
+    vector, act = run.vector, run.act
     width = tile_width(act)
-    layer = net[l]
-    kernel = calls.add_bias if layer.sample_norm == BEFORE else layer.activate_kernel
+    layer = run.net[l]
+    kernel = run.calls.add_bias if layer.sample_norm == BEFORE else layer.activate_kernel
     for i in range(first, last):
         y, z = layer.norm_input_offset + i * width, layer.slope_input_offset + i * width
         activate_row(kernel, act, y, z, layer.padded * width, n, get(vector, layer.bias_offset + i))
 
 
-@inner_kernel
-def _wide_statistics(
-    layer: Any, act: Any, y: Any, valid: Any, eps: Any, saved: Any, at: Any, length: Any
-) -> None:
+@linked_kernel
+def _wide_statistics(run: Any, layer: Any, y: Any, valid: Any, at: Any, length: Any) -> None:
     """Compute in float64 what the first pass has marked: squares beyond the range of float32."""
+    act, saved, eps = run.act, run.saved, run.hyper.eps
     number, width = act.dtype.type, tile_width(act)
     for b in range(valid):
         if get(saved, 2 * length + at + b) >= number(0):
@@ -285,13 +282,11 @@ def _wide_statistics(
 
 
 @inner_kernel
-def forward_blocks(
-    net: Any, control: Any, hyper: Any, calls: Any, l: Any, n: Any, first: Any, last: Any, vector: Any,
-    saved: Any, variance: Any, act: Any,
-) -> None:  # fmt: skip
+def forward_blocks(run: Any, l: Any, n: Any, first: Any, last: Any) -> None:
     """Normalize blocks [first, last) of samples of layer l; activation and dropout behind it."""
+    control, calls, vector, saved, act = run.control, run.calls, run.vector, run.saved, run.act
     number, width = act.dtype.type, tile_width(act)
-    layer, length = net[l], len(variance)
+    layer, length = run.net[l], len(run.variance)
     stride, features = layer.padded * width, layer.features
     for j in range(first, last):
         block, at, valid = j * stride, layer.statistics_offset + j * width, min(width, n - j * width)
@@ -299,10 +294,10 @@ def forward_blocks(
         v, a = layer.result_offset + block, layer.output_offset + block
         good = _block_statistics(
             layer.statistics_kernel, act, y, saved, at, length + at, 2 * length + at, features,
-            number(hyper.eps),
+            number(run.hyper.eps),
         )  # fmt: skip
         if good == 0:
-            _wide_statistics(layer, act, y, valid, hyper.eps, saved, at, length)
+            _wide_statistics(run, layer, y, valid, at, length)
         _block_normalize(
             layer.normalize_kernel, act, y, z, v, vector, layer.gamma_offset, layer.beta_offset, saved, at,
             length + at, 2 * length + at, features,
@@ -326,24 +321,22 @@ def forward_blocks(
 
 
 @inner_kernel
-def backward_features(
-    net: Any, control: Any, calls: Any, l: Any, first: Any, last: Any, n: Any, total: Any, numbers: Any,
-    k: Any, vector: Any, state: Any, stored: Any, saved: Any, gradients: Any, act: Any,
-) -> None:  # fmt: skip
+def backward_features(run: Any, l: Any, first: Any, last: Any, n: Any, total: Any, k: Any) -> None:
     """Gradients of gamma and beta of features [first, last) and their update; dropout and f behind the norm.
 
     What is left for `backward_blocks` is ``gamma * dout``, so that gamma may change before.
     """
+    calls, vector, saved, gradients, act = run.calls, run.vector, run.saved, run.gradients, run.act
     width, rows = tile_width(act), tile_rows(act)
-    layer, length = net[l], len(saved) // 3
+    layer, length = run.net[l], len(saved) // 3
     stride, at = layer.padded * width, layer.statistics_offset
-    kept = stored if control.stored == 1 else state
+    kept = run.vector_gradient if run.control.stored == 1 else run.vector_state
     for i in range(first, last, rows):
         y, z = layer.norm_input_offset + i * width, layer.slope_input_offset + i * width
         g, stop = layer.gradient_offset + i * width, min(rows, layer.features - i)
         gamma, beta = layer.gamma_offset + i, layer.beta_offset + i
         if layer.dropout_threshold > 0:
-            call(calls.drop_panel, net, control, calls, l, i, g, g, n, act)
+            call(calls.drop_panel, run, l, i, g, g, n)
         if layer.custom == 1 and layer.sample_norm == BEFORE:
             for r in range(stop):
                 derive_row(layer.derive_kernel, act, g + r * width, z + r * width, stride, n)
@@ -354,18 +347,17 @@ def backward_features(
         for first_of, numbers_of in ((gamma, layer.gamma_numbers), (beta, layer.beta_numbers)):
             if first_of == gamma or layer.centred == 1:
                 vector_update(
-                    calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, numbers,
+                    calls.vector_update, vector, first_of, kept, first_of, gradients, first_of, run.numbers,
                     k + numbers_of, len(vector), stop,
                 )  # fmt: skip
 
 
 @inner_kernel
-def backward_blocks(
-    net: Any, control: Any, l: Any, n: Any, first: Any, last: Any, saved: Any, act: Any
-) -> None:
+def backward_blocks(run: Any, l: Any, n: Any, first: Any, last: Any) -> None:
     """Turn ``gamma * dout`` of blocks [first, last) of samples into the gradient of z, stored twice."""
+    saved, act = run.saved, run.act
     number, width = act.dtype.type, tile_width(act)
-    layer, length = net[l], len(saved) // 3
+    layer, length = run.net[l], len(saved) // 3
     stride = layer.padded * width
     for j in range(first, last):
         block, at, valid = j * stride, layer.statistics_offset + j * width, min(width, n - j * width)
@@ -378,4 +370,4 @@ def backward_blocks(
         if layer.custom == 1 and layer.sample_norm == AFTER:
             for i in range(layer.features):
                 derive_row(layer.derive_kernel, act, g + i * width, z + i * width, stride, valid)
-        transpose_block(control, layer, j, 0, layer.padded, act)
+        transpose_block(run, layer, j, 0, layer.padded)

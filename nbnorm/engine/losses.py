@@ -41,9 +41,10 @@ def _formula_block(code: int) -> Any:
 
     @inner_kernel
     def formula_block(
-        act: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
-        labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
-    ) -> None:  # fmt: skip
+        run: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, at: Any
+    ) -> None:
+        act, rows, targets, weights = run.act, run.order, run.targets, run.weights
+        options, partial = run.options, run.partial
         number = act.dtype.type
         width = tile_width(act)
         levels = len(options)
@@ -103,10 +104,11 @@ def softmax_rows(
 
 @inner_kernel
 def softmax_block(
-    act: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
-    labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
-) -> None:  # fmt: skip
+    run: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, at: Any
+) -> None:
     """Cross-entropy of softmax outputs; ``options[0]`` is the label smoothing."""
+    act, rows, labels, weights = run.act, run.order, run.labels, run.weights
+    options, partial = run.options, run.partial
     number = act.dtype.type
     width = tile_width(act)
     tops, totals, factors = workspace, workspace + width, workspace + 2 * width
@@ -142,9 +144,10 @@ def _custom_block(function: Any) -> Any:
     # Not cached on disk: the code of the user's function is not part of the cache's key.
     @kernel(cache=False)
     def custom_block(
-        act: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, rows: Any,
-        labels: Any, targets: Any, weights: Any, options: Any, partial: Any, at: Any,
-    ) -> None:  # fmt: skip
+        run: Any, z: Any, g: Any, workspace: Any, size: Any, first: Any, valid: Any, inverse: Any, at: Any
+    ) -> None:
+        act, rows, labels, targets = run.act, run.order, run.labels, run.targets
+        weights, options, partial = run.weights, run.options, run.partial
         number = act.dtype.type
         width = tile_width(act)
         output = int(get(options, 0))

@@ -18,6 +18,7 @@ from numba import config, types
 from nbnorm.compile.ahead import Kernel
 from nbnorm.compile.pointers import address
 from nbnorm.compile.threads import MOST_THREADS
+from nbnorm.compile.workspace import Workspace, WorkspaceType
 from nbnorm.engine import (
     backward,
     bfloat16,
@@ -395,6 +396,7 @@ class Run:
         self.rates = np.zeros(number)
         self.out = np.empty((samples, layout.sizes[-1]) if mode == table.FORWARD else (1, 1), dtype)
         self.sync = new_sync(MOST_THREADS)
+        self._workspace: Workspace | None = None
         options = () if optimizer is None else optimizer.options
         self.optimizer = np.ravel([[*options, l2, factor] for factor in groups])
         self.hyper = engine.hyper.copy()
@@ -564,15 +566,43 @@ class Run:
         return ends
 
     def arguments(self) -> tuple[Any, ...]:
-        """Arguments of `steps` behind (tid, threads)."""
+        """Arguments of `steps` behind (tid, threads): the workspace."""
         engine, layout = self.engine, self.engine.layout
-        return (
-            self.sync, layout.net, self.control, self.hyper, self.calls, self.rates, self.progress,
-            self.order, self.labels, self.targets, self.weights, self.options, engine.exact, engine.single,
-            self.optimizer, self.numbers, engine.weights, self.weight_state, self.weight_gradient,
-            engine.vector, self.vector_state, self.vector_gradient, engine.running, self.saved, self.variance,
-            self.gradients, self.act, self.partial, self.norms, self.out,
-        )  # fmt: skip
+        members = {
+            "sync": self.sync,
+            "net": layout.net,
+            "control": self.control,
+            "hyper": self.hyper,
+            "calls": self.calls,
+            "rates": self.rates,
+            "progress": self.progress,
+            "order": self.order,
+            "labels": self.labels,
+            "targets": self.targets,
+            "weights": self.weights,
+            "options": self.options,
+            "exact": engine.exact,
+            "single": engine.single,
+            "optimizer": self.optimizer,
+            "numbers": self.numbers,
+            "weight": engine.weights,
+            "weight_state": self.weight_state,
+            "weight_gradient": self.weight_gradient,
+            "vector": engine.vector,
+            "vector_state": self.vector_state,
+            "vector_gradient": self.vector_gradient,
+            "running": engine.running,
+            "saved": self.saved,
+            "variance": self.variance,
+            "gradients": self.gradients,
+            "act": self.act,
+            "partial": self.partial,
+            "norms": self.norms,
+            "out": self.out,
+        }
+        if self._workspace is None or not self._workspace.holds(**members):
+            self._workspace = Workspace(workspace_type(layout.dtype), **members)
+        return (self._workspace,)
 
     def stop(self) -> None:
         """Make a running `epoch_part` return before its next step."""
@@ -738,60 +768,68 @@ def _steps(dtype: np.dtype[Any]) -> Callable[..., None]:
 
 
 @functools.cache
+def workspace_type(dtype: np.dtype[Any]) -> WorkspaceType:
+    """Type of the workspace of networks of a dtype."""
+    whole, real = np.dtype(np.int64), np.dtype(np.float64)
+    return WorkspaceType(
+        {
+            "sync": (whole, 1),
+            "net": (table.LAYER, 1),
+            "control": (table.CONTROL, 0),
+            "hyper": (table.HYPER, 0),
+            "calls": (table.CALLS, 0),
+            "rates": (real, 1),
+            "progress": (real, 1),
+            "order": (whole, 1),
+            "labels": (whole, 1),
+            "targets": (dtype, 1),
+            "weights": (dtype, 1),
+            "options": (real, 1),
+            "exact": (real, 2),
+            "single": (dtype, 2),
+            "optimizer": (real, 1),
+            "numbers": (dtype, 1),
+            "weight": (dtype, 1),
+            "weight_state": (dtype, 1),
+            "weight_gradient": (dtype, 1),
+            "vector": (dtype, 1),
+            "vector_state": (dtype, 1),
+            "vector_gradient": (dtype, 1),
+            "running": (real, 1),
+            "saved": (dtype, 1),
+            "variance": (real, 1),
+            "gradients": (dtype, 1),
+            "act": (dtype, 1),
+            "partial": (real, 1),
+            "norms": (real, 1),
+            "out": (dtype, 2),
+        }
+    )
+
+
+@functools.cache
 def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
     """Types of `epoch_part` and of the kernels that it calls by address."""
-    whole, real = types.int64, types.float64
-    indices, number = types.int64[::1], types.float64[::1]
-    net = numba.from_dtype(table.LAYER)[::1]
-    control, hyper, calls = map(numba.from_dtype, (table.CONTROL, table.HYPER, table.CALLS))
-    scalar = numba.from_dtype(dtype)
-    value, matrix = scalar[::1], scalar[:, ::1]
+    run, whole, real = workspace_type(dtype), types.int64, types.float64
     thread = (whole, whole)
-    moved = (value, value, value)  # parameters, the optimizer's state, stored gradients
     return {
-        "epoch": (
-            *thread, indices, net, control, hyper, calls, number, number, indices, indices, value, value,
-            number, types.float64[:, ::1], matrix, number, value, *moved, *moved, number, value, number,
-            value, value, number, number, matrix,
-        ),
-        "gather": (
-            *thread, control, whole, whole, indices, whole, types.float64[:, ::1], matrix, value, whole,
-        ),
-        "forward_layer": (
-            net, control, hyper, calls, whole, whole, real, whole, value, value, number, value, number,
-            value, whole, whole,
-        ),
-        "forward_features": (
-            net, control, hyper, calls, whole, whole, whole, whole, real, value, number, value, number,
-            value,
-        ),
-        "write_logits": (*thread, net, whole, whole, whole, value, matrix),
-        "loss_part": (
-            *thread, net, control, calls, whole, real, indices, indices, value, value, number, value, number,
-        ),
-        "block": (
-            value, whole, whole, whole, whole, whole, whole, scalar, indices, indices, value, value, number,
-            number, whole,
-        ),
-        "bias_part": (net, control, calls, whole, whole, value, whole, *moved, value, value, whole, whole),
-        "backward_layer": (
-            net, control, calls, whole, whole, real, value, whole, value, *moved, value, value, value, whole,
-            whole,
-        ),
-        "backward_features": (
-            net, control, calls, whole, whole, whole, whole, real, value, whole, *moved, value, value, value,
-        ),
-        "weight_layer": (
-            net, control, calls, whole, whole, whole, value, whole, *moved, value, whole, whole,
-        ),
-        "pack_input": (*thread, net, calls, whole, value, whole, whole, whole),
-        "round_weights": (*thread, net, control, calls, value),
-        "drop_panel": (net, control, calls, whole, whole, whole, whole, whole, value),
-        "wide_statistics": (control, value, whole, whole, whole, real, value, number, whole),
-        "forward_blocks": (
-            net, control, hyper, calls, whole, whole, whole, whole, value, value, number, value,
-        ),
-        "backward_blocks": (net, control, whole, whole, whole, whole, value, value),
-        "norm_part": (*thread, net, control, hyper, value, value, number, value),
-        "apply_part": (*thread, net, control, hyper, calls, value, whole, number, *moved, *moved, value),
-    }  # fmt: skip
+        "epoch": (*thread, run),
+        "gather": (*thread, run, whole, whole, whole),
+        "pack_input": (*thread, run, whole, whole, whole, whole),
+        "round_weights": (*thread, run),
+        "forward_layer": (run, whole, whole, real, whole, whole, whole),
+        "forward_features": (run, whole, whole, whole, whole, real),
+        "forward_blocks": (run, whole, whole, whole, whole),
+        "wide_statistics": (run, whole, whole, whole, real, whole),
+        "drop_panel": (run, whole, whole, whole, whole, whole),
+        "write_logits": (*thread, run, whole, whole),
+        "loss_part": (*thread, run, whole, whole, real),
+        "block": (run, whole, whole, whole, whole, whole, whole, numba.from_dtype(dtype), whole),
+        "bias_part": (run, whole, whole, whole, whole, whole),
+        "backward_layer": (run, whole, whole, real, whole, whole, whole),
+        "backward_features": (run, whole, whole, whole, whole, real, whole),
+        "backward_blocks": (run, whole, whole, whole, whole),
+        "weight_layer": (run, whole, whole, whole, whole, whole, whole),
+        "norm_part": (*thread, run),
+        "apply_part": (*thread, run, whole),
+    }

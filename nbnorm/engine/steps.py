@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 
+from nbnorm import simd
 from nbnorm.compile.kernels import kernel
 from nbnorm.compile.pointers import call
 from nbnorm.engine.microkernels import NUMBERS, step_numbers, tile_rows, tile_width
@@ -48,46 +49,16 @@ FEATURE_TILES, WEIGHT_TILES, FIRST_WEIGHT_TILES = range(3)
 
 
 @kernel(first_class=False)
-def epoch_part(
-    tid: Any,
-    threads: Any,
-    sync: Any,
-    net: Any,
-    control: Any,
-    hyper: Any,
-    calls: Any,
-    rates: Any,
-    progress: Any,
-    order: Any,
-    labels: Any,
-    targets: Any,
-    weights: Any,
-    options: Any,
-    exact: Any,
-    single: Any,
-    optimizer: Any,
-    numbers: Any,
-    weight: Any,
-    weight_state: Any,
-    weight_gradient: Any,
-    vector: Any,
-    vector_state: Any,
-    vector_gradient: Any,
-    running: Any,
-    saved: Any,
-    variance: Any,
-    gradients: Any,
-    act: Any,
-    partial: Any,
-    norms: Any,
-    out: Any,
-) -> None:
+def epoch_part(tid: Any, threads: Any, run: Any) -> None:
     """Run the steps from ``control.step`` to ``control.last_step`` of an epoch, all threads together.
+
+    `run` is the workspace of `nbnorm.engine.run.Run`.
 
     In mode FORWARD a step ends with the logits, written into `out`; in mode GRADIENTS with the
     gradients.  With the moving averages (``control.training == 0``) a sample's logits do not depend on the
     batch in which it stands.
     """
+    sync, net, control, calls, act = run.sync, run.net, run.control, run.calls, run.act
     width, rows_of_tile = tile_width(act), tile_rows(act)
     layers, mode = control.layers, control.mode
     inputs = net[0]
@@ -96,11 +67,11 @@ def epoch_part(
     # the second of two buffers for the input's pairs begins behind the first
     rounded, pairs_size = control.bfloat16 == 1, inputs.padded // 2 * control.padded_batch
     if rounded:  # whatever has been written to the weights
-        call(calls.round_weights, tid, threads, net, control, calls, weight)
+        call(calls.round_weights, tid, threads, run)
     step = control.step
     buffer = 0
     while True:
-        begin = step * least + min(step, longer)
+        begin = step * least + simd.min(step, longer)
         n = least + (1 if step < longer else 0) if step < control.steps else 0
         # The next batch is read into the other input buffer, beside the last update.
         source = inputs.output_offset if buffer == 0 else inputs.norm_input_offset
@@ -109,25 +80,20 @@ def epoch_part(
         # A slower thread may still need the numbers of the step before.
         k = buffer * control.groups * (2 * NUMBERS)
         buffer = 1 - buffer
-        # those of this batch, and of the next one, which are prefetched
-        rows = order[begin : begin + 2 * n]
         if n > 0 and step < control.last_step:
-            call(
-                calls.gather, tid, threads, control, inputs.features, inputs.padded, rows, n, exact, single,
-                act, source,
-            )  # fmt: skip
+            call(calls.gather, tid, threads, run, begin, n, source)
             if rounded and net[1].bfloat16 == 1:
-                call(calls.pack_input, tid, threads, net, calls, n, act, source, feature_pairs, sample_pairs)
+                call(calls.pack_input, tid, threads, run, n, source, feature_pairs, sample_pairs)
             if tid == 0:
                 if calls.step_numbers != 0:
                     for group in range(control.groups):
                         step_numbers(
-                            calls.step_numbers, numbers, k + group * (2 * NUMBERS), optimizer,
-                            group * (len(optimizer) // control.groups), rates, step, control.updates,
+                            calls.step_numbers, run.numbers, k + group * (2 * NUMBERS), run.optimizer,
+                            group * (len(run.optimizer) // control.groups), run.rates, step, control.updates,
                         )  # fmt: skip
                 if control.weighted == 1:
                     for b in range(n):
-                        put(act, control.weights_offset + b, get(weights, get(rows, b)))
+                        put(act, control.weights_offset + b, get(run.weights, get(run.order, begin + b)))
         if tid == 0 and (control.stop != 0 or control.diverged != 0):
             control.halt = 1
         barrier(sync, tid, threads)
@@ -148,39 +114,28 @@ def epoch_part(
                 first, last = next_chunk(sync, FEATURE_TILES, tid, threads, net[l].padded // rows_of_tile)
                 if first == last:
                     break
-                call(
-                    calls.forward_layer, net, control, hyper, calls, l, n, counted, operand, weight, vector,
-                    running, saved, variance, act, first, last,
-                )  # fmt: skip
+                call(calls.forward_layer, run, l, n, counted, operand, first, last)
             barrier(sync, tid, threads)
             if net[l].sample_norm != 0:
                 first, last = thread_range(blocks, tid, threads)
-                call(
-                    calls.forward_blocks, net, control, hyper, calls, l, n, first, last, vector, saved,
-                    variance, act,
-                )  # fmt: skip
+                call(calls.forward_blocks, run, l, n, first, last)
                 barrier(sync, tid, threads)
         step += 1
         if tid == 0 and control.training == 1 and mode != GRADIENTS:
-            put(running, len(running) - 1, get(running, len(running) - 1) + 1.0)
+            batches = len(run.running) - 1
+            put(run.running, batches, get(run.running, batches) + 1.0)
         if mode == FORWARD:
-            call(calls.write_logits, tid, threads, net, layers, begin, n, act, out)
+            call(calls.write_logits, tid, threads, run, begin, n)
             if tid == 0:
                 control.step = step
             continue
-        call(
-            calls.loss_part, tid, threads, net, control, calls, n, total, rows, labels, targets, weights,
-            options, act, partial,
-        )  # fmt: skip
+        call(calls.loss_part, tid, threads, run, begin, n, total)
         barrier(sync, tid, threads)
         for l in range(layers, 0, -1):
             below = net[l - 1]
             if l == layers or net[l].sample_norm != 0:
                 first, last = thread_range(net[l].features, tid, threads)
-                call(
-                    calls.bias_part, net, control, calls, l, n, numbers, k, vector, vector_state,
-                    vector_gradient, gradients, act, first, last,
-                )  # fmt: skip
+                call(calls.bias_part, run, l, n, k, first, last)
             # The data gradient reads weights that the update changes: a barrier stands between them,
             # and the update of this layer runs beside the data gradient of the one below.
             while l > 1:
@@ -188,13 +143,10 @@ def epoch_part(
                 if first == last:
                     barrier(sync, tid, threads)
                     break
-                call(
-                    calls.backward_layer, net, control, calls, l - 1, n, counted, numbers, k,
-                    weight, vector, vector_state, vector_gradient, saved, gradients, act, first, last,
-                )  # fmt: skip
+                call(calls.backward_layer, run, l - 1, n, counted, k, first, last)
             if below.sample_norm != 0:  # beside the update of this layer
                 first, last = thread_range(blocks, tid, threads)
-                call(calls.backward_blocks, net, control, l - 1, n, first, last, saved, act)
+                call(calls.backward_blocks, run, l - 1, n, first, last)
             tiles = (net[l].features + width - 1) // width * (below.padded // rows_of_tile)
             queue = WEIGHT_TILES if l > 1 else FIRST_WEIGHT_TILES
             operand = source if l == 1 else below.output_offset
@@ -204,31 +156,23 @@ def epoch_part(
                 first, last = next_chunk(sync, queue, tid, threads, tiles)
                 if first == last:
                     break
-                call(
-                    calls.weight_layer, net, control, calls, l, n, operand, numbers, k, weight, weight_state,
-                    weight_gradient, act, first, last,
-                )  # fmt: skip
+                call(calls.weight_layer, run, l, n, operand, k, first, last)
             if below.sample_norm != 0:
                 barrier(sync, tid, threads)
         if control.clipped == 1:
             barrier(sync, tid, threads)
-            call(
-                calls.norm_part, tid, threads, net, control, hyper, weight_gradient, vector_gradient, norms,
-                act,
-            )  # fmt: skip
+            call(calls.norm_part, tid, threads, run)
             barrier(sync, tid, threads)
-            call(
-                calls.apply_part, tid, threads, net, control, hyper, calls, numbers, k, norms, weight,
-                weight_state, weight_gradient, vector, vector_state, vector_gradient, act,
-            )  # fmt: skip
+            call(calls.apply_part, tid, threads, run, k)
             if rounded:
                 barrier(sync, tid, threads)
-                call(calls.round_weights, tid, threads, net, control, calls, weight)
+                call(calls.round_weights, tid, threads, run)
         if tid == 0:
             loss, hits = 0.0, 0.0
             for j in range(blocks):
-                loss += partial[2 * j]
-                hits += partial[2 * j + 1]
+                loss += run.partial[2 * j]
+                hits += run.partial[2 * j + 1]
+            progress = run.progress
             progress[LOSS] += loss
             progress[CORRECT] += hits
             progress[SEEN] += total

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from nbnorm import simd
 from nbnorm.compile.atomics import atomic_add, atomic_load, pause, yield_core
-from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm.compile.kernels import kernel, linked_kernel
 
 # Offsets in the synchronization array, a cache line (or two) apart: threads at the barrier, barriers passed;
 # then for each thread how many chunks of its range have been given out, of each queue, in turns by an even
@@ -38,7 +39,7 @@ def new_sync(threads: int) -> Any:
     return np.zeros(_CHUNKS + threads * _LINE, np.int64)
 
 
-@inner_kernel
+@linked_kernel
 def barrier(sync: Any, tid: Any, threads: Any) -> None:
     """Wait until all `threads` threads have come here."""
     if threads == 1:
@@ -64,19 +65,19 @@ def thread_range(total: Any, tid: Any, threads: Any) -> Any:
     return total * tid // threads, total * (tid + 1) // threads
 
 
-@inner_kernel
+@linked_kernel
 def _chunk(total: Any, owner: Any, threads: Any, number: Any) -> Any:
     """Chunk `number` of a thread's range: half of what is left, down to a least size."""
     begin, last = thread_range(total, owner, threads)
-    least = max((last - begin) // _LEAST, 1)
+    least = simd.max((last - begin) // _LEAST, 1)
     end = begin
     for _ in range(number + 1):
         begin = end
-        end = min(begin + max((last - begin + 1) // 2, least), last)
+        end = simd.min(begin + simd.max((last - begin + 1) // 2, least), last)
     return begin, end
 
 
-@inner_kernel
+@linked_kernel
 def next_chunk(sync: Any, queue: Any, tid: Any, threads: Any, total: Any) -> Any:
     """Return the next range of `total` items that a thread works on, empty if none is left.
 

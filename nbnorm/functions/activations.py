@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, simd
 from nbnorm._types import FloatArray
-from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
+from nbnorm.compile.kernels import kernel, linked_kernel, parallel_kernel
 from nbnorm.simd import gelu, gelu_slope, sigmoid, softplus, tanh
 
 # Slope of leaky relu below 0.
@@ -385,13 +385,13 @@ def derivative_from_output(y: Any, code: Any) -> Any:
     return _slope_of_y(y, code)
 
 
-@inner_kernel
+@linked_kernel
 def activate_row(z: Any, code: Any, out: Any) -> None:
     """``out[i] = f(z[i])`` for vectors, which may be one and the same."""
     _forward_rows(z, code, out)
 
 
-@inner_kernel
+@linked_kernel
 def backward_row(dy: Any, y: Any, code: Any, dz: Any) -> None:
     """``dz[i] = dy[i] * f'`` for vectors, from y = f(z) for codes 0 to 3 and from z itself beyond.
 

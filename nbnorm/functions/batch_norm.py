@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, simd
 from nbnorm._types import FloatArray
-from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
+from nbnorm.compile.kernels import kernel, linked_kernel, parallel_kernel
 from nbnorm.functions import channels
 from nbnorm.functions.normalization import (
     Columns,
@@ -228,7 +228,7 @@ def _backward_span(dout: Any, x: Any, factors: Any, out: Any, *limits: Any) -> N
 # ----------------------------------------------------------------------------------------------
 
 
-@inner_kernel
+@linked_kernel
 def _period(n_features: Any) -> Any:
     """Return the columns of the table of factors: the features, repeated if they are few."""
     return (WRAP + n_features - 1) // n_features * n_features if n_features < WRAP else n_features
@@ -249,25 +249,25 @@ def _table(factors: Any, out: Any) -> Any:
     return factors[(out.ctypes.data - factors.ctypes.data) % LINE // out.itemsize :]
 
 
-@inner_kernel
+@linked_kernel
 def _prefetch_distance(x: Any) -> Any:
     """Return the prefetch distance in elements; 0, the element itself, for a small array."""
     return max(STRIP * x.shape[1], PREFETCH_DISTANCE // x.itemsize) if x.size * x.itemsize >= FAR else 0
 
 
-@inner_kernel
+@linked_kernel
 def _parts(x: Any) -> Any:
     """Return how many parts of the columns are tasks: one, unless there is only one block."""
     return max(1, x.shape[1] // PART) if block_count(x.shape[0]) == 1 else 1
 
 
-@inner_kernel
+@linked_kernel
 def _part_columns(part: Any, parts: Any, width: Any) -> Any:
     """Return the columns of a part: the first, and the one behind the last."""
     return part * PART, width if part == parts - 1 else (part + 1) * PART
 
 
-@inner_kernel
+@linked_kernel
 def _task_rows(task: Any, parts: Any, n_samples: Any) -> Any:
     """Return the rows of a task of the last pass: those of a block, or a part of an only one."""
     if parts == 1:
@@ -275,7 +275,7 @@ def _task_rows(task: Any, parts: Any, n_samples: Any) -> Any:
     return task * n_samples // parts, (task + 1) * n_samples // parts
 
 
-@inner_kernel
+@linked_kernel
 def _block_statistics(x: Any, block: Any, first: Any, last: Any, sums: Any) -> None:
     """Mean and sum of squared deviations of the columns [first, last) of one block.
 
@@ -290,7 +290,7 @@ def _block_statistics(x: Any, block: Any, first: Any, last: Any, sums: Any) -> N
     _finish_block(stop - start, x, start, width, first, last, here)
 
 
-@inner_kernel
+@linked_kernel
 def _merge_statistics(n_samples: Any, first: Any, last: Any, width: Any, sums: Any) -> None:
     """Merge the statistics of the blocks in order (Chan, Golub and LeVeque 1979)."""
     for block in range(1, block_count(n_samples)):
@@ -300,7 +300,7 @@ def _merge_statistics(n_samples: Any, first: Any, last: Any, width: Any, sums: A
         _merge(fraction, before * fraction, width, first, last, sums, block * 2 * width)
 
 
-@inner_kernel
+@linked_kernel
 def _repeat_factors(width: Any, factors: Any) -> None:
     """Fill the rest of each row of the table."""
     length = _period(width) + WRAP
@@ -335,7 +335,7 @@ def statistics_kernel(x: Any, mean: Any, var: Any, sums: Any) -> None:
         var[j] = sums[width + j] / n
 
 
-@inner_kernel
+@linked_kernel
 def _finish_statistics(
     n: Any, gamma: Any, beta: Any, eps: Any, first: Any, last: Any, mean: Any, rstd: Any, sums: Any,
     table: Any,
@@ -373,7 +373,7 @@ def forward_kernel(
         _forward_span(x, table, out, begin, stop * width, begin % period, period, streamed)
 
 
-@inner_kernel
+@linked_kernel
 def _block_gradient_sums(dout: Any, x: Any, mean: Any, block: Any, first: Any, last: Any, sums: Any) -> None:
     """Sum dout and dout * (x - mean) over the rows of the columns [first, last) of one block."""
     width, (start, stop) = x.shape[1], block_range(block, x.shape[0])
@@ -382,7 +382,7 @@ def _block_gradient_sums(dout: Any, x: Any, mean: Any, block: Any, first: Any, l
     _add_gradient_sums(dout, x, mean, start, stop, _prefetch_distance(x), width, first, last, here)
 
 
-@inner_kernel
+@linked_kernel
 def _finish_gradient_sums(
     n: Any, gamma: Any, mean: Any, rstd: Any, training: Any, first: Any, last: Any, dgamma: Any, dbeta: Any,
     sums: Any, table: Any,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from nbnorm import _check
 from nbnorm._types import FloatArray
-from nbnorm.compile.kernels import inner_kernel, kernel, parallel_kernel
+from nbnorm.compile.kernels import kernel, linked_kernel, parallel_kernel
 
 # Rows and columns of one block of the column sums; fixed, they decide the order of summation.
 ROWS = 512
@@ -27,7 +27,7 @@ def sums_rows(n_samples: Any) -> Any:
     return (n_samples + ROWS - 1) // ROWS
 
 
-@inner_kernel
+@linked_kernel
 def _add(row: Any, bias: Any) -> None:
     for j in range(row.size):
         row[j] += bias[j]

@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 
 from nbnorm import simd
-from nbnorm.compile.kernels import ParallelKernel, inner_kernel, kernel, parallel_kernel
+from nbnorm.compile.kernels import ParallelKernel, kernel, linked_kernel, parallel_kernel
 from nbnorm.simd import exp, sigmoid, softplus
 
 # Rows in one block of the parallel loops.
@@ -165,7 +165,7 @@ def hit(code: Any, z: Any, t: Any) -> Any:
     return False if function is None else function(z, t)
 
 
-@inner_kernel
+@linked_kernel
 def cross_entropy(
     z: Any, at: Any, g: Any, g_at: Any, stride: Any, classes: Any, label: Any, smoothing: Any, scale: Any,
     top: Any, total: Any,
@@ -204,7 +204,7 @@ def partial_size(n_samples: Any) -> Any:
     return (n_samples + ROWS - 1) // ROWS
 
 
-@inner_kernel
+@linked_kernel
 def _in_order(partial: Any, blocks: Any) -> Any:
     """Sum of the blocks' losses, in the order of the blocks."""
     total = 0.0
@@ -213,7 +213,7 @@ def _in_order(partial: Any, blocks: Any) -> Any:
     return total
 
 
-@inner_kernel
+@linked_kernel
 def _total(weights: Any, n: Any) -> Any:
     """Sum of the weights of n samples."""
     if weights.size == 0:
@@ -224,7 +224,7 @@ def _total(weights: Any, n: Any) -> Any:
     return total
 
 
-@inner_kernel
+@linked_kernel
 def _softmax_row(z: Any, i: Any, label: Any, smoothing: Any, scale: Any, gradient: Any) -> Any:
     """Loss of sample i of softmax outputs, and its gradient times `scale`."""
     row, out, classes = z[i], gradient[i], z.shape[1]
@@ -325,7 +325,7 @@ class Kernels(NamedTuple):
 def _kernels(code: int) -> Kernels:
     """Make the kernels of a formula."""
 
-    @inner_kernel
+    @linked_kernel
     def block_sum(
         block: Any, z: Any, targets: Any, option: Any, inverse: Any, weights: Any, gradient: Any
     ) -> Any:

@@ -17,7 +17,7 @@ from numba import config
 
 from nbnorm import _check, simd
 from nbnorm._types import Float64Array, FloatArray
-from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm.compile.kernels import kernel, linked_kernel
 
 # Rows of a block, for batches up to a number of rows: enough blocks for several threads, few enough to keep
 # the workspace small.  They are fixed because they decide the order of summation.
@@ -137,7 +137,7 @@ def add_sums(first: Any, last: Any, sums: Any, added: Any) -> None:
 # ----------------------------------------------------------------------------------------------
 
 
-@inner_kernel
+@linked_kernel
 def block_rows(n_samples: Any) -> Any:
     """Return the rows of a block."""
     for most, rows in _ROWS:
@@ -146,14 +146,14 @@ def block_rows(n_samples: Any) -> Any:
     return _MOST_ROWS
 
 
-@inner_kernel
+@linked_kernel
 def block_count(n_samples: Any) -> Any:
     """Return the number of blocks."""
     rows = block_rows(n_samples)
     return (n_samples + rows - 1) // rows
 
 
-@inner_kernel
+@linked_kernel
 def block_range(block: Any, n_samples: Any) -> Any:
     """Return the rows of a block: the first, and the one behind the last."""
     rows = block_rows(n_samples)

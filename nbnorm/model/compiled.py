@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nbnorm import _check, simd
 from nbnorm.compile.callables import CallableArrays, register
-from nbnorm.compile.kernels import inner_kernel, kernel
+from nbnorm.compile.kernels import inner_kernel, kernel, linked_kernel
 from nbnorm.engine.epilogues import activate_row as call_activation
 from nbnorm.engine.epilogues import custom_row_kernel
 from nbnorm.engine.microkernels import empty_aligned, tile_width
@@ -136,7 +136,7 @@ def _square(z: Any, at: Any, n: Any, mean: Any) -> Any:
     return _feature_sum(z, at, n, lambda value: (value - mean) * (value - mean))
 
 
-@inner_kernel
+@linked_kernel
 def _normalize(layer: Any, weights: Any, rows: Any, out: Any) -> None:
     """Layer norm, or RMS norm, of some rows, in place."""
     number = out.dtype.type
@@ -153,7 +153,7 @@ def _normalize(layer: Any, weights: Any, rows: Any, out: Any) -> None:
             out[at + i] = number(xhat) * weights[gamma + i] + weights[beta + i]
 
 
-@inner_kernel
+@linked_kernel
 def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -> None:
     """Compute f(W x + b) for some rows, which are `stride` elements apart in `x`."""
     n, panels = layer[_INPUTS], layer[_PANELS]
@@ -190,7 +190,7 @@ def _layer(layer: Any, weights: Any, x: Any, rows: Any, stride: Any, out: Any) -
 # ----------------------------------------------------------------------------------------------
 
 
-@inner_kernel
+@linked_kernel
 def _read(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
     """Standardize some rows of `x`."""
     number, width = out.dtype.type, inputs.shape[1]
@@ -201,7 +201,7 @@ def _read(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
             target[e] = number(((np.float64(source[e]) - mean[e]) - low[e]) * inverse[e])
 
 
-@inner_kernel
+@linked_kernel
 def _read_encoded(x: Any, first: Any, rows: Any, inputs: Any, out: Any) -> None:
     """Encode some rows of `x` and standardize them; what is missing becomes the mean."""
     number, width = out.dtype.type, inputs.shape[1]
@@ -235,7 +235,7 @@ def _softmax(z: Any, at: Any, n: Any) -> None:
     simd.loop(0, n, LANES, divide)
 
 
-@inner_kernel
+@linked_kernel
 def _write(z: Any, rows: Any, stride: Any, last: Any, outputs: Any, first: Any, out: Any) -> None:
     """Write probabilities, or values in the units of the targets."""
     n = outputs.shape[1]

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from numba import prange, types
 
 from nbnorm import _check, simd
-from nbnorm.compile.kernels import inner_kernel, parallel_kernel
+from nbnorm.compile.kernels import inner_kernel, linked_kernel, parallel_kernel
 from nbnorm.compile.pointers import address, call
 from nbnorm.statistics.double import add_low, two_sum
 from nbnorm.statistics.reading import converted, is_ready, rows_in_one, target_dtype
@@ -231,7 +231,7 @@ def _close_block(sums: Any, state: Any, width: Any, before: Any, rows: Any, firs
     simd.loop_steps(first, last, (simd.native_lanes(np.float64), 1), columns)
 
 
-@inner_kernel
+@linked_kernel
 def _open_weighted_block(
     x: Array, weights: Array, row: int, stop: int, first: int, last: int, sums: Array
 ) -> None:
@@ -274,7 +274,7 @@ def _close_weighted_block(
     simd.loop_steps(first, last, (simd.native_lanes(np.float64), 1), columns)
 
 
-@inner_kernel
+@linked_kernel
 def _relative_error(weights: Array, row: int, stop: int) -> float:
     """Return the relative error of the sum of a block's weights; sums of whole numbers are exact."""
     for i in range(row, stop):

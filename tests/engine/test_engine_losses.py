@@ -6,6 +6,7 @@ from loss_cases import CASES, LABELS, WEIGHTS, T, Z, output_of, quartic
 
 from nbnorm import CustomLoss
 from nbnorm.compile.kernels import kernel
+from nbnorm.compile.workspace import Workspace, WorkspaceType
 from nbnorm.engine.losses import block_kernel, softmax_rows
 from nbnorm.engine.microkernels import tile
 from nbnorm.functions.loss_options import resolve
@@ -18,12 +19,8 @@ def _from_python(block):
     """Let Python call a kernel that only compiled code calls."""
 
     @kernel(cache=False)
-    def call(
-        act, z, g, workspace, size, first, valid, inverse, rows, labels, targets, w, options, partial, at
-    ):
-        block(
-            act, z, g, workspace, size, first, valid, inverse, rows, labels, targets, w, options, partial, at
-        )
+    def call(run, z, g, scratch, size, first, valid, inverse, at):
+        block(run, z, g, scratch, size, first, valid, inverse, at)
 
     return call
 
@@ -45,9 +42,17 @@ def _block(loss, z, y, weights, dtype, inverse):
     if weights is not None:
         w = weights[::-1].astype(dtype)
     partial = np.full(6, 99.0)
-    _from_python(block_kernel(loss))(
-        act, 0, g, 2 * g, size, 3, valid, dtype(inverse), rows, labels, targets, w, loss.options(), partial, 2
-    )
+    members = {
+        "act": act,
+        "order": rows,
+        "labels": labels,
+        "targets": targets,
+        "weights": w,
+        "options": loss.options(),
+        "partial": partial,
+    }
+    run = Workspace(WorkspaceType({name: (x.dtype, 1) for name, x in members.items()}), **members)
+    _from_python(block_kernel(loss))(run, 0, g, 2 * g, size, 3, valid, dtype(inverse), 2)
     assert (partial[[0, 1, 4, 5]] == 99).all()
     assert (act[5 * size * width :] == 99).all()
     return partial[2], partial[3], act[g : 2 * g].reshape(size, width)[:, :valid].T

@@ -1,0 +1,144 @@
+"""Workspaces: arrays and records that many kernels share, passed as one argument.
+
+To take some thirty arrays apart and put them together again for each call is most of what such kernels would
+have to compile.  A workspace is the address of a table instead, in which the addresses and shapes of its
+members stand.  Compiled and interpreted, the members are its attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import NativeValue, lower_getattr_generic, models, register_model, unbox
+
+_WORD = ir.IntType(64)
+
+
+class WorkspaceType(types.Type):
+    """Numba's type of a workspace.
+
+    Parameters
+    ----------
+    members : mapping of str to (dtype, int)
+        Element type and number of axes of each member, which is a C-contiguous array, or a record if it
+        has none.
+    """
+
+    def __init__(self, members: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
+        # records without the classes that give them attributes: the type is pickled
+        self.members = {
+            name: (np.dtype((np.void, dtype)) if dtype.fields else dtype, axes)
+            for name, (dtype, axes) in members.items()
+        }
+        self.types: dict[str, Any] = {}
+        self.places: dict[
+            str, int
+        ] = {}  # where a member's address stands, in front of the lengths of its axes
+        place = 0
+        for name, (dtype, axes) in self.members.items():
+            kind = numba.from_dtype(dtype)
+            self.types[name] = types.Array(kind, axes, "C") if axes else kind
+            self.places[name] = place
+            place += 1 + axes
+        super().__init__(f"workspace({', '.join(f'{name}: {kind}' for name, kind in self.types.items())})")
+
+
+class Workspace:
+    """Arrays and records, and the table by which compiled code finds them.
+
+    Parameters
+    ----------
+    kind : WorkspaceType
+        Types of the members.
+    **members : ndarray or record
+        They are kept alive; compiled code may write to all of them.
+
+    Raises
+    ------
+    TypeError
+        If the members are not those of the type.
+    """
+
+    def __init__(self, kind: WorkspaceType, **members: Any) -> None:
+        if members.keys() != kind.members.keys():
+            raise TypeError(f"members must be {[*kind.members]}, got {[*members]}")
+        vars(self).update(members)
+        words: list[int] = []
+        for name, (dtype, axes) in kind.members.items():
+            member = members[name]
+            if member.dtype != dtype or member.ndim != axes or not member.flags.c_contiguous:
+                raise TypeError(f"{name} must be C-contiguous with {axes} axes of {dtype}")
+            memory = member if axes else np.frombuffer(member, np.uint8)  # records do not tell their address
+            words += [memory.ctypes.data, *member.shape]
+        self._table = np.array(words, np.int64)
+        self._address = self._table.ctypes.data
+        self._numba_type_ = kind  # where Numba looks before it calls `typeof`
+
+    def holds(self, **members: Any) -> bool:
+        """Whether these are its members."""
+        return all(getattr(self, name) is member for name, member in members.items())
+
+
+@register_model(WorkspaceType)
+class _Model(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: WorkspaceType) -> None:
+        super().__init__(dmm, fe_type, _WORD.as_pointer())
+
+
+@unbox(WorkspaceType)
+def _unbox(kind: WorkspaceType, value: Any, c: Any) -> NativeValue:
+    number = c.pyapi.object_getattr_string(value, "_address")
+    address = c.unbox(types.intp, number).value
+    c.pyapi.decref(number)
+    return NativeValue(c.builder.inttoptr(address, _WORD.as_pointer()))
+
+
+@infer_getattr
+class _Attributes(AttributeTemplate):
+    key = WorkspaceType
+
+    def generic_resolve(self, kind: WorkspaceType, name: str) -> Any:
+        return kind.types.get(name)
+
+
+@lower_getattr_generic(WorkspaceType)
+def _member(context: Any, builder: Any, kind: WorkspaceType, value: Any, name: str) -> Any:
+    """Read a record's address, or put an array together that has no owner."""
+
+    def word(number: int) -> Any:
+        return builder.load(builder.gep(value, [ir.Constant(_WORD, number)], inbounds=True))
+
+    member, at = kind.types[name], kind.places[name]
+    if not isinstance(member, types.Array):
+        return builder.inttoptr(word(at), context.get_value_type(member))
+    item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(member.dtype)))
+    shape = [word(at + 1 + axis) for axis in range(member.ndim)]
+    strides = [item]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    size = shape[0]
+    for length in shape[1:]:
+        size = builder.mul(size, length)
+    fields = context.data_model_manager[member]
+    array = ir.Constant(context.get_value_type(member), None)  # no owner
+    data_type = array.type.elements[fields.get_field_position("data")]
+    for field, parts in (
+        ("data", builder.inttoptr(word(at), data_type)),
+        ("nitems", size),
+        ("itemsize", item),
+        ("shape", shape),
+        ("strides", strides),
+    ):
+        place = [fields.get_field_position(field)]
+        if isinstance(parts, list):
+            for axis, part in enumerate(parts):
+                array = builder.insert_value(array, part, [*place, axis])
+        else:
+            array = builder.insert_value(array, parts, place)
+    return array
