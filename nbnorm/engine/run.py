@@ -428,7 +428,7 @@ class Run:
         if not backward:
             names.append("write_logits")
         else:
-            names += ["loss_part", "bias_part", "weight_layer"]
+            names += ["loss_part", "loss_block", "bias_part", "weight_layer"]
             calls.sum_row = epilogues.row_kernel("derive", dtype)
             if len(layout.sizes) > 2:
                 names += ["backward_layer", "backward_features"]
@@ -492,15 +492,12 @@ class Run:
                 row.backward_kernel = epilogues.row_kernel(
                     operation, dtype, inside, weighted=weighted, packed=packed
                 )
-        # These last: a second process, which begins at the other end, compiles some of them meanwhile.
+        # These last: a second process compiles some of them meanwhile, from the other end.
         self.steps: Any = _steps(dtype)
-        kernels = _KERNELS | {"gather": self.data.kernel}
-        if any(net["sample_norm"] != table.NO_NORM):
-            kernels |= _SAMPLE_KERNELS
-        for name in dict.fromkeys(names):
-            calls[name] = _address(kernels[name], name, dtype)
-        if backward:
-            calls.loss_block = _address(block_kernel(engine.loss), "block", dtype)
+        kernels = _kernels(self.data.kernel, engine.loss, any(net["sample_norm"] != table.NO_NORM))
+        for name in reversed(kernels):
+            if name in names:
+                calls[name] = _address(kernels[name], name, dtype)
 
     def _compile_sample_norm(self, row: Any, code: Any) -> None:
         """Find the addresses of the kernels of layer norm or RMS norm and of its activation."""
@@ -663,19 +660,21 @@ class Run:
         return most
 
 
+# What takes longest to compile stands first: a second process begins there and the first one at the other end,
+# so that both end at the same time.
 _KERNELS = {
     function.__name__: function
     for function in (
-        forward.forward_layer,
         forward.forward_features,
-        forward.wide_statistics,
-        forward.drop_panel,
-        forward.write_logits,
-        backward.loss_part,
-        backward.bias_part,
         backward.backward_layer,
         backward.backward_features,
+        forward.forward_layer,
         backward.weight_layer,
+        backward.loss_part,
+        forward.wide_statistics,
+        backward.bias_part,
+        forward.drop_panel,
+        forward.write_logits,
         bfloat16.pack_input,
         bfloat16.round_weights,
         clipping.norm_part,
@@ -695,23 +694,16 @@ _SAMPLE_KERNELS = {
 }
 
 
-# What a training compiles beside the rest, the last first.
-_AHEAD = (
-    backward.backward_features,
-    backward.backward_layer,
-    backward.weight_layer,
-    backward.bias_part,
-    backward.loss_part,
-    forward.wide_statistics,
-    forward.forward_features,
-    forward.forward_layer,
-)
+def _kernels(reading: Any, loss: Loss, sample_norm: bool) -> dict[str, Any]:
+    """Return the kernels that a run may need, by name."""
+    own = {"gather": reading, "loss_block": block_kernel(loss)}
+    return own | _KERNELS | (_SAMPLE_KERNELS if sample_norm else {})
 
 
 def kernels_ahead(
     dtype: np.dtype[Any], hidden: bool, norm: str | None, loss: Loss, reading: Any
 ) -> list[Kernel]:
-    """Return kernels that a training compiles and their types, what it needs last first.
+    """Return kernels that a training compiles and their types, in the order for a second process.
 
     Parameters
     ----------
@@ -727,21 +719,17 @@ def kernels_ahead(
         The one that reads a mini-batch.
     """
     batch_norm, sample_norm, _ = table.NORMS[norm if hidden else None]
-    index = types.int64[::1]
-    found: list[Kernel] = [(permutation, (types.uint64, types.uint64, types.boolean, index))]
-    block = block_kernel(loss)
-    if "<locals>" not in block.py_func.__qualname__:  # or another process does not find it
-        found.insert(0, (block, _signatures(dtype)["block"]))
-    for function in _AHEAD:
-        name = function.__name__
-        if "backward" in name and not hidden:
-            continue
-        if function is forward.wide_statistics and batch_norm == table.NO_NORM:
-            continue
-        if sample_norm != table.NO_NORM:
-            function = _SAMPLE_KERNELS.get(name, function)
-        found.append((function, _signatures(dtype)[name]))
-    return [*found, (reading, _signatures(dtype)["gather"])]
+    kernels, signatures = _kernels(reading, loss, sample_norm != table.NO_NORM), _signatures(dtype)
+    names = ["gather", "forward_features", "forward_layer", "weight_layer", "loss_part", "bias_part"]
+    if "<locals>" not in kernels["loss_block"].py_func.__qualname__:  # or another process does not find it
+        names.append("loss_block")
+    if hidden:
+        names += ["backward_features", "backward_layer"]
+    if batch_norm != table.NO_NORM:
+        names.append("wide_statistics")
+    found = [(kernel, signatures[name]) for name, kernel in kernels.items() if name in names]
+    # the first process comes to the order of the samples when all others are there
+    return [(permutation, (types.uint64, types.uint64, types.boolean, types.int64[::1])), *found]
 
 
 def _row(code: Any, operation: str, dtype: np.dtype[Any]) -> int:
@@ -824,7 +812,7 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         "drop_panel": (run, whole, whole, whole, whole, whole),
         "write_logits": (*thread, run, whole, whole),
         "loss_part": (*thread, run, whole, whole, real),
-        "block": (run, whole, whole, whole, whole, whole, whole, numba.from_dtype(dtype), whole),
+        "loss_block": (run, whole, whole, whole, whole, whole, whole, numba.from_dtype(dtype), whole),
         "bias_part": (run, whole, whole, whole, whole, whole),
         "backward_layer": (run, whole, whole, real, whole, whole, whole),
         "backward_features": (run, whole, whole, whole, whole, real, whole),

@@ -300,7 +300,7 @@ def _panel(
             ends[0, j] = math.inf
             ends[1, j] = -math.inf
     for row in range(begin, end, BLOCK):
-        stop = min(row + BLOCK, end)
+        stop = simd.min(row + BLOCK, end)
         if weights is None:
             _open_block(x, width, row, stop, first, last, sums)
             if row == begin:
@@ -343,8 +343,8 @@ def _panels(
     for task in prange(states.shape[0] * tiles):
         p = np.int64(task) // tiles
         first = (np.int64(task) - p * tiles) * tile
-        begin, last = p * rows, min(first + tile, width)
-        end = min(begin + rows, n)
+        begin, last = p * rows, simd.min(first + tile, width)
+        end = simd.min(begin + rows, n)
         if ends is None:
             call(panel, x, weights, omit, one, begin, end, first, last, sums[p], None, states[p])
         else:
