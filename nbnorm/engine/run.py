@@ -660,8 +660,8 @@ class Run:
         return most
 
 
-# What takes longest to compile stands first: a second process begins there and the first one at the other end,
-# so that both end at the same time.
+# What takes longest to compile stands first.  A second process begins there and the first one at the other
+# end, so that both end at the same time.
 _KERNELS = {
     function.__name__: function
     for function in (

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 # Samples that are predicted together: enough to fill the register tiles, few enough for the cache.
 BATCH = 128
 
+# Up to so many elements are copied and evaluated with an engine that is kept for the next call: to make one
+# takes longer.
+_FEW = 1 << 18
+
 # Rows of a sparse matrix that are predicted together.
 _SPARSE_ROWS = 4096
 
@@ -37,15 +41,15 @@ def forward(net: FNN, X: Table, *, training: bool, checked: bool = False) -> Arr
 
     A few rows of an array that is `checked` are not looked at again.
     """
-    if checked and not training and isinstance(X, np.ndarray) and len(X) <= BATCH:
-        known = evaluate(net, X)
+    if checked and not training and isinstance(X, np.ndarray) and X.size <= _FEW:
+        known = evaluate(net, X, BATCH)
         if known is not None:
             return known
     if is_sparse(X) and not training and net.encoding is None:
         return _sparse_logits(net, X)
     x = inputs.table(net, "X", X)
-    if not training and isinstance(x, np.ndarray) and len(x) <= BATCH:
-        logits = evaluate(net, x)
+    if not training and isinstance(x, np.ndarray) and x.size <= _FEW:
+        logits = evaluate(net, x, BATCH)
         if logits is not None:
             return logits
     data = inputs.reader(net, x)
