@@ -504,3 +504,52 @@ def test_functions_of_users_are_compiled_as_ever():
     own = library_of(numba.njit(lambda x: x + 1))
     assert library_of(kernel(lambda x: x + 1, cache=False)) is not own
     assert library_of(numba.njit(lambda x: x + 2)) is own
+
+
+@compiled
+def test_linked_kernels_are_part_of_their_callers_alone(tmp_path, python):
+    code = """
+    import os
+    import numpy as np
+    from numba import types
+    from nbnorm.compile.kernels import inner_kernel, kernel, linked_kernel
+    from nbnorm.compile.pointers import address, call
+
+    @inner_kernel
+    def addressed(x):
+        x[0] += 1.0
+
+    @linked_kernel
+    def inner(x, k):
+        return x[k] * 2.0
+
+    @linked_kernel
+    def outer(x, k):
+        return inner(x, k) + inner(x, k + 1)
+
+    @kernel
+    def first(x):
+        return outer(x, 0)
+
+    @kernel
+    def second(x, f):
+        call(f, x)
+        return outer(x, 1) + inner(x, 0)
+
+    x = np.arange(3.0)
+    f = address(addressed, types.float64[::1])
+    print(first(x), second(x, f))
+    try:
+        outer(x, 0)
+    except TypeError as error:
+        print(error)
+    folder = os.environ["NUMBA_CACHE_DIR"]
+    names = {name.split("-")[0].split(".")[-1] for _, _, names in os.walk(folder) for name in names}
+    print(*names & {"addressed", "inner", "outer", "first", "second"})
+    """
+    path = tmp_path / "linked.py"  # Numba caches functions of files only
+    path.write_text(textwrap.dedent(code))
+    results, refused, cached = python("import linked", NUMBA_CACHE_DIR=tmp_path / "cache").splitlines()
+    assert results == "2.0 8.0"
+    assert refused == "outer can only be called by compiled code"
+    assert set(cached.split()) == {"addressed", "first", "second"}

@@ -54,9 +54,10 @@ def test_workspaces_of_a_type_share_compiled_code_and_the_type_is_pickled():
     assert pickle.loads(pickle.dumps(kind)) == kind == _type("float32") != _type("float64")
 
 
-def test_empty_arrays_are_members():
+def test_empty_and_read_only_arrays_are_members():
     members = _members("float32") | {"table": np.zeros((0, 3), np.float32)}
-    assert _scale_table(Workspace(_type("float32"), **members))[:2] == ((0, 3), 0)
+    members["row"].flags.writeable = False
+    assert _scale_table(Workspace(_type("float32"), **members)) == ((0, 3), 0, (12, 4), 3, 2.0)
 
 
 @pytest.mark.parametrize(
