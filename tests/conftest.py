@@ -71,6 +71,16 @@ def all_threads():
         numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
 
+@pytest.fixture(autouse=True)
+def own_random_numbers(request):
+    """Let a module's generator `RNG` begin each test as imported: no test depends on those before it."""
+    generator = getattr(request.module, "RNG", None)
+    if generator is None:
+        return
+    request.module.__dict__.setdefault("_imported_state", generator.bit_generator.state)
+    generator.bit_generator.state = request.module._imported_state
+
+
 @pytest.fixture
 def python(tmp_path, request):
     """Run code in a new interpreter with changed environment variables; return what it prints."""
