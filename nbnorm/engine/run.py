@@ -727,6 +727,7 @@ def kernels_ahead(
         names += ["backward_features", "backward_layer"]
     if batch_norm != table.NO_NORM:
         names.append("wide_statistics")
+    names.append("write_logits")  # for whoever predicts afterwards
     found = [(kernel, signatures[name]) for name, kernel in kernels.items() if name in names]
     # the first process comes to the order of the samples when all others are there
     return [(permutation, (types.uint64, types.uint64, types.boolean, types.int64[::1])), *found]

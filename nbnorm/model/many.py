@@ -25,6 +25,7 @@ from nbnorm.model.history import DivergenceError, History
 from nbnorm.model.network import FNN
 from nbnorm.model.plan import FitManyOptions, FitOptions
 from nbnorm.model.progress import SharedProgress
+from nbnorm.statistics.reading import is_sparse
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -187,7 +188,8 @@ def cross_validate(
                 lambda number, pair: bar.ended(number, pair[1]),
             )
         else:
-            results = side_by_side([functools.partial(score, number) for number in range(len(jobs))])
+            with training.compiled_ahead(network, sparse=is_sparse(X)):
+                results = side_by_side([functools.partial(score, number) for number in range(len(jobs))])
     for result in results:
         if isinstance(result, BaseException):
             raise result
@@ -312,8 +314,10 @@ def _fit_here(
     before = [training.state_of(net) for net in networks]
     results: list[History | BaseException | None] = [None] * len(networks)
     try:
-        _learn_once(networks, X, y, options[0])
-        results = side_by_side([functools.partial(fit, k) for k in range(len(networks))])
+        deepest = max(networks, key=lambda net: len(net.widths))
+        with training.compiled_ahead(deepest, sparse=is_sparse(X)):
+            _learn_once(networks, X, y, options[0])
+            results = side_by_side([functools.partial(fit, k) for k in range(len(networks))])
     except KeyboardInterrupt:
         pass  # before any of them has begun
     finally:

@@ -141,21 +141,24 @@ def state_of(net: FNN) -> dict[str, Any]:
     return state | {"arrays": Arrays(dict(net.arrays.parameters), dict(net.arrays.buffers))}
 
 
+def compiled_ahead(net: FNN, *, sparse: bool) -> contextlib.AbstractContextManager[None]:
+    """Within the block, let a second process compile what the training of a network needs."""
+    reading = reading_kernel(sparse=sparse, encoded=net.encoding is not None)
+    return compile_ahead(lambda: kernels_ahead(net.dtype, len(net.widths) > 2, net.norm, net.loss, reading))
+
+
 def _run_of(net: FNN, plan: Plan) -> Run | ParallelRun:
     """Return a run over the training data of a plan, after what is to be learned of them."""
     samples = plan.samples
     options: dict[str, Any] = {**plan.bounds, "factors": plan.factors}
-    if isinstance(samples, Samples):
-        reading = reading_kernel(sparse=is_sparse(samples.x), encoded=net.encoding is not None)
-        with compile_ahead(
-            lambda: kernels_ahead(net.dtype, len(net.widths) > 2, net.norm, net.loss, reading)
-        ):
+    with compiled_ahead(net, sparse=isinstance(samples, Samples) and is_sparse(samples.x)):
+        if isinstance(samples, Samples):
             return training_run(net, samples, plan.optimizer, **options)
-    net.arrays.check_finite()
-    samples.learn()
-    if isinstance(samples, Stream):
-        return StreamedRun(net, samples, plan.optimizer, **options)
-    return ParallelRun(net, samples, plan.optimizer, **options)
+        net.arrays.check_finite()
+        samples.learn()
+        if isinstance(samples, Stream):
+            return StreamedRun(net, samples, plan.optimizer, **options)
+        return ParallelRun(net, samples, plan.optimizer, **options)
 
 
 def training_run(net: FNN, samples: Samples, optimizer: Optimizer, **options: Any) -> Run:

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import signal
@@ -23,6 +24,7 @@ from nbnorm import (
     set_num_threads,
 )
 from nbnorm.data import tables
+from nbnorm.model import training
 
 
 def data(n=300):
@@ -291,3 +293,29 @@ def test_results_are_shown_in_a_line():
     )
     assert repr(History()) == "History(epochs=0)"
     assert "candidates=2, best={'batch_size': " in repr(found)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("train", ["fit_many", "cross_validate"])
+def test_a_second_process_compiles_for_trainings_side_by_side(train, sparse, monkeypatch):
+    asked = []
+
+    @contextlib.contextmanager
+    def compile_ahead(kernels):
+        asked.append((threading.current_thread(), kernels()))
+        yield
+
+    monkeypatch.setattr(training, "compile_ahead", compile_ahead)
+    X, y = data(60)
+    X = scipy.sparse.csr_matrix(X) if sparse else X
+    if train == "fit_many":
+        fit_many(networks(2), X, y, epochs=1, batch_size=30)
+    else:
+        cross_validate(networks(1)[0], X, y, folds=2, epochs=1, batch_size=30)
+    (thread, kernels), *others = asked
+    assert thread is threading.main_thread()
+    assert threading.main_thread() not in [thread for thread, _ in others]
+    assert all(kernels == mine for _, mine in others)
+    names = [kernel.__name__ for kernel, _ in kernels]
+    assert names[1] == ("gather_sparse" if sparse else "gather")
+    assert {"permutation", "softmax_block", "backward_layer", "write_logits"} < set(names)
