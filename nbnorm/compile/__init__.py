@@ -5,8 +5,10 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
 - in `cache`, ``numba.core.caching`` (`FunctionCache`, `CompileResultCacheImpl`, `_CacheLocator`) and
   ``numba.core.serialize.dumps``, for a cache whose files are bound to the whole package, and the code
   generator of ``numba.core.registry.cpu_target``, which their names contain;
-- in `passes`, the class ``numba.core.codegen.JITCodeLibrary`` with its ``_optimize_functions``, the code
-  generator's ``_library_class``, and ``numba.core.compiler_lock``;
+- in `passes`, the class ``numba.core.codegen.JITCodeLibrary`` with its methods ``_optimize_functions``,
+  ``finalize`` and ``get_pointer_to_function`` and what these use, the code generator's ``create_library``,
+  ``set_env`` and ``_engine``, and ``numba.core.compiler_lock``;
+- in `workspace`, ``numba.core.typing.templates`` and the fields of an array's data model;
 - in `numba_start`, that ``numba.np.arraymath`` calls ``numba.np.linalg.ensure_blas`` when it is imported;
 - in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``, and the options
   ``_nrt``, ``no_cpython_wrapper`` and ``no_cfunc_wrapper``;

@@ -50,7 +50,7 @@ def _compile(
     compile_ = dispatcher.compile
 
     def timed(signature: Any) -> Any:
-        with compiling(), code_of_the_package(linked):
+        with compiling(), code_of_the_package(function.__qualname__ if linked else None):
             if not cache:
                 _compilation.begins(cached=False)
                 return compile_(signature)

@@ -34,9 +34,8 @@ class WorkspaceType(types.Type):
     def __init__(self, members: Mapping[str, tuple[np.dtype[Any], int]]) -> None:
         self.members = dict(members)
         self.types: dict[str, Any] = {}
-        self.places: dict[
-            str, int
-        ] = {}  # where a member's address stands, in front of the lengths of its axes
+        # where a member's address stands, in front of the lengths of its axes
+        self.places: dict[str, int] = {}
         place = 0
         for name, (dtype, axes) in self.members.items():
             kind = numba.from_dtype(dtype)
