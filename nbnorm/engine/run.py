@@ -725,6 +725,8 @@ def kernels_ahead(
         names.append("loss_block")
     if hidden:
         names += ["backward_features", "backward_layer"]
+    if sample_norm != table.NO_NORM:
+        names += ["forward_blocks", "backward_blocks"]
     if batch_norm != table.NO_NORM:
         names.append("wide_statistics")
     names.append("write_logits")  # for whoever predicts afterwards

@@ -295,9 +295,9 @@ def test_results_are_shown_in_a_line():
     assert "candidates=2, best={'batch_size': " in repr(found)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(("norm", "sparse"), [("after", False), ("after", True), ("layer", False)])
 @pytest.mark.parametrize("train", ["fit_many", "cross_validate"])
-def test_a_second_process_compiles_for_trainings_side_by_side(train, sparse, monkeypatch):
+def test_a_second_process_compiles_for_trainings_side_by_side(train, norm, sparse, monkeypatch):
     asked = []
 
     @contextlib.contextmanager
@@ -309,9 +309,9 @@ def test_a_second_process_compiles_for_trainings_side_by_side(train, sparse, mon
     X, y = data(60)
     X = scipy.sparse.csr_matrix(X) if sparse else X
     if train == "fit_many":
-        fit_many(networks(2), X, y, epochs=1, batch_size=30)
+        fit_many(networks(2, norm=norm), X, y, epochs=1, batch_size=30)
     else:
-        cross_validate(networks(1)[0], X, y, folds=2, epochs=1, batch_size=30)
+        cross_validate(networks(1, norm=norm)[0], X, y, folds=2, epochs=1, batch_size=30)
     (thread, kernels), *others = asked
     assert thread is threading.main_thread()
     assert threading.main_thread() not in [thread for thread, _ in others]
@@ -319,3 +319,4 @@ def test_a_second_process_compiles_for_trainings_side_by_side(train, sparse, mon
     names = [kernel.__name__ for kernel, _ in kernels]
     assert names[1] == ("gather_sparse" if sparse else "gather")
     assert {"permutation", "softmax_block", "backward_layer", "write_logits"} < set(names)
+    assert ("wide_statistics" in names, "backward_blocks" in names) == (norm == "after", norm == "layer")
