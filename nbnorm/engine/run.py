@@ -75,7 +75,7 @@ class Layout:
         self.padded = _up(batch, width)
         layers = len(sizes) - 1
         self.activations = (activations.IDENTITY, *map(_code, activations_), activations.IDENTITY)
-        net = table.records(table.LAYER, layers + 1)
+        rows = [table.blank(table.LAYER) for _ in sizes]
         act = weight = vector = stat = 0
 
         def reserve(features: int) -> int:
@@ -85,7 +85,7 @@ class Layout:
             return start
 
         for l, size in enumerate(sizes):
-            row = net[l]
+            row = rows[l]
             pad = _up(size, shape.rows)
             hidden = 0 < l < layers
             drop = dropout[l - 1] if hidden and dropout else 0.0
@@ -111,30 +111,31 @@ class Layout:
                 row.gradient_offset = reserve(pad)
                 row.transposed_gradient_offset = reserve(_up(size, width))
             row.weight_offset = weight
-            weight += _up(size, width) * int(net[l - 1].padded)
+            weight += _up(size, width) * rows[l - 1].padded
             row.bias_offset, row.gamma_offset, row.beta_offset = (vector + i * pad for i in range(3))
             vector += 3 * pad
             row.statistics_offset = stat
             # one for each sample, or for each feature
             stat += self.padded if row.sample_norm != table.NO_NORM else pad if hidden else 0
-        self.net, self.bfloat16 = net, bool(bfloat16_layers)
+        self.bfloat16 = bool(bfloat16_layers)
         self.copies = 0  # elements of the weights' copies in bfloat16, which stand behind them
         for l in bfloat16_layers:
-            row, below = net[l], net[l - 1]
+            row, below = rows[l], rows[l - 1]
             row.bfloat16 = 1
-            half = _up(sizes[l], width) * int(below.padded) // 2
+            half = _up(sizes[l], width) * below.padded // 2
             row.input_pairs_offset = weight + self.copies
             row.output_pairs_offset = row.input_pairs_offset + half
             self.copies += 2 * half
             buffers = 2 if l == 1 else 1
             below.feature_pairs_offset, below.sample_pairs_offset = (
-                reserve(buffers * int(below.padded) // 2) for _ in range(2)
+                reserve(buffers * below.padded // 2) for _ in range(2)
             )
-            row.gradient_pairs_offset = reserve(int(row.padded) // 2)
+            row.gradient_pairs_offset = reserve(row.padded // 2)
             # what packs them otherwise is the epilogue of batch norm
             behind = below.norm == table.AFTER or (below.norm == table.BEFORE and below.fused)
             below.features_apart = not behind or below.dropout_threshold > 0
             row.gradients_apart = not (row.norm == table.BEFORE or (row.norm == table.AFTER and row.fused))
+        self.net = table.filled(table.LAYER, rows)
         self.zeros = vector
         vector += shape.rows
         self.weights = reserve(1)
@@ -403,8 +404,7 @@ class Run:
         self.hyper.weight_unit = unit if weighed else 1.0
         self.hyper.clip_norm = np.inf if clip_norm is None else clip_norm
         self.hyper.clip_value = np.inf if clip_value is None else clip_value
-        self._controls = engine.controls.copy()
-        self.control = control = self._controls[0]
+        control = table.blank(table.CONTROL, engine.controls[0])
         control.samples, control.batch, control.steps = samples, -(-samples // number), number
         control.last_step, control.mode, control.stored = number, mode, stored
         control.groups = len(groups)
@@ -414,6 +414,8 @@ class Run:
         control.weighted, control.weighted_statistics = weights is not None, weighed
         control.address, control.element_code = data.address, data.code
         control.row_stride, control.column_stride = data.strides
+        self._controls = table.filled(table.CONTROL, [control])
+        self.control = self._controls[0]
         self.options = engine.loss.options()
         self.calls = table.records(table.CALLS)[0]
         self._compile("" if optimizer is None else optimizer.name, l2 > 0.0)
@@ -458,7 +460,8 @@ class Run:
                 calls[f"{'tall_' * tall}{product}_product"] = microkernels.micro_kernel(
                     product, dtype, tall=tall
                 )
-        if any(net["sample_norm"] != table.NO_NORM):
+        sample_norm = bool((net["sample_norm"] != table.NO_NORM).any())
+        if sample_norm:
             names += ["forward_blocks", "backward_blocks"] if backward else ["forward_blocks"]
             calls.add_bias = epilogues.row_kernel("activate", dtype)
         self.control.tiles_kernel = self.data.tiles(dtype)
@@ -494,7 +497,7 @@ class Run:
                 )
         # These last: a second process compiles some of them meanwhile, from the other end.
         self.steps: Any = _steps(dtype)
-        kernels = _kernels(self.data.kernel, engine.loss, any(net["sample_norm"] != table.NO_NORM))
+        kernels = _kernels(self.data.kernel, engine.loss, sample_norm)
         for name in reversed(kernels):
             if name in names:
                 calls[name] = _address(kernels[name], name, dtype)

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import operator
+import types
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,18 @@ CALLS = _record(
 def records(dtype: np.dtype[Any], count: int = 1) -> Any:
     """Return `count` records of zeros."""
     return np.zeros(count, dtype)
+
+
+def blank(dtype: np.dtype[Any], record: Any = None) -> types.SimpleNamespace:
+    """Return an object with the fields of a record, or with zeros: to set them takes a tenth of the time."""
+    names = dtype.names or ()
+    values = (0,) * len(names) if record is None else record.item()
+    return types.SimpleNamespace(**dict(zip(names, values, strict=True)))
+
+
+def filled(dtype: np.dtype[Any], rows: Sequence[types.SimpleNamespace]) -> Any:
+    """Return the records of such objects."""
+    return np.array([tuple(vars(row).values()) for row in rows], dtype)
 
 
 # Places in `progress` (float64): sums over the samples of this epoch, each times its weight.
