@@ -8,7 +8,8 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
 - in `passes`, the class ``numba.core.codegen.JITCodeLibrary`` with its methods ``_optimize_functions``,
   ``finalize`` and ``get_pointer_to_function`` and what these use, the code generator's ``create_library``,
   ``set_env`` and ``_engine``, and ``numba.core.compiler_lock``;
-- in `workspace`, ``numba.core.typing.templates`` and the fields of an array's data model;
+- in `workspace`, ``numba.core.typing.templates``;
+- in `arrays` and `pointers`, the fields of an array's data model;
 - in `numba_start`, that ``numba.np.arraymath`` calls ``numba.np.linalg.ensure_blas`` when it is imported;
 - in `kernels`, a dispatcher's ``_cache``, ``add_overload`` and ``_compile_for_args``, and the options
   ``_nrt``, ``no_cpython_wrapper`` and ``no_cfunc_wrapper``;
@@ -17,11 +18,11 @@ Numba promises nothing about these parts of it, so `pyproject.toml` allows only 
 - in `signatures`, that a dispatcher's ``compile`` is called for every new signature, and
   ``numba.core.sigutils``;
 - in `pointers`, the code generator of ``numba.core.registry.cpu_target`` with its ``magic_tuple``, libraries
-  and addresses, ``numba.core.compiler_lock``, a dispatcher's ``overloads``, and the calling convention
-  ``call_conv``, and ``numba.core.typing.templates``;
+  and addresses, a dispatcher's ``overloads``, the calling convention ``call_conv``, and
+  ``numba.core.typing.templates``;
 - in `_check`, the class ``numba.core.dispatcher.Dispatcher``;
-- where instructions are emitted, in `atomics` and `simd`, ``numba.core.cgutils`` and
-  ``numba.np.arrayobj``, beside the documented ``numba.extending`` and llvmlite's ``ir``;
+- where instructions are emitted, in `atomics` and `simd`, ``numba.core.cgutils`` beside the documented
+  ``numba.extending`` and llvmlite's ``ir``;
 - in `simd`, ``numba.core.typing.templates`` (`AbstractTemplate`, `infer`, `infer_global`, `signature`),
   ``numba.core.registry.cpu_target`` and ``numba.np.numpy_support``.
 """

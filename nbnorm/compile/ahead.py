@@ -54,7 +54,7 @@ def compile_ahead(kernels: Callable[[], Sequence[Kernel]]) -> Iterator[None]:
     Parameters
     ----------
     kernels : function
-        Returns kernels and the types of their arguments, what is needed last first.
+        Returns kernels and the types of their arguments, in the order in which that process compiles them.
     """
     with contextlib.ExitStack() as stack:
 

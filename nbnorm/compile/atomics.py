@@ -13,10 +13,11 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from nbnorm.compile.arrays import data_of
+
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    data = builder.extract_value(array, context.data_model_manager[array_type].get_field_position("data"))
-    return builder.gep(data, [index], inbounds=True)
+    return builder.gep(data_of(context, builder, array_type, array), [index], inbounds=True)
 
 
 if config.DISABLE_JIT:

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 
 from numba import config, types
-from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer, infer_global, signature
 from numba.extending import lower_builtin
@@ -33,7 +32,7 @@ def emitted(name: str, write: Callable[[Any], None]) -> int:
     """Return the address of the function `name` that ``write(module)`` adds to an LLVM module."""
     if name in EMITTED:
         return EMITTED[name][1]
-    with compiling(), global_compiler_lock:
+    with compiling():  # which lets no other thread compile
         if name in EMITTED:  # another thread was faster
             return EMITTED[name][1]
         codegen = cpu_target.target_context.codegen()

@@ -1,8 +1,8 @@
 """Workspaces: arrays and records that many kernels share, passed as one argument.
 
-To take some thirty arrays apart and put them together again for each call is most of what such kernels would
-have to compile.  A workspace is the address of a table instead, in which the addresses and shapes of its
-members stand.  Compiled and interpreted, the members are its attributes.
+To take some thirty arrays apart and put them together again takes time in each call from Python, and code in
+each kernel that hands them on.  A workspace is the address of a table instead, in which the addresses and
+shapes of its members stand.  Compiled and interpreted, the members are its attributes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba import types
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import NativeValue, lower_getattr_generic, models, register_model, unbox
+
+from nbnorm.compile.arrays import array_at
 
 _WORD = ir.IntType(64)
 
@@ -123,7 +125,7 @@ class _Attributes(AttributeTemplate):
 
 @lower_getattr_generic(WorkspaceType)
 def _member(context: Any, builder: Any, kind: WorkspaceType, value: Any, name: str) -> Any:
-    """Read a record's address, or put an array together that has no owner."""
+    """Read a record's address, or put an array together."""
 
     def word(number: int) -> Any:
         return builder.load(builder.gep(value, [ir.Constant(_WORD, number)], inbounds=True))
@@ -131,28 +133,5 @@ def _member(context: Any, builder: Any, kind: WorkspaceType, value: Any, name: s
     member, at = kind.types[name], kind.places[name]
     if not isinstance(member, types.Array):
         return builder.inttoptr(word(at), context.get_value_type(member))
-    item = context.get_constant(types.intp, context.get_abi_sizeof(context.get_data_type(member.dtype)))
     shape = [word(at + 1 + axis) for axis in range(member.ndim)]
-    strides = [item]
-    for length in reversed(shape[1:]):
-        strides.insert(0, builder.mul(strides[0], length))
-    size = shape[0]
-    for length in shape[1:]:
-        size = builder.mul(size, length)
-    fields = context.data_model_manager[member]
-    array = ir.Constant(context.get_value_type(member), None)  # no owner
-    data_type = array.type.elements[fields.get_field_position("data")]
-    for field, parts in (
-        ("data", builder.inttoptr(word(at), data_type)),
-        ("nitems", size),
-        ("itemsize", item),
-        ("shape", shape),
-        ("strides", strides),
-    ):
-        place = [fields.get_field_position(field)]
-        if isinstance(parts, list):
-            for axis, part in enumerate(parts):
-                array = builder.insert_value(array, part, [*place, axis])
-        else:
-            array = builder.insert_value(array, parts, place)
-    return array
+    return array_at(context, builder, member, word(at), shape)

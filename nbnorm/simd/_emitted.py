@@ -23,6 +23,7 @@ from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer, infer_global, signature
 from numba.extending import lower_builtin
 
+from nbnorm.compile.arrays import data_of
 from nbnorm.simd._types import Mask, Tile, Vector, llvm_type, number_type, numpy_dtype
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
@@ -328,8 +329,7 @@ def address(x: Any, i: Any) -> Any:
     if isinstance(x.type, types.CPointer):
         base = x.value
     elif isinstance(x.type, types.Array) and (x.type.layout == "C" or x.type.ndim == 0):
-        fields = context.data_model_manager[x.type]
-        base = builder.extract_value(x.value, fields.get_field_position("data"))
+        base = data_of(context, builder, x.type, x.value)
     else:
         raise TypeError(f"memory must be a C-contiguous array or a pointer, got {x.type}")
     return builder.gep(base, [index(i)], inbounds=True)

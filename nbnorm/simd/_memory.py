@@ -9,8 +9,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.np import arrayobj
 
+from nbnorm.compile import arrays
 from nbnorm.simd import _emitted, _numpy
 from nbnorm.simd._emitted import I32, I64, Emitted, emission, index, intrinsic, static, suffix
 from nbnorm.simd._numpy import NumpyVector
@@ -479,11 +479,7 @@ def peek(address: Any, offset: Any, dtype: Any) -> Any:
 def _emit_array_at(address: Any, size: Any, dtype: Any) -> Emitted:
     context, builder = emission()
     numba_type = types.Array(number_type(dtype), 1, "C")
-    array = context.make_array(numba_type)(context, builder)
-    item = context.get_constant(types.intp, numba_type.dtype.bitwidth // 8)
-    data = builder.inttoptr(index(address), array.data.type)
-    arrayobj.populate_array(array, data, [index(size)], [item], item, None)
-    return Emitted(numba_type, array._getvalue())
+    return Emitted(numba_type, arrays.array_at(context, builder, numba_type, index(address), [index(size)]))
 
 
 @operation(_emit_array_at)
