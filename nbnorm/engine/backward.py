@@ -12,8 +12,10 @@ from nbnorm.engine.epilogues import (
     derive_row,
     panel_backward,
 )
+from nbnorm.engine.gather import ADDRESSES, LINES, NEXT, PIECES
 from nbnorm.engine.microkernels import (
     pairs_update,
+    tile_half_rows,
     tile_product,
     tile_rows,
     tile_tall_rows,
@@ -184,10 +186,11 @@ def backward_layer(run: Any, l: Any, n: Any, total: Any, k: Any, first: Any, las
 
 
 @inner_kernel
-def weight_layer(run: Any, l: Any, n: Any, source: Any, k: Any, first: Any, last: Any) -> None:
-    """Gradient and update of tiles [first, last) of the weights of layer l."""
+def weight_layer(tid: Any, run: Any, l: Any, n: Any, source: Any, k: Any, first: Any, last: Any) -> None:
+    """Gradient and update of tiles [first, last) of the weights of layer l, while the next batch arrives."""
     control, calls, numbers, weight, act = run.control, run.calls, run.numbers, run.weight, run.act
-    width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
+    upcoming, own = run.upcoming, tid * run.upcoming.shape[1]
+    width, rows = tile_width(act), tile_rows(act)
     layer, pad_in = run.net[l], run.net[l - 1].padded
     padded = control.padded_batch
     kept = run.weight_gradient if control.stored == 1 else run.weight_state
@@ -206,14 +209,18 @@ def weight_layer(run: Any, l: Any, n: Any, source: Any, k: Any, first: Any, last
             )  # fmt: skip
             t += rows
             continue
+        # Low tiles first, until what is left can be divided into higher ones.
         narrow = 2 * (layer.features - o * width) <= width
-        # One or two low tiles first, so that whole pairs of tall ones are left: two are as high as three.
-        left = simd.min(end - t, pad_in - i)
-        tall = left % most == 0
-        if tall:
-            count, kernel = left // most, calls.tall_half_tile_update if narrow else calls.tall_tile_update
-        else:
-            count, kernel = left // rows % 3, calls.half_tile_update if narrow else calls.tile_update
+        high = tile_half_rows(act) if narrow else tile_tall_rows(act)
+        left, count, height, kernel = simd.min(end - t, pad_in - i), 1, rows, calls.tile_update
+        if left % high == 0:
+            count, height = left // high, high
+            kernel = calls.half_tile_update if narrow else calls.tall_tile_update
+        piece, lines = get(upcoming, own + NEXT), 0
+        pieces = get(upcoming, own + PIECES) - piece
+        if pieces > 0:
+            count, lines = simd.min(count, pieces), get(upcoming, own + LINES)
+            put(upcoming, own + NEXT, piece + count)
         tile_update(
             kernel,
             act,
@@ -226,9 +233,12 @@ def weight_layer(run: Any, l: Any, n: Any, source: Any, k: Any, first: Any, last
             at,
             numbers,
             k + layer.weight_numbers,
+            upcoming,
+            own + ADDRESSES + piece,
             n,
             pad_in * width,
             control.weight_size,
             count,
+            lines,
         )
-        t += count * (most if tall else rows)
+        t += count * height

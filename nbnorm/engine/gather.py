@@ -16,16 +16,19 @@ import numpy.typing as npt
 
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel, kernel, linked_kernel
-from nbnorm.engine.microkernels import number, tile, tile_width
+from nbnorm.engine.microkernels import number, tile, tile_tall_rows, tile_width
 from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, peek, put
 from nbnorm.simd._functions import Signature, caller, function_address
 from nbnorm.statistics import encoding
 from nbnorm.statistics.encoding import ColumnEncoder, encode_value
 
-# Bytes of a batch that waits in the second-level cache, beside what a step of its network needs, until it
-# is read; of a larger one only the next tile is prefetched.
-_NEAR = 1 << 18
+# Bytes of a batch that may wait in the second-level cache, beside what a step of its network needs, and lines
+# of 64 bytes that are fetched beside one tile of weights: as many as the first-level cache can wait for.
+_NEAR, _LINES = 1 << 18, 12
+
+# Places in a thread's row of `upcoming`: which piece is fetched next, their number, lines of each, addresses.
+NEXT, PIECES, LINES, ADDRESSES = range(4)
 
 # Rows of the statistics: the mean in two parts and the reciprocal of the scale, then those of
 # `nbnorm.statistics.encoding` where columns are encoded.
@@ -105,6 +108,12 @@ class Data:
             return 0
         return _tiles(self.array.dtype, np.dtype(dtype))
 
+    def pieces(self, batch: int, dtype: np.dtype[Any]) -> int:
+        """Return in how many pieces at most the rows of a batch are fetched before they are read, or 0."""
+        if batch * abs(self.strides[0]) > _NEAR or not self.tiles(dtype):
+            return 0
+        return int(batch * max(self.array.shape[1] * self.strides[1] // 64, 1))
+
 
 class SparseData:
     """A SciPy matrix in compressed rows whose mini-batches, never the whole, become dense."""
@@ -138,6 +147,10 @@ class SparseData:
         """Return 0: rows are not contiguous."""
         return 0
 
+    def pieces(self, batch: int, dtype: np.dtype[Any]) -> int:
+        """Return 0: they are read where they lie."""
+        return 0
+
 
 @simd.traced
 def peek_any(address: Any, offset: Any, code: Any) -> Any:
@@ -149,56 +162,57 @@ def peek_any(address: Any, offset: Any, code: Any) -> Any:
     return simd.switch(code, [read(dtype) for dtype in PEEK_DTYPES])
 
 
-def _read_tile(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
+def _read_tiles(source: np.dtype[Any], middle: np.dtype[Any], dtype: np.dtype[Any]) -> Callable[..., None]:
     width, size, item = tile(dtype).width, _square(dtype), source.itemsize
 
     def read(
-        rows: Any, following: Any, high: Any, low: Any, inverse: Any, out: Any, address: Any, stride: Any,
-        first: Any, steps: Any,
+        rows: Any, high: Any, low: Any, inverse: Any, out: Any, address: Any, stride: Any, first: Any,
+        steps: Any, squares: Any,
     ) -> None:  # fmt: skip
-        """Standardize `steps` squares side by side.
+        """Standardize `steps` squares side by side, of as many rows as so many squares have.
 
-        The features begin with `first`, the samples are ``rows[0]`` and so on; those in `following` are
-        prefetched.
+        The features begin with `first`, the samples are ``rows[0]`` and so on.
         """
+        begins = simd.stack_array(np.int64, width)
 
-        def samples(indices: Any) -> list[Any]:
-            begins = (address + simd.get(indices, r) * stride + first * item for r in range(size))
-            return [simd.array_at(begin, steps * size, source) for begin in begins]
+        def find(r: Any) -> None:
+            simd.put(begins, r, address + simd.get(rows, r) * stride + first * item)
 
-        current, next_ones = samples(rows), samples(following)
-
-        def tile_at(k: Any) -> None:
+        def features(k: Any) -> None:
             i = k * size
             shift, rest, factor = (simd.load(s, first + i, size) for s in (high, low, inverse))
-            # Rows stand anywhere in memory: those of the next tile are prefetched meanwhile.
-            for sample in next_ones:
-                simd.prefetch(sample, i)
-            values = []
-            for sample in current:
-                x = simd.convert(simd.load(sample, i, size), middle)
-                values.append(simd.convert(((x - shift) - rest) * factor, dtype))
-            simd.tile_store(out, i * width, width, simd.transpose(simd.tile_of(*values)))
 
-        simd.loop(0, steps, 1, tile_at)
+            def square(b: Any) -> None:
+                values = []
+                for r in range(size):
+                    sample = simd.array_at(simd.get(begins, b + r), steps * size, source)
+                    x = simd.convert(simd.load(sample, i, size), middle)
+                    values.append(simd.convert(((x - shift) - rest) * factor, dtype))
+                simd.tile_store(out, i * width + b, width, simd.transpose(simd.tile_of(*values)))
+
+            # squares below each other: a line of the result is filled before it leaves the first-level cache
+            simd.loop(0, squares * size, size, square)
+
+        simd.loop(0, squares * size, 1, find)
+        simd.loop(0, steps, 1, features)
 
     return read
 
 
-_TILES = Signature(6, 4)
+_TILES = Signature(5, 5)
 
 
 @functools.cache
 def _tiles(source: np.dtype[Any], dtype: np.dtype[Any]) -> int:
     """Return the address of the kernel for one type of the table and one of the network."""
     middle = np.dtype(np.float64) if source == np.float64 else dtype
-    body = _read_tile(source, middle, dtype)
-    others = {0: np.int64, 1: np.int64, 2: middle, 3: middle, 4: middle}
+    body = _read_tiles(source, middle, dtype)
+    others = {0: np.int64, 1: middle, 2: middle, 3: middle}
     return function_address(f"nbnorm_gather_{source}_{dtype}", body, _TILES, dtype, others=others)
 
 
-# Rows with this tile's and with the following one, statistics with their three rows, out.
-gather_tiles = caller(_TILES, (2, 3, 1))
+# rows, statistics with their three rows, out; address, stride, first, steps and squares
+gather_tiles = caller(_TILES, (1, 3, 1))
 
 
 @kernel(inline="always")
@@ -233,20 +247,43 @@ def _gather_part(run: Any, begin: Any, b: Any, stop: Any, first: Any, last: Any,
 
 
 @linked_kernel
-def _read_tiles(run: Any, b: Any, following: Any, first: Any, last: Any, block: Any) -> None:
-    """Read the samples of a row of squares, from place `b` of the order on, and features [first, last)."""
+def _gather_tiles(run: Any, b: Any, squares: Any, first: Any, last: Any, block: Any) -> None:
+    """Read the samples of so many squares, from place `b` of the order on, and features [first, last)."""
     control, rows, exact, single, out = run.control, run.order, run.exact, run.single, run.act
     width, tiles = tile_width(out), control.tiles_kernel
     address, stride = control.address, control.row_stride
     steps, target, size = (last - first) // _square_side(out), block + first * width, exact.shape[1]
     if control.element_code == 2:
         gather_tiles(
-            tiles, rows, b, following, exact, 0, size, 2 * size, out, target, address, stride, first, steps
+            tiles, rows, b, exact, 0, size, 2 * size, out, target, address, stride, first, steps, squares
         )
     else:
         gather_tiles(
-            tiles, rows, b, following, single, 0, size, 2 * size, out, target, address, stride, first, steps
+            tiles, rows, b, single, 0, size, 2 * size, out, target, address, stride, first, steps, squares
         )
+
+
+@linked_kernel
+def _list_upcoming(tid: Any, threads: Any, run: Any, begin: Any, n: Any, first: Any, last: Any) -> None:
+    """List where features [first, last) of the n samples from `begin` on stand, for the updates to fetch.
+
+    Each row is divided into as many pieces as this thread updates tiles of weights for it.
+    """
+    control, rows, upcoming = run.control, run.order, run.upcoming
+    size = (last - first) * control.column_stride
+    tiles = control.weight_size // (tile_width(run.act) * tile_tall_rows(run.act) * threads)
+    count = simd.max(simd.min(tiles // simd.max(n, 1), size // 64), 1)
+    size = (size + count - 1) // count
+    piece = 0
+    for b in range(begin, begin + n):
+        at = control.address + get(rows, b) * control.row_stride + first * control.column_stride
+        for _ in range(count):
+            put(upcoming, tid * upcoming.shape[1] + ADDRESSES + piece, at)
+            piece += 1
+            at += size
+    put(upcoming, tid * upcoming.shape[1] + NEXT, 0)
+    put(upcoming, tid * upcoming.shape[1] + PIECES, piece)
+    put(upcoming, tid * upcoming.shape[1] + LINES, simd.min(size // 64 + 1, _LINES))
 
 
 @inner_kernel
@@ -256,33 +293,34 @@ def gather(tid: Any, threads: Any, run: Any, begin: Any, n: Any, base: Any) -> N
     They are those from `begin` on in the order of the epoch.  ``x`` becomes ``((x - s[0]) - s[1]) * s[2]``:
     for uint8 and float32 with s = `single` in the network's precision, which holds them, for other types in
     float64 with s = `exact`.  Contiguous rows of uint8, float32 and float64 are read by square tiles, others
-    and what fills no tile element by element.  The n samples that follow in the order are those of the next
-    batch: if these are few bytes, they are prefetched.
+    and what fills no tile element by element.
     """
     control, out = run.control, run.act
     width, side, pad = tile_width(out), _square_side(out), run.net[0].padded
     first, last = _own_features(run.net[0].features, width, tid, threads)
-    tiles, stride = control.tiles_kernel, control.row_stride
     # The last tile overlaps the one before: what both read becomes the same bits.  It must not begin in
     # another block of samples, or be another thread's.
-    samples = n // side * side if tiles != 0 else 0
+    samples = n // side * side if control.tiles_kernel != 0 else 0
     if samples > 0 and n % width >= side:
         samples = n
-    near = simd.min(len(run.order) - begin - n, n) if n * abs(stride) <= _NEAR else 0
     whole = first + (last - first) // side * side
-    for corner in range(0, samples, side):
-        b = simd.min(corner, samples - side)
-        following = b + side if b + 2 * side <= n else b
-        if b + side <= near:
-            following = b + n
+    b = 0
+    while b < samples:
+        squares = simd.min(width - b % width, samples - b) // side
+        if squares == 0:
+            b, squares = samples - side, squares + 1
         block = base + b // width * pad * width + b % width
-        _read_tiles(run, begin + b, begin + following, first, whole, block)
+        _gather_tiles(run, begin + b, squares, first, whole, block)
         if whole < last and last - side >= first:
-            _read_tiles(run, begin + b, begin + following, last - side, last, block)
+            _gather_tiles(run, begin + b, squares, last - side, last, block)
+        b += squares * side
     if whole < last and last - side < first:
         # a literal 0 would be a type of its own, and one more compiled function
         _gather_part(run, begin, np.int64(0), samples, whole, last, base)
     _gather_part(run, begin, samples, n, first, last, base)
+    if run.upcoming.shape[1] > ADDRESSES:
+        ahead = simd.min(len(run.order) - begin - n, n)
+        _list_upcoming(tid, threads, run, begin + n, ahead, first, last)
 
 
 @inner_kernel

@@ -74,6 +74,11 @@ def tall_rows(dtype: Any) -> int:
     return tall if few and tall * vectors + vectors + 1 <= processor().registers else shape.rows
 
 
+def half_rows(dtype: Any) -> int:
+    """Return the rows of the register tile of half the width, which has as many sums as the taller one."""
+    return 2 * tall_rows(dtype)
+
+
 def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
     """Return a zeroed one-dimensional array that begins at a cache line."""
     item = np.dtype(dtype).itemsize
@@ -100,6 +105,12 @@ def tile_tall_rows(x: Any) -> Any:
     return number(tall_rows(x.dtype))
 
 
+@simd.traced
+def tile_half_rows(x: Any) -> Any:
+    """Return the number of rows of the register tile of half the width."""
+    return number(half_rows(x.dtype))
+
+
 def number(value: int) -> Any:
     """Return a number that is no constant to Numba, which compiles a function anew for each constant."""
     return simd.sum(simd.zeros(np.int64, 1) + value)
@@ -110,13 +121,17 @@ def number(value: int) -> Any:
 # ----------------------------------------------------------------------------------------------
 
 
-def _rows(dtype: Any, tall: bool) -> int:
-    return tall_rows(dtype) if tall else tile(dtype).rows
+def _rows(dtype: Any, tall: bool, half: bool = False) -> int:
+    return half_rows(dtype) if half else tall_rows(dtype) if tall else tile(dtype).rows
+
+
+def _columns(dtype: Any, half: bool) -> int:
+    width = tile(dtype).width
+    return width // 2 if half else width
 
 
 def _zeros(dtype: Any, tall: bool, half: bool = False) -> Any:
-    width = tile(dtype).width
-    return tuple(simd.tile_zeros(dtype, _rows(dtype, tall), width // 2 if half else width))
+    return tuple(simd.tile_zeros(dtype, _rows(dtype, tall, half), _columns(dtype, half)))
 
 
 def _rank1_of_pairs(sums: Any, a: Any, i: Any, v: Any, stride: int) -> list[Any]:
@@ -162,20 +177,21 @@ def _split(source: Any, i: Any, stride: Any, target: Any, rows: Any, lanes: int)
 
 def _sum(
     sums: Any, broadcast: Any, begin: Any, step: int, stride: int, vector: Any, row: Any, count: Any,
-    rank1: Callable[..., Any], ahead: Any = None,
+    rank1: Callable[..., Any], fetch: Callable[[Any], None] | None = None,
 ) -> Any:  # fmt: skip
     """Add `count` outer products to the rows of a tile, four in each turn of the loop.
 
     Column k of the first operand begins ``k * step`` behind `begin`, its elements stand `stride` apart; its
     row of the second operand is number ``row + k``.  `rank1` takes them as numbers or as pairs of bfloat16.
-    Elements of `vector` from `ahead` on, a quarter as many as this sum takes, are fetched meanwhile.
+    ``fetch(k)`` prefetches a little of what is needed next in each turn: in one go, requests wait for each
+    other, and the products for them.
     """
     lanes, width = sums[0].lanes, tile(vector.dtype).width
 
     def turn(steps: int) -> Callable[..., Any]:
         def add(first: Any, *sums: Any) -> Any:
-            if ahead is not None:
-                simd.prefetch(vector, ahead + first * (width // 4), width * vector.dtype.itemsize, level=2)
+            if fetch is not None and steps == 4:
+                fetch(first)
             for k in (first + more for more in range(steps)):
                 values = simd.load(vector, (row + k) * width, lanes)
                 sums = tuple(rank1(sums, broadcast, begin + k * step, values, stride))
@@ -189,10 +205,17 @@ def _sum(
 
 
 def _packed(broadcast: Any, vector: Any, length: Any, ahead: Any, tall: bool, pairs: bool) -> Any:
-    """Sum of outer products, the first operand packed; for `ahead` see `_sum`."""
+    """Sum of outer products, the first operand packed.
+
+    Elements of `vector` from `ahead` on, a quarter as many as this sum takes, are fetched meanwhile.
+    """
     zeros, width = _zeros(vector.dtype, tall), tile(vector.dtype).width
+
+    def fetch(k: Any) -> None:
+        simd.prefetch(vector, ahead + k * (width // 4), width * vector.dtype.itemsize, level=2)
+
     if not _has_to_split(pairs):
-        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, _rank1(pairs), ahead)
+        return _sum(zeros, broadcast, 0, width, 1, vector, 0, length, _rank1(pairs), fetch)
     rows, columns = _rows(vector.dtype, tall), width // 2
     split = simd.stack_array(vector.dtype, rows * width)
 
@@ -206,26 +229,32 @@ def _packed(broadcast: Any, vector: Any, length: Any, ahead: Any, tall: bool, pa
 
 def _strided(
     broadcast: Any, vector: Any, length: Any, stride: Any, tall: bool = False, *, half: bool = False,
-    pairs: bool = False, first: Any = 0, begin: Any = 0,
+    pairs: bool = False, first: Any = 0, begin: Any = 0, fetch: Callable[[Any], None] | None = None,
 ) -> Any:  # fmt: skip
     """Sum of outer products from number `begin` on, the first operand strided, from `first` on.
 
-    `begin` is the first of a block; the last block may be short.
+    `begin` is the first of a block; the last block may be short.  For `fetch` see `_sum`.
     """
     shape, item = tile(vector.dtype), vector.dtype.itemsize
     width = shape.width // 2 if pairs else shape.width
-    rows = _rows(vector.dtype, tall)
+    rows = _rows(vector.dtype, tall, half)
     size, bits = rows * width, width.bit_length() - 1
     split = simd.stack_array(vector.dtype, 2 * size) if _has_to_split(pairs) else None
 
     def block(k: Any, *sums: Any) -> Any:
         column, count = first + (k >> bits) * stride, simd.min(length - k, width)
-        # the caller comes back for the rows beside these, which follow in memory
-        simd.prefetch(broadcast, column + size, size * item)
         if split is not None:
+            simd.prefetch(broadcast, column + size, size * item)
             _split(broadcast, column, width, split, rows, width)
             return _sum(sums, split, 0, 1, 2 * width, vector, k, count, _rank1_of_split(width))
-        return _sum(sums, broadcast, column, 1, width, vector, k, count, _rank1(pairs))
+
+        def fetch_beside(i: Any) -> None:
+            # the caller comes back for the rows beside these, which follow in memory
+            simd.prefetch(broadcast, column + size + i * rows, 4 * rows * item)
+            if fetch is not None:
+                fetch(k - begin + i)
+
+        return _sum(sums, broadcast, column, 1, width, vector, k, count, _rank1(pairs), fetch_beside)
 
     return simd.loop(begin, length, width, block, *_zeros(vector.dtype, tall, half))
 
@@ -328,56 +357,68 @@ def _update(rule: Rule | None, given: list[Any], weight: Any, state: Any, size: 
 
 
 def _prefetch_weights(
-    rule: Rule | None, weight: Any, state: Any, size: Any, tall: bool = False, at: Any = 0
+    rule: Rule | None, weight: Any, state: Any, size: Any, at: Any = 0, length: int | None = None
 ) -> None:
-    """Let the tile of weights that begins at `at` arrive while the sum is made."""
-    item = _rows(weight.dtype, tall) * tile(weight.dtype).width * weight.dtype.itemsize
+    """Let weights that begin at `at`, those of a whole tile or so many, arrive while the sum is made."""
+    shape = tile(weight.dtype)
+    length = (shape.rows * shape.width if length is None else length) * weight.dtype.itemsize
     if rule is not None:
-        simd.prefetch(weight, at, item, write=True)
+        simd.prefetch(weight, at, length, write=True)
     for k in range(1 if rule is None else len(rule.state)):
-        simd.prefetch(state, at + k * size if k else at, item, write=True)
+        simd.prefetch(state, at + k * size if k else at, length, write=True)
 
 
-def _weight_update(rule: Rule | None, penalized: bool, half: bool, tall: bool) -> Callable[..., None]:
+def _weight_update(rule: Rule | None, penalized: bool, tall: bool, half: bool) -> Callable[..., None]:
     def update(
-        broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, length: Any, stride: Any,
-        size: Any, count: Any,
+        broadcast: Any, vector: Any, weight: Any, state: Any, numbers: Any, upcoming: Any, length: Any,
+        stride: Any, size: Any, count: Any, lines: Any,
     ) -> None:  # fmt: skip
-        """Update `count` tiles, one behind the other, their sums over many samples in parts."""
+        """Update `count` tiles, one behind the other, their sums over many samples in parts.
+
+        With each tile so many `lines` of memory are fetched, from the address in `upcoming` on.
+        """
         given = _loaded(rule, penalized, numbers)
         width = tile(vector.dtype).width
-        step = _rows(vector.dtype, tall) * width
+        rows, columns = _rows(vector.dtype, tall, half), _columns(vector.dtype, half)
+        step, sums_of_tile = rows * width, rows * columns
         item = vector.dtype.itemsize
-        samples, together = _PART // (width * item), max(_STACK // (step * item), 1)
-        partial = simd.stack_array(vector.dtype, together * step)
+        samples, together = _PART // (width * item), max(_STACK // (sums_of_tile * item), 1)
+        partial = simd.stack_array(vector.dtype, together * sums_of_tile)
         rest = (length - 1) & -samples  # where the last part begins
 
         def some(first: Any) -> None:
-            end = simd.min(first + together * step, count * step)
+            end = simd.min(first + together, count)
 
             def part(begin: Any) -> None:
-                def add(at: Any) -> None:
-                    sums = _strided(
-                        broadcast, vector, begin + samples, stride, tall, half=half, first=at, begin=begin
-                    )
-                    _store_tile(partial, sums, simd.min(begin, 1), at - first)
+                def add(k: Any) -> None:
+                    at, stop = k * step, begin + samples
+                    sums = _strided(broadcast, vector, stop, stride, tall, half=half, first=at, begin=begin)
+                    _store_tile(partial, sums, simd.min(begin, 1), (k - first) * sums_of_tile)
 
-                simd.loop(first, end, step, add)
+                simd.loop(first, end, 1, add)
 
-            def finish(at: Any) -> None:
-                _prefetch_weights(rule, weight, state, size, tall, at)
-                sums = _strided(broadcast, vector, length, stride, tall, half=half, first=at, begin=rest)
+            def finish(k: Any) -> None:
+                at, piece = k * step, simd.array_at(simd.get(upcoming, k), 1, np.uint8)
+
+                def fetch(i: Any) -> None:
+                    _prefetch_weights(rule, weight, state, size, at + i * (width // 4), columns)
+                    more = simd.clamp(lines * 4 - i, 0, 1)
+                    simd.loop(0, more, 1, lambda _: simd.prefetch(piece, i * 16, level=2))
+
+                sums = _strided(
+                    broadcast, vector, length, stride, tall, half=half, first=at, begin=rest, fetch=fetch
+                )
 
                 def add(_: Any, *sums: Any) -> Any:
-                    return tuple(_added(partial, sums, at - first))
+                    return tuple(_added(partial, sums, (k - first) * sums_of_tile))
 
                 for r, gradient in enumerate(simd.loop(0, simd.min(rest, 1), 1, add, *sums)):
                     _update(rule, given, weight, state, size, at + r * width, gradient)
 
             simd.loop(0, rest, samples, part)
-            simd.loop(first, end, step, finish)
+            simd.loop(first, end, 1, finish)
 
-        simd.loop(0, count * step, together * step, some)
+        simd.loop(0, count, together, some)
 
     return update
 
@@ -436,7 +477,7 @@ def _vector_update(rule: Rule | None) -> Callable[..., None]:
 # ----------------------------------------------------------------------------------------------
 
 _PRODUCT, _NUMBERS = Signature(3, 3), Signature(3, 1)
-_WEIGHT_UPDATE, _PAIRS_UPDATE, _VECTOR_UPDATE = Signature(5, 4), Signature(7, 3), Signature(4, 2)
+_WEIGHT_UPDATE, _PAIRS_UPDATE, _VECTOR_UPDATE = Signature(6, 5), Signature(7, 3), Signature(4, 2)
 
 
 @functools.cache
@@ -460,22 +501,23 @@ def weight_kernel(
     dtype: Any,
     *,
     penalized: bool = False,
-    half: bool = False,
     tall: bool = False,
+    half: bool = False,
     pairs: bool = False,
 ) -> int:
     """Return the address of the micro-kernel that uses a tile's gradient: STORE, or the name of a rule.
 
-    It adds the numbers' penalty if it is `penalized`; one of `half` the width leaves the second half of each
-    row alone, a `tall` one has `tall_rows`.  One of `pairs` of bfloat16 is for `pairs_update`.
+    It adds the numbers' penalty if it is `penalized`; a `tall` one has `tall_rows`, one of `half` the width
+    `half_rows` and leaves the second half of each row alone.  One of `pairs` of bfloat16 is for
+    `pairs_update`.
     """
     tall = tall and tall_rows(dtype) > tile(dtype).rows
-    options = f"{'_penalized' * penalized}{'_half' * half}{'_tall' * tall}{'_pairs' * pairs}"
+    options = f"{'_penalized' * penalized}{'_tall' * tall}{'_half' * half}{'_pairs' * pairs}"
     name = f"nbnorm_tile_{operation}{options}_{np.dtype(dtype)}"
     if pairs:
         return function_address(name, _pairs_update(_rule(operation), penalized), _PAIRS_UPDATE, dtype)
-    body = _weight_update(_rule(operation), penalized, half, tall)
-    return function_address(name, body, _WEIGHT_UPDATE, dtype)
+    body = _weight_update(_rule(operation), penalized, tall, half)
+    return function_address(name, body, _WEIGHT_UPDATE, dtype, others={5: np.int64})
 
 
 @functools.cache
@@ -496,9 +538,10 @@ def numbers_kernel(operation: str, dtype: Any) -> int:
 # They take an address, then each array with the offset in it, then the integers of the signature:
 # broadcast, vector and out; length, stride of a strided operand or what to fetch ahead, accumulate
 tile_product = caller(_PRODUCT, (1, 1, 1))
-# broadcast, vector, weight, state and numbers; length, stride, elements of an array of the state, tiles
-tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1))
-# broadcast and vector; weight, state, numbers; pairs of inputs and of outputs; the same integers but tiles
+# broadcast, vector, weight, state, numbers and upcoming; length, stride, elements of an array of the state,
+# tiles, lines of each
+tile_update = caller(_WEIGHT_UPDATE, (1, 1, 1, 1, 1, 1))
+# broadcast and vector; weight, state, numbers; pairs of inputs and of outputs; the first three integers
 pairs_update = caller(_PAIRS_UPDATE, (2, 1, 1, 1, 2))
 # vector, state, gradient and numbers; elements of an array of the state, count
 vector_update = caller(_VECTOR_UPDATE, (1, 1, 1, 1))

@@ -6,7 +6,6 @@ The compiled step itself is `nbnorm.engine.steps`.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -185,7 +184,13 @@ class Layout:
         """Copy the blocked weights of layer l into a matrix (n_out, n_in)."""
         source = self.blocked(l, weight)
         n_out, n_in = target.shape
-        target[:] = source[:, :n_in].transpose(0, 2, 1).reshape(-1, n_in)[:n_out]
+        whole = n_out // self.width
+        target[: whole * self.width].reshape(whole, self.width, n_in)[:] = source[:whole, :n_in].transpose(
+            0, 2, 1
+        )
+        rest = n_out - whole * self.width
+        if rest:
+            target[whole * self.width :] = source[whole, :n_in, :rest].T
 
 
 class Engine:
@@ -414,6 +419,9 @@ class Run:
         control.weighted, control.weighted_statistics = weights is not None, weighed
         control.address, control.element_code = data.address, data.code
         control.row_stride, control.column_stride = data.strides
+        control.tiles_kernel = data.tiles(dtype)
+        pieces = data.pieces(control.batch, dtype) if number > 1 and mode != table.FORWARD else 0
+        self.upcoming = np.zeros((MOST_THREADS, gather.ADDRESSES + pieces), np.int64)
         self._controls = table.filled(table.CONTROL, [control])
         self.control = self._controls[0]
         self.options = engine.loss.options()
@@ -438,9 +446,9 @@ class Run:
                 names += ["norm_part", "apply_part"]
             operation = microkernels.STORE if control.stored == 1 else rule
             penalized = penalized and operation == rule
-            for half, tall in itertools.product((False, True), repeat=2):
-                calls[f"{'tall_' * tall}{'half_' * half}tile_update"] = microkernels.weight_kernel(
-                    operation, dtype, penalized=penalized, half=half, tall=tall
+            for kind in ({}, {"tall": True}, {"half": True}):
+                calls["_".join((*kind, "tile_update"))] = microkernels.weight_kernel(
+                    operation, dtype, penalized=penalized, **kind
                 )
             calls.vector_update = microkernels.vector_kernel(operation, dtype)
             if self.mode == table.TRAIN:
@@ -464,7 +472,6 @@ class Run:
         if sample_norm:
             names += ["forward_blocks", "backward_blocks"] if backward else ["forward_blocks"]
             calls.add_bias = epilogues.row_kernel("activate", dtype)
-        self.control.tiles_kernel = self.data.tiles(dtype)
         for l in range(1, len(layout.sizes)):
             row, code = net[l], layout.activations[l]
             norm, fused = row.norm, row.fused == 1
@@ -577,6 +584,7 @@ class Run:
             "rates": self.rates,
             "progress": self.progress,
             "order": self.order,
+            "upcoming": self.upcoming,
             "labels": self.labels,
             "targets": self.targets,
             "weights": self.weights,
@@ -775,6 +783,7 @@ def workspace_type(dtype: np.dtype[Any]) -> WorkspaceType:
             "rates": (real, 1),
             "progress": (real, 1),
             "order": (whole, 1),
+            "upcoming": (whole, 2),
             "labels": (whole, 1),
             "targets": (dtype, 1),
             "weights": (dtype, 1),
@@ -823,7 +832,7 @@ def _signatures(dtype: np.dtype[Any]) -> dict[str, tuple[Any, ...]]:
         "backward_layer": (run, whole, whole, real, whole, whole, whole),
         "backward_features": (run, whole, whole, whole, whole, real, whole),
         "backward_blocks": (run, whole, whole, whole, whole),
-        "weight_layer": (run, whole, whole, whole, whole, whole, whole),
+        "weight_layer": (whole, run, whole, whole, whole, whole, whole, whole),
         "norm_part": (*thread, run),
         "apply_part": (*thread, run, whole),
     }

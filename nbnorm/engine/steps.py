@@ -156,7 +156,7 @@ def epoch_part(tid: Any, threads: Any, run: Any) -> None:
                 first, last = next_chunk(sync, queue, tid, threads, tiles)
                 if first == last:
                     break
-                call(calls.weight_layer, run, l, n, operand, k, first, last)
+                call(calls.weight_layer, tid, run, l, n, operand, k, first, last)
             if below.sample_norm != 0:
                 barrier(sync, tid, threads)
         if control.clipped == 1:

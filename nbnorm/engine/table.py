@@ -154,7 +154,6 @@ CALLS = _record(
     "tile_update",
     "tall_tile_update",
     "half_tile_update",
-    "tall_half_tile_update",
     "pairs_update",
     "vector_update",
     "clipped_update",

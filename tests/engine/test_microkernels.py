@@ -22,9 +22,9 @@ def product(address, a, i, b, j, out, o, length, stride, add):
 
 
 @kernel
-def update(address, a, b, weight, state, numbers, length, stride, size, count):
+def update(address, a, b, weight, state, numbers, upcoming, length, stride, size, count, lines):
     microkernels.tile_update(
-        address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, length, stride, size, count
+        address, a, 0, b, 0, weight, 0, state, 0, numbers, 0, upcoming, 0, length, stride, size, count, lines
     )  # fmt: skip
 
 
@@ -148,24 +148,26 @@ def numbers_of(rng, dtype):
     return numbers, numbers[microkernels.FIRST :].astype(float), float(numbers[microkernels.PENALTY])
 
 
-@TALL
-@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
+SHAPES = pytest.mark.parametrize("shape", ["low", "tall", "half"])
+
+
+@SHAPES
 @pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tile_update(dtype, rng, kind, penalized, half, tall):
-    check_tile_update(dtype, rng, kind, penalized, half, tall, 2, 2 * microkernels.tile(dtype).width + 3)
+def test_tile_update(dtype, rng, kind, penalized, shape):
+    check_tile_update(dtype, rng, kind, penalized, shape, 2, 2 * microkernels.tile(dtype).width + 3)
 
 
-@TALL
-@pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
-@pytest.mark.parametrize("samples", [512, 513, 1027])
-def test_sums_over_many_samples_are_made_in_parts(dtype, rng, samples, half, tall):
-    check_tile_update(dtype, rng, "sgd", False, half, tall, 11, samples)
+@SHAPES
+@pytest.mark.parametrize("samples", [1, 512, 513, 1027])
+def test_sums_over_many_samples_are_made_in_parts(dtype, rng, samples, shape):
+    check_tile_update(dtype, rng, "sgd", False, shape, 11, samples)
 
 
-def check_tile_update(dtype, rng, kind, penalized, half, tall, count, length):
+def check_tile_update(dtype, rng, kind, penalized, shape, count, length):
     """Compare the update of `count` tiles with the formulas."""
-    rows, width = count * rows_of(dtype, tall), microkernels.tile(dtype).width
+    tall, half, width = shape == "tall", shape == "half", microkernels.tile(dtype).width
+    rows = count * (microkernels.half_rows(dtype) if half else rows_of(dtype, tall))
     left = rng.normal(size=(-(-length // width), rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
     weight = rng.normal(size=(rows, width)).astype(dtype)
@@ -177,9 +179,11 @@ def check_tile_update(dtype, rng, kind, penalized, half, tall, count, length):
     changed = np.arange(width) < (width // 2 if half else width)
     expected = [np.where(changed, *pair) for pair in zip((new[0], *new[1]), (weight, *state), strict=True)]
     address = microkernels.weight_kernel(kind, dtype, penalized=penalized, half=half, tall=tall)
+    # what is fetched beside the sums changes nothing, even if there is nothing
+    upcoming = np.linspace(0, left.ctypes.data, count).astype(np.int64)
     update(
-        address, left.reshape(-1), right.reshape(-1), weight.reshape(-1), state.reshape(-1), numbers, length,
-        rows * width, weight.size, count,
+        address, left.reshape(-1), right.reshape(-1), weight.reshape(-1), state.reshape(-1), numbers,
+        upcoming, length, rows * width, weight.size, count, 3,
     )  # fmt: skip
     for got, values in zip((weight, *state), expected, strict=True):
         np.testing.assert_allclose(got, values, rtol=tolerance(dtype, length), atol=tolerance(dtype, length))

@@ -4,9 +4,11 @@ import pytest
 from numba import config
 
 from nbnorm import FNN, SGD, Standardizer, get_num_threads, set_num_threads
-from nbnorm.engine.gather import PEEK_DTYPES, Data
+from nbnorm.engine.gather import ADDRESSES, NEXT, PEEK_DTYPES, Data
 from nbnorm.engine.microkernels import tile
 from nbnorm.engine.run import Layout, permutation
+from nbnorm.model.plan import training_samples
+from nbnorm.model.training import training_run
 
 
 @pytest.mark.parametrize("norm", ["after", "before", "layer", "rms_after", None])
@@ -101,3 +103,39 @@ def test_edges_that_fill_no_square_give_the_same_bits(kind, threads):
             net.standardizer = Standardizer().fit(X)
             for forward in (net.train().forward, net.eval().forward):
                 np.testing.assert_array_equal(forward(X), forward(np.asfortranarray(X)))
+
+
+@pytest.mark.usefixtures("thread_pool")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("kind", ["uint8", "float32", "float64"])
+def test_updates_fetch_the_rows_of_the_next_batch(kind, threads):
+    threads = min(threads, get_num_threads())
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 200, (50, 301)).astype(kind), rng.integers(0, 3, 50)
+    net = FNN([301, 80, 3], seed=0)
+    run = training_run(net, training_samples(net, X, y, None, None, 10), SGD(0.1))
+    run.begin(0, 0, True)
+    run.control.last_step = 1
+    run.all(threads)
+    assert run.upcoming[:threads, NEXT].sum() > 0
+    lines = set()
+    for next_one, pieces, length, *addresses in run.upcoming[:threads].tolist():
+        assert 0 <= next_one <= pieces <= len(addresses)
+        lines |= {(address + 64 * k) // 64 for address in addresses[:pieces] for k in range(length)}
+    row = X.shape[1] * X.itemsize
+    for sample in run.order[10:20]:
+        start = X.ctypes.data + int(sample) * row
+        assert lines.issuperset(range(start // 64, (start + row - 1) // 64))
+
+
+@pytest.mark.parametrize(
+    "change", [np.asfortranarray, lambda X: X.astype(np.int16), lambda X: np.tile(X, 40)]
+)
+def test_rows_that_are_no_tiles_or_too_many_bytes_are_not_fetched(change):
+    X = change(np.ones((50, 301), np.float32))
+    net = FNN([X.shape[1], 9, 3], seed=0, standardize=False)
+    run = training_run(net, training_samples(net, X, np.arange(50) % 3, None, None, 10), SGD(0.1))
+    run.begin(0, 0, True)
+    run.all(1)
+    assert run.upcoming.shape[1] == ADDRESSES
+    assert not run.upcoming.any()
