@@ -15,7 +15,6 @@ from nbnorm.engine.epilogues import (
 from nbnorm.engine.gather import ADDRESSES, LINES, NEXT, PIECES
 from nbnorm.engine.microkernels import (
     pairs_update,
-    tile_half_rows,
     tile_product,
     tile_rows,
     tile_tall_rows,
@@ -190,7 +189,7 @@ def weight_layer(tid: Any, run: Any, l: Any, n: Any, source: Any, k: Any, first:
     """Gradient and update of tiles [first, last) of the weights of layer l, while the next batch arrives."""
     control, calls, numbers, weight, act = run.control, run.calls, run.numbers, run.weight, run.act
     upcoming, own = run.upcoming, tid * run.upcoming.shape[1]
-    width, rows = tile_width(act), tile_rows(act)
+    width, rows, most = tile_width(act), tile_rows(act), tile_tall_rows(act)
     layer, pad_in = run.net[l], run.net[l - 1].padded
     padded = control.padded_batch
     kept = run.weight_gradient if control.stored == 1 else run.weight_state
@@ -209,13 +208,12 @@ def weight_layer(tid: Any, run: Any, l: Any, n: Any, source: Any, k: Any, first:
             )  # fmt: skip
             t += rows
             continue
-        # Low tiles first, until what is left can be divided into higher ones.
-        narrow = 2 * (layer.features - o * width) <= width
-        high = tile_half_rows(act) if narrow else tile_tall_rows(act)
+        # Low tiles first, until what is left can be divided into tall ones.
         left, count, height, kernel = simd.min(end - t, pad_in - i), 1, rows, calls.tile_update
-        if left % high == 0:
-            count, height = left // high, high
-            kernel = calls.half_tile_update if narrow else calls.tall_tile_update
+        if left % most == 0:
+            narrow = 2 * (layer.features - o * width) <= width
+            count, height = left // most, most
+            kernel = calls.tall_half_tile_update if narrow else calls.tall_tile_update
         piece, lines = get(upcoming, own + NEXT), 0
         pieces = get(upcoming, own + PIECES) - piece
         if pieces > 0:

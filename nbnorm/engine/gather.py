@@ -263,27 +263,19 @@ def _gather_tiles(run: Any, b: Any, squares: Any, first: Any, last: Any, block: 
         )
 
 
-@linked_kernel
-def _list_upcoming(tid: Any, threads: Any, run: Any, begin: Any, n: Any, first: Any, last: Any) -> None:
-    """List where features [first, last) of the n samples from `begin` on stand, for the updates to fetch.
+@simd.traced
+def _list_upcoming(
+    rows: Any, begin: Any, n: Any, address: Any, stride: Any, count: Any, size: Any, upcoming: Any, at: Any
+) -> None:
+    """List where the n rows from `begin` on stand, each in `count` pieces of `size` bytes."""
 
-    Each row is divided into as many pieces as this thread updates tiles of weights for it.
-    """
-    control, rows, upcoming = run.control, run.order, run.upcoming
-    size = (last - first) * control.column_stride
-    tiles = control.weight_size // (tile_width(run.act) * tile_tall_rows(run.act) * threads)
-    count = simd.max(simd.min(tiles // simd.max(n, 1), size // 64), 1)
-    size = (size + count - 1) // count
-    piece = 0
-    for b in range(begin, begin + n):
-        at = control.address + get(rows, b) * control.row_stride + first * control.column_stride
-        for _ in range(count):
-            put(upcoming, tid * upcoming.shape[1] + ADDRESSES + piece, at)
-            piece += 1
-            at += size
-    put(upcoming, tid * upcoming.shape[1] + NEXT, 0)
-    put(upcoming, tid * upcoming.shape[1] + PIECES, piece)
-    put(upcoming, tid * upcoming.shape[1] + LINES, simd.min(size // 64 + 1, _LINES))
+    def row(b: Any) -> None:
+        first, place = address + simd.get(rows, begin + b) * stride, at + ADDRESSES + b * count
+        simd.loop(0, count, 1, lambda k: simd.put(upcoming, place + k, first + k * size))
+
+    simd.loop(0, n, 1, row)
+    for place, value in ((NEXT, 0), (PIECES, n * count), (LINES, simd.min((size >> 6) + 1, _LINES))):
+        simd.put(upcoming, at + place, value)
 
 
 @inner_kernel
@@ -318,9 +310,16 @@ def gather(tid: Any, threads: Any, run: Any, begin: Any, n: Any, base: Any) -> N
         # a literal 0 would be a type of its own, and one more compiled function
         _gather_part(run, begin, np.int64(0), samples, whole, last, base)
     _gather_part(run, begin, samples, n, first, last, base)
-    if run.upcoming.shape[1] > ADDRESSES:
-        ahead = simd.min(len(run.order) - begin - n, n)
-        _list_upcoming(tid, threads, run, begin + n, ahead, first, last)
+    upcoming, item = run.upcoming, control.column_stride
+    if upcoming.shape[1] > ADDRESSES:
+        # what this thread reads next is fetched while it updates weights, a piece with each tile
+        ahead, size = simd.min(len(run.order) - begin - n, n), (last - first) * item
+        tiles = control.weight_size // (width * tile_tall_rows(out) * threads)
+        count = simd.max(simd.min(tiles // simd.max(ahead, 1), size // 64), 1)
+        _list_upcoming(
+            run.order, begin + n, ahead, control.address + first * item, control.row_stride, count,
+            (size + count - 1) // count, upcoming, tid * upcoming.shape[1],
+        )  # fmt: skip
 
 
 @inner_kernel

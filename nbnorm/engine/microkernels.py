@@ -74,11 +74,6 @@ def tall_rows(dtype: Any) -> int:
     return tall if few and tall * vectors + vectors + 1 <= processor().registers else shape.rows
 
 
-def half_rows(dtype: Any) -> int:
-    """Return the rows of the register tile of half the width, which has as many sums as the taller one."""
-    return 2 * tall_rows(dtype)
-
-
 def empty_aligned(size: int, dtype: Any) -> npt.NDArray[Any]:
     """Return a zeroed one-dimensional array that begins at a cache line."""
     item = np.dtype(dtype).itemsize
@@ -105,12 +100,6 @@ def tile_tall_rows(x: Any) -> Any:
     return number(tall_rows(x.dtype))
 
 
-@simd.traced
-def tile_half_rows(x: Any) -> Any:
-    """Return the number of rows of the register tile of half the width."""
-    return number(half_rows(x.dtype))
-
-
 def number(value: int) -> Any:
     """Return a number that is no constant to Numba, which compiles a function anew for each constant."""
     return simd.sum(simd.zeros(np.int64, 1) + value)
@@ -121,8 +110,8 @@ def number(value: int) -> Any:
 # ----------------------------------------------------------------------------------------------
 
 
-def _rows(dtype: Any, tall: bool, half: bool = False) -> int:
-    return half_rows(dtype) if half else tall_rows(dtype) if tall else tile(dtype).rows
+def _rows(dtype: Any, tall: bool) -> int:
+    return tall_rows(dtype) if tall else tile(dtype).rows
 
 
 def _columns(dtype: Any, half: bool) -> int:
@@ -131,7 +120,7 @@ def _columns(dtype: Any, half: bool) -> int:
 
 
 def _zeros(dtype: Any, tall: bool, half: bool = False) -> Any:
-    return tuple(simd.tile_zeros(dtype, _rows(dtype, tall, half), _columns(dtype, half)))
+    return tuple(simd.tile_zeros(dtype, _rows(dtype, tall), _columns(dtype, half)))
 
 
 def _rank1_of_pairs(sums: Any, a: Any, i: Any, v: Any, stride: int) -> list[Any]:
@@ -237,7 +226,7 @@ def _strided(
     """
     shape, item = tile(vector.dtype), vector.dtype.itemsize
     width = shape.width // 2 if pairs else shape.width
-    rows = _rows(vector.dtype, tall, half)
+    rows = _rows(vector.dtype, tall)
     size, bits = rows * width, width.bit_length() - 1
     split = simd.stack_array(vector.dtype, 2 * size) if _has_to_split(pairs) else None
 
@@ -379,7 +368,7 @@ def _weight_update(rule: Rule | None, penalized: bool, tall: bool, half: bool) -
         """
         given = _loaded(rule, penalized, numbers)
         width = tile(vector.dtype).width
-        rows, columns = _rows(vector.dtype, tall, half), _columns(vector.dtype, half)
+        rows, columns = _rows(vector.dtype, tall), _columns(vector.dtype, half)
         step, sums_of_tile = rows * width, rows * columns
         item = vector.dtype.itemsize
         samples, together = _PART // (width * item), max(_STACK // (sums_of_tile * item), 1)
@@ -398,12 +387,15 @@ def _weight_update(rule: Rule | None, penalized: bool, tall: bool, half: bool) -
                 simd.loop(first, end, 1, add)
 
             def finish(k: Any) -> None:
-                at, piece = k * step, simd.array_at(simd.get(upcoming, k), 1, np.uint8)
+                at = k * step
 
                 def fetch(i: Any) -> None:
+                    def line(_: Any) -> None:
+                        piece = simd.array_at(simd.get(upcoming, k), 1, np.uint8)
+                        simd.prefetch(piece, i * 16, level=2)
+
                     _prefetch_weights(rule, weight, state, size, at + i * (width // 4), columns)
-                    more = simd.clamp(lines * 4 - i, 0, 1)
-                    simd.loop(0, more, 1, lambda _: simd.prefetch(piece, i * 16, level=2))
+                    simd.loop(0, simd.clamp(lines * 4 - i, 0, 1), 1, line)
 
                 sums = _strided(
                     broadcast, vector, length, stride, tall, half=half, first=at, begin=rest, fetch=fetch
@@ -508,8 +500,7 @@ def weight_kernel(
     """Return the address of the micro-kernel that uses a tile's gradient: STORE, or the name of a rule.
 
     It adds the numbers' penalty if it is `penalized`; a `tall` one has `tall_rows`, one of `half` the width
-    `half_rows` and leaves the second half of each row alone.  One of `pairs` of bfloat16 is for
-    `pairs_update`.
+    leaves the second half of each row alone.  One of `pairs` of bfloat16 is for `pairs_update`.
     """
     tall = tall and tall_rows(dtype) > tile(dtype).rows
     options = f"{'_penalized' * penalized}{'_tall' * tall}{'_half' * half}{'_pairs' * pairs}"

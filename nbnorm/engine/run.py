@@ -446,7 +446,7 @@ class Run:
                 names += ["norm_part", "apply_part"]
             operation = microkernels.STORE if control.stored == 1 else rule
             penalized = penalized and operation == rule
-            for kind in ({}, {"tall": True}, {"half": True}):
+            for kind in ({}, {"tall": True}, {"tall": True, "half": True}):
                 calls["_".join((*kind, "tile_update"))] = microkernels.weight_kernel(
                     operation, dtype, penalized=penalized, **kind
                 )

@@ -153,7 +153,7 @@ CALLS = _record(
     "strided_pairs_product",
     "tile_update",
     "tall_tile_update",
-    "half_tile_update",
+    "tall_half_tile_update",
     "pairs_update",
     "vector_update",
     "clipped_update",

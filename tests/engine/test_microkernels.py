@@ -148,26 +148,27 @@ def numbers_of(rng, dtype):
     return numbers, numbers[microkernels.FIRST :].astype(float), float(numbers[microkernels.PENALTY])
 
 
-SHAPES = pytest.mark.parametrize("shape", ["low", "tall", "half"])
+HALF = pytest.mark.parametrize("half", [False, True], ids=["whole", "half"])
 
 
-@SHAPES
+@TALL
+@HALF
 @pytest.mark.parametrize("penalized", [False, True], ids=["plain", "penalized"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_tile_update(dtype, rng, kind, penalized, shape):
-    check_tile_update(dtype, rng, kind, penalized, shape, 2, 2 * microkernels.tile(dtype).width + 3)
+def test_tile_update(dtype, rng, kind, penalized, half, tall):
+    check_tile_update(dtype, rng, kind, penalized, half, tall, 2, 2 * microkernels.tile(dtype).width + 3)
 
 
-@SHAPES
+@TALL
+@HALF
 @pytest.mark.parametrize("samples", [1, 512, 513, 1027])
-def test_sums_over_many_samples_are_made_in_parts(dtype, rng, samples, shape):
-    check_tile_update(dtype, rng, "sgd", False, shape, 11, samples)
+def test_sums_over_many_samples_are_made_in_parts(dtype, rng, samples, half, tall):
+    check_tile_update(dtype, rng, "sgd", False, half, tall, 11, samples)
 
 
-def check_tile_update(dtype, rng, kind, penalized, shape, count, length):
+def check_tile_update(dtype, rng, kind, penalized, half, tall, count, length):
     """Compare the update of `count` tiles with the formulas."""
-    tall, half, width = shape == "tall", shape == "half", microkernels.tile(dtype).width
-    rows = count * (microkernels.half_rows(dtype) if half else rows_of(dtype, tall))
+    rows, width = count * rows_of(dtype, tall), microkernels.tile(dtype).width
     left = rng.normal(size=(-(-length // width), rows, width)).astype(dtype)
     right = rng.normal(size=(length, width)).astype(dtype)
     weight = rng.normal(size=(rows, width)).astype(dtype)
