@@ -211,7 +211,8 @@ def _packed(broadcast: Any, vector: Any, length: Any, ahead: Any, tall: bool, pa
     def block(k: Any, *sums: Any) -> Any:
         count = simd.min(length - k, columns)
         _split(broadcast, k * width, width, split, count, rows)
-        return _sum(sums, split, 0, 2 * rows, 1, vector, k, count, _rank1_of_split(rows))
+        rank1 = _rank1_of_split(rows)
+        return _sum(sums, split, 0, 2 * rows, 1, vector, k, count, rank1, lambda i: fetch(k + i))
 
     return simd.loop(0, length, columns, block, *zeros)
 
@@ -232,10 +233,6 @@ def _strided(
 
     def block(k: Any, *sums: Any) -> Any:
         column, count = first + (k >> bits) * stride, simd.min(length - k, width)
-        if split is not None:
-            simd.prefetch(broadcast, column + size, size * item)
-            _split(broadcast, column, width, split, rows, width)
-            return _sum(sums, split, 0, 1, 2 * width, vector, k, count, _rank1_of_split(width))
 
         def fetch_beside(i: Any) -> None:
             # the caller comes back for the rows beside these, which follow in memory
@@ -243,6 +240,9 @@ def _strided(
             if fetch is not None:
                 fetch(k - begin + i)
 
+        if split is not None:
+            _split(broadcast, column, width, split, rows, width)
+            return _sum(sums, split, 0, 1, 2 * width, vector, k, count, _rank1_of_split(width), fetch_beside)
         return _sum(sums, broadcast, column, 1, width, vector, k, count, _rank1(pairs), fetch_beside)
 
     return simd.loop(begin, length, width, block, *_zeros(vector.dtype, tall, half))
@@ -345,12 +345,9 @@ def _update(rule: Rule | None, given: list[Any], weight: Any, state: Any, size: 
     return w
 
 
-def _prefetch_weights(
-    rule: Rule | None, weight: Any, state: Any, size: Any, at: Any = 0, length: int | None = None
-) -> None:
-    """Let weights that begin at `at`, those of a whole tile or so many, arrive while the sum is made."""
-    shape = tile(weight.dtype)
-    length = (shape.rows * shape.width if length is None else length) * weight.dtype.itemsize
+def _prefetch_weights(rule: Rule | None, weight: Any, state: Any, size: Any, at: Any, count: int) -> None:
+    """Let `count` weights that begin at `at` arrive while the sum is made."""
+    length = count * weight.dtype.itemsize
     if rule is not None:
         simd.prefetch(weight, at, length, write=True)
     for k in range(1 if rule is None else len(rule.state)):
@@ -422,15 +419,17 @@ def _pairs_update(rule: Rule | None, penalized: bool) -> Callable[..., None]:
     ) -> None:  # fmt: skip
         """As above, of pairs of bfloat16; the weights' own pairs are written too."""
         shape = tile(vector.dtype)
-        _prefetch_weights(rule, weight, state, size)
-        for x in () if rule is None else (input_pairs, output_pairs):
-            simd.prefetch(x, 0, shape.rows * shape.width * vector.dtype.itemsize // 2, write=True)
-        gradients = _strided(broadcast, vector, length, stride, pairs=True)
+        width = shape.width
+
+        def fetch(i: Any) -> None:
+            _prefetch_weights(rule, weight, state, size, i * (width // 4), width)
+            for x in () if rule is None else (input_pairs, output_pairs):
+                simd.prefetch(x, i * (width // 8), width // 2 * vector.dtype.itemsize, write=True)
+
+        gradients = _strided(broadcast, vector, length, stride, pairs=True, fetch=fetch)
         given = _loaded(rule, penalized, numbers)
         for r in range(0, shape.rows, 2):
-            rows = [
-                _update(rule, given, weight, state, size, k * shape.width, gradients[k]) for k in (r, r + 1)
-            ]
+            rows = [_update(rule, given, weight, state, size, k * width, gradients[k]) for k in (r, r + 1)]
             if rule is not None:
                 store_weights(rows, input_pairs, output_pairs, r)
 
