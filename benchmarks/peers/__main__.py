@@ -68,11 +68,16 @@ def _sorted(results: Entry) -> Entry:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the parts that the arguments name."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "peers.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    results["machine"], results["versions"] = machine.describe(), _versions()
+    here = machine.describe()
+    before, now = (which["microarchitecture"] for which in (results.get("machine", here), here))
+    if before != now:
+        parser.error(f"{path} holds results of {before}, this is {now}: name another folder with --out")
+    results["machine"], results["versions"] = here, _versions()
     turns = {"rounds": 3, "least": 0.05} if options.quick else {"rounds": 5, "least": 0.2}
     networks = [list(NETWORKS.values())[row - 1] for row in options.rows]
 
