@@ -17,6 +17,7 @@ import numpy.typing as npt
 from nbnorm import simd
 from nbnorm.compile.kernels import inner_kernel, kernel, linked_kernel
 from nbnorm.engine.microkernels import number, tile, tile_tall_rows, tile_width
+from nbnorm.engine.table import FORWARD
 from nbnorm.engine.thread_pool import thread_range
 from nbnorm.simd import get, peek, put
 from nbnorm.simd._functions import Signature, caller, function_address
@@ -108,12 +109,6 @@ class Data:
             return 0
         return _tiles(self.array.dtype, np.dtype(dtype))
 
-    def pieces(self, batch: int, dtype: np.dtype[Any]) -> int:
-        """Return in how many pieces at most the rows of a batch are fetched before they are read, or 0."""
-        if batch * abs(self.strides[0]) > _NEAR or not self.tiles(dtype):
-            return 0
-        return int(batch * max(self.array.shape[1] * self.strides[1] // 64, 1))
-
 
 class SparseData:
     """A SciPy matrix in compressed rows whose mini-batches, never the whole, become dense."""
@@ -145,10 +140,6 @@ class SparseData:
 
     def tiles(self, dtype: np.dtype[Any]) -> int:
         """Return 0: rows are not contiguous."""
-        return 0
-
-    def pieces(self, batch: int, dtype: np.dtype[Any]) -> int:
-        """Return 0: they are read where they lie."""
         return 0
 
 
@@ -261,6 +252,14 @@ def _gather_tiles(run: Any, b: Any, squares: Any, first: Any, last: Any, block: 
         gather_tiles(
             tiles, rows, b, single, 0, size, 2 * size, out, target, address, stride, first, steps, squares
         )
+
+
+def most_pieces(control: Any, features: int) -> int:
+    """Return in how many pieces at most the rows of a batch are fetched before they are read, or 0."""
+    updates = control.mode != FORWARD and control.steps > 1
+    if not updates or control.tiles_kernel == 0 or control.batch * abs(control.row_stride) > _NEAR:
+        return 0
+    return int(control.batch * max(features * control.column_stride // 64, 1))
 
 
 @simd.traced

@@ -169,28 +169,25 @@ class Layout:
         view = weight[start : start + blocks * inputs * self.width]
         return view.reshape(blocks, inputs, self.width)
 
+    def _parts(
+        self, l: int, weight: npt.NDArray[Any], matrix: npt.NDArray[Any]
+    ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        """Yield views of the same weights in the blocked arrangement and in a matrix (n_out, n_in)."""
+        blocks, width, (n_out, n_in) = self.blocked(l, weight), self.width, matrix.shape
+        whole, rest = divmod(n_out, width)
+        yield blocks[:whole, :n_in], matrix[: n_out - rest].reshape(whole, width, n_in).transpose(0, 2, 1)
+        if rest:
+            yield blocks[whole, :n_in, :rest], matrix[n_out - rest :].T
+
     def pack(self, l: int, source: npt.NDArray[Any], weight: npt.NDArray[Any]) -> None:
         """Copy a matrix (n_out, n_in) into the blocked weights of layer l."""
-        target = self.blocked(l, weight)
-        n_out, n_in = source.shape
-        whole = n_out // self.width
-        split = source[: whole * self.width].reshape(whole, self.width, n_in)
-        target[:whole, :n_in] = split.transpose(0, 2, 1)
-        rest = n_out - whole * self.width
-        if rest:
-            target[whole, :n_in, :rest] = source[whole * self.width :].T
+        for blocked, values in self._parts(l, weight, source):
+            blocked[:] = values
 
     def unpack(self, l: int, weight: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
         """Copy the blocked weights of layer l into a matrix (n_out, n_in)."""
-        source = self.blocked(l, weight)
-        n_out, n_in = target.shape
-        whole = n_out // self.width
-        target[: whole * self.width].reshape(whole, self.width, n_in)[:] = source[:whole, :n_in].transpose(
-            0, 2, 1
-        )
-        rest = n_out - whole * self.width
-        if rest:
-            target[whole * self.width :] = source[whole, :n_in, :rest].T
+        for blocked, values in self._parts(l, weight, target):
+            values[:] = blocked
 
 
 class Engine:
@@ -420,7 +417,7 @@ class Run:
         control.address, control.element_code = data.address, data.code
         control.row_stride, control.column_stride = data.strides
         control.tiles_kernel = data.tiles(dtype)
-        pieces = data.pieces(control.batch, dtype) if number > 1 and mode != table.FORWARD else 0
+        pieces = gather.most_pieces(control, layout.sizes[0])
         self.upcoming = np.zeros((MOST_THREADS, gather.ADDRESSES + pieces), np.int64)
         self._controls = table.filled(table.CONTROL, [control])
         self.control = self._controls[0]
